@@ -1,0 +1,31 @@
+"""What can go wrong, by whose input it was.  Every message says what is wrong, with the value, and what to do."""
+
+from __future__ import annotations
+
+
+class SideStepError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(SideStepError, ValueError):
+    """A setting is out of range or contradicts another."""
+
+
+class CheckpointError(SideStepError):
+    """A model file is missing, damaged, or not ACE-Step 1.5."""
+
+
+class DatasetError(SideStepError):
+    """Songs or preprocessed samples cannot be used."""
+
+
+class AdapterError(SideStepError):
+    """An adapter file cannot be written, read or applied."""
+
+
+class TrainingDiverged(SideStepError):
+    """Loss or gradient stopped being finite; nothing was written over the last good state."""
+
+
+class MissingDependency(SideStepError, ImportError):
+    """An optional package is needed for what was asked; the message holds the pip line."""

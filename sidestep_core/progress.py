@@ -1,0 +1,33 @@
+"""Progress and cancel in one channel: every stage calls `report(Progress(...))`, which may raise `Cancelled`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+Stage = Literal["load", "preprocess", "estimate", "train", "save"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One unit of work done: `step` of `total` in `stage`, with the numbers worth showing."""
+
+    stage: Stage
+    step: int
+    total: int
+    metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    message: str = ""
+
+
+class Cancelled(Exception):
+    """A signal, not an error: the person asked to stop.  Stages save their last finished unit, then let it rise."""
+
+
+Report = Callable[[Progress], None]
+"""Called after every unit of work and at least once a second.  May raise `Cancelled`."""
+
+
+def ignore(progress: Progress) -> None:
+    """A report that nobody reads."""

@@ -1,0 +1,220 @@
+"""Files that are either whole or absent: atomic writes of safetensors and JSON, and content fingerprints.
+
+The only module that imports safetensors.  Every write goes to a temporary sibling, is flushed to the disk, and is
+renamed over the target, so a crash, a cancel or a full disk leaves the last good file in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import SideStepError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class BadTensorFile(SideStepError):
+    """A file is not safetensors, or is cut off."""
+
+
+Json = Any
+"""Whatever json.loads returns; every reader checks what it takes from it."""
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename durable.  Windows cannot open folders and journals renames by itself."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        write(temporary)
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write `value` as readable JSON; NaN and infinity are refused, as no other program reads them."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Json:
+    """The parsed content of a JSON file, with or without a byte-order mark."""
+    return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, readable by everyone the folder is readable by."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        # safetensors >= 0.8 creates files with mode 600; a LoRA on a shared drive must stay readable.
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
+        save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        temporary.chmod(usual_mode)
+
+    _write_atomically(path, write)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file, on the CPU.  BadTensorFile when it is not one, or cut off."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BadTensorFile(f"{path}: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The string metadata in the header of a safetensors file.  BadTensorFile when it is not one, or cut off."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise BadTensorFile(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One line of a safetensors header: dtype as the format spells it ("BF16", "F8_E4M3"), shape, first byte in the
+    file, size in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+class TensorFile:
+    """A safetensors file, read tensor by tensor.  Opening reads the header only: BadTensorFile when it is not
+    safetensors or shorter than its header says."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stored, self.metadata = _read_header(path)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor as stored, on the CPU, memory-mapped: copy before writing into it.
+
+        Made outside inference mode, so that autograd may keep it.
+        """
+        import torch
+
+        with torch.inference_mode(False):
+            tensor: Tensor = self._mapped.get_tensor(name)
+        return tensor
+
+    def sample(self, name: str, count: int) -> bytes:
+        """Up to `count` of the tensor's bytes, from its middle."""
+        stored = self.stored[name]
+        with self.path.open("rb") as file:
+            file.seek(stored.start + max(0, stored.size - count) // 2)
+            return file.read(min(count, stored.size))
+
+    @cached_property
+    def _mapped(self) -> Any:
+        from safetensors import safe_open
+
+        return safe_open(self.path, framework="pt")
+
+
+def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if not 8 < start <= size:
+            raise BadTensorFile(f"{path} is not a safetensors file, or was cut off.")
+        text = file.read(start - 8)
+    try:
+        header = json.loads(text)
+        metadata = header.pop("__metadata__", {})
+        stored = {name: _stored_tensor(entry, start) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadTensorFile(f"{path} is not a safetensors file: {error}") from error
+    expected = max((tensor.start + tensor.size for tensor in stored.values()), default=start)
+    if expected > size:
+        raise BadTensorFile(f"{path} was cut off: it has {size} of {expected} bytes.")
+    return stored, metadata
+
+
+def _stored_tensor(entry: Json, start: int) -> StoredTensor:
+    begin, end = entry["data_offsets"]
+    return StoredTensor(entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file; the target is whole or absent."""
+    def write(temporary: Path) -> None:
+        shutil.copyfile(source, temporary)
+
+    _write_atomically(target, write)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` (which must not exist yet) when the block ends without an exception,
+    and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.replace(path)
+        _flush_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(*parts: Json) -> str:
+    """16 hex digits that change when any of the JSON-able parts changes."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,227 @@
+"""An ACE-Step 1.5 checkpoint on disk: which files, which variant, proven to be what they claim before anything is read.
+
+Knows the three layouts in use: one file with everything, ComfyUI's split files, and the official folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast, get_args
+
+from . import parts
+from .errors import CheckpointError
+from .parts import Found, Part, check_text_encoder, check_vae, locate, locate_inside
+from .storage import fingerprint, read_json
+from .weights import Weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Variant = Literal["turbo", "base", "sft"]
+
+SIZES = {(2048, 24): "2B", (2560, 32): "XL"}
+TIMESTEP_MU, TIMESTEP_SIGMA = -0.4, 1.0
+SAMPLED = ("self_attn.q_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tokens.weight", ".weight_v")
+"""Weights whose bytes go into the fingerprint; a merged adapter or a fine-tune changes at least these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A handle: paths and small facts, no tensors.  Travels as JSON and comes back equal."""
+
+    name: str
+    """Shown to people."""
+    model: tuple[Path, ...]
+    model_prefix: str
+    text_encoder: tuple[Path, ...]
+    text_encoder_prefix: str
+    vae: Path
+    vae_prefix: str
+    variant: Variant
+    size: str
+    """"2B", "XL", or width x layers."""
+    timestep_mu: float
+    timestep_sigma: float
+    silence_latent: Path | None
+    """The official folder's [1, 64, 15000] latent of silence, where there is one."""
+    fingerprint: str
+    """Changes with the weights of any part; not with names and places."""
+
+    def model_weights(self) -> Weights:
+        """Decoder, condition encoder, tokenizer, detokenizer and `null_condition_emb`, by their official names."""
+        return Weights.open(self.model, self.model_prefix)
+
+    def text_encoder_weights(self) -> Weights:
+        """By the names of transformers' Qwen3Model."""
+        return Weights.open(self.text_encoder, self.text_encoder_prefix)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps accepts and `from_json` turns back into an equal handle."""
+        return {key: _json_value(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Raises CheckpointError when a field is missing or unknown."""
+        differing = set(values) ^ {field.name for field in fields(cls)}
+        if differing:
+            names = ", ".join(sorted(differing))
+            raise CheckpointError(f"A saved checkpoint has other fields ({names}). Open the model again.")
+        silence = values["silence_latent"]
+        paths: dict[str, Any] = {
+            "model": tuple(Path(path) for path in values["model"]),
+            "text_encoder": tuple(Path(path) for path in values["text_encoder"]),
+            "vae": Path(values["vae"]),
+            "silence_latent": None if silence is None else Path(silence),
+        }
+        return cls(**{**values, **paths})
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [str(path) for path in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+class ModelSource(Protocol):
+    """What preprocessing needs from its surroundings: the host's VAE, tokenizer and silence latent."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """A folder that transformers' Qwen2Tokenizer opens."""
+        ...
+
+    def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """The VAE's encoder: [1, 2, samples] at 48 kHz, a multiple of 1920 -> posterior mean [1, 64, frames]."""
+        ...
+
+    def silence_latent(self, frames: int) -> Tensor:
+        """The latent of silence, [frames, 64]."""
+        ...
+
+
+def open_checkpoint(
+    model: Path, *, text_encoder: Path | None = None, vae: Path | None = None, variant: Variant | None = None
+) -> Checkpoint:
+    """Find and check the parts of a checkpoint; reads headers and a few kilobytes.
+
+    `model` is an all-in-one file, a diffusion model file (then `text_encoder` and `vae` are needed too), or an official
+    folder, whose siblings are found.  Raises CheckpointError naming the file, what it is, and what to choose instead.
+    """
+    folder = _official_folder(model)
+    source = folder or model
+    found = locate(parts.MODEL, source)
+    text = _find(parts.TEXT_ENCODER, text_encoder, found, folder and folder.parent / "Qwen3-Embedding-0.6B")
+    audio = _find(parts.VAE, vae, found, folder and folder.parent / "vae")
+    contents = found.weights(), text.weights(), audio.weights()
+    check_text_encoder(contents[1], contents[0])
+    check_vae(contents[2])
+    config = _read_config(folder)
+    return Checkpoint(
+        name=source.name if folder else source.stem,
+        model=found.files,
+        model_prefix=found.prefix,
+        text_encoder=text.files,
+        text_encoder_prefix=text.prefix,
+        vae=audio.files[0],
+        vae_prefix=audio.prefix,
+        variant=_variant(source, config, variant),
+        size=_size(contents[0]),
+        timestep_mu=_number(config, "timestep_mu", TIMESTEP_MU),
+        timestep_sigma=_number(config, "timestep_sigma", TIMESTEP_SIGMA),
+        silence_latent=_silence_latent(folder),
+        fingerprint=fingerprint(*map(_content, contents)),
+    )
+
+
+def _official_folder(model: Path) -> Path | None:
+    """The folder in the official layout, if `model` is one or one of its weight files."""
+    if model.is_dir():
+        return model
+    named = model.name.startswith("model") and (model.parent / "config.json").is_file()
+    return model.parent if named else None
+
+
+def _find(part: Part, given: Path | None, model: Found, sibling: Path | None) -> Found:
+    """What was given, else what the model's own file holds, else the folder beside an official one."""
+    if given is None:
+        inside = locate_inside(part, model)
+        if inside is not None:
+            return inside
+        if sibling is None or not sibling.exists():
+            where = f" and {sibling} does not exist" if sibling else ""
+            raise CheckpointError(f"{model.files[0].name} does not contain {part.title}{where}. {part.advice}")
+        given = sibling
+    return locate(part, given)
+
+
+def _read_config(folder: Path | None) -> dict[str, Any]:
+    path = folder / "config.json" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        return dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}. Download it again.") from error
+
+
+def _number(config: dict[str, Any], key: str, default: float) -> float:
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise CheckpointError(f"{key} in config.json must be a number, got {value!r}. Correct it.")
+    return float(value)
+
+
+def _variant(source: Path, config: dict[str, Any], chosen: Variant | None) -> Variant:
+    """What was chosen, else what config.json says, else the only variant in the name: never a guess."""
+    possible = _configured_variants(config)
+    if chosen is not None:
+        if chosen not in possible:
+            allowed = " or ".join(sorted(possible))
+            raise CheckpointError(
+                f"{source.name} is {allowed} by its config.json, but {chosen!r} was chosen. "
+                f"Choose {allowed}, or correct config.json."
+            )
+        return chosen
+    named = _variant_in(source.name)
+    found = possible if len(possible) == 1 else possible & {named}
+    if not found:
+        raise CheckpointError(f"{source.name} does not say whether it is turbo, base or sft. Choose the variant.")
+    return cast(Variant, found.pop())
+
+
+def _configured_variants(config: dict[str, Any]) -> set[str]:
+    """The variants that config.json leaves open: all of them without one."""
+    everything = set(get_args(Variant))
+    turbo = config.get("is_turbo")
+    possible = everything if turbo is None else {"turbo"} if turbo else everything - {"turbo"}
+    named = {_variant_in(str(config.get("model_version", "")))}
+    return possible & named or possible
+
+
+def _variant_in(text: str) -> str:
+    """The one variant that is a word of the text, else ""."""
+    words = set(re.split(r"[^a-z]+", text.lower())) & set(get_args(Variant))
+    return words.pop() if len(words) == 1 else ""
+
+
+def _size(model: Weights) -> str:
+    width = model.shape("decoder.layers.0.self_attn_norm.weight")[0]
+    layers = len({name.split(".")[2] for name in model.names if name.startswith("decoder.layers.")})
+    return SIZES.get((width, layers), f"{width}x{layers}")
+
+
+def _silence_latent(folder: Path | None) -> Path | None:
+    candidates = [place / "silence_latent.pt" for place in (folder, folder.parent)] if folder else []
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _content(weights: Weights) -> list[Any]:
+    """What a part contains: every name, dtype and shape, and bytes from the middle of some weights."""
+    names = sorted(weights.names)
+    header = [[name, weights.stored_dtype(name), weights.shape(name)] for name in names]
+    sampled = [name for name in names if name.endswith(SAMPLED)] + names[:: max(1, len(names) // 16)]
+    return [header, [weights.sample(name, 256).hex() for name in sampled]]

@@ -1,0 +1,69 @@
+"""Where and in which precision to compute, and what to say when memory runs out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from .config import Precision
+from .errors import ConfigError, SideStepError
+
+
+class OutOfMemory(SideStepError):
+    """The device has too little memory for what was asked; the message says what to lower."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device, or for "auto" the best one: CUDA, XPU, Apple's MPS, CPU.  ConfigError if it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        if torch.xpu.is_available():
+            return torch.device("xpu")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device {name!r} is unknown. Use auto, cpu, cuda, cuda:1, mps or xpu.") from error
+    available = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "xpu": torch.xpu.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    if (device.index or 0) >= available.get(device.type, 0):
+        found = ", ".join(f"{count} x {kind}" for kind, count in available.items() if count)
+        raise ConfigError(f"device {name!r} is not available here; found {found}. Use auto.")
+    return device
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Precision of the frozen base model: for "auto" bfloat16 where the device has it, else float32."""
+    if precision == "fp32":
+        return torch.float32
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached blocks back, so that the next part, or the host, finds them free."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "xpu":
+        torch.xpu.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+@contextlib.contextmanager
+def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
+    """Turn torch's out-of-memory error into one that says what was being done and what to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"Out of memory while {what}. {advice} ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,80 @@
+"""A whole tiny setting for core tests: checkpoint, tokenizer, stand-in VAE, songs and a dataset, all real files."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from demo.tiny import write_tiny_models
+from sidestep_core import flow, storage
+from sidestep_core.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.conditions import END_OF_TEXT
+from sidestep_core.dataset import SILENCE, Dataset, SampleInfo, write_manifest
+
+SAMPLES_PER_FRAME = 1920
+
+
+def tiny_checkpoint(folder: Path, seed: int = 0) -> Checkpoint:
+    """A checkpoint of a few megabytes in float32, so that nothing is lost to rounding."""
+    paths = write_tiny_models(folder, seed=seed, dtype=torch.float32)
+    return open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
+
+
+def write_byte_tokenizer(folder: Path) -> Path:
+    """A Qwen tokenizer whose vocabulary is the 256 bytes and <|endoftext|> at its real id."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {character: index for index, character in enumerate(bytes_to_unicode().values())}
+    vocabulary["<|endoftext|>"] = END_OF_TEXT
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer"}), encoding="utf-8")
+    return folder
+
+
+@dataclass(frozen=True)
+class TinySource:
+    """A ModelSource whose VAE reads each frame with one frame of context on both sides, as the real one reads seven."""
+
+    tokenizer_folder: Path
+    encoded: list[int]
+    """Samples of every piece of audio that was encoded."""
+
+    def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
+        weight = torch.randn(64, 2, 3 * SAMPLES_PER_FRAME, generator=flow.generator("vae"))
+        weight /= math.sqrt(SAMPLES_PER_FRAME)
+
+        def encode(waveform: Tensor) -> Tensor:
+            self.encoded.append(waveform.shape[-1])
+            return torch.nn.functional.conv1d(waveform, weight, stride=SAMPLES_PER_FRAME, padding=SAMPLES_PER_FRAME)
+
+        return encode
+
+    def silence_latent(self, frames: int) -> Tensor:
+        head = torch.randn(4, 64, generator=flow.generator("silence"))
+        return torch.cat((head, head.mean(0).expand(max(0, frames - 4), -1)))[:frames].clone()
+
+
+def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...], tokens: int = 9) -> Dataset:
+    """A dataset of random songs of these lengths, as preprocessing would leave it."""
+    infos = []
+    for index, length in enumerate(frames):
+        random = flow.generator("song", index)
+        storage.write_tensors(folder / f"{index}.safetensors", {
+            "latents": torch.randn(length, 64, generator=random),
+            "condition": torch.randn(tokens, 64, generator=random),
+        })
+        infos.append(SampleInfo(name=f"song{index}.wav", file=f"{index}.safetensors", frames=length, audio="", heard="",
+                                size=0, modified=0))
+    silence = torch.randn(max(frames), 64, generator=flow.generator("silence"))
+    storage.write_tensors(folder / SILENCE, {"silence": silence})
+    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", tag="", samples=tuple(infos))
+    write_manifest(dataset)
+    return dataset

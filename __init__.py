@@ -1,0 +1,16 @@
+"""ComfyUI entry of Side-Step.  Imports nothing until ComfyUI asks for the nodes, so that it costs no start-up time."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """The pack's extension, as ComfyUI's V3 node API wants it."""
+    try:
+        from .nodes import SideStepExtension
+    except ImportError:
+        import logging
+
+        # The host logs only the message of a failing entrypoint, which does not say where it failed.
+        logging.getLogger(__name__).exception("Side-Step could not be loaded.")
+        raise
+    return SideStepExtension()

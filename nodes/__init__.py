@@ -1,0 +1,29 @@
+"""Side-Step's ComfyUI nodes: each reads its widgets, calls one stage of sidestep_core, and returns a handle."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import events  # noqa: F401  (registers the routes)
+from .apply_adapter import ApplyAdapter
+from .configure_lora import ConfigureLoRA
+from .load_adapter import LoadAdapter
+from .load_checkpoint import LoadACEStepCheckpoint
+from .preprocess_audio import PreprocessAudioFolder
+from .train_adapter import TrainAdapter
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadACEStepCheckpoint,
+    PreprocessAudioFolder,
+    ConfigureLoRA,
+    TrainAdapter,
+    LoadAdapter,
+    ApplyAdapter,
+]
+
+
+class SideStepExtension(ComfyExtension):
+    """What ComfyUI loads."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,41 @@
+"""ApplyAdapter: puts an adapter on a model for generating, and says whether it really fits."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from ..sidestep_core.adapter import Adapter
+from . import models
+from .sockets import CATEGORY, AdapterSocket
+
+log = logging.getLogger(__name__)
+
+
+class ApplyAdapter(io.ComfyNode):
+    """MODEL, Adapter, strength -> MODEL"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepApplyAdapter",
+            display_name="Apply Adapter",
+            category=CATEGORY,
+            description="Applies a trained adapter to the model you generate with. The model itself stays as it is.",
+            search_aliases=["apply lora", "lora loader", "side-step"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model from ComfyUI's own loader."),
+                AdapterSocket.Input("adapter"),
+                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
+                    "1.0 is exactly what was trained, 0 nothing, negative the opposite.")),
+            ],
+            outputs=[io.Model.Output(display_name="model")],
+        )
+
+    @classmethod
+    def execute(cls, model: object, adapter: Adapter, strength: float) -> io.NodeOutput:
+        patched, matched, total = models.patch(model, adapter.path, strength)
+        level = logging.INFO if matched == total else logging.WARNING
+        log.log(level, "%s: %d of %d modules matched, strength %.2f.", adapter.path.name, matched, total, strength)
+        return io.NodeOutput(patched, ui={"sidestep": [{"matched": matched, "total": total, "strength": strength}]})

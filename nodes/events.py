@@ -1,0 +1,105 @@
+"""Live progress for the browser: a websocket event per point, and the history behind a GET route.
+
+The only file that imports the host's `server` and aiohttp.  The browser side is `web/sidestep.js`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Literal
+
+from aiohttp import web
+from server import PromptServer
+
+from ..sidestep_core.progress import Progress
+from .history import History, Point, finite
+
+EVENT = "sidestep.progress"
+SECONDS_BETWEEN_EVENTS = 0.1
+MOST_HISTORIES = 64
+UNSAVED = "00000000-0000-0000-0000-000000000000"
+
+dumps = partial(json.dumps, allow_nan=False)
+
+_histories: OrderedDict[str, History] = OrderedDict()
+_sent_at: dict[str, float] = {}
+_lock = threading.Lock()
+
+
+def announce(node_id: str, run: str, progress: Progress) -> None:
+    """Record `progress` of `run` on a node and tell every browser, at most 10 times a second.  Thread-safe.
+
+    The held-out losses and the numbers of the last step are always sent.
+    """
+    with _lock:
+        history = _history(node_id, run)
+        history.update(progress)
+        must_send = "heldout" in progress.metrics or (progress.metrics and progress.step == progress.total)
+        now = time.monotonic()
+        if must_send or now - _sent_at.get(node_id, 0.0) >= SECONDS_BETWEEN_EVENTS:
+            _sent_at[node_id] = now
+            _send(history.event(finite(progress.metrics)))
+
+
+def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "failed"], message: str) -> None:
+    """Record how `run` ended and tell every browser.  `message` is shown to the person."""
+    with _lock:
+        history = _history(node_id, run)
+        history.end(status, message)
+        _send(history.event({}))
+
+
+def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float]]) -> None:
+    """Record the curve of a run that is on the disk already: rows with `step`, as in its `metrics.jsonl`.
+
+    Nothing is sent; the browser asks for the history when the run ends or its page is loaded.
+    """
+    with _lock:
+        history = _history(node_id, run)
+        for row in rows:
+            history.add_point(Point(int(row["step"]), finite(row)))
+
+
+def _history(node_id: str, run: str) -> History:
+    """The history of this run, a new one if the node last reported another run.  Call with the lock held."""
+    history = _histories.pop(node_id, None)
+    if history is None or history.run != run:
+        history = History(node_id=str(node_id), run=str(run), workflow=_workflow_of(node_id))
+    _histories[node_id] = history
+    if len(_histories) > MOST_HISTORIES:
+        oldest, _ = _histories.popitem(last=False)
+        _sent_at.pop(oldest, None)
+    return history
+
+
+def _workflow_of(node_id: str) -> str | None:
+    """Id of the workflow whose prompt is running, so that a same-numbered node of another tab stays quiet.
+
+    None for a prompt that no browser sent, and for a graph that has no id of its own yet.
+    """
+    running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    for _number, _prompt_id, prompt, extra_data, *_ in running:
+        if node_id in prompt:
+            workflow = extra_data.get("extra_pnginfo", {}).get("workflow", {}).get("id")
+            return None if workflow == UNSAVED else workflow
+    return None
+
+
+def _send(event: dict[str, object]) -> None:
+    # A payload that json cannot serialise ends the host's publish loop and with it the whole server: prove it here.
+    dumps(event)
+    PromptServer.instance.send_sync(EVENT, event)
+
+
+@PromptServer.instance.routes.get("/sidestep/nodes/{node_id}/history")
+async def get_history(request: web.Request) -> web.Response:
+    """The latest state of a node and its points, for a page that was opened or reloaded during a run."""
+    with _lock:
+        history = _histories.get(request.match_info["node_id"])
+        # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
+        return web.json_response(history.answer(), dumps=dumps) if history else web.Response(status=204)

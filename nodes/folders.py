@@ -1,0 +1,132 @@
+"""Where things are found and put: ComfyUI's model folders for reading, its output and LoRA folders for writing.
+
+Names come from workflows, which people share: a name is one path component, so nothing lands outside these folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+from ..sidestep_core.errors import CheckpointError, ConfigError, DatasetError
+
+AUTOMATIC = "automatic"
+_MODEL_KINDS = ("diffusion_models", "checkpoints")
+_OFFICIAL = "official"
+_OFFICIAL_MARK = "silence_latent.pt"
+"""A file that every official ACE-Step 1.5 folder has and no other model has."""
+_WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+def safe_name(name: str, what: str) -> str:
+    """The name, if it can be a file name everywhere; ConfigError says why not."""
+    name = name.strip()
+    if not name:
+        raise ConfigError(f"{what} is empty. Give it a name.")
+    if len(name) > 80:
+        raise ConfigError(f"{what} has {len(name)} characters; use at most 80.")
+    if re.search(r'[\\/:*?"<>|\x00-\x1f]', name) or name.startswith(".") or name.endswith("."):
+        raise ConfigError(f'{what} {name!r} cannot be a file name: leave out \\ / : * ? " < > | and dots at the ends.')
+    if _WINDOWS_RESERVED.fullmatch(name):
+        raise ConfigError(f"{what} {name!r} is a name that Windows keeps for itself. Choose another.")
+    return name
+
+
+def dataset_folder(name: str) -> Path:
+    """Where the dataset of this name lives."""
+    return _output("datasets") / safe_name(name, "dataset_name")
+
+
+def run_folder(name: str, key: str) -> Path:
+    """Where the training run of this name and identity lives."""
+    return _output("runs") / f"{safe_name(name, 'adapter_name')}-{key}"
+
+
+def _output(kind: str) -> Path:
+    return Path(folder_paths.get_output_directory()) / "sidestep" / kind
+
+
+def adapter_file(name: str) -> Path:
+    """Where an adapter of this name is put: ComfyUI's first LoRA folder."""
+    return Path(folder_paths.get_folder_paths("loras")[0]) / f"{safe_name(name, 'adapter_name')}.safetensors"
+
+
+def adapter_choices() -> list[str]:
+    """Every file that ComfyUI's LoRA lists show."""
+    return folder_paths.get_filename_list("loras")
+
+
+def adapter_path(choice: str) -> Path:
+    """The file behind a choice; FileNotFoundError when it is gone."""
+    return Path(folder_paths.get_full_path_or_raise("loras", choice))
+
+
+def audio_folder(text: str) -> Path:
+    """A folder by its full path, or relative to ComfyUI's input folder."""
+    text = text.strip().strip('"')
+    if not text:
+        raise DatasetError("No folder is given. Enter the path of a folder with songs.")
+    folder = Path(folder_paths.get_input_directory()) / Path(text).expanduser()
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}. Enter a full path, or one inside ComfyUI's input folder.")
+    return folder
+
+
+def content_stamp(folder: Path) -> str:
+    """Changes when a file in the folder is added, removed or written; reads names, sizes and times only."""
+    stamp = hashlib.sha256()
+    for place, _, names in sorted(os.walk(folder)):
+        for name in sorted(names):
+            facts = Path(place, name).lstat()
+            stamp.update(f"{place}/{name}:{facts.st_size}:{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return stamp.hexdigest()
+
+
+def model_choices() -> list[str]:
+    """Model files as `kind/name`, those that look like ACE-Step first, and official folders as `official/name`."""
+    files = [f"{kind}/{name}" for kind in _MODEL_KINDS for name in folder_paths.get_filename_list(kind)]
+    official = [f"{_OFFICIAL}/{folder.name}" for folder in _official_folders()]
+    return official + sorted(files, key=lambda choice: ("ace" not in choice.lower(), choice))
+
+
+def _official_folders() -> list[Path]:
+    root = Path(folder_paths.models_dir)
+    marks = [mark for depth in ("*", "*/*", "*/*/*") for mark in root.glob(f"{depth}/{_OFFICIAL_MARK}")]
+    return sorted(mark.parent for mark in marks)
+
+
+def model_path(choice: str) -> Path:
+    """The file or folder behind a choice of `model_choices`."""
+    kind, _, name = choice.partition("/")
+    if kind == _OFFICIAL:
+        for folder in _official_folders():
+            if folder.name == name:
+                return folder
+    elif kind in _MODEL_KINDS and (path := folder_paths.get_full_path(kind, name)) is not None:
+        return Path(path)
+    raise CheckpointError(f"The model {choice!r} is not in ComfyUI's model folders. Choose one from the list.")
+
+
+def part_choices(kind: str) -> list[str]:
+    """Files of a kind ("text_encoders", "vae"), after the choice to find the right one by its name."""
+    return [AUTOMATIC, *folder_paths.get_filename_list(kind)]
+
+
+def part_path(kind: str, choice: str, pattern: str) -> Path | None:
+    """The file behind a choice; for "automatic" the one whose name matches, or None where none does.
+
+    CheckpointError when several match: which one is meant is the person's to say.
+    """
+    if choice != AUTOMATIC:
+        path = folder_paths.get_full_path(kind, choice)
+        if path is None:
+            raise CheckpointError(f"{choice!r} is not in ComfyUI's {kind} folder. Choose one from the list.")
+        return Path(path)
+    fitting = [name for name in folder_paths.get_filename_list(kind) if re.search(pattern, name, re.IGNORECASE)]
+    if len(fitting) > 1:
+        raise CheckpointError(f"Several files in {kind} could be meant: {', '.join(fitting)}. Choose one on the node.")
+    return Path(folder_paths.get_full_path_or_raise(kind, fitting[0])) if fitting else None

@@ -1,0 +1,106 @@
+"""What a node has reported in its latest run, small enough to send to a page that was opened or reloaded meanwhile.
+
+Standard library only; `events.py` keeps one `History` per node.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ..sidestep_core.progress import Progress
+
+Status = Literal["running", "finished", "cancelled", "failed"]
+Metrics = dict[str, float | None]
+
+MOST_POINTS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of the curves: the numbers that were known after `step`."""
+
+    step: int
+    metrics: Metrics
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """Where a run stands, and at most MOST_POINTS points of its curves, in the order of their steps."""
+
+    node_id: str
+    run: str
+    workflow: str | None
+    stage: str = "load"
+    status: Status = "running"
+    step: int = 0
+    total: int = 0
+    message: str = ""
+    metrics: Metrics = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    stride: int = 1
+
+    def update(self, progress: Progress) -> None:
+        """Take over where the stage stands, and the point of the curves if there is one."""
+        if progress.stage != self.stage:
+            self.metrics.pop("eta_seconds", None)
+        self.stage, self.status, self.message = str(progress.stage), "running", str(progress.message)
+        self.step, self.total = int(progress.step), int(progress.total)
+        metrics = finite(progress.metrics)
+        self.metrics |= metrics
+        if "loss" in metrics or "heldout" in metrics:
+            self.add_point(Point(self.step, metrics))
+
+    def end(self, status: Status, message: str) -> None:
+        """Take over how the run ended."""
+        self.status, self.message = status, str(message)
+        self.metrics.pop("eta_seconds", None)
+
+    def add_point(self, point: Point) -> None:
+        """Append a point; a resumed run replaces what it repeats; thinned out evenly when there are too many."""
+        while self.points and self.points[-1].step > point.step:
+            self.points.pop()
+        if self.points and self.points[-1].step == point.step:
+            point = Point(point.step, self.points.pop().metrics | point.metrics)
+        elif self.points and not self._is_kept(self.points[-1]):
+            self.points.pop()
+        self.points.append(point)
+        while len(self.points) > MOST_POINTS:
+            self.stride *= 2
+            kept = [point for point in self.points[:-1] if self._is_kept(point)]
+            # Held-out points are always kept, so a run with thousands of them would never get shorter.
+            self.points = (kept if len(kept) < MOST_POINTS else kept[::2]) + self.points[-1:]
+
+    def _is_kept(self, point: Point) -> bool:
+        return point.step % self.stride == 0 or "heldout" in point.metrics
+
+    def event(self, metrics: Metrics) -> dict[str, object]:
+        """The payload of one websocket event: where the run stands, with these numbers."""
+        return {
+            "node_id": self.node_id,
+            "run": self.run,
+            "workflow": self.workflow,
+            "stage": self.stage,
+            "status": self.status,
+            "step": self.step,
+            "total": self.total,
+            "message": self.message,
+            "metrics": metrics,
+        }
+
+    def answer(self) -> dict[str, object]:
+        """The last event with every number that is known, and the points."""
+        points = [
+            {key: value for key, value in point.metrics.items() if key != "eta_seconds"} | {"step": point.step}
+            for point in self.points
+        ]
+        return self.event(self.metrics.copy()) | {"points": points, "eta_seconds": self.metrics.get("eta_seconds")}
+
+
+def finite(metrics: Mapping[str, float]) -> Metrics:
+    """The metrics as plain floats; NaN and infinity, which JSON does not know, become None."""
+    values = {str(key): float(value) for key, value in metrics.items()}
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}

@@ -1,0 +1,95 @@
+"""Runs a stage of the core as ComfyUI wants it: in a thread of its own, with progress, stopped by the host's button."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import comfy.model_management
+import comfy.utils
+
+from ..sidestep_core.progress import Cancelled, Progress, Report
+from . import events
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+
+Result = TypeVar("Result")
+
+
+def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summary: Callable[[Result], str]) -> Result:
+    """The stage's result; its progress goes to the node and to ComfyUI's own bar.
+
+    Nodes run under torch.inference_mode, in which nothing can be trained; that mode belongs to a thread, so a thread
+    of our own is outside it.  This one waits, which keeps the queue in order: one job on the device at a time.
+    On ComfyUI's interrupt the stage is cancelled at its next report, keeps what it has, and the interrupt goes on.
+    """
+    cancelled = threading.Event()
+    reports: queue.SimpleQueue[Progress] = queue.SimpleQueue()
+
+    def report(progress: Progress) -> None:
+        reports.put(progress)
+        if cancelled.is_set():
+            raise Cancelled("Stopped before anything was finished.")
+
+    worker = _Worker(lambda: stage(report))
+    worker.start()
+    bar = comfy.utils.ProgressBar(1, node_id=node_id)
+    interrupt: BaseException | None = None
+    while worker.is_alive() or not reports.empty():
+        try:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            _show(node_id, run, reports, bar)
+        except comfy.model_management.InterruptProcessingException as exception:
+            interrupt = exception
+            cancelled.set()
+            break
+        worker.join(POLL_SECONDS)
+    worker.join()
+    return _outcome(node_id, run, worker, interrupt, summary)
+
+
+class _Worker(threading.Thread):
+    """A thread that keeps what its work returned or raised."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        super().__init__(name="side-step", daemon=True)
+        self._work = work
+        self.result: Result | None = None
+        self.raised: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self._work()
+        except BaseException as exception:  # noqa: BLE001 (handed over to the thread that waits, which raises it)
+            self.raised = exception
+
+
+def _show(node_id: str, run: str, reports: queue.SimpleQueue[Progress], bar: comfy.utils.ProgressBar) -> None:
+    """Pass on what has been reported since last time: every point to the chart, the newest to the bar."""
+    progress = None
+    while not reports.empty():
+        progress = reports.get()
+        events.announce(node_id, run, progress)
+    if progress is not None:
+        bar.update_absolute(progress.step, progress.total)
+
+
+def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException | None,
+             summary: Callable[[Result], str]) -> Result:
+    """Return or raise what the worker did, and tell the browser; an interrupt of the host stays one."""
+    raised = worker.raised
+    if raised is None and interrupt is None:
+        events.finish(node_id, run, "finished", summary(worker.result))
+        return worker.result
+    if isinstance(raised, Exception) and not isinstance(raised, Cancelled):
+        events.finish(node_id, run, "failed", str(raised))
+        raise raised
+    message = str(raised) if isinstance(raised, Cancelled) else "Stopped."
+    events.finish(node_id, run, "cancelled", message)
+    log.info(message)
+    raise interrupt or raised

@@ -1,0 +1,37 @@
+"""LoadAdapter: an adapter file from the LoRA folders, for ApplyAdapter."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sidestep_core.adapter import content_fingerprint, open_adapter
+from . import folders
+from .sockets import CATEGORY, AdapterSocket
+
+
+class LoadAdapter(io.ComfyNode):
+    """adapter file -> Adapter"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepLoadAdapter",
+            display_name="Load Adapter",
+            category=CATEGORY,
+            description="Takes a trained adapter from the LoRA folders.",
+            search_aliases=["load lora", "side-step"],
+            inputs=[io.Combo.Input("adapter_file", options=folders.adapter_choices(),
+                                   tooltip="A file in models/loras or output/loras.")],
+            outputs=[AdapterSocket.Output(display_name="adapter"),
+                     io.String.Output(display_name="trigger_word")],
+        )
+
+    @classmethod
+    def execute(cls, adapter_file: str) -> io.NodeOutput:
+        adapter = open_adapter(folders.adapter_path(adapter_file))
+        return io.NodeOutput(adapter, adapter.tag)
+
+    @classmethod
+    def fingerprint_inputs(cls, adapter_file: str) -> str:
+        """By content: a file replaced under the same name is loaded again."""
+        return content_fingerprint(folders.adapter_path(adapter_file))

@@ -1,0 +1,216 @@
+"""The nodes in a real ComfyUI server: train and generate, touch nothing else, stop and go on, say what is wrong."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.server import ComfyUI, Outcome, Prompt
+from sidestep_core import metrics
+from sidestep_core.storage import TensorFile
+
+IMPORT_SECONDS = 0.3
+STOP_SECONDS = 2.0
+SECONDS = 2.0
+SNAPSHOT = Path(__file__).with_name("node_interface.json")
+
+
+def node_of(prompt: Prompt, class_type: str) -> str:
+    return next(node for node, content in prompt.items() if content["class_type"] == class_type)
+
+
+def with_inputs(prompt: Prompt, changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A copy with other inputs, by node class."""
+    changed = copy.deepcopy(dict(prompt))
+    for class_type, inputs in changes.items():
+        changed[node_of(changed, class_type)]["inputs"] |= inputs
+    return changed
+
+
+def upstream(prompt: Prompt, class_type: str) -> dict[str, Any]:
+    """A node with everything it needs."""
+    needed, found = [node_of(prompt, class_type)], {}
+    while needed:
+        node = needed.pop()
+        found[node] = prompt[node]
+        needed += [value[0] for value in prompt[node]["inputs"].values() if isinstance(value, list)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def short(prompt: Prompt) -> dict[str, Any]:
+    """The demo's workflow with little to do."""
+    return with_inputs(prompt, {
+        "SideStepPreprocessAudioFolder": {"max_seconds": SECONDS, "dataset_name": "pipeline"},
+        "SideStepTrainAdapter": {"max_steps": 6, "adapter_name": "pipeline", "gradient_accumulation": 1,
+                                 "heldout_every": 3, "save_every": 100},
+        "TextEncodeAceStepAudio1.5": {"duration": SECONDS},
+        "EmptyAceStep1.5LatentAudio": {"seconds": SECONDS},
+        "KSampler": {"steps": 2},
+    })
+
+
+@pytest.fixture(scope="module")
+def generate_only(short: dict[str, Any]) -> dict[str, Any]:
+    """The same generation without the adapter and without training."""
+    loader = node_of(short, "UNETLoader")
+    rewired = with_inputs(short, {"ModelSamplingAuraFlow": {"model": [loader, 0]}})
+    return upstream(rewired, "SaveAudio")
+
+
+def ran(server: ComfyUI, prompt: Prompt) -> Outcome:
+    outcome = server.run(prompt, timeout=580)
+    assert outcome.status == "success", outcome.exception_message
+    return outcome
+
+
+def audio_digest(server: ComfyUI, outcome: Outcome) -> str:
+    """Of the samples, not the file: the host writes the whole workflow into the file's tags."""
+    from sidestep_core.audio import decode
+
+    [saved] = [audio for output in outcome.outputs.values() for audio in output.get("audio", [])]
+    path = server.base / "output" / saved["subfolder"] / saved["filename"]
+    return hashlib.sha256(decode(path).numpy().tobytes()).hexdigest()
+
+
+def facts(outcome: Outcome, prompt: Prompt, class_type: str) -> dict[str, Any]:
+    [found] = outcome.outputs[node_of(prompt, class_type)]["sidestep"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def untouched(server: ComfyUI, generate_only: dict[str, Any]) -> str:
+    """What the model makes before anything was trained."""
+    return audio_digest(server, ran(server, generate_only))
+
+
+@pytest.fixture(scope="module")
+def trained(server: ComfyUI, short: dict[str, Any], untouched: str) -> Outcome:
+    return ran(server, short)
+
+
+def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any], trained: Outcome,
+                                           untouched: str) -> None:
+    training = facts(trained, short, "SideStepTrainAdapter")
+    assert training["keys_matched"] == training["keys_total"] == 32
+    assert training["effect"] == pytest.approx(1, abs=1e-3)
+    assert training["steps"] == 6
+    assert training["heldout_first"] != training["heldout_last"]
+    assert Path(training["adapter"]).parent == server.base / "models" / "loras"
+    applied = facts(trained, short, "SideStepApplyAdapter")
+    assert applied["matched"] == applied["total"] == 32
+    assert audio_digest(server, trained) != untouched
+
+
+def test_generating_without_the_adapter_is_as_before(server: ComfyUI, generate_only: dict[str, Any], trained: Outcome,
+                                                     untouched: str) -> None:
+    again = with_inputs(generate_only, {"SaveAudio": {"filename_prefix": "audio/again"}})
+    assert audio_digest(server, ran(server, again)) == untouched
+
+
+def test_the_same_workflow_again_trains_nothing(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
+    again = ran(server, short)
+    steps = [data for kind, data in again.events if kind == "sidestep.progress" and data["metrics"].get("loss")]
+    assert steps == []
+
+
+def test_a_lora_list_has_the_new_adapter(server: ComfyUI, trained: Outcome) -> None:
+    info = server.get_json("/object_info/LoraLoaderModelOnly")["LoraLoaderModelOnly"]
+    assert '"pipeline.safetensors"' in json.dumps(info["input"]["required"]["lora_name"])
+
+
+def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, short: dict[str, Any],
+                                                           trained: Outcome) -> None:
+    prompt = upstream(with_inputs(short, {"SideStepTrainAdapter": {
+        "adapter_name": "stopped", "max_steps": 400, "heldout_every": 1000}}), "SideStepTrainAdapter")
+    step_seconds: list[float] = []
+    asked: list[float] = []
+
+    def interrupt_at_step_5(event: tuple[str, dict[str, Any]]) -> None:
+        kind, data = event
+        if kind == "sidestep.progress" and data["metrics"].get("loss") is not None:
+            step_seconds.append(data["metrics"]["eta_seconds"] / (data["total"] - data["step"]))
+            if data["step"] >= 5 and not asked:
+                asked.append(time.monotonic())
+                server.interrupt()
+
+    outcome = server.wait(server.submit(prompt), 580, interrupt_at_step_5)
+    took = time.monotonic() - asked[0]
+    assert outcome.status == "interrupted"
+    assert took <= max(step_seconds) + STOP_SECONDS
+    [kept] = (server.base / "models" / "loras").glob("stopped-step-*.safetensors")
+    assert len(TensorFile(kept).stored) == 3 * 32
+    step = int(re.search(r"step-(\d+)", kept.stem)[1])
+    said = [data["message"] for kind, data in outcome.events if kind == "sidestep.progress"
+            and data["status"] == "cancelled"]
+    assert said
+    assert str(kept) in said[0]
+
+    first_steps: list[int] = []
+
+    def stop_again(event: tuple[str, dict[str, Any]]) -> None:
+        kind, data = event
+        if kind == "sidestep.progress" and data["metrics"].get("loss") is not None and not first_steps:
+            first_steps.append(data["step"])
+            server.interrupt()
+
+    assert server.wait(server.submit(prompt), 580, stop_again).status == "interrupted"
+    assert first_steps[0] > step
+    [log] = (server.base / "output" / "sidestep" / "runs").glob("stopped-*/metrics.jsonl")
+    steps = [row["step"] for row in metrics.read(log) if "loss" in row]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.parametrize(("class_type", "inputs", "said"), [
+    ("SideStepPreprocessAudioFolder", {"folder": "no such folder"}, "There is no folder"),
+    ("SideStepPreprocessAudioFolder", {"dataset_name": "../../escape"}, "cannot be a file name"),
+    ("SideStepTrainAdapter", {"adapter_name": "..\\escape"}, "cannot be a file name"),
+    ("SideStepTrainAdapter", {"adapter_name": "con"}, "Windows keeps for itself"),
+    ("SideStepTrainAdapter", {"device": "cuda:7"}, "not available here"),
+    ("SideStepConfigureLoRA", {"projections": "q_projj"}, "q_projj"),
+    ("SideStepTrainAdapter", {"heldout_songs": 3}, "none would be left"),
+])
+def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any], trained: Outcome, class_type: str,
+                                           inputs: dict[str, Any], said: str) -> None:
+    prompt = upstream(with_inputs(short, {class_type: inputs}), "SideStepTrainAdapter")
+    outcome = server.run(prompt, timeout=300)
+    assert outcome.status == "error"
+    assert said in outcome.exception_message
+    assert not list(server.base.parent.glob("escape*"))
+
+
+def test_importing_the_pack_takes_no_time(server: ComfyUI) -> None:
+    log = server.log.read_text(encoding="utf-8", errors="replace")
+    seconds = re.search(r"([\d.]+) seconds: \S*comfyui-side-step", log)
+    assert seconds is not None
+    assert float(seconds[1]) <= IMPORT_SECONDS
+    assert "IMPORT FAILED" not in log
+
+
+def test_the_interface_of_the_nodes_is_what_workflows_were_saved_with(server: ComfyUI) -> None:
+    """Changing a node's inputs or outputs breaks people's workflows: change the snapshot on purpose, with CHANGELOG."""
+    found = {name: interface(info) for name, info in server.get_json("/object_info").items()
+             if name.startswith("SideStep")}
+    assert found == json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+
+
+def interface(info: dict[str, Any]) -> dict[str, Any]:
+    """Ids, types, defaults and ranges, without the choices that depend on the machine's files."""
+    inputs = {}
+    for kind in ("required", "optional"):
+        for name, (io_type, *options) in info["input"].get(kind, {}).items():
+            settings = {key: value for key, value in (options[0] if options else {}).items()
+                        if key in ("default", "min", "max", "step", "multiline")}
+            of_machine = name in ("model", "text_encoder", "vae", "adapter_file")
+            choices = (options[0].get("options") if options and io_type == "COMBO" else None)
+            inputs[name] = {"kind": kind, "type": io_type if isinstance(io_type, str) else "COMBO", **settings,
+                            **({"options": choices} if choices and not of_machine else {})}
+    return {"inputs": inputs, "outputs": info["output"], "output_names": info["output_name"],
+            "output_node": info["output_node"]}

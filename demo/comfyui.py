@@ -1,0 +1,37 @@
+"""Opens the demo's ComfyUI, or the user's own, for a person.  Run by `run.py comfyui`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from .models import DemoError
+from .server import PACK_NAME, ComfyUI, ServerError, free_port
+from .stage import PACK, set_stage
+
+FIRST_PORT = 8188
+
+
+def main() -> int:
+    """The server's exit code, 0 after Ctrl-C."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    host = Path(os.environ["COMFYUI_PATH"]).absolute()
+    try:
+        base = host
+        if host.is_relative_to(PACK / ".cache"):
+            base = set_stage().base
+        with ComfyUI(host, base, pack=PACK, port=free_port(FIRST_PORT), echo=True) as server:
+            print(f"\nOpen {server.address} in your browser. The workflow \"Train, then generate\" is under "
+                  f"Workflow > Browse Templates > {PACK_NAME}.\nCtrl-C ends ComfyUI.", flush=True)
+            return server.process.wait()
+    except KeyboardInterrupt:
+        return 0
+    except (DemoError, ServerError, OSError) as error:
+        print(f"ComfyUI could not be opened. {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Train, then generate: the example workflow in a real ComfyUI, every claim verified.  Run by `run.py demo`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import av.error
+
+from .models import DemoError, with_models
+from .server import ComfyUI, Event, Prompt, ServerError
+from .stage import PACK, Stage, set_stage
+from .verify import verify
+
+WORKFLOW = Path(__file__).parent / "train_then_generate.api.json"
+TIMEOUT = 12 * 3600.0
+"""Seconds; a real checkpoint on a slow machine is welcome to take the night."""
+LINE_SECONDS = 2.0
+"""Between two progress lines of one node."""
+
+
+def main() -> int:
+    """Exit code 0 only if everything was verified; the last line is the facts as JSON."""
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--audio", type=Path)
+    parser.add_argument("--checkpoint", type=Path)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    started = time.monotonic()
+    try:
+        stage = set_stage(options.audio, options.checkpoint)
+        facts = play(stage) | {"seconds": round(time.monotonic() - started, 1)}
+    except (DemoError, ServerError, TimeoutError, OSError, av.error.FFmpegError) as error:
+        print(f"The demo failed. {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    print(summary(facts, stage))
+    print(json.dumps(facts, allow_nan=False))
+    return 0
+
+
+def play(stage: Stage) -> dict[str, Any]:
+    """Runs the workflow and returns its verified facts."""
+    prompt = with_models(json.loads(WORKFLOW.read_text(encoding="utf-8")), stage.files)
+    for node in prompt.values():
+        if node["class_type"] == "SideStepPreprocessAudioFolder":
+            node["inputs"]["folder"] = str(stage.songs)
+        if node["class_type"] == "SideStepTrainAdapter":
+            node["inputs"]["if_already_trained"] = "train again"  # every demo shows a training, not an earlier one
+    print(f"Starting ComfyUI ({stage.host})", flush=True)
+    with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server:
+        print(f"ComfyUI answers at {server.address}; its log is {server.log}", flush=True)
+        outcome = server.run(prompt, TIMEOUT, ProgressLines(prompt))
+        if outcome.status != "success":
+            raise DemoError(f"ComfyUI ended the workflow with: {outcome.status}. {outcome.exception_message}\n"
+                            f"{server.tail()}")
+    return verify(prompt, outcome.outputs, stage.base / "output")
+
+
+class ProgressLines:
+    """Prints what the server is doing: each node as it starts, and how far it is."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.started = self.printed = time.monotonic()
+        self.last = ""
+
+    def __call__(self, event: Event) -> None:
+        kind, data = event
+        if kind == "executing" and data["node"]:
+            self.line(self.title(data["node"]))
+        elif kind == "progress" and (data["value"] == data["max"] or time.monotonic() - self.printed > LINE_SECONDS):
+            self.line(f"{self.title(data['node'])} {data['value']}/{data['max']}")
+
+    def title(self, node: str) -> str:
+        """What the workflow calls the node."""
+        content = self.prompt[node]
+        title: str = content.get("_meta", {}).get("title", content["class_type"])
+        return title
+
+    def line(self, text: str) -> None:
+        """One line, with the seconds since the start; none for what the last one said."""
+        self.printed = time.monotonic()
+        if text != self.last:
+            print(f"{self.printed - self.started:7.1f} s  {text}", flush=True)
+        self.last = text
+
+
+def summary(facts: dict[str, Any], stage: Stage) -> str:
+    """The facts for a person."""
+    lines = [
+        "",
+        f"adapter                 {facts['adapter']}",
+        f"keys matched            {facts['keys_matched']} of {facts['keys_total']}",
+        f"effect of strength 1.0  {facts['effect']:.2f}",
+        f"steps                   {facts['steps']}",
+        f"held-out loss           {facts['heldout_first']:.4f} at first, {facts['heldout_last']:.4f} at last",
+        f"generated audio         {facts['audio']}",
+        f"took                    {facts['seconds']:.0f} s",
+    ]
+    if stage.embedded:
+        lines.append("The embedded checkpoint has random weights, so its sound is noise: this run proves the path, not "
+                     "the quality. Give --checkpoint and --audio to hear music.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

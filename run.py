@@ -1,0 +1,100 @@
+"""The one command of this repository: python run.py demo | test | comfyui | bench.
+
+Needs Python 3.11+ and pip; everything else is set up into .venv and .cache on the first run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import bootstrap
+
+
+def main() -> int:
+    """The exit code of what was asked."""
+    if sys.version_info < (3, 11):  # noqa: UP036 (any Python may be what starts this file)
+        print(f"Side-Step needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
+        return 1
+    options, rest = parser().parse_known_args()
+    if rest and options.command != "test":
+        parser().error(f"{options.command} does not know {' '.join(rest)}")
+    try:
+        setup = bootstrap.prepare(dev=options.command in ("test", "bench"))
+        env = {**os.environ, "COMFYUI_PATH": str(setup.host), "COMFYUI_PYTHON": str(setup.host_python)}
+        # Every process would compile the same thousands of library files anew, half a minute each time.
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        if options.command == "test":
+            env["CHROMIUM"] = str(bootstrap.chromium())
+            return test(setup.python, env, rest)
+    except bootstrap.SetupError as error:
+        print(f"Set-up stopped. {error}", file=sys.stderr)
+        return 1
+    if options.command == "bench":
+        return bench(setup.python, env, options.name)
+    module = "demo.demo" if options.command == "demo" else "demo.comfyui"
+    given = [("--audio", options.audio), ("--checkpoint", options.checkpoint)] if options.command == "demo" else []
+    return foreground([setup.python, "-m", module, *(part for pair in given if pair[1] for part in pair)], env)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What can be asked; arguments that `test` does not know go to pytest."""
+    parser = argparse.ArgumentParser(prog="run.py", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="train an adapter in a real ComfyUI, apply it, generate, and verify it all")
+    demo.add_argument("--audio", type=absolute, help="a folder of music instead of the embedded songs")
+    demo.add_argument("--checkpoint", type=absolute, help="a real ACE-Step 1.5 file instead of the embedded tiny one")
+    commands.add_parser("test", help="ruff, mypy and every test; further arguments go to pytest")
+    commands.add_parser("comfyui", help="open the same ComfyUI in your browser")
+    bench = commands.add_parser("bench", help="run one benchmark, or all of them")
+    bench.add_argument("name", nargs="?", choices=benchmarks(), help="a file of benchmarks/, without .py")
+    return parser
+
+
+def absolute(path: str) -> Path:
+    """The path as the user sees it; the modules run in this folder, not in the user's."""
+    return Path(path).expanduser().absolute()
+
+
+def benchmarks() -> list[str]:
+    """Names that `bench` takes."""
+    return sorted(path.stem for path in (bootstrap.ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
+
+
+def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
+    """Non-zero if ruff, mypy or pytest found something.  pytest comes last, so its verdict is the last line."""
+    env = {"OMP_NUM_THREADS": str(min(4, os.cpu_count() or 1)), **env}
+    checks = [["ruff", "check"], ["mypy", "--strict", "sidestep_core"], ["pytest", *(arguments or ["tests"])]]
+    codes = []
+    for check in checks:
+        print(f"== {' '.join(check)}", flush=True)
+        codes.append(foreground([python, "-m", *check], env))
+    return next((code for code in codes if code), 0)
+
+
+def bench(python: Path, env: dict[str, str], name: str | None) -> int:
+    """Runs the named benchmark, or all in turn; the first failure's exit code."""
+    codes = []
+    for each in [name] if name else benchmarks():
+        print(f"== {each}", flush=True)
+        codes.append(foreground([python, "-m", f"benchmarks.{each}"], env))
+    return next((code for code in codes if code), 0)
+
+
+def foreground(command: list[str | Path], env: dict[str, str]) -> int:
+    """Runs a command to its end.  Ctrl-C reaches it directly; it is given the time to clean up."""
+    with subprocess.Popen(command, env=env, cwd=bootstrap.ROOT) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+
+
+if __name__ == "__main__":
+    sys.exit(main())

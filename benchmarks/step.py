@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.tiny import Geometry, write_tiny_models
-from sidestep_core import layers, lora, optimizers
 from sidestep_core import decoder as decoder_file
+from sidestep_core import layers, lora, optimizers
 from sidestep_core.config import LoraConfig, TrainConfig
 from sidestep_core.decoder import Decoder, load_decoder
 from sidestep_core.layers import WINDOW, Mask
@@ -108,8 +108,10 @@ def needed_work() -> Iterator[Work]:
         for outputs in (inner, kv_inner, kv_inner):
             yield from linear(TOKENS, g.hidden, outputs, input_gradient=above, adapted=True)
         blocks = -(-TOKENS // WINDOW)
-        sliding = layer % 2 == 0
-        yield attention(blocks, WINDOW, 3 * WINDOW, masked=True) if sliding else attention(1, TOKENS, TOKENS, masked=False)
+        if layer % 2 == 0:
+            yield attention(blocks, WINDOW, 3 * WINDOW, masked=True)
+        else:
+            yield attention(1, TOKENS, TOKENS, masked=False)
         yield from linear(TOKENS, inner, g.hidden, input_gradient=True, adapted=True)
         yield from linear(TOKENS, g.hidden, inner, input_gradient=True, adapted=True)
         for _ in ("k_proj", "v_proj"):

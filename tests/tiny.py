@@ -62,14 +62,15 @@ class TinySource:
         return torch.cat((head, head.mean(0).expand(max(0, frames - 4), -1)))[:frames].clone()
 
 
-def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...], tokens: int = 9) -> Dataset:
+def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...], tokens: int = 9,
+                  width: int = 64) -> Dataset:
     """A dataset of random songs of these lengths, as preprocessing would leave it."""
     infos = []
     for index, length in enumerate(frames):
         random = flow.generator("song", index)
         storage.write_tensors(folder / f"{index}.safetensors", {
             "latents": torch.randn(length, 64, generator=random),
-            "condition": torch.randn(tokens, 64, generator=random),
+            "condition": torch.randn(tokens, width, generator=random),
         })
         infos.append(SampleInfo(name=f"song{index}.wav", file=f"{index}.safetensors", frames=length, audio="", heard="",
                                 size=0, modified=0))

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 from comfy_api.latest import io
 
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.config import PreprocessConfig
-from ..sidestep_core.songs import find_songs
+from ..sidestep_core.songs import Problem, find_songs
 from . import folders, models
 from .host import run_stage
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket
+
+if TYPE_CHECKING:
+    from ..sidestep_core.preprocess import Preprocessed
+
+log = logging.getLogger(__name__)
+
+PROBLEMS_SHOWN = 3
 
 
 class PreprocessAudioFolder(io.ComfyNode):
@@ -56,11 +66,13 @@ class PreprocessAudioFolder(io.ComfyNode):
         config = PreprocessConfig(tag=trigger_word, tag_position=trigger_position, max_seconds=max_seconds,
                                   tile_seconds=tile_seconds)
         scan = find_songs(folders.audio_folder(folder))
+        for problem in scan.problems:
+            log.warning("%s is left out: %s", problem.name, problem.reason)
         target = folders.dataset_folder(dataset_name)
         done = run_stage(
             cls.hidden.unique_id, target.name,
             lambda report: preprocess(models.HostModels(), checkpoint, scan.songs, target, config, report=report),
-            summary=lambda done: f"{len(done.dataset.samples)} songs ready, {done.made} encoded now.",
+            summary=lambda done: _summary(done, scan.problems),
         )
         problems = [{"name": problem.name, "reason": problem.reason} for problem in (*scan.problems, *done.problems)]
         return io.NodeOutput(done.dataset, ui={"sidestep": [{
@@ -73,3 +85,14 @@ class PreprocessAudioFolder(io.ComfyNode):
         """Looks again when a song or a text file in the folder changed, or the dataset is gone."""
         made = folders.dataset_folder(dataset_name).is_dir()
         return f"{folders.content_stamp(folders.audio_folder(folder))} {made}"
+
+
+def _summary(done: Preprocessed, found: tuple[Problem, ...]) -> str:
+    """How many songs are ready, and which are not and why."""
+    text = f"{len(done.dataset.samples)} songs ready, {done.made} encoded now."
+    problems = (*found, *done.problems)
+    if not problems:
+        return text
+    shown = "; ".join(f"{problem.name}: {problem.reason}" for problem in problems[:PROBLEMS_SHOWN])
+    rest = f"; and {len(problems) - PROBLEMS_SHOWN} more in the log" if len(problems) > PROBLEMS_SHOWN else ""
+    return f"{text} Left out: {shown}{rest}."

@@ -122,7 +122,7 @@ def training_loss(training: Training, batch: Batch) -> Tensor:
     draws = [flow.generator(config.seed, "visit", visit) for visit in batch.visits]
     t_B = torch.cat([flow.sample_times(training.law, 1, random) for random in draws]).to(training.device)
     dropped_B = torch.cat([flow.drop_conditions(1, config.cfg_ratio, random) for random in draws]).to(training.device)
-    noise_BTC = torch.cat([flow.noise_like(batch.x0_BTC[:1].cpu(), random) for random in draws]).to(training.device)
+    noise_BTC = torch.cat([flow.noise_like(batch.x0_BTC[:1], random) for random in draws])
     condition_BSD = torch.where(dropped_B[:, None, None], training.null_condition_11D, batch.condition_BSD)
     return _loss(training, batch, condition_BSD, t_B, noise_BTC)
 

@@ -12,7 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import bootstrap
+# Portable Pythons, such as ComfyUI's for Windows, do not look beside the script by themselves.
+sys.path.insert(0, str(Path(__file__).absolute().parent))
+
+import bootstrap  # noqa: E402
+
+LAUNCH = ("import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = sys.argv[2:]; "
+          "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)")
+"""Runs a module of this folder, for the same reason."""
 
 
 def main() -> int:
@@ -38,7 +45,7 @@ def main() -> int:
         return bench(setup.python, env, options.name)
     module = "demo.demo" if options.command == "demo" else "demo.comfyui"
     given = [("--audio", options.audio), ("--checkpoint", options.checkpoint)] if options.command == "demo" else []
-    return foreground([setup.python, "-m", module, *(part for pair in given if pair[1] for part in pair)], env)
+    return foreground([*launch(setup.python, module), *(part for pair in given if pair[1] for part in pair)], env)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,8 +88,13 @@ def bench(python: Path, env: dict[str, str], name: str | None) -> int:
     codes = []
     for each in [name] if name else benchmarks():
         print(f"== {each}", flush=True)
-        codes.append(foreground([python, "-m", f"benchmarks.{each}"], env))
+        codes.append(foreground(launch(python, f"benchmarks.{each}"), env))
     return next((code for code in codes if code), 0)
+
+
+def launch(python: Path, module: str) -> list[str | Path]:
+    """The command that runs a module of this repository; arguments may follow."""
+    return [python, "-c", LAUNCH, bootstrap.ROOT, module]
 
 
 def foreground(command: list[str | Path], env: dict[str, str]) -> int:

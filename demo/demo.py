@@ -20,6 +20,8 @@ from .verify import verify
 WORKFLOW = Path(__file__).parent / "train_then_generate.api.json"
 TIMEOUT = 12 * 3600.0
 """Seconds; a real checkpoint on a slow machine is welcome to take the night."""
+REAL_MODEL = {"learning_rate": 1e-4, "crop_seconds": 60.0, "gradient_checkpointing": True}
+"""Settings for a model of real size; the workflow's own suit the embedded one."""
 LINE_SECONDS = 2.0
 """Between two progress lines of one node."""
 
@@ -54,6 +56,8 @@ def play(stage: Stage) -> dict[str, Any]:
             node["inputs"]["folder"] = str(stage.songs)
         if node["class_type"] == "SideStepTrainAdapter":
             node["inputs"]["if_already_trained"] = "train again"  # every demo shows a training, not an earlier one
+            if not stage.embedded:
+                node["inputs"] |= REAL_MODEL
     print(f"Starting ComfyUI ({stage.host})", flush=True)
     with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server:
         print(f"ComfyUI answers at {server.address}; its log is {server.log}", flush=True)

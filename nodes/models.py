@@ -54,7 +54,7 @@ class HostModels:
 
 
 def make_room() -> None:
-    """Move what ComfyUI holds on the device out of the way before training."""
+    """Move what ComfyUI holds on the device out of the way, for models that it does not manage."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
 

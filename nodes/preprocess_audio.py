@@ -69,6 +69,7 @@ class PreprocessAudioFolder(io.ComfyNode):
         for problem in scan.problems:
             log.warning("%s is left out: %s", problem.name, problem.reason)
         target = folders.dataset_folder(dataset_name)
+        models.make_room()
         done = run_stage(
             cls.hidden.unique_id, target.name,
             lambda report: preprocess(models.HostModels(), checkpoint, scan.songs, target, config, report=report),

@@ -78,7 +78,8 @@ def _method_inputs() -> list[io.Input]:
     """One widget per setting of TrainConfig, under the same name and with the same default."""
     return [
         io.Int.Input("max_steps", default=TrainConfig.max_steps, min=1, max=1_000_000, tooltip=(
-            "Optimizer steps. 1000 is a good first try; listen, then train longer if the style is weak.")),
+            "Optimizer steps. 1000 is a good first try; listen, then take more if the style is weak. Another number "
+            "of steps is another run, from the start.")),
         io.Float.Input("learning_rate", default=TrainConfig.learning_rate, min=1e-8, max=1.0, step=1e-6, round=1e-8,
                        tooltip="How far each step goes. 0.0001 is the usual value; lower it if the loss jumps."),
         io.Combo.Input("schedule", options=["cosine", "constant"], default=TrainConfig.schedule, advanced=True,

@@ -86,6 +86,8 @@ def open_adapter(path: Path) -> Adapter:
         facts = json.loads(storage.read_metadata(path).get(METADATA_KEY, "{}"))
     except (storage.BadTensorFile, ValueError) as error:
         raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
+    if not isinstance(facts, dict):
+        raise AdapterError(f"{path.name} is damaged: its metadata is {facts!r}.")
     return Adapter(path=path, checkpoint=facts.get("checkpoint", ""), variant=facts.get("variant", ""),
                    tag=facts.get("tag", ""), steps=facts.get("steps", 0))
 
@@ -109,7 +111,8 @@ def prove(path: Path, live: Iterable[tuple[str, Tensor]], load: Loader) -> Proof
     """Evidence that the file, opened by `load`, adds what the live adapter adds.  AdapterError if it does not."""
     added = load(path)
     total = matched = 0
-    error = projected = energy = 0.0
+    projected = energy = 0.0
+    deviations = [0.0]
     for module, trained in live:
         total += 1
         found = added(module, tuple(trained.shape))
@@ -120,12 +123,14 @@ def prove(path: Path, live: Iterable[tuple[str, Tensor]], load: Loader) -> Proof
         energy += float(trained.double().square().sum())
         scale = float(trained.abs().max())
         if scale > 0:
-            error = max(error, float((found - trained).abs().max()) / scale)
+            deviations.append(float((found - trained).abs().max()) / scale)
     if matched < total or energy == 0:
         raise AdapterError(f"{path} was written, but loading it back found {matched} of {total} modules. "
                            "It is not usable; please report this.")
+    # torch's maximum, unlike Python's, does not lose a value that is not a number.
+    error = float(torch.tensor(deviations).max())
     proof = Proof(matched=matched, total=total, effect=projected / energy, error=error)
-    if abs(proof.effect - 1) > EFFECT_TOLERANCE or proof.error > ERROR_TOLERANCE:
+    if not (abs(proof.effect - 1) <= EFFECT_TOLERANCE and proof.error <= ERROR_TOLERANCE):
         raise AdapterError(f"{path} was written, but loading it back gives {proof.effect:.3f} of the trained effect "
                            f"(largest deviation {proof.error:.1e}). It is not usable; please report this.")
     return proof

@@ -5,6 +5,7 @@ Defaults are Side-Step's (rank 64, alpha 128, learning rate 1e-4, accumulation 4
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -48,6 +49,7 @@ class Config:
         hints = get_type_hints(type(self))
         for field in fields(self):
             value = getattr(self, field.name)
+            _require(not isinstance(value, float) or math.isfinite(value), f"{field.name} must be finite, got {value}.")
             if not _fits(value, hints[field.name]):
                 expected = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
                 choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else expected

@@ -116,10 +116,10 @@ class Batch:
 
 def load_samples(dataset: Dataset) -> tuple[tuple[Sample, ...], Tensor]:
     """Every sample, and the silence latent [T, 64] as long as the longest; all in memory, float32 on the CPU."""
-    silence_TC = _read(dataset.folder / SILENCE)["silence"]
+    silence_TC = _read(dataset.folder / SILENCE, "silence")["silence"]
     samples = []
     for info in dataset.samples:
-        tensors = _read(dataset.folder / info.file)
+        tensors = _read(dataset.folder / info.file, "latents", "condition")
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise DatasetError(f"{name} of {info.name!r} has values that are not finite. "
@@ -128,11 +128,15 @@ def load_samples(dataset: Dataset) -> tuple[tuple[Sample, ...], Tensor]:
     return tuple(samples), silence_TC
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, *names: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise DatasetError(f"{path} is missing from the dataset. Run PreprocessAudioFolder again; "
                            "it makes only what is missing.")
-    return storage.read_tensors(path)
+    try:
+        tensors = storage.read_tensors(path)
+        return {name: tensors[name] for name in names}
+    except (storage.BadTensorFile, KeyError) as error:
+        raise DatasetError(f"{path} is damaged ({error}). Delete it and run PreprocessAudioFolder again.") from error
 
 
 def split_heldout(samples: Sequence[Sample], config: TrainConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:

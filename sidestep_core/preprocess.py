@@ -68,28 +68,30 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
     """
     place = choose_device(device)
     folder.mkdir(parents=True, exist_ok=True)
-    problems: list[Problem] = []
-    jobs = list(_plan(checkpoint, songs, folder, config, problems, report))
+    plan = list(_plan(checkpoint, songs, folder, config, report))
+    jobs = [job for job in plan if isinstance(job, _Job)]
     pending = list({job.file: job for job in jobs if not (folder / job.file).is_file()}.values())
     with explain_out_of_memory("preprocessing", "Lower tile_seconds."), torch.inference_mode(False), torch.no_grad():
         try:
-            with_audio = _encode_audio(source, checkpoint, pending, config, place, problems, report)
-            _encode_text(source, checkpoint, with_audio, folder, config, place, report)
-            for job in with_audio:
-                (folder / f"{job.heard}.latents").unlink(missing_ok=True)
+            unusable = _encode_audio(source, checkpoint, pending, config, place, report)
+            made = [job for job in pending if job.file not in unusable]
+            _encode_text(source, checkpoint, made, folder, config, place, report)
         finally:
             release_memory(place)
-        failed = {problem.name for problem in problems}
-        samples = tuple(_describe(job, folder) for job in jobs if job.song.name not in failed)
+        problems = tuple(item if isinstance(item, Problem) else Problem(name=item.song.name, reason=unusable[item.file])
+                         for item in plan if isinstance(item, Problem) or item.file in unusable)
+        samples = tuple(_describe(job, folder) for job in jobs if job.file not in unusable)
         if not samples:
             raise DatasetError("No song can be used. " + "; ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
         longest = max(sample.frames for sample in samples)
         storage.write_tensors(folder / SILENCE, {"silence": source.silence_latent(longest).float()})
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=STYLE, tag=config.tag, samples=samples)
     write_manifest(dataset)
+    for job in jobs:
+        (folder / f"{job.heard}.latents").unlink(missing_ok=True)
     for problem in problems:
         log.warning("%s is left out: %s", problem.name, problem.reason)
-    return Preprocessed(dataset=dataset, problems=tuple(problems), made=len(with_audio))
+    return Preprocessed(dataset=dataset, problems=problems, made=len(made))
 
 
 def caption_of(song: Song, config: PreprocessConfig) -> str:
@@ -110,9 +112,9 @@ def prompt_of(song: Song, config: PreprocessConfig, frames: int) -> Prompt:
 
 
 def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, config: PreprocessConfig,
-          problems: list[Problem], report: Report) -> Iterator[_Job]:
+          report: Report) -> Iterator[_Job | Problem]:
     """Content-address every song; an audio file of known size and modification time is not read again."""
-    before = open_dataset(folder).samples if (folder / MANIFEST).is_file() else ()
+    before = _samples_before(folder)
     known = {(sample.name, sample.size, sample.modified): sample.audio for sample in before}
     latents = {sample.heard: folder / sample.file for sample in before if (folder / sample.file).is_file()}
     for number, song in enumerate(songs):
@@ -121,7 +123,7 @@ def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, config: P
             facts = song.path.stat()
             digest = known.get((song.name, facts.st_size, facts.st_mtime_ns)) or storage.hash_file(song.path)
         except OSError as error:
-            problems.append(Problem(name=song.name, reason=f"cannot be read ({error.strerror or error})"))
+            yield Problem(name=song.name, reason=f"cannot be read ({error.strerror or error})")
             continue
         # The length, and with it the duration in the prompt, follows from the audio and max_seconds.
         prompt = prompt_of(song, config, 0)
@@ -131,11 +133,22 @@ def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, config: P
                    heard=heard, audio=digest, size=facts.st_size, modified=facts.st_mtime_ns)
 
 
+def _samples_before(folder: Path) -> tuple[SampleInfo, ...]:
+    """What the folder's dataset held until now; nothing where there was none, or its manifest cannot be read."""
+    if not (folder / MANIFEST).is_file():
+        return ()
+    try:
+        return open_dataset(folder).samples
+    except DatasetError as error:
+        log.warning("Every song is looked at anew, because %s", error)
+        return ()
+
+
 def _encode_audio(source: ModelSource, checkpoint: Checkpoint, jobs: Sequence[_Job], config: PreprocessConfig,
-                  device: torch.device, problems: list[Problem], report: Report) -> list[_Job]:
-    """First pass: latents of every pending song, each written as it is done; returns the jobs that have them."""
+                  device: torch.device, report: Report) -> dict[str, str]:
+    """First pass: latents of every pending song, each written as it is done; returns why others have none, by file."""
     encode: Callable[[Tensor], Tensor] | None = None
-    done = []
+    unusable: dict[str, str] = {}
     for number, job in enumerate(jobs):
         tick = partial(_tick, report, number, 2 * len(jobs), f"Encoding {job.song.name}")
         tick()
@@ -146,7 +159,7 @@ def _encode_audio(source: ModelSource, checkpoint: Checkpoint, jobs: Sequence[_J
             except DatasetError as error:
                 reason = str(error)
             if reason is not None:
-                problems.append(Problem(name=job.song.name, reason=reason))
+                unusable[job.file] = reason
                 continue
             encode = encode or source.audio_encoder(checkpoint, device)
             latents_TC = encode_tiled(encode, waveform, config.tile_seconds, tick)
@@ -154,8 +167,7 @@ def _encode_audio(source: ModelSource, checkpoint: Checkpoint, jobs: Sequence[_J
                 raise DatasetError(f"The VAE gives values that are not finite for {job.song.name!r}. "
                                    "Its file may be damaged, or not for this audio; try fp32.")
             storage.write_tensors(job.latents, {"latents": latents_TC})
-        done.append(job)
-    return done
+    return unusable
 
 
 def _tick(report: Report, step: int, total: int, message: str) -> None:

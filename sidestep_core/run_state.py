@@ -11,7 +11,6 @@ All randomness of a step is a pure function of the seed and the step (flow.py), 
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,7 +76,7 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
             storage.write_tensors(temporary / _OPTIMIZER_FILE, tensors)
             storage.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": numbers})
     for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
-        shutil.rmtree(old)
+        storage.remove_folder(old)
     return path
 
 

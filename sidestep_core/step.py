@@ -113,7 +113,7 @@ def _check_healthy(numbers: Mapping[str, float], step: int) -> None:
                                    "use precision fp32; the last checkpoint of the run is untouched.")
     if numbers["gradient"] == 0:
         raise TrainingDiverged(f"No gradient reached the adapter in step {step + 1}; training would change nothing. "
-                               "With cfg_ratio 1, cross-attention learns nothing: lower it.")
+                               "Adapt more projections, or lower cfg_ratio.")
 
 
 def training_loss(training: Training, batch: Batch) -> Tensor:

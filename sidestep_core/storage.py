@@ -208,6 +208,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is whole or absent under its name, whenever this is interrupted."""
+    doomed = _temporary(path)
+    path.replace(doomed)
+    shutil.rmtree(doomed)
+
+
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
     with path.open("rb") as file:

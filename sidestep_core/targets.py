@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .config import LoraConfig
+from .config import PROJECTIONS, LoraConfig
 
 _ATTENTIONS = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
 
@@ -13,5 +13,6 @@ def target_modules(config: LoraConfig, layers: int) -> tuple[str, ...]:
         f"layers.{layer}.{attention}.{projection}"
         for layer in range(layers)
         for attention in _ATTENTIONS[config.attention]
-        for projection in config.projections
+        for projection in PROJECTIONS
+        if projection in config.projections
     )

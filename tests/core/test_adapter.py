@@ -1,0 +1,205 @@
+"""Adapter files: strength 1.0 is what was trained, or there is no file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sidestep_core import storage
+from sidestep_core.adapter import (
+    Adapter,
+    Added,
+    Proof,
+    content_fingerprint,
+    open_adapter,
+    prove,
+    publish,
+    read_deltas,
+    write,
+)
+from sidestep_core.errors import AdapterError
+from tests.tolerance import EFFECT
+
+RANK, ALPHA = 3, 6.0
+MODULES = ("layers.0.self_attn.q_proj", "layers.1.cross_attn.o_proj")
+FACTS = {"checkpoint": "abc", "variant": "turbo", "tag": "zxq", "steps": 7, "train": {"seed": 42}}
+
+Tensors = dict[str, Tensor]
+
+
+def tensors() -> Tensors:
+    random = torch.Generator().manual_seed(0)
+    content: Tensors = {}
+    for module in MODULES:
+        content[f"base_model.model.{module}.lora_A.weight"] = torch.randn(RANK, 5, generator=random)
+        content[f"base_model.model.{module}.lora_B.weight"] = torch.randn(4, RANK, generator=random)
+        content[f"base_model.model.{module}.alpha"] = torch.tensor(ALPHA)
+    return content
+
+
+def live() -> list[tuple[str, Tensor]]:
+    """What the adapter that was trained adds, as reckoned by hand."""
+    content = tensors()
+    return [(module, ALPHA / RANK * content[f"base_model.model.{module}.lora_B.weight"]
+             @ content[f"base_model.model.{module}.lora_A.weight"]) for module in MODULES]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write(tmp_path / "a.safetensors", tensors(), FACTS)
+    return tmp_path / "a.safetensors"
+
+
+def test_what_is_written_is_proven(path: Path) -> None:
+    proof = prove(path, live(), read_deltas)
+    assert (proof.matched, proof.total) == (2, 2)
+    assert abs(proof.effect - 1) < EFFECT
+    assert proof.error < EFFECT
+
+
+def test_the_file_says_what_it_is(path: Path) -> None:
+    assert open_adapter(path) == Adapter(path=path, checkpoint="abc", variant="turbo", tag="zxq", steps=7)
+    metadata = storage.read_metadata(path)
+    assert json.loads(metadata["sidestep"]) == FACTS
+    assert metadata["format"] == "pt"
+
+
+def without(part: str) -> Callable[[Tensors], Tensors]:
+    return lambda content: {name: tensor for name, tensor in content.items() if part not in name}
+
+
+def scaled(factor: float) -> Callable[[Tensors], Tensors]:
+    return lambda content: {name: tensor * factor if "lora_B" in name else tensor for name, tensor in content.items()}
+
+
+def one_weight_off(content: Tensors) -> Tensors:
+    content[f"base_model.model.{MODULES[1]}.lora_B.weight"][2, 1] *= 1.01
+    return content
+
+
+def one_weight_lost(content: Tensors) -> Tensors:
+    content[f"base_model.model.{MODULES[1]}.lora_B.weight"][2, 1] = float("nan")
+    return content
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (without(".alpha"), r"found 0 of 2 modules"),
+    (without(f"{MODULES[0]}.alpha"), r"found 1 of 2 modules"),
+    (without("lora_A"), r"found 0 of 2 modules"),
+    (without(MODULES[1]), r"found 1 of 2 modules"),
+    (scaled(0.5), r"gives 0\.500 of the trained effect"),
+    (scaled(-1.0), r"gives -1\.000 of the trained effect"),
+    (scaled(1.002), r"gives 1\.002 of the trained effect"),
+    (one_weight_off, r"largest deviation \d\.\de-0[1-4]"),
+    (one_weight_lost, r"not usable"),
+], ids=["no alpha", "one alpha lost", "no A", "one module lost", "half", "negative", "louder", "one weight", "nan"])
+def test_a_file_that_means_something_else_is_found_out(path: Path, change: Callable[[Tensors], Tensors],
+                                                      message: str) -> None:
+    storage.write_tensors(path, change(tensors()))
+    with pytest.raises(AdapterError, match=message):
+        prove(path, live(), read_deltas)
+
+
+def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
+    """As every program does with files that have none."""
+    def load(file: Path) -> Added:
+        added = read_deltas(file)
+
+        def ignoring_alpha(module: str, shape: tuple[int, ...]) -> Tensor | None:
+            found = added(module, shape)
+            return None if found is None else found / (ALPHA / RANK)
+
+        return ignoring_alpha
+
+    with pytest.raises(AdapterError, match=r"gives 0\.500 of the trained effect"):
+        prove(path, live(), load)
+
+
+def test_an_adapter_that_is_not_finite_is_not_proven(path: Path) -> None:
+    lost = [(module, torch.full_like(added, float("nan"))) for module, added in live()]
+    with pytest.raises(AdapterError, match="not usable"):
+        prove(path, lost, read_deltas)
+
+
+def test_an_adapter_that_adds_nothing_is_not_proven(path: Path) -> None:
+    storage.write_tensors(path, scaled(0.0)(tensors()))
+    with pytest.raises(AdapterError):
+        prove(path, [(module, torch.zeros(4, 5)) for module in MODULES], read_deltas)
+
+
+def test_an_adapter_that_changes_nothing_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"changes nothing.*all of its 2 output matrices are zero.*Train for more"):
+        write(tmp_path / "a.safetensors", scaled(0.0)(tensors()), FACTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publishing_never_overwrites(path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "loras" / "my song.v2.safetensors"
+    places = [publish(path, target) for _ in range(3)]
+    assert [place.name for place in places] == [
+        "my song.v2.safetensors", "my song.v2-2.safetensors", "my song.v2-3.safetensors"]
+    assert {place.read_bytes() for place in places} == {path.read_bytes()}
+    places[1].write_bytes(b"someone's work")
+    places[0].unlink()
+    assert publish(path, target) == places[0]
+    assert places[1].read_bytes() == b"someone's work"
+
+
+def test_a_foreign_adapter_has_only_a_path(tmp_path: Path) -> None:
+    storage.write_tensors(tmp_path / "theirs.safetensors", tensors(), {"ss_network_dim": "16"})
+    assert open_adapter(tmp_path / "theirs.safetensors") == Adapter(path=tmp_path / "theirs.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"a text file", b"PK\x03\x04" + bytes(100), b"\x80\x02pickle", bytes(50)])
+def test_other_files_are_no_adapters(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "wrong.safetensors").write_bytes(content)
+    with pytest.raises(AdapterError, match=r"wrong\.safetensors is damaged or not a safetensors file"):
+        open_adapter(tmp_path / "wrong.safetensors")
+
+
+@pytest.mark.parametrize("missing", [1, 60, 400])
+def test_a_truncated_file_is_no_adapter(path: Path, missing: int) -> None:
+    path.write_bytes(path.read_bytes()[:-missing])
+    with pytest.raises(AdapterError, match=r"a\.safetensors is damaged"):
+        open_adapter(path)
+
+
+@pytest.mark.parametrize("facts", ["{", "[1]", "null"])
+def test_damaged_metadata_is_no_crash(path: Path, facts: str) -> None:
+    storage.write_tensors(path, tensors(), {"sidestep": facts})
+    with pytest.raises(AdapterError, match=r"a\.safetensors is damaged"):
+        open_adapter(path)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.bin", "a.txt"])
+def test_formats_that_can_run_code_are_refused(tmp_path: Path, name: str) -> None:
+    torch.save(tensors(), tmp_path / name)
+    with pytest.raises(AdapterError, match=rf"{name} is not a safetensors file.*convert it"):
+        open_adapter(tmp_path / name)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"There is no adapter file .*gone\.safetensors"):
+        open_adapter(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("proof", [None, Proof(matched=2, total=2, effect=1.0, error=1e-7)])
+def test_a_handle_comes_back_from_json_as_it_went(proof: Proof | None, tmp_path: Path) -> None:
+    adapter = Adapter(path=tmp_path / "a.safetensors", checkpoint="abc", variant="sft", tag="zxq", steps=7,
+                      heldout_first=1.5, heldout_last=1.25, proof=proof)
+    storage.write_json(tmp_path / "handle.json", adapter.to_json())
+    assert Adapter.from_json(storage.read_json(tmp_path / "handle.json")) == adapter
+
+
+def test_the_fingerprint_changes_with_any_byte(path: Path) -> None:
+    before = content_fingerprint(path)
+    assert content_fingerprint(path) == before
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert content_fingerprint(path) != before

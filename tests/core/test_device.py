@@ -1,0 +1,59 @@
+"""Where to compute, and what is said when that is impossible."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sidestep_core.device import OutOfMemory, choose_device, choose_dtype, explain_out_of_memory, release_memory
+from sidestep_core.errors import ConfigError, SideStepError
+
+
+def test_auto_takes_an_accelerator_before_the_processor() -> None:
+    device = choose_device("auto")
+    assert (device.type == "cpu") == (not torch.accelerator.is_available())
+    assert torch.zeros(1, device=device).device == device
+
+
+def test_the_named_device_is_taken() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:x", "CUDA 0"])
+def test_unknown_devices_are_refused_with_what_is_known(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name!r} is unknown.*auto, cpu, cuda"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "xpu:99", "meta", "cpu:1"])
+def test_absent_devices_are_refused_with_what_is_there(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name!r} is not available here; found 1 x cpu.*Use auto"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize(("precision", "device", "dtype"), [
+    ("fp32", "cpu", torch.float32), ("bf16", "cpu", torch.bfloat16), ("auto", "cpu", torch.float32),
+    ("fp32", "cuda", torch.float32), ("bf16", "mps", torch.bfloat16), ("auto", "mps", torch.bfloat16),
+    ("auto", "xpu", torch.bfloat16),
+])  # fmt: skip
+def test_precision_is_as_asked_or_bfloat16_where_that_is_fast(precision: str, device: str, dtype: torch.dtype) -> None:
+    assert choose_dtype(precision, torch.device(device)) == dtype
+
+
+def test_running_out_of_memory_says_what_to_lower() -> None:
+    with (pytest.raises(OutOfMemory, match=r"Out of memory while training\. Lower batch_size\. \(tried 3 GiB\)$"),
+          explain_out_of_memory("training", "Lower batch_size.")):
+        raise torch.OutOfMemoryError("tried 3 GiB\nand a page of advice")
+    assert issubclass(OutOfMemory, SideStepError)
+
+
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(RuntimeError, match=r"^something else$"), explain_out_of_memory("training", ""):
+        raise RuntimeError("something else")
+
+
+def test_memory_is_released_without_touching_what_is_in_use() -> None:
+    device = choose_device("auto")
+    kept = torch.ones(3, device=device)
+    release_memory(device)
+    assert kept.sum() == 3

@@ -1,0 +1,451 @@
+"""From songs to a dataset: everything once, nothing twice, and one bad song spoils nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import wave
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sidestep_core import flow, preprocess, storage
+from sidestep_core.audio import decode
+from sidestep_core.checkpoint import Checkpoint
+from sidestep_core.conditions import Prompt, TextEncoder, load_condition_encoder
+from sidestep_core.config import PreprocessConfig
+from sidestep_core.dataset import MANIFEST, SILENCE, load_samples, open_dataset
+from sidestep_core.errors import DatasetError
+from sidestep_core.preprocess import Preprocessed, caption_of, encode_tiled, prompt_of
+from sidestep_core.progress import Cancelled, Progress, Report, ignore
+from sidestep_core.songs import Song, find_songs
+from tests.tiny import SAMPLES_PER_FRAME, TinySource, tiny_checkpoint
+from tests.tolerance import FP32, PERTURBED, deviation
+
+CPU = torch.device("cpu")
+RATE = 48_000
+CONFIG = PreprocessConfig(tag="zxq")
+NOTES = "caption: calm lo-fi\nbpm: 90\nkey: C major\nsignature: 4/4\nlanguage: en\nlyrics:\nRain\n"
+
+
+def write_song(path: Path, seconds: float, pitch: float = 440.0, loudness: float = 0.5) -> None:
+    time = np.arange(round(seconds * RATE)) / RATE
+    tone = np.round(32767 * loudness * np.sin(2 * np.pi * pitch * time)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(tone.tobytes())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two songs: one with notes, one without."""
+    place = tmp_path / "songs"
+    place.mkdir()
+    write_song(place / "a.wav", 1.21)
+    (place / "a.txt").write_text(NOTES, encoding="utf-8")
+    write_song(place / "b.wav", 2.03, pitch=300.0)
+    return place
+
+
+class Run:
+    """Preprocessing of one folder of songs into one dataset, as often as a test likes."""
+
+    def __init__(self, folder: Path, checkpoint: Checkpoint, tokenizer_folder: Path) -> None:
+        self.folder = folder
+        self.dataset_folder = folder.parent / "dataset"
+        self.checkpoint = checkpoint
+        self.source = TinySource(tokenizer_folder, [])
+
+    def __call__(self, config: PreprocessConfig = CONFIG, report: Report = ignore,
+                 into: Path | None = None) -> Preprocessed:
+        return preprocess.preprocess(self.source, self.checkpoint, find_songs(self.folder).songs,
+                                     into or self.dataset_folder, config, device="cpu", report=report)
+
+    def encoded_again(self, config: PreprocessConfig = CONFIG) -> list[int]:
+        """Samples of each piece of audio that one more run encodes."""
+        self.source.encoded.clear()
+        self(config)
+        return list(self.source.encoded)
+
+
+@pytest.fixture
+def run(folder: Path, checkpoint: Checkpoint, tokenizer_folder: Path) -> Run:
+    return Run(folder, checkpoint, tokenizer_folder)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file's hash."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def sample_files(made: Preprocessed) -> dict[str, str]:
+    return {sample.name: sample.file for sample in made.dataset.samples}
+
+
+# What is made
+
+
+def test_samples_are_what_the_encoders_make_of_the_songs(run: Run) -> None:
+    made = run()
+    samples, silence_TC = load_samples(made.dataset)
+    encode = run.source.audio_encoder(run.checkpoint, CPU)
+    text_encoder = TextEncoder(run.checkpoint.text_encoder_weights(), run.source.tokenizer_folder, CPU)
+    encoder = load_condition_encoder(run.checkpoint.model_weights().under("encoder."), torch.float32, CPU)
+    prompts = [
+        Prompt(caption="zxq, calm lo-fi", lyrics="Rain", language="en", bpm=90, key="C major", signature="4/4",
+               seconds=1.24),
+        Prompt(caption="zxq", lyrics="[Instrumental]", language="unknown", bpm=None, key="", signature="",
+               seconds=2.04),
+    ]  # fmt: skip
+    for sample, prompt, frames in zip(samples, prompts, (31, 51), strict=True):
+        waveform = decode(run.folder / sample.name)
+        padded = torch.nn.functional.pad(waveform, (0, frames * SAMPLES_PER_FRAME - waveform.shape[1]))
+        assert torch.equal(sample.latents_TC, encode(padded[None])[0].T)
+        with torch.no_grad():
+            condition = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
+                                run.source.silence_latent(frames)[None])
+        assert torch.equal(sample.condition_SD, condition[0])
+    assert torch.equal(silence_TC, run.source.silence_latent(51))
+
+
+def test_the_dataset_says_what_it_is(run: Run) -> None:
+    made = run()
+    assert made.problems == ()
+    assert made.made == 2
+    assert made.dataset == open_dataset(run.dataset_folder)
+    assert (made.dataset.checkpoint, made.dataset.tag) == (run.checkpoint.fingerprint, "zxq")
+    assert [(sample.name, sample.frames) for sample in made.dataset.samples] == [("a.wav", 31), ("b.wav", 51)]
+    assert contents(run.dataset_folder).keys() == {MANIFEST, SILENCE, *sample_files(made).values()}
+
+
+def test_it_works_in_inference_mode(run: Run) -> None:
+    """ComfyUI runs nodes in it."""
+    with torch.inference_mode():
+        run()
+    undisturbed = contents(run.dataset_folder)
+    run(into=run.folder.parent / "again")
+    assert contents(run.folder.parent / "again") == undisturbed
+
+
+def test_progress_names_every_song_and_ends(run: Run) -> None:
+    reports: list[Progress] = []
+    run(report=reports.append)
+    assert {progress.stage for progress in reports} == {"preprocess"}
+    assert all(0 <= progress.step < progress.total for progress in reports)
+    for name in ("a.wav", "b.wav"):
+        for verb in ("Looking at", "Encoding", "Reading the words of"):
+            assert any(verb in progress.message and name in progress.message for progress in reports)
+
+
+# What is made again
+
+
+def test_the_second_time_nothing_is_encoded(run: Run) -> None:
+    first = run()
+    before = contents(run.dataset_folder)
+    times = {path.name: path.stat().st_mtime_ns for path in run.dataset_folder.iterdir()}
+    run.source = replace(run.source, tokenizer_folder=Path("nowhere"))
+    assert run.encoded_again() == []
+    again = run()
+    assert again.dataset == first.dataset
+    assert again.made == 0
+    assert contents(run.dataset_folder) == before
+    for name in sample_files(first).values():
+        assert (run.dataset_folder / name).stat().st_mtime_ns == times[name]
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    ("calm lo-fi", "wild lo-fi"), ("bpm: 90", "bpm: 91"), ("C major", "D major"), ("4/4", "3/4"),
+    ("language: en", "language: de"), ("Rain", "Sun"), ("key:", "tag: own\nkey:"),
+])  # fmt: skip
+def test_new_words_are_read_without_encoding_the_audio_again(run: Run, old: str, new: str) -> None:
+    before = sample_files(run())
+    old_sample = storage.read_tensors(run.dataset_folder / before["a.wav"])
+    (run.folder / "a.txt").write_text(NOTES.replace(old, new), encoding="utf-8")
+    assert run.encoded_again() == []
+    after = sample_files(run())
+    assert after["a.wav"] != before["a.wav"]
+    assert after["b.wav"] == before["b.wav"]
+    new_sample = storage.read_tensors(run.dataset_folder / after["a.wav"])
+    assert torch.equal(new_sample["latents"], old_sample["latents"])
+    assert not torch.equal(new_sample["condition"], old_sample["condition"])
+
+
+@pytest.mark.parametrize("config", [PreprocessConfig(tag="other"), PreprocessConfig(tag="zxq", tag_position="append")])
+def test_another_tag_changes_every_caption_that_it_is_in(run: Run, config: PreprocessConfig) -> None:
+    before = sample_files(run())
+    assert run.encoded_again(config) == []
+    after = sample_files(run(config))
+    assert after["a.wav"] != before["a.wav"]
+    assert (after["b.wav"] == before["b.wav"]) == (config.tag == CONFIG.tag)
+
+
+def test_new_audio_is_encoded_and_the_rest_is_not(run: Run) -> None:
+    before = sample_files(run())
+    write_song(run.folder / "a.wav", 1.21, pitch=880.0)
+    assert run.encoded_again() == [31 * SAMPLES_PER_FRAME]
+    after = sample_files(run())
+    assert after["a.wav"] != before["a.wav"]
+    assert after["b.wav"] == before["b.wav"]
+
+
+def test_a_song_that_was_only_touched_or_renamed_is_not_encoded(run: Run) -> None:
+    run()
+    os.utime(run.folder / "a.wav", (1, 1))
+    assert run.encoded_again() == []
+    (run.folder / "b.wav").rename(run.folder / "c.wav")
+    assert run.encoded_again() == []
+    assert [sample.name for sample in open_dataset(run.dataset_folder).samples] == ["a.wav", "c.wav"]
+
+
+def test_another_length_is_cut_from_the_song(run: Run) -> None:
+    before = run().dataset
+    config = replace(CONFIG, max_seconds=1.5)
+    assert max(run.encoded_again(config)) == 38 * SAMPLES_PER_FRAME
+    after = run(config).dataset
+    assert [sample.frames for sample in after.samples] == [31, 38]
+    assert after.fingerprint != before.fingerprint
+    assert load_samples(after)[1].shape[0] == 38
+
+
+def test_another_checkpoint_makes_everything_again(run: Run, tmp_path: Path) -> None:
+    before = run().dataset
+    run.checkpoint = tiny_checkpoint(tmp_path / "other", seed=1)
+    assert len(run.encoded_again()) == 2
+    after = run().dataset
+    assert after.checkpoint == run.checkpoint.fingerprint != before.checkpoint
+    assert {sample.file for sample in after.samples} & {sample.file for sample in before.samples} == set()
+
+
+def test_the_size_of_tiles_changes_nothing(run: Run) -> None:
+    before = run().dataset
+    assert run.encoded_again(replace(CONFIG, tile_seconds=1.0)) == []
+    assert run(replace(CONFIG, tile_seconds=1.0)).dataset == before
+
+
+def test_a_sample_that_was_deleted_is_made_again(run: Run) -> None:
+    made = run()
+    before = contents(run.dataset_folder)
+    (run.dataset_folder / sample_files(made)["b.wav"]).unlink()
+    assert run.encoded_again() == [51 * SAMPLES_PER_FRAME]
+    assert contents(run.dataset_folder) == before
+
+
+@pytest.mark.parametrize("manifest", ["", "{", '{"format": 0}'])
+def test_a_damaged_manifest_is_written_again(run: Run, manifest: str) -> None:
+    """The error about it says to run this again."""
+    run()
+    before = contents(run.dataset_folder)
+    (run.dataset_folder / MANIFEST).write_text(manifest, encoding="utf-8")
+    run()
+    assert contents(run.dataset_folder) == before
+
+
+def test_a_song_that_left_the_folder_leaves_the_dataset(run: Run) -> None:
+    run()
+    (run.folder / "a.wav").unlink()
+    (run.folder / "a.txt").unlink()
+    assert [sample.name for sample in run().dataset.samples] == ["b.wav"]
+
+
+# Stopped and continued
+
+
+def test_stopped_anywhere_and_continued_equals_undisturbed(run: Run, tmp_path: Path) -> None:
+    reports: list[Progress] = []
+    config = replace(CONFIG, tile_seconds=1.0)
+    run(config, report=reports.append)
+    undisturbed = contents(run.dataset_folder)
+    for number in range(len(reports)):
+        left = [number]
+
+        def cancel(progress: Progress, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Cancelled
+
+        into = tmp_path / f"stopped{number}"
+        with pytest.raises(Cancelled):
+            run(config, report=cancel, into=into)
+        assert not (into / MANIFEST).exists()
+        run(config, into=into)
+        assert contents(into) == undisturbed, f"stopped at report {number}: {reports[number].message}"
+
+
+def test_nothing_is_encoded_twice_when_stopped_between_songs(run: Run) -> None:
+    def cancel(progress: Progress) -> None:
+        if "words of b.wav" in progress.message:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(report=cancel)
+    assert sorted(run.source.encoded) == [31 * SAMPLES_PER_FRAME, 51 * SAMPLES_PER_FRAME]
+    assert run.encoded_again() == []
+
+
+# Songs that cannot be used
+
+
+def damage(kind: str, path: Path) -> None:
+    match kind:
+        case "silent":
+            write_song(path, 1.5, loudness=0.0)
+        case "short":
+            write_song(path, 0.5)
+        case "no audio":
+            path.write_bytes(b"not music" * 100)
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("silent", "silent"), ("short", "too short (0.5 s"),
+                                              ("no audio", "not an audio file")])
+def test_a_bad_song_is_reported_and_the_rest_goes_on(run: Run, kind: str, reason: str) -> None:
+    damage(kind, run.folder / "bad.wav")
+    for _ in range(2):
+        made = run()
+        assert [sample.name for sample in made.dataset.samples] == ["a.wav", "b.wav"]
+        assert [problem.name for problem in made.problems] == ["bad.wav"]
+        assert reason in made.problems[0].reason
+    assert len(load_samples(made.dataset)[0]) == 2
+
+
+@pytest.mark.parametrize("kind", ["silent", "short", "no audio"])
+def test_two_equal_bad_songs_are_both_reported(run: Run, kind: str) -> None:
+    damage(kind, run.folder / "bad.wav")
+    damage(kind, run.folder / "worse.wav")
+    made = run()
+    assert [problem.name for problem in made.problems] == ["bad.wav", "worse.wav"]
+    assert [sample.name for sample in made.dataset.samples] == ["a.wav", "b.wav"]
+
+
+def test_a_song_that_vanished_is_reported(run: Run) -> None:
+    songs = find_songs(run.folder).songs
+    (run.folder / "a.wav").unlink()
+    made = preprocess.preprocess(run.source, run.checkpoint, songs, run.dataset_folder, CONFIG, device="cpu")
+    assert [problem.name for problem in made.problems] == ["a.wav"]
+    assert "cannot be read" in made.problems[0].reason
+    assert [sample.name for sample in made.dataset.samples] == ["b.wav"]
+
+
+def test_without_a_usable_song_there_is_no_dataset(run: Run) -> None:
+    write_song(run.folder / "a.wav", 1.5, loudness=0.0)
+    write_song(run.folder / "b.wav", 0.3)
+    with pytest.raises(DatasetError, match=r"No song can be used.*a\.wav: silent.*b\.wav: too short"):
+        run()
+    assert not (run.dataset_folder / MANIFEST).exists()
+
+
+class BrokenSource(TinySource):
+    """A VAE that overflows."""
+
+    def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
+        encode = super().audio_encoder(checkpoint, device)
+        return lambda waveform: encode(waveform) * math.inf
+
+
+def test_latents_that_are_not_finite_are_an_error(run: Run) -> None:
+    run.source = BrokenSource(run.source.tokenizer_folder, [])
+    with pytest.raises(DatasetError, match=r"not finite for 'a\.wav'"):
+        run()
+    assert not list(run.dataset_folder.glob("*.safetensors"))
+
+
+# Songs that are the same
+
+
+def test_equal_songs_share_a_file_and_both_are_in_the_dataset(run: Run) -> None:
+    shutil.copy(run.folder / "b.wav", run.folder / "c.wav")
+    made = run()
+    files = sample_files(made)
+    assert files["b.wav"] == files["c.wav"] != files["a.wav"]
+    assert [sample.name for sample in load_samples(made.dataset)[0]] == ["a.wav", "b.wav", "c.wav"]
+    assert len(run.source.encoded) == 2
+
+
+def test_equal_audio_with_other_words_is_encoded_once(run: Run) -> None:
+    shutil.copy(run.folder / "a.wav", run.folder / "c.wav")
+    files = sample_files(run())
+    assert files["a.wav"] != files["c.wav"]
+    assert len(run.source.encoded) == 2
+    one, other = (storage.read_tensors(run.dataset_folder / files[name]) for name in ("a.wav", "c.wav"))
+    assert torch.equal(one["latents"], other["latents"])
+    assert one["condition"].shape != other["condition"].shape
+    assert list(run.dataset_folder.glob("*.latents")) == []
+
+
+# Tiles
+
+
+def reach(frames: int) -> Callable[[Tensor], Tensor]:
+    """An encoder that reads so many frames of context on both sides; the real one reads seven."""
+    weight = torch.randn(64, 2, 2 * frames + 1, generator=flow.generator("reach"))
+
+    def encode(waveform: Tensor) -> Tensor:
+        return torch.nn.functional.conv1d(waveform[..., ::SAMPLES_PER_FRAME], weight, padding=frames)
+
+    return encode
+
+
+SOUND = torch.randn(2, 130 * SAMPLES_PER_FRAME + 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("seconds", [1.0, 1.04, 1.3, 2.0, 5.2, 5.24, 5.28, 100.0])
+def test_tiles_of_any_size_give_what_the_whole_gives(seconds: float) -> None:
+    latents_TC = encode_tiled(reach(7), SOUND, seconds)
+    padded = torch.nn.functional.pad(SOUND, (0, SAMPLES_PER_FRAME - 7))
+    assert latents_TC.shape == (131, 64)
+    assert deviation(latents_TC, reach(7)(padded[None])[0].T) < FP32
+
+
+def test_tiles_that_overlap_too_little_are_noticed() -> None:
+    whole, tiled = encode_tiled(reach(12), SOUND, 100.0), encode_tiled(reach(12), SOUND, 1.0)
+    assert deviation(tiled, whole) > PERTURBED
+
+
+@pytest.mark.parametrize("samples", [1, 1919, 1920, 1921, 25 * 1920, 25 * 1920 + 1])
+def test_the_last_frame_is_filled_with_silence(samples: int) -> None:
+    sound = SOUND[:, :samples]
+    frames = -(-samples // SAMPLES_PER_FRAME)
+    padded = torch.nn.functional.pad(sound, (0, frames * SAMPLES_PER_FRAME - samples))
+    assert torch.equal(encode_tiled(reach(1), sound, 100.0), reach(1)(padded[None])[0].T)
+
+
+def test_every_tile_is_reported() -> None:
+    ticks: list[None] = []
+    encode_tiled(reach(1), SOUND, 1.0, lambda: ticks.append(None))
+    assert len(ticks) == 6
+
+
+# Prompts
+
+
+@pytest.mark.parametrize(("caption", "genre", "own", "tag", "position", "expected"), [
+    ("calm", "", "", "", "prepend", "calm"),
+    ("calm", "", "", "zxq", "prepend", "zxq, calm"),
+    ("calm", "", "", "zxq", "append", "calm, zxq"),
+    ("calm", "", "", "zxq", "replace", "zxq"),
+    ("calm", "", "own", "zxq", "prepend", "own, calm"),
+    ("calm", "lo-fi", "", "zxq", "prepend", "zxq, calm"),
+    ("", "lo-fi", "", "zxq", "append", "lo-fi, zxq"),
+    ("", "", "", "zxq", "append", "zxq"),
+    ("", "", "", "", "prepend", ""),
+    (" calm ", "", "", " zxq ", "prepend", "zxq, calm"),
+])  # fmt: skip
+def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own: str, tag: str, position: str,
+                                                  expected: str) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, tag=own)
+    assert caption_of(song, PreprocessConfig(tag=tag, tag_position=position)) == expected
+
+
+def test_a_song_without_lyrics_is_instrumental() -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav")
+    assert prompt_of(song, CONFIG, 100).lyrics == "[Instrumental]"
+    assert prompt_of(song, CONFIG, 100).seconds == 4.0

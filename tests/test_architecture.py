@@ -1,0 +1,353 @@
+"""The architecture, enforced: who may import whom, and how big and how plain the code may be.
+
+Every rule is a function from a file's name and source to the violations in it.  One test applies it to the repository,
+and `test_every_rule_finds_its_violation` shows that it can fail.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS = {
+    "errors": 0, "progress": 0, "flow": 0, "metrics": 0,
+    "config": 1, "storage": 1, "sidecars": 1, "audio": 1,
+    "device": 2, "songs": 2, "weights": 2, "dataset": 2, "targets": 2, "lora": 2, "optimizers": 2, "adapter": 2,
+    "parts": 3, "layers": 3, "run_state": 3,
+    "checkpoint": 4, "conditions": 4, "decoder": 4,
+    "step": 5, "preprocess": 5,
+    "train": 6,
+    "__init__": 7,
+}  # fmt: skip
+"""Of every file of sidestep_core; each may import only files of lower layers."""
+
+OWNERS = {
+    "safetensors": "storage", "peft": "lora", "transformers": "conditions", "av": "audio", "torchaudio": "audio",
+    "bitsandbytes": "optimizers", "prodigyopt": "optimizers", "lycoris": "lycoris", "flash_attn": "layers",
+}  # fmt: skip
+"""Package -> the one file of sidestep_core that may import it, inside the functions that need it."""
+
+HOST = re.compile(r"(comfy\w*|folder_paths|execution|server|nodes|aiohttp|latent_preview|node_helpers|app)(\.|$)")
+NOT_IN_NODES = {"peft", "lycoris", "safetensors", "bitsandbytes", "prodigyopt", "flash_attn"}
+OUR_OWN = {"sidestep_core", "nodes", "demo", "benchmarks", "tests", "run", "bootstrap"}
+VAGUE = {"util", "utils", "helper", "helpers", "misc", "common", "tool", "tools"}
+LONGEST_FILE = 300
+LONGEST_FUNCTION = 60
+
+Rule = Callable[[str, str], Iterable[str]]
+"""(path relative to the root, source) -> what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and whether it is imported with the file, when a function runs, or by type checkers."""
+
+    module: str
+    level: int
+    line: int
+    when: Literal["module", "function", "types"]
+
+    @property
+    def package(self) -> str:
+        return "" if self.level else self.module.partition(".")[0]
+
+
+def imports(source: str) -> list[Import]:
+    found: list[Import] = []
+
+    def visit(node: ast.AST, when: Literal["module", "function", "types"]) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                found.extend(Import(alias.name, 0, child.lineno, when) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                modules = [child.module] if child.module else [alias.name for alias in child.names]
+                found.extend(Import(module, child.level, child.lineno, when) for module in modules)
+            elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                visit(child, "function")
+            elif isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+                visit(child, "types")
+            else:
+                visit(child, when)
+
+    visit(ast.parse(source), "module")
+    return found
+
+
+def host_imports(name: str, source: str) -> Iterator[str]:
+    for found in imports(source):
+        if not found.level and HOST.match(found.module):
+            yield f"line {found.line} imports {found.module} of the host; pass what is needed as an argument"
+
+
+def absolute_imports(name: str, source: str) -> Iterator[str]:
+    for found in imports(source):
+        if found.package in OUR_OWN or found.level > 1:
+            dots = "." * found.level
+            yield f"line {found.line} imports {dots}{found.module}; inside sidestep_core only `from .x import y` works"
+
+
+def upward_imports(name: str, source: str) -> Iterator[str]:
+    stem = Path(name).stem
+    if stem not in LAYERS:
+        yield "has no layer; add it to LAYERS in tests/test_architecture.py, above everything it imports"
+        return
+    for found in imports(source):
+        target = found.module.partition(".")[0]
+        if found.level and LAYERS.get(target, 99) >= LAYERS[stem]:
+            yield f"line {found.line} imports {target} (layer {LAYERS.get(target)}), not below its own {LAYERS[stem]}"
+
+
+def trainer_packages(name: str, source: str) -> Iterator[str]:
+    for found in imports(source):
+        if found.package in NOT_IN_NODES:
+            yield f"line {found.line} imports {found.package}; nodes leave that to sidestep_core"
+
+
+def unowned_packages(name: str, source: str) -> Iterator[str]:
+    for found in imports(source):
+        package = found.package
+        if not package or package in sys.stdlib_module_names or package == "torch":
+            continue
+        owner = OWNERS.get(package)
+        if owner is None:
+            yield f"line {found.line} imports {package}, which has no owner; add one to OWNERS, or do without"
+        elif Path(name).stem != owner:
+            yield f"line {found.line} imports {package}; only {owner}.py may, so ask it"
+        elif found.when == "module":
+            yield f"line {found.line} imports {package} with the module; import it inside the function that needs it"
+
+
+def imports_by_name(name: str, source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("__import__", "import_module"):
+            yield f"line {node.lineno} imports by name, which none of these rules can see"
+
+
+def long_file(name: str, source: str) -> Iterator[str]:
+    lines = len(source.splitlines())
+    if lines > LONGEST_FILE:
+        yield f"has {lines} lines, more than {LONGEST_FILE}; split it by what it is about"
+
+
+def long_functions(name: str, source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                yield f"line {node.lineno}: {node.name} has {lines} lines, more than {LONGEST_FUNCTION}; name its parts"
+
+
+def vague_name(name: str, source: str) -> Iterator[str]:
+    words = {word for part in Path(name).with_suffix("").parts for word in re.split(r"[^a-z]+", part.lower())}
+    for word in sorted(words & VAGUE):
+        yield f"is called {word!r}, which says nothing; name it after what is in it"
+
+
+def broad_excepts(name: str, source: str) -> Iterator[str]:
+    lines = source.splitlines()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ExceptHandler):
+            passed_on = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            broad = not passed_on and (node.type is None or _names_everything(node.type))
+        else:
+            broad = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress") and any(
+                map(_names_everything, node.args))
+        if broad and not re.search(r"# noqa: BLE001 \(\w.{9,}\)", lines[node.lineno - 1]):
+            yield f"line {node.lineno} catches everything; name the errors, or give the reason: # noqa: BLE001 (reason)"
+
+
+def _names_everything(expression: ast.expr) -> bool:
+    names = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+    return bool(names & {"Exception", "BaseException"})
+
+
+def prints(name: str, source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write"):
+            yield f"line {node.lineno} prints; report progress, or log"
+
+
+def imports_at_start(name: str, source: str) -> Iterator[str]:
+    for found in imports(source):
+        if found.when != "function":
+            yield f"line {found.line} imports {found.module or '.'} when ComfyUI starts; import it in comfy_entrypoint"
+
+
+def python_files(*places: str) -> list[Path]:
+    """Named files, and every file in named folders."""
+    paths = [ROOT / place for place in places]
+    found = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
+    assert found, f"no Python file in {places}: this test looks in the wrong place"
+    return sorted(found)
+
+
+def source_files() -> list[Path]:
+    """Everything that people edit, in every folder that is not hidden."""
+    tops = [path for path in ROOT.iterdir() if not path.name.startswith((".", "__pycache__"))]
+    every = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*"))]
+    return sorted(path for path in every if path.suffix in (".py", ".js") and "node_modules" not in path.parts)
+
+
+def violations(rule: Rule, paths: Iterable[Path]) -> list[str]:
+    names = [(path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in paths]
+    return [f"{name} {violation}" for name, source in names for violation in rule(name, source)]
+
+
+def test_core_knows_nothing_of_the_host() -> None:
+    assert violations(host_imports, python_files("sidestep_core")) == []
+
+
+def test_core_imports_itself_only_relatively() -> None:
+    assert violations(absolute_imports, python_files("sidestep_core")) == []
+
+
+def test_layers_point_strictly_down() -> None:
+    assert violations(upward_imports, python_files("sidestep_core")) == []
+
+
+def test_every_layer_belongs_to_a_file() -> None:
+    assert sorted(LAYERS) == sorted(path.stem for path in python_files("sidestep_core"))
+
+
+def test_nodes_leave_training_packages_to_the_core() -> None:
+    assert violations(trainer_packages, python_files("nodes")) == []
+
+
+def test_every_package_has_one_owner_in_the_core_and_is_imported_where_it_is_used() -> None:
+    assert violations(unowned_packages, python_files("sidestep_core")) == []
+
+
+def test_nothing_is_imported_by_name() -> None:
+    assert violations(imports_by_name, python_files("sidestep_core", "nodes")) == []
+
+
+def test_no_file_is_long() -> None:
+    paths = python_files("sidestep_core", "nodes", "demo", "benchmarks", "run.py", "bootstrap.py")
+    assert violations(long_file, paths) == []
+
+
+def test_no_function_is_long() -> None:
+    assert violations(long_functions, python_files("sidestep_core", "nodes")) == []
+
+
+def test_no_file_has_a_vague_name() -> None:
+    assert violations(vague_name, source_files()) == []
+
+
+def test_nothing_catches_everything_without_a_reason() -> None:
+    assert violations(broad_excepts, python_files("sidestep_core", "nodes")) == []
+
+
+def test_nothing_prints() -> None:
+    assert violations(prints, python_files("sidestep_core", "nodes")) == []
+
+
+def test_the_pack_imports_nothing_when_comfyui_starts() -> None:
+    assert violations(imports_at_start, [ROOT / "__init__.py"]) == []
+
+
+def loaded_by(package: str, folder: Path) -> set[str]:
+    """Every module that a fresh Python has after importing a package found in `folder`."""
+    code = f"import sys, {package}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return set(run.stdout.split())
+
+
+def test_the_core_is_imported_without_torch() -> None:
+    assert loaded_by("sidestep_core", ROOT) & {"torch", "numpy", *OWNERS} == set()
+
+
+def test_a_package_that_imports_torch_is_found(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").touch()
+    (tmp_path / "heavy.py").write_text("import torch", encoding="utf-8")
+    assert "torch" in loaded_by("heavy", tmp_path)
+
+
+LONG_BODY = "\n    pass" * LONGEST_FUNCTION
+
+
+@pytest.mark.parametrize(("rule", "name", "source"), [
+    (host_imports, "sidestep_core/flow.py", "import comfy.model_management"),
+    (host_imports, "sidestep_core/flow.py", "from comfy_api.latest import io"),
+    (host_imports, "sidestep_core/flow.py", "def f():\n    import folder_paths"),
+    (host_imports, "sidestep_core/flow.py", "from server import PromptServer"),
+    (host_imports, "sidestep_core/flow.py", "import execution"),
+    (host_imports, "sidestep_core/flow.py", "import nodes"),
+    (host_imports, "sidestep_core/flow.py", "from aiohttp import web"),
+    (absolute_imports, "sidestep_core/flow.py", "import sidestep_core.errors"),
+    (absolute_imports, "sidestep_core/flow.py", "from sidestep_core import errors"),
+    (absolute_imports, "sidestep_core/flow.py", "from .. import nodes"),
+    (absolute_imports, "sidestep_core/flow.py", "from ..demo import tiny"),
+    (absolute_imports, "sidestep_core/flow.py", "def f():\n    from demo.tiny import DEMO"),
+    (upward_imports, "sidestep_core/unheard_of.py", ""),
+    (upward_imports, "sidestep_core/storage.py", "from .train import train"),
+    (upward_imports, "sidestep_core/storage.py", "from . import train"),
+    (upward_imports, "sidestep_core/storage.py", "from . import config"),
+    (upward_imports, "sidestep_core/storage.py", "from . import unheard_of"),
+    (upward_imports, "sidestep_core/storage.py", "def f():\n    from .adapter import Adapter"),
+    (upward_imports, "sidestep_core/storage.py",
+     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .adapter import Adapter"),
+    (trainer_packages, "nodes/host.py", "import peft"),
+    (trainer_packages, "nodes/host.py", "from safetensors.torch import load_file"),
+    (trainer_packages, "nodes/host.py", "def f():\n    from lycoris import create_lycoris"),
+    (trainer_packages, "nodes/host.py", "import bitsandbytes as bnb"),
+    (trainer_packages, "nodes/host.py", "import prodigyopt"),
+    (trainer_packages, "nodes/host.py", "import flash_attn"),
+    (unowned_packages, "sidestep_core/weights.py", "def f():\n    from safetensors import safe_open"),
+    (unowned_packages, "sidestep_core/step.py", "def f():\n    import peft"),
+    (unowned_packages, "sidestep_core/step.py", "if TYPE_CHECKING:\n    import peft"),
+    (unowned_packages, "sidestep_core/lora.py", "import peft"),
+    (unowned_packages, "sidestep_core/lora.py", "try:\n    import peft\nexcept ImportError:\n    peft = None"),
+    (unowned_packages, "sidestep_core/lora.py", "class Holder:\n    import peft"),
+    (unowned_packages, "sidestep_core/songs.py", "def f():\n    import pandas"),
+    (imports_by_name, "sidestep_core/songs.py", "import importlib\nimportlib.import_module('peft')"),
+    (imports_by_name, "sidestep_core/songs.py", "__import__('peft')"),
+    (long_file, "demo/demo.py", "pass\n" * (LONGEST_FILE + 1)),
+    (long_functions, "nodes/host.py", f"def f():{LONG_BODY}"),
+    (long_functions, "nodes/host.py", f"async def f():{LONG_BODY}"),
+    (vague_name, "sidestep_core/utils.py", ""),
+    (vague_name, "nodes/audio_helpers.py", ""),
+    (vague_name, "web/common.js", ""),
+    (vague_name, "demo/misc/songs.py", ""),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept Exception:\n    pass"),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept:\n    pass"),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept (OSError, BaseException) as error:\n    log(error)"),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept Exception:  # noqa: BLE001\n    pass"),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept Exception as error:\n    raise Better from error"),
+    (broad_excepts, "nodes/host.py", "with contextlib.suppress(Exception):\n    f()"),
+    (prints, "nodes/host.py", "print('loaded')"),
+    (imports_at_start, "__init__.py", "import logging"),
+    (imports_at_start, "__init__.py", "from .nodes import SideStepExtension"),
+    (imports_at_start, "__init__.py", "from . import nodes"),
+    (imports_at_start, "__init__.py", "try:\n    import torch\nexcept ImportError:\n    raise"),
+])  # fmt: skip
+def test_every_rule_finds_its_violation(rule: Rule, name: str, source: str) -> None:
+    assert len(list(rule(name, source))) == 1
+
+
+@pytest.mark.parametrize(("rule", "name", "source"), [
+    (host_imports, "sidestep_core/train.py", "from .nodes import something"),
+    (upward_imports, "sidestep_core/train.py", "from .step import Training\nfrom . import lora, run_state"),
+    (unowned_packages, "sidestep_core/lora.py", "def f():\n    import peft"),
+    (unowned_packages, "sidestep_core/lora.py", "if TYPE_CHECKING:\n    from peft.tuners.lora import Linear"),
+    (unowned_packages, "sidestep_core/songs.py", "import csv\nimport torch.nn\nfrom .errors import DatasetError"),
+    (long_file, "demo/demo.py", "pass\n" * LONGEST_FILE),
+    (long_functions, "nodes/host.py", f"def f():{LONG_BODY.removesuffix('pass').rstrip()}"),
+    (vague_name, "nodes/history.py", ""),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept BaseException:\n    save()\n    raise"),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept Exception:  # noqa: BLE001 (thread raises it)\n    pass"),
+    (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept OSError:\n    pass"),
+    (imports_at_start, "__init__.py", "def comfy_entrypoint():\n    from .nodes import SideStepExtension"),
+])  # fmt: skip
+def test_no_rule_complains_about_what_is_allowed(rule: Rule, name: str, source: str) -> None:
+    assert list(rule(name, source)) == []

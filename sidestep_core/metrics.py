@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import storage
+
 FILE = "metrics.jsonl"
 SMOOTHING = 0.95
 
@@ -29,8 +31,7 @@ class Metrics:
 
     def __init__(self, path: Path, *, after_step: int, total: int) -> None:
         kept = [row for row in read(path) if row["step"] <= after_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        storage.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._path = path
         self._total = total
         self._first_step = after_step

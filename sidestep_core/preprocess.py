@@ -68,6 +68,7 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
     """
     place = choose_device(device)
     folder.mkdir(parents=True, exist_ok=True)
+    storage.remove_leftovers(folder)
     plan = list(_plan(checkpoint, songs, folder, config, report))
     jobs = [job for job in plan if isinstance(job, _Job)]
     pending = list({job.file: job for job in jobs if not (folder / job.file).is_file()}.values())

@@ -48,6 +48,7 @@ class RunState:
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, or check that it is.  ConfigError names what differs."""
+    storage.remove_leftovers(folder)
     path = folder / "run.json"
     if not path.is_file():
         storage.write_json(path, identity)

@@ -23,7 +23,7 @@ from .config import LoraConfig, TrainConfig
 from .dataset import Batch, Dataset, Sample
 from .decoder import Decoder, load_decoder
 from .device import choose_dtype
-from .errors import TrainingDiverged
+from .errors import ConfigError, TrainingDiverged
 from .progress import Progress, Report, ignore
 from .targets import target_modules
 
@@ -51,6 +51,9 @@ class Training:
 def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config: TrainConfig,
             device: torch.device) -> Training:
     """Samples in memory, decoder and adapter on the device, optimizer over exactly the adapter."""
+    if config.cfg_ratio == 1 and adapter.attention == "cross":
+        raise ConfigError("cfg_ratio 1 hides every caption, but attention 'cross' learns from captions only. "
+                          "Lower cfg_ratio, or choose attention 'both'.")
     dtype = choose_dtype(config.precision, device)
     samples, silence_TC = data.load_samples(dataset)
     trained_on, heldout = data.split_heldout(samples, config)

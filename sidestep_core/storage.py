@@ -66,12 +66,15 @@ def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_json(path: Path, value: Json) -> None:
     """Write `value` as readable JSON; NaN and infinity are refused, as no other program reads them."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write_atomically(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8."""
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    _write_atomically(path, write)
 
 
 def read_json(path: Path) -> Json:
@@ -81,6 +84,7 @@ def read_json(path: Path) -> Json:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, readable by everyone the folder is readable by."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
@@ -89,7 +93,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         # safetensors >= 0.8 creates files with mode 600; a LoRA on a shared drive must stay readable.
         temporary.touch()
         usual_mode = temporary.stat().st_mode
-        save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file(contiguous, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            # Its only way to say that the disk is full.
+            raise OSError(f"{path} could not be written: {error}") from error
         temporary.chmod(usual_mode)
 
     _write_atomically(path, write)
@@ -213,6 +221,15 @@ def remove_folder(path: Path) -> None:
     doomed = _temporary(path)
     path.replace(doomed)
     shutil.rmtree(doomed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process had begun to write here.  Only for folders that one process at a time writes."""
+    for leftover in folder.glob(".*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 def hash_file(path: Path) -> str:

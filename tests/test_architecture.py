@@ -20,9 +20,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = {
-    "errors": 0, "progress": 0, "flow": 0, "metrics": 0,
+    "errors": 0, "progress": 0, "flow": 0,
     "config": 1, "storage": 1, "sidecars": 1, "audio": 1,
     "device": 2, "songs": 2, "weights": 2, "dataset": 2, "targets": 2, "lora": 2, "optimizers": 2, "adapter": 2,
+    "metrics": 2,
     "parts": 3, "layers": 3, "run_state": 3,
     "checkpoint": 4, "conditions": 4, "decoder": 4,
     "step": 5, "preprocess": 5,

@@ -207,6 +207,15 @@ def test_a_song_that_was_only_touched_or_renamed_is_not_encoded(run: Run) -> Non
     assert [sample.name for sample in open_dataset(run.dataset_folder).samples] == ["a.wav", "c.wav"]
 
 
+def test_a_song_of_the_same_size_and_time_is_not_even_read(run: Run) -> None:
+    """Else a folder of hours of music would be hashed whenever a workflow is queued."""
+    before = run().dataset
+    times = (run.folder / "a.wav").stat()
+    write_song(run.folder / "a.wav", 1.21, pitch=880.0)
+    os.utime(run.folder / "a.wav", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run().dataset == before
+
+
 def test_another_length_is_cut_from_the_song(run: Run) -> None:
     before = run().dataset
     config = replace(CONFIG, max_seconds=1.5)

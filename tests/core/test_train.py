@@ -173,3 +173,18 @@ def test_what_a_loader_halves_is_not_published(checkpoint: Checkpoint, dataset: 
         train(checkpoint, dataset, LORA, replace(CONFIG, max_steps=1), tmp_path / "run", tmp_path / "a.safetensors",
               load=half_strength)
     assert list(tmp_path.glob("*.safetensors")) == []
+
+
+def test_what_a_killed_save_left_behind_is_removed(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    leftover = tmp_path / "run" / ".checkpoint-step-2.0a1b2c3d.tmp"
+    leftover.mkdir(parents=True)
+    (leftover / "adapter.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / ".run.json.0a1b2c3d.tmp").write_bytes(b"half")
+    train(checkpoint, dataset, LORA, replace(CONFIG, max_steps=1), tmp_path / "run", tmp_path / "a.safetensors")
+    assert list((tmp_path / "run").glob(".*")) == []
+
+
+def test_what_could_learn_nothing_is_refused(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cfg_ratio 1 hides every caption"):
+        train(checkpoint, dataset, replace(LORA, attention="cross"), replace(CONFIG, cfg_ratio=1.0), tmp_path / "run",
+              tmp_path / "a.safetensors")

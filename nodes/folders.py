@@ -5,6 +5,7 @@ Names come from workflows, which people share: a name is one path component, so 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -53,6 +54,13 @@ def _output(kind: str) -> Path:
 def adapter_file(name: str) -> Path:
     """Where an adapter of this name is put: ComfyUI's first LoRA folder."""
     return Path(folder_paths.get_folder_paths("loras")[0]) / f"{safe_name(name, 'adapter_name')}.safetensors"
+
+
+def adapter_exists(name: str) -> bool:
+    """Whether an adapter of this name, or of this name with a number, has been put there."""
+    target = adapter_file(name)
+    return any(path.stem.removeprefix(target.stem).strip("-0123456789") == ""
+               for path in target.parent.glob(f"{glob.escape(target.stem)}*.safetensors"))
 
 
 def adapter_choices() -> list[str]:

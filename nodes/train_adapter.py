@@ -69,9 +69,9 @@ class TrainAdapter(io.ComfyNode):
         return io.NodeOutput(adapter, ui={"sidestep": [_facts(adapter)]})
 
     @classmethod
-    def fingerprint_inputs(cls, if_already_trained: str, **_: object) -> float | str:
-        """'train again' means each time; otherwise the run on the disk decides, not ComfyUI's cache."""
-        return float("nan") if if_already_trained == TRAIN_AGAIN else CONTINUE
+    def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str, **_: object) -> float | bool:
+        """Runs each time for 'train again', and once more when the adapter's file is gone."""
+        return float("nan") if if_already_trained == TRAIN_AGAIN else folders.adapter_exists(adapter_name)
 
 
 def _method_inputs() -> list[io.Input]:
@@ -105,7 +105,8 @@ def _method_inputs() -> list[io.Input]:
                      tooltip="Steps between two such measurements."),
         io.Int.Input("save_every", default=TrainConfig.save_every, min=1, max=100_000, advanced=True,
                      tooltip="Steps between two checkpoints, from which a run continues after a crash."),
-        io.Int.Input("seed", default=TrainConfig.seed, min=0, max=2**53, tooltip=(
+        # The page would give a seed a widget that randomises it after each run, which would train anew each time.
+        io.Int.Input("seed", default=TrainConfig.seed, min=0, max=2**53, control_after_generate=False, tooltip=(
             "The same seed, songs and settings give the same adapter.")),
         io.String.Input("device", default=TrainConfig.device, advanced=True,
                         tooltip="auto, cpu, cuda, cuda:1, mps or xpu."),

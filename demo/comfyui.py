@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from .server import PACK_NAME, ComfyUI, ServerError, free_port
 from .stage import PACK, set_stage
 
 FIRST_PORT = 8188
+DEMO = Path(__file__).parent / "train_then_generate.json"
 
 
 def main() -> int:
@@ -22,15 +24,24 @@ def main() -> int:
         base = host
         if host.is_relative_to(PACK / ".cache"):
             base = set_stage().base
+            offer_workflow(base)
         with ComfyUI(host, base, pack=PACK, port=free_port(FIRST_PORT), echo=True) as server:
-            print(f"\nOpen {server.address} in your browser. The workflow \"Train, then generate\" is under "
-                  f"Workflow > Browse Templates > {PACK_NAME}.\nCtrl-C ends ComfyUI.", flush=True)
+            print(f"\nOpen {server.address} in your browser. The demo's workflow is saved as \"Side-Step demo\"; the "
+                  f"one for real models is under Workflow > Browse Templates > {PACK_NAME}.\nCtrl-C ends ComfyUI.",
+                  flush=True)
             return server.process.wait()
     except KeyboardInterrupt:
         return 0
     except (DemoError, ServerError, OSError) as error:
         print(f"ComfyUI could not be opened. {error}", file=sys.stderr)
         return 1
+
+
+def offer_workflow(base: Path) -> None:
+    """Puts the demo's own workflow among the saved ones; the template asks for real models."""
+    saved = base / "user" / "default" / "workflows"
+    saved.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(DEMO, saved / "Side-Step demo.json")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""The real web page of a running ComfyUI, in Chromium."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from .server import ComfyUI
+
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync")
+READY = "window.app?.vueAppReady && window.app.canvas && window.app.extensionManager"
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium: the one that CHROMIUM names, else Debian's."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
+                                             args=[*ARGUMENTS], headless=True)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def configure(server: ComfyUI, *, nodes_2: bool, palette: str = "dark", **settings: Any) -> None:
+    """Set what the page reads when it opens: render mode, colours, no tutorial.  Settings outlive the page."""
+    server.post_json("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes_2,
+                                   "Comfy.ColorPalette": palette, "Comfy.UseNewMenu": "Top", **settings})
+
+
+@contextlib.contextmanager
+def open_page(browser: Browser, server: ComfyUI, *, width: int = 1400, height: int = 900) -> Iterator[Page]:
+    """ComfyUI's page, ready to be used, in a profile of its own."""
+    with browser.new_context(viewport={"width": width, "height": height}) as context:
+        page = context.new_page()
+        load(page, server.address)
+        yield page
+
+
+def load(page: Page, address: str) -> None:
+    """Open the address (again) and wait until ComfyUI's page can be used."""
+    page.goto(address)
+    page.wait_for_function(READY)

@@ -1,0 +1,177 @@
+"""Makes what people see of the demo's workflow: the example workflow, its thumbnail, and the picture in the README.
+
+For developers, after a node or the demo's prompt changed: `python -m demo.workflow` with COMFYUI_PATH set.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Page
+
+from sidestep_core.config import LoraConfig, PreprocessConfig, TrainConfig
+
+from .browser import chromium, configure, open_page
+from .server import ComfyUI, Prompt
+from .stage import PACK, set_stage
+
+PROMPT = Path(__file__).parent / "train_then_generate.api.json"
+DEMO = PROMPT.parent / "train_then_generate.json"
+NAME = "Train, then generate"
+EXAMPLE = PACK / "example_workflows" / f"{NAME}.json"
+THUMBNAIL = EXAMPLE.with_suffix(".jpg")
+PICTURE = PACK / "docs" / "graph.png"
+THUMBNAIL_WIDTH = 1000
+TITLE_BAR = 30
+MARGIN = 24
+DRAWN = 1500
+"""Milliseconds after which the page has drawn what it was given."""
+VIEW = {"width": 2400, "height": 1600}
+SCALE = 0.8
+BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False}
+
+TRAINER = "SideStepTrainAdapter"
+WIDTHS = {TRAINER: 380, "TextEncodeAceStepAudio1.5": 380, "KSampler": 300}
+WIDTH = 320
+EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 100}
+"""Added to what a node needs at least, so that its text can be read."""
+NOTE = {
+    "title": "How to use this",
+    "size": [460, 200],
+    "text": "1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
+            "2. Press **Run**. The adapter lands in your LoRA list. Cancel keeps what is trained; Run continues.\n"
+            "3. Change the prompt and press **Run** again: the training is not repeated. Your trigger word calls the "
+            "style.",
+}
+MODEL, TEXT_ENCODER, LANGUAGE_MODEL, VAE = (
+    "acestep_v1.5_turbo.safetensors", "qwen_0.6b_ace15.safetensors", "qwen_1.7b_ace15.safetensors",
+    "ace_1.5_vae.safetensors")
+FILES = {
+    "UNETLoader": [("diffusion_models", MODEL)],
+    "DualCLIPLoader": [("text_encoders", TEXT_ENCODER), ("text_encoders", LANGUAGE_MODEL)],
+    "VAELoader": [("vae", VAE)],
+}
+DOWNLOADS = "https://huggingface.co/Comfy-Org/ace_step_1.5_ComfyUI_files/resolve/main/split_files"
+"""Files and address are those of ComfyUI's own ACE-Step 1.5 templates; ComfyUI offers to fetch what is missing."""
+SECONDS = 60.0
+
+
+def main() -> None:
+    """Writes the two workflow files and the two pictures."""
+    stage = set_stage()
+    prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
+    with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server:
+        # Trained first and without a page: what the nodes show then comes from their history.
+        outcome = server.run(prompt)
+        if outcome.status != "success":
+            raise SystemExit(f"The workflow ended with {outcome.status}. {outcome.exception_message}")
+        with chromium() as browser:
+            for path, content in ((DEMO, prompt), (EXAMPLE, for_people(prompt))):
+                configure(server, nodes_2=False)
+                with open_page(browser, server, **VIEW) as page:
+                    path.write_text(json.dumps(draw(page, content), indent=2) + "\n", encoding="utf-8", newline="\n")
+            configure(server, nodes_2=True, **BARE_PAGE)
+            with open_page(browser, server, **VIEW) as page:
+                show(page, json.loads(DEMO.read_text(encoding="utf-8")))
+                photograph(page)
+
+
+def for_people(prompt: Prompt) -> dict[str, Any]:
+    """The demo's prompt with what a real training takes instead: usual file names, the defaults, whole minutes."""
+    values: dict[str, dict[str, Any]] = {
+        "SideStepLoadACEStepCheckpoint": {"model": f"diffusion_models/{MODEL}",
+                                          "text_encoder": "automatic", "vae": "automatic"},
+        "SideStepPreprocessAudioFolder": {**PreprocessConfig().to_json(), "folder": "my_songs",
+                                          "dataset_name": "my_music", "trigger_word": "mystyle"},
+        "SideStepConfigureLoRA": {**LoraConfig().to_json(), "projections": " ".join(LoraConfig().projections)},
+        TRAINER: {**TrainConfig().to_json(), "crop_seconds": SECONDS, "adapter_name": "my_lora"},
+        "UNETLoader": {"unet_name": MODEL},
+        "DualCLIPLoader": {"clip_name1": TEXT_ENCODER, "clip_name2": LANGUAGE_MODEL},
+        "VAELoader": {"vae_name": VAE},
+        "TextEncodeAceStepAudio1.5": {"tags": "mystyle, warm electric piano, soft drums", "duration": SECONDS},
+        "EmptyAceStep1.5LatentAudio": {"seconds": SECONDS},
+        "SaveAudioAdvanced": {"filename_prefix": "audio/my_lora"},
+    }
+    changed: dict[str, Any] = copy.deepcopy(dict(prompt))
+    for node in changed.values():
+        new = values.get(node["class_type"], {})
+        node["inputs"] |= {name: new[name] for name in node["inputs"].keys() & new.keys()}
+    return changed
+
+
+def draw(page: Page, prompt: Prompt) -> dict[str, Any]:
+    """The prompt as a workflow file, with its nodes arranged so that they overlap in neither render mode."""
+    page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, NAME])
+    layout = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
+    page.evaluate(layout, {"sizes": sizes(page), "trainer": TRAINER, "titles": ["1. Train", "2. Generate"],
+                           "note": NOTE})
+    graph: dict[str, Any] = json.loads(page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
+    # Without an id every copy that a person opens gets its own, and keeps its own training history.
+    del graph["id"]
+    graph["extra"] = {"ds": {"scale": 0.6, "offset": [60, 60]}}
+    for node in graph["nodes"]:
+        usual = [file for file in FILES.get(node["type"], []) if file[1] in node["widgets_values"]]
+        if usual:
+            node["properties"]["models"] = [{"name": name, "directory": folder, "url": f"{DOWNLOADS}/{folder}/{name}"}
+                                            for folder, name in usual]
+    return graph
+
+
+def sizes(page: Page) -> dict[str, list[float]]:
+    """Width and height of every node, by id, so that its content fits in either render mode."""
+    page.evaluate("value => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', value)", True)
+    page.wait_for_timeout(DRAWN)
+    # What the classic canvas needs is computed; Nodes 2.0 is measured, and counts the title bar.
+    found: dict[str, list[float]] = page.evaluate("""async ([widths, usual, extra, title, wait]) => {
+        const { nodes } = window.app.graph;
+        for (const node of nodes) node.setSize([widths[node.type] ?? usual, title]);
+        await new Promise(resolve => setTimeout(resolve, wait));
+        const drawn = ({ id }) => document.querySelector(`[data-node-id="${id}"]`).offsetHeight - title;
+        return Object.fromEntries(nodes.map(node => [node.id, [
+            node.size[0], Math.max(drawn(node), node.computeSize()[1]) + (extra[node.type] ?? 0)]]));
+    }""", [WIDTHS, WIDTH, EXTRA_HEIGHTS, TITLE_BAR, DRAWN])
+    page.evaluate("value => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', value)", False)
+    page.wait_for_timeout(DRAWN)
+    return found
+
+
+def show(page: Page, graph: dict[str, Any]) -> None:
+    """Open a workflow file and wait until it is drawn."""
+    page.evaluate("([graph, name]) => window.app.loadGraphData(graph, true, true, name)", [graph, NAME])
+    page.wait_for_timeout(DRAWN)
+
+
+def photograph(page: Page) -> None:
+    """Takes the picture of the graph, and makes the thumbnail of it."""
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_bytes(picture_of_graph(page))
+    with Image.open(PICTURE) as image:
+        small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH), Image.Resampling.LANCZOS)
+        small.save(THUMBNAIL, quality=88)
+
+
+def picture_of_graph(page: Page) -> bytes:
+    """A PNG of the open graph alone, cut to its groups and nodes."""
+    page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+    width, height = page.evaluate("""([scale, margin]) => {
+        const { graph, canvas } = window.app;
+        const boxes = [...graph.groups, ...graph.nodes].map(item => item.boundingRect);
+        const [left, top] = [0, 1].map(axis => Math.min(...boxes.map(box => box[axis])));
+        const [right, bottom] = [0, 1].map(axis => Math.max(...boxes.map(box => box[axis] + box[axis + 2])));
+        canvas.deselectAll();
+        canvas.ds.scale = scale;
+        canvas.ds.offset = [margin - left, margin - top];
+        canvas.setDirty(true, true);
+        return [right - left + 2 * margin, bottom - top + 2 * margin];
+    }""", [SCALE, MARGIN])
+    page.wait_for_timeout(DRAWN)
+    return page.screenshot(clip={"x": 0, "y": 0, "width": width * SCALE, "height": height * SCALE})
+
+
+if __name__ == "__main__":
+    main()

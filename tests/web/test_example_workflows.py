@@ -1,0 +1,90 @@
+"""The workflow files that people open ask for exactly what the demo's prompt asks for, and can be read."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from demo.browser import configure, open_page
+from demo.server import ComfyUI, Prompt
+from demo.stage import PACK
+from demo.workflow import DEMO, PROMPT, THUMBNAIL, for_people
+
+EXAMPLES = sorted((PACK / "example_workflows").glob("*.json"))
+TITLE_BAR = 30
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes-2"])
+def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> Iterator[Page]:
+    """ComfyUI's page in one of its two render modes."""
+    configure(server, nodes_2=request.param)
+    with open_page(browser, server) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("path", [DEMO, *EXAMPLES], ids=lambda path: path.stem)
+def test_the_workflow_is_the_demos_prompt(page: Page, path: Path) -> None:
+    prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
+    expected = prompt if path == DEMO else for_people(prompt)
+    show(page, path)
+    asked = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    assert meaning(asked) == meaning(expected)
+
+
+def test_a_changed_number_is_noticed() -> None:
+    prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
+    assert meaning(prompt) != meaning(for_people(prompt))
+
+
+@pytest.mark.parametrize("path", [DEMO, *EXAMPLES], ids=lambda path: path.stem)
+def test_no_two_nodes_overlap(page: Page, path: Path) -> None:
+    show(page, path)
+    boxes = page.evaluate("() => window.app.graph.nodes.map(({ title, pos, size }) => [title, ...pos, ...size])")
+    overlapping = [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if overlap(a[1:], b[1:])]
+    assert overlapping == []
+
+
+def test_every_example_has_a_thumbnail_and_no_id() -> None:
+    assert EXAMPLES
+    assert THUMBNAIL.with_suffix(".json") in EXAMPLES
+    for path in EXAMPLES:
+        assert path.with_suffix(".jpg").is_file()
+        # With one, two copies would share one training history.
+        assert "id" not in json.loads(path.read_text(encoding="utf-8"))
+
+
+def show(page: Page, path: Path) -> None:
+    """Open the file in the page."""
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    page.evaluate("async graph => { await window.app.loadGraphData(graph); }", graph)
+    page.wait_for_timeout(1000)
+
+
+def meaning(prompt: Prompt) -> list[str]:
+    """The prompt without its ids: every node with the whole tree of what it is linked to."""
+    return sorted(json.dumps(tree(prompt, node), sort_keys=True) for node in prompt)
+
+
+def tree(prompt: Prompt, node: str) -> Mapping[str, Any]:
+    inputs = prompt[node]["inputs"]
+    return {"class": prompt[node]["class_type"], "inputs": {
+        name: [tree(prompt, value[0]), value[1]] if isinstance(value, list) else plain(value)
+        for name, value in inputs.items()}}
+
+
+def plain(value: object) -> object:
+    """JavaScript writes 5.0 as 5."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def overlap(a: list[float], b: list[float]) -> bool:
+    """Whether two boxes [x, y, width, height] share a point; a node's title bar lies above its y."""
+    apart = (a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] - TITLE_BAR
+             or b[1] + b[3] <= a[1] - TITLE_BAR)
+    return not apart

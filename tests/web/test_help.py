@@ -1,0 +1,31 @@
+"""Every node has a help page where ComfyUI looks for it, and the page explains exactly the inputs that the node has."""
+
+from __future__ import annotations
+
+import re
+import urllib.request
+
+import pytest
+
+from demo.server import PACK_NAME, ComfyUI
+from demo.stage import PACK
+
+PAGES = sorted((PACK / "web" / "docs").glob("*.md"))
+
+
+def test_every_node_has_a_page(server: ComfyUI) -> None:
+    nodes = {name for name in server.get_json("/object_info") if name.startswith("SideStep")}
+    assert {path.stem for path in PAGES} == nodes
+
+
+@pytest.mark.parametrize("name", [path.stem for path in PAGES])
+def test_the_page_explains_every_input(server: ComfyUI, name: str) -> None:
+    with urllib.request.urlopen(f"{server.address}/extensions/{PACK_NAME}/docs/{name}.md", timeout=30) as reply:
+        page = reply.read().decode()
+    info = server.get_json(f"/object_info/{name}")[name]
+    inputs = {*info["input"].get("required", {}), *info["input"].get("optional", {})}
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| **")]
+    assert set(re.findall(r"\*\*(\w+)\*\*", " ".join(rows))) == inputs
+    assert page.splitlines()[0] == f"# {info['display_name']}"
+    for output in info["output_name"]:
+        assert f"**{output}**" in page

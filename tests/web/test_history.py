@@ -1,0 +1,81 @@
+"""The history that a reloaded page gets: bounded, evenly thinned, never without a held-out loss or the newest point."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from types import ModuleType
+
+import pytest
+
+from demo.stage import PACK
+from sidestep_core.progress import Progress
+
+
+@pytest.fixture(scope="module")
+def history() -> ModuleType:
+    """nodes/history.py, which is a part of a package that only ComfyUI can import."""
+    spec = importlib.util.spec_from_file_location("sidestep_history", PACK / "nodes" / "history.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def step(number: int, **metrics: float) -> Progress:
+    """A finished training step."""
+    return Progress(stage="train", step=number, total=100_000, metrics=metrics)
+
+
+def test_a_long_run_is_thinned_evenly_and_keeps_every_heldout_loss(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    for number in range(1, 50_001):
+        run.update(step(number, loss=1.0, **({"heldout": 2.0} if number % 500 == 0 else {})))
+        assert len(run.points) <= history.MOST_POINTS
+    steps = [point.step for point in run.points]
+    assert steps[-1] == 50_000
+    assert len(steps) > history.MOST_POINTS / 3
+    assert max(later - earlier for earlier, later in zip(steps, steps[1:], strict=False)) <= run.stride
+    assert [point.step for point in run.points if "heldout" in point.metrics] == list(range(500, 50_001, 500))
+
+
+def test_more_heldout_losses_than_points_stay_bounded(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    for number in range(1, 10_001):
+        run.update(step(number, heldout=2.0))
+    assert len(run.points) <= history.MOST_POINTS
+    assert run.points[-1].step == 10_000
+
+
+def test_a_resumed_run_replaces_the_steps_that_it_repeats(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    for number, loss in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.25)):
+        run.update(step(number, loss=loss))
+    assert [(point.step, point.metrics["loss"]) for point in run.points] == [(1, 0.1), (2, 0.25)]
+
+
+def test_numbers_of_one_step_that_come_apart_are_one_point(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    run.update(step(5, loss=0.5))
+    run.update(step(5, heldout=0.7))
+    assert [point.metrics for point in run.points] == [{"loss": 0.5, "heldout": 0.7}]
+
+
+def test_what_json_does_not_know_becomes_null(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    run.update(step(1, loss=math.nan, smoothed=math.inf, lr=1e-4))
+    answer = json.loads(json.dumps(run.answer(), allow_nan=False))
+    assert answer["points"] == [{"step": 1, "loss": None, "smoothed": None, "lr": 1e-4}]
+
+
+def test_the_time_left_lasts_until_the_stage_or_the_run_ends(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    run.update(step(1, loss=0.5, eta_seconds=60.0))
+    run.update(step(1))
+    assert run.answer()["eta_seconds"] == 60.0
+    run.update(Progress(stage="save", step=1, total=1))
+    assert run.answer()["eta_seconds"] is None

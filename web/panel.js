@@ -1,0 +1,130 @@
+// The panel on a node: status, progress bar, and for training the loss curve.  DOM and SVG only, so that it looks the
+// same on the classic canvas and in Nodes 2.0.  Text from outside is only ever set as textContent.
+
+import { dots, line, ranges, ticks } from "./loss_chart.js";
+import { count, decimal, newest, passes, power, share, timeLeft, title } from "./progress.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const ICONS = {
+  idle: "M6 2.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0 -7z",
+  running: "M6 2a4 4 0 1 0 0 8a4 4 0 1 0 0 -8z",
+  finished: "M2 6.5L5 9.5L10.5 2.5",
+  cancelled: "M2.5 2.5h7v7h-7z",
+  failed: "M2.5 2.5L9.5 9.5M9.5 2.5L2.5 9.5",
+};
+const HEIGHT = { chart: 230, line: 64 }; // in pixels
+const LINE = 17;
+
+function make(tag, className, ...children) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.append(...children);
+  return element;
+}
+
+function makeSvg(className, viewBox, ...pathNames) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", className);
+  svg.setAttribute("viewBox", viewBox);
+  const paths = pathNames.map((name) => document.createElementNS(SVG, "path"));
+  paths.forEach((path, index) => path.setAttribute("class", pathNames[index]));
+  svg.append(...paths);
+  return [svg, ...paths];
+}
+
+/** {element, show(state), height() in pixels}; `idle` and `hint` are the texts before the first run. */
+export function createPanel({ chart, idle, hint }) {
+  const [icon, iconPath] = makeSvg("sidestep-icon", "0 0 12 12", "");
+  const heading = make("span", "sidestep-title");
+  const counter = make("span", "sidestep-count");
+  const fill = make("div", "sidestep-fill");
+  const note = make("div", "sidestep-note");
+  const left = make("div", "sidestep-left");
+  const curve = chart ? createChart() : null;
+  const element = make(
+    "div",
+    "sidestep-panel",
+    make("div", "sidestep-head", icon, heading, counter),
+    make("div", "sidestep-bar", fill),
+    ...(curve ? curve.elements : []),
+    make("div", "sidestep-foot", note, left),
+  );
+  let height = chart ? HEIGHT.chart : HEIGHT.line;
+
+  function show(state) {
+    const status = state?.status ?? "idle";
+    element.dataset.status = status;
+    iconPath.setAttribute("d", ICONS[status] ?? ICONS.idle);
+    heading.textContent = state ? title(state) : idle;
+    counter.textContent = state ? count(state) : "";
+    const done = state ? share(state) : 0;
+    fill.classList.toggle("sidestep-unknown", status === "running" && done === null);
+    fill.style.width = done === null ? "" : `${100 * done}%`;
+    note.textContent = note.title = state ? state.message : hint;
+    left.textContent = status === "running" ? timeLeft(state.metrics.eta_seconds) : "";
+    curve?.show(state ?? { metrics: {}, points: [] });
+    // A long text at the end of a run takes its room from the chart; a panel without one grows.
+    height = chart ? HEIGHT.chart : HEIGHT.line + Math.max(0, note.offsetHeight - LINE);
+    element.style.minHeight = `${height}px`;
+  }
+
+  show(null);
+  return { element, show, height: () => height };
+}
+
+function createChart() {
+  const [svg, raw, smoothed, heldout, heldoutDots] = makeSvg(
+    "sidestep-curves",
+    "0 0 100 100",
+    ...["sidestep-raw", "sidestep-smoothed", "sidestep-heldout", "sidestep-heldout-dots"],
+  );
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  const grid = make("div", "sidestep-grid");
+  const first = make("span", "");
+  const last = make("span", "");
+  const cells = {
+    loss: make("dd", ""),
+    heldout: make("dd", ""),
+    lr: make("dd", ""),
+    epoch: make("dd", ""),
+  };
+  const cell = (label, key) => make("div", `sidestep-cell sidestep-key-${key}`, make("dt", "", label), cells[key]);
+  const numbers = make(
+    "dl",
+    "sidestep-numbers",
+    cell("Loss", "loss"),
+    cell("Held-out", "heldout"),
+    cell("Learning rate", "lr"),
+    cell("Epoch", "epoch"),
+  );
+  numbers.title = "Loss: how far off the model still is, averaged over recent steps. "
+    + "Held-out: the same on songs that it does not train on; when it rises again, stop.";
+
+  function show(state) {
+    const loss = newest(state, "smoothed") ?? newest(state, "loss");
+    cells.loss.textContent = decimal(loss);
+    cells.heldout.textContent = decimal(newest(state, "heldout"));
+    cells.lr.textContent = power(newest(state, "lr"));
+    cells.epoch.textContent = passes(newest(state, "epoch"));
+    svg.setAttribute("aria-label", `Loss curve, ${state.points.length} points, now ${decimal(loss)}`);
+    const range = ranges(state.points);
+    const draw = (path, shape, key) => path.setAttribute("d", range ? shape(state.points, key, range) : "");
+    draw(raw, line, "loss");
+    draw(smoothed, line, "smoothed");
+    draw(heldout, line, "heldout");
+    draw(heldoutDots, dots, "heldout");
+    grid.replaceChildren(...(range ? ticks(range.y).map(gridLine) : []));
+    first.textContent = range ? range.x[0].toLocaleString() : "";
+    last.textContent = range ? range.x[1].toLocaleString() : "";
+  }
+
+  const plot = make("div", "sidestep-plot", grid, svg, make("div", "sidestep-steps", first, last));
+  return { elements: [plot, numbers], show };
+}
+
+function gridLine({ label, top }) {
+  const row = make("div", "sidestep-gridline", label);
+  row.style.top = `${top}%`;
+  return row;
+}

@@ -1,0 +1,91 @@
+// Pure functions: what the server says -> what the panel shows.
+
+const MOST_POINTS = 4000;
+
+const STAGES = {
+  load: "Loading the model",
+  preprocess: "Preparing songs",
+  estimate: "Measuring the model",
+  train: "Training",
+  save: "Saving the adapter",
+};
+const ENDINGS = { finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
+
+/** The state after an event; `state` is the state so far (null before the first event), `event` one websocket event. */
+export function advance(state, event) {
+  const known = state?.run === event.run ? state : { metrics: {}, points: [] };
+  const metrics = { ...known.metrics, ...event.metrics };
+  if (known.stage !== event.stage) metrics.eta_seconds = event.metrics.eta_seconds;
+  return { ...event, metrics, points: addPoint(known.points, event) };
+}
+
+function addPoint(points, { step, metrics }) {
+  if (metrics.loss === undefined && metrics.heldout === undefined) return points;
+  const earlier = points.filter((point) => point.step < step);
+  const same = points.find((point) => point.step === step);
+  const all = [...earlier, { ...same, ...metrics, step }];
+  return all.length <= MOST_POINTS ? all : all.filter((point, index) => index % 2 === 0 || "heldout" in point);
+}
+
+/** The state that a node's output stands for, when ComfyUI took it from its cache and nothing was reported. */
+export function fromOutput({ sidestep: [facts] }) {
+  const { adapter, steps = 1, heldout_last: heldout, songs } = facts;
+  const message = adapter ? `${fileName(adapter)} is in your LoRA list.` : `${songs} songs ready.`;
+  const stage = adapter ? "train" : "preprocess";
+  return { stage, status: "finished", step: steps, total: steps, message, metrics: { heldout }, points: [] };
+}
+
+/** Whether a state tells how this output came about. */
+export const explains = (state, { sidestep: [{ adapter }] }) =>
+  state?.status === "finished" && (!adapter || state.message.includes(fileName(adapter)));
+
+const fileName = (path) => path.split(/[\\/]/).at(-1);
+
+/** The newest finite number called `key`. */
+export function newest(state, key) {
+  const value = state.metrics[key];
+  if (Number.isFinite(value)) return value;
+  return state.points.findLast((point) => Number.isFinite(point[key]))?.[key];
+}
+
+export const title = ({ status, stage }) => ENDINGS[status] ?? STAGES[stage] ?? stage;
+
+/** How much is done, from 0 to 1; null when nobody can tell. */
+export function share({ stage, status, step, total }) {
+  if (status === "finished") return 1;
+  return total && stage !== "load" ? Math.min(1, step / total) : null;
+}
+
+/** "step 120 of 1,000" in training, else a percentage: the units of the other stages mean nothing to a person. */
+export function count(state) {
+  const { stage, status, step, total, points } = state;
+  if (status === "finished" && points.length) return `${points.at(-1).step.toLocaleString()} steps`;
+  if (!total || stage === "load") return "";
+  if (stage === "preprocess" || stage === "estimate") return `${Math.floor(100 * share(state))} %`;
+  return `step ${step.toLocaleString()} of ${total.toLocaleString()}`;
+}
+
+/** "about 2 h 5 min left", or "" when nobody can tell yet. */
+export function timeLeft(seconds) {
+  if (!Number.isFinite(seconds)) return "";
+  const minutes = Math.round(seconds / 60);
+  if (seconds < 50) return "less than a minute left";
+  if (minutes < 60) return `about ${Math.max(1, minutes)} min left`;
+  if (minutes < 48 * 60) return `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
+  return `about ${Math.round(minutes / 1440)} days left`;
+}
+
+/** A loss: "0.412"; a missing one: "-". */
+export const decimal = (value) => (Number.isFinite(value) ? value.toFixed(3) : "-");
+
+/** Passes over the songs: "2.5", later "34"; cut, not rounded, so that 3 means three whole ones. */
+export function passes(value) {
+  if (!Number.isFinite(value)) return "-";
+  return value < 10 ? (Math.floor(value * 10) / 10).toFixed(1) : Math.floor(value).toLocaleString();
+}
+
+/** A learning rate: "1e-4", "9.5e-5". */
+export function power(value) {
+  if (!Number.isFinite(value)) return "-";
+  return value === 0 ? "0" : value.toExponential(1).replace(".0e", "e");
+}

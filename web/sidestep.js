@@ -1,0 +1,117 @@
+// Shows live training and preprocessing progress on Side-Step's nodes, and restores it after a page reload.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { createPanel } from "./panel.js";
+import { advance, explains, fromOutput } from "./progress.js";
+
+const EVENT = "sidestep.progress";
+const WIDGET = "sidestep_progress";
+const MARGIN = 10;
+const WIDTH = 320; // of a new node, so that the numbers fit
+const PANELS = {
+  SideStepTrainAdapter: { chart: true, idle: "Not trained yet", hint: "Run the workflow: the loss curve grows here." },
+  SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
+};
+
+const rootGraph = () => app.rootGraph ?? app.graph;
+
+/** Every node with a panel as [execution id, panel]; a node inside subgraphs has an id like "5:12". */
+function* panels(graph = rootGraph(), path = "") {
+  for (const node of graph.nodes) {
+    const panel = node.widgets?.find((widget) => widget.name === WIDGET)?.panel;
+    if (panel) yield [`${path}${node.id}`, panel];
+    if (node.subgraph) yield* panels(node.subgraph, `${path}${node.id}:`);
+  }
+}
+
+/** Node ids repeat from workflow to workflow; a prompt that no browser sent has no workflow. */
+const isOfThisWorkflow = ({ workflow }) => workflow == null || workflow === rootGraph().id;
+
+function setState(panel, state) {
+  panel.state = state;
+  if (panel.frame) return;
+  panel.frame = requestAnimationFrame(() => {
+    panel.frame = null;
+    const before = panel.height();
+    panel.show(panel.state);
+    grow(panel.node, panel.height() - before);
+  });
+}
+
+function grow(node, pixels) {
+  if (!pixels || window.LiteGraph.vueNodesMode) return; // Nodes 2.0 lays itself out
+  node.setSize([node.size[0], node.size[1] + pixels]);
+  app.canvas.setDirty(true, true);
+}
+
+async function restore(id, panel) {
+  const request = (panel.request = (panel.request ?? 0) + 1);
+  const response = await api.fetchApi(`/sidestep/nodes/${encodeURIComponent(id)}/history`);
+  const state = response.status === 200 ? await response.json() : null; // 204: nothing since the server started
+  if (request !== panel.request) return; // a newer answer is on its way
+  if (state && isOfThisWorkflow(state)) setState(panel, state);
+  else if (panel.state?.status === "running") {
+    setState(panel, { ...panel.state, status: "cancelled", message: "ComfyUI was restarted. Run again to continue." });
+  }
+}
+
+const restoreAll = () => Promise.all([...panels()].map(([id, panel]) => restore(id, panel)));
+
+async function onProgress({ detail: event }) {
+  const shown = isOfThisWorkflow(event) ? [...panels()].filter(([id]) => id === String(event.node_id)) : [];
+  for (const [id, panel] of shown) {
+    // A run that continues has a curve already; one that ended has points that were too many to send.
+    const incomplete = panel.state?.run !== event.run || event.status !== "running";
+    setState(panel, advance(panel.state, event));
+    if (incomplete) await restore(id, panel);
+  }
+  if (event.status === "finished" && event.stage !== "preprocess") await app.refreshComboInNodes();
+}
+
+function addPanel(node) {
+  const options = PANELS[node.comfyClass];
+  if (!options) return;
+  const panel = createPanel(options);
+  panel.element.addEventListener("wheel", zoomCanvas);
+  const widget = node.addDOMWidget(WIDGET, "SIDESTEP_PROGRESS", panel.element, {
+    serialize: false,
+    hideOnZoom: false,
+    margin: MARGIN,
+    getMinHeight: () => panel.height() + 2 * MARGIN,
+  });
+  widget.serialize = false; // options.serialize keeps it out of the prompt, this one out of the workflow file
+  widget.panel = panel;
+  panel.node = node;
+  const { onExecuted } = node;
+  node.onExecuted = function (output) {
+    onExecuted?.apply(this, arguments);
+    if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));
+  };
+  node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
+}
+
+/** Let the mouse wheel zoom the canvas over a panel too, in both render modes. */
+function zoomCanvas(event) {
+  event.preventDefault();
+  event.stopPropagation();
+  app.canvas.processMouseWheel(event);
+}
+
+function addStyles() {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = new URL("./sidestep.css", import.meta.url).href;
+  document.head.append(link);
+}
+
+app.registerExtension({
+  name: "sidestep.progress",
+  init: addStyles,
+  nodeCreated: addPanel,
+  afterConfigureGraph: restoreAll,
+  setup() {
+    api.addEventListener(EVENT, onProgress);
+    api.addEventListener("reconnected", restoreAll);
+  },
+});

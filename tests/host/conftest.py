@@ -1,13 +1,20 @@
-"""The real ComfyUI as a library, on the CPU, for tests that look into its models."""
+"""The real ComfyUI, as a server, and as a library for tests that look into its models."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+
+from demo.server import ComfyUI
+from demo.stage import BASE
+from demo.tiny import write_demo_models
+from tests.running import demo_comfyui
 
 torch.set_num_threads(2)
 
@@ -28,3 +35,17 @@ def comfy() -> ModuleType:
     finally:
         sys.argv = arguments
     return sys.modules["comfy"]
+
+
+@pytest.fixture(scope="session")
+def demo_models() -> Path:
+    """ComfyUI's models folder with the demo checkpoint, made once."""
+    write_demo_models(BASE / "models")
+    return BASE / "models"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
+    """A ComfyUI of these tests alone."""
+    with demo_comfyui(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running

@@ -1,4 +1,4 @@
-"""A real Chromium for the tests of the web page."""
+"""A real Chromium and a real ComfyUI for the tests of the web page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ import pytest
 from playwright.sync_api import Browser
 
 from demo.browser import chromium
+from demo.server import ComfyUI
+from tests.running import demo_comfyui
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A Chromium."""
     with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
+    """A ComfyUI of these tests alone."""
+    with demo_comfyui(tmp_path_factory.mktemp("comfyui")) as running:
         yield running

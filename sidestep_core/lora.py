@@ -115,6 +115,10 @@ def load_state(decoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def deltas(decoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What the live adapter adds to each module's weight, as PEFT reckons: (module name, float32 on the CPU)."""
+    """What the live adapter adds to each module's weight: (module name, float32 on the CPU).
+
+    Multiplied on the CPU, because a GPU may round products to TF32, and then nothing saved would ever agree with it.
+    """
     for name, layer in _adapted(decoder):
-        yield name, layer.get_delta_weight(_NAME).detach().float().cpu()
+        down, up = (factor.weight.detach().float().cpu() for factor in _factors(layer))
+        yield name, layer.scaling[_NAME] * (up @ down)

@@ -33,7 +33,8 @@ Json = Any
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(4)}.tmp")
+    # Short, because Windows allows 260 characters in all.
+    return path.with_name(f".{secrets.token_hex(4)}.tmp")
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -14,6 +14,7 @@ import comfy.text_encoders
 import comfy.utils
 import torch
 from comfy.ldm.ace.ace_step15 import get_silence_latent
+from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
 from ..sidestep_core.adapter import Added, open_adapter
@@ -94,14 +95,24 @@ def patch(model: object, path: Path, strength: float) -> tuple[object, int, int]
     total = len({_module(key) for key in tensors})
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), key_map)
+    weights = model.model.state_dict()
+    fitting = {key: patch for key, patch in patches.items() if _fits(patch, weights[key].shape)}
     patched = model.clone()
-    matched = len(patched.add_patches(patches, strength))
+    matched = len(patched.add_patches(fitting, strength))
     if matched == 0:
-        raise AdapterError(f"Nothing of {path.name} fits this model: 0 of {total} modules matched. "
-                           "Is the model ACE-Step 1.5, and the adapter made for it?")
+        raise AdapterError(f"Nothing of {path.name} fits this model: 0 of {total} modules matched, {len(patches)} by "
+                           "name. Is the model ACE-Step 1.5, and of the size (2B or XL) that the adapter is for?")
     if metadata:
         patched.set_attachments("lora_metadata", metadata)
     return patched, matched, total
+
+
+def _fits(patch: object, shape: torch.Size) -> bool:
+    """Whether a LoRA has the widths of the weight; the host would only log that it has not, and go on without it."""
+    if not isinstance(patch, LoRAAdapter):
+        return True
+    up, down = patch.weights[0], patch.weights[1]
+    return up.shape[0] == shape[0] and down.shape[1] == shape[1]
 
 
 def _module(key: str) -> str:

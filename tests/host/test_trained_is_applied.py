@@ -122,3 +122,16 @@ def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Training, sav
     assert proof.matched == proof.total
     assert proof.effect == pytest.approx(1, abs=EFFECT)
     assert proof.error <= FP32
+
+
+@pytest.mark.parametrize("change", ["another model's names", "another model's widths"])
+def test_what_does_not_fit_is_an_error(host: Any, trained: Training, tmp_path: Path, change: str) -> None:
+    """The host would go on in silence, as if the adapter did nothing."""
+    tensors = lora.state(trained.decoder)
+    if change == "another model's names":
+        tensors = {name.replace("layers.", "blocks."): tensor for name, tensor in tensors.items()}
+    else:
+        tensors = {name: tensor.repeat(1, 2) if "lora_A" in name else tensor for name, tensor in tensors.items()}
+    adapter_file.write(tmp_path / "other.safetensors", tensors, {})
+    with pytest.raises(pack_module("sidestep_core.errors").AdapterError, match=r"0 of \d+ modules matched"):
+        pack_module("nodes.models").patch(host, tmp_path / "other.safetensors", 1.0)

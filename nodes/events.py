@@ -85,7 +85,7 @@ def _workflow_of(node_id: str) -> str | None:
     running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
     for _number, _prompt_id, prompt, extra_data, *_ in running:
         if node_id in prompt:
-            workflow = extra_data.get("extra_pnginfo", {}).get("workflow", {}).get("id")
+            workflow = ((extra_data.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
             return None if workflow == UNSAVED else workflow
     return None
 

@@ -5,15 +5,16 @@ Names come from workflows, which people share: a name is one path component, so 
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
 
 from ..sidestep_core.errors import CheckpointError, ConfigError, DatasetError
+from ..sidestep_core.storage import read_json
 
 AUTOMATIC = "automatic"
 _MODEL_KINDS = ("diffusion_models", "checkpoints")
@@ -56,13 +57,6 @@ def adapter_file(name: str) -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0]) / f"{safe_name(name, 'adapter_name')}.safetensors"
 
 
-def adapter_exists(name: str) -> bool:
-    """Whether an adapter of this name, or of this name with a number, has been put there."""
-    target = adapter_file(name)
-    return any(path.stem.removeprefix(target.stem).strip("-0123456789") == ""
-               for path in target.parent.glob(f"{glob.escape(target.stem)}*.safetensors"))
-
-
 def adapter_choices() -> list[str]:
     """Every file that ComfyUI's LoRA lists show."""
     return folder_paths.get_filename_list("loras")
@@ -84,36 +78,63 @@ def audio_folder(text: str) -> Path:
     return folder
 
 
-def content_stamp(folder: Path) -> str:
-    """Changes when a file in the folder is added, removed or written; reads names, sizes and times only."""
+def content_stamp(path: Path) -> str:
+    """Changes when the file, or a file in the folder, is added, removed or written; reads names, sizes and times."""
     stamp = hashlib.sha256()
-    for place, _, names in sorted(os.walk(folder)):
-        for name in sorted(names):
-            facts = Path(place, name).lstat()
-            stamp.update(f"{place}/{name}:{facts.st_size}:{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    for file in [path] if path.is_file() else _files_below(path):
+        facts = file.stat() if file.exists() else file.lstat()
+        stamp.update(f"{file}:{facts.st_size}:{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return stamp.hexdigest()
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """In a fixed order; linked folders are followed, each once."""
+    seen = {folder.resolve()}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found = {name: Path(place, name).resolve() for name in sorted(folders)}
+        folders[:] = [name for name, real in found.items() if real not in seen]
+        seen.update(found.values())
+        yield from (Path(place, name) for name in sorted(names))
 
 
 def model_choices() -> list[str]:
     """Model files as `kind/name`, those that look like ACE-Step first, and official folders as `official/name`."""
     files = [f"{kind}/{name}" for kind in _MODEL_KINDS for name in folder_paths.get_filename_list(kind)]
-    official = [f"{_OFFICIAL}/{folder.name}" for folder in _official_folders()]
+    root = Path(folder_paths.models_dir)
+    official = [f"{_OFFICIAL}/{folder.relative_to(root).as_posix()}" for folder in _official_folders()]
     return official + sorted(files, key=lambda choice: ("ace" not in choice.lower(), choice))
 
 
 def _official_folders() -> list[Path]:
+    """Model folders of the official layout below ComfyUI's models folder, at most three levels down."""
     root = Path(folder_paths.models_dir)
     marks = [mark for depth in ("*", "*/*", "*/*/*") for mark in root.glob(f"{depth}/{_OFFICIAL_MARK}")]
-    return sorted(mark.parent for mark in marks)
+    # The latent of silence lies in the model's folder, or beside it.
+    folders = {folder for mark in marks for folder in (mark.parent, *mark.parent.iterdir())}
+    return sorted(folder for folder in folders if any(folder.glob("model*.safetensors")) and _is_model(folder))
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether the folder is ACE-Step's model, and not the text encoder beside it."""
+    try:
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError):
+        return False
+    return "is_turbo" in config or "AceStep" in str(config.get("architectures"))
+
+
+def is_split(choice: str) -> bool:
+    """Whether a choice of `model_choices` is a diffusion model alone, without text encoder and VAE."""
+    return choice.startswith("diffusion_models/")
 
 
 def model_path(choice: str) -> Path:
     """The file or folder behind a choice of `model_choices`."""
     kind, _, name = choice.partition("/")
     if kind == _OFFICIAL:
-        for folder in _official_folders():
-            if folder.name == name:
-                return folder
+        folder = Path(folder_paths.models_dir) / name
+        if folder in _official_folders():
+            return folder
     elif kind in _MODEL_KINDS and (path := folder_paths.get_full_path(kind, name)) is not None:
         return Path(path)
     raise CheckpointError(f"The model {choice!r} is not in ComfyUI's model folders. Choose one from the list.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -13,8 +12,6 @@ import comfy.utils
 
 from ..sidestep_core.progress import Cancelled, Progress, Report
 from . import events
-
-log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 
@@ -34,22 +31,23 @@ def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summ
     def report(progress: Progress) -> None:
         reports.put(progress)
         if cancelled.is_set():
-            raise Cancelled("Stopped before anything was finished.")
+            raise Cancelled("Stopped.")
 
     worker = _Worker(lambda: stage(report))
     worker.start()
     bar = comfy.utils.ProgressBar(1, node_id=node_id)
     interrupt: BaseException | None = None
-    while worker.is_alive() or not reports.empty():
-        try:
+    try:
+        while worker.is_alive() or not reports.empty():
             comfy.model_management.throw_exception_if_processing_interrupted()
             _show(node_id, run, reports, bar)
-        except comfy.model_management.InterruptProcessingException as exception:
-            interrupt = exception
-            cancelled.set()
-            break
-        worker.join(POLL_SECONDS)
-    worker.join()
+            worker.join(POLL_SECONDS)
+    except comfy.model_management.InterruptProcessingException as exception:
+        interrupt = exception
+    finally:
+        # Whatever ended the wait, no stage may go on unseen: it would hold the device and write beside the next one.
+        cancelled.set()
+        worker.join()
     return _outcome(node_id, run, worker, interrupt, summary)
 
 
@@ -91,5 +89,4 @@ def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException |
         raise raised
     message = str(raised) if isinstance(raised, Cancelled) else "Stopped."
     events.finish(node_id, run, "cancelled", message)
-    log.info(message)
     raise interrupt or raised

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..sidestep_core.checkpoint import open_checkpoint
@@ -42,18 +44,9 @@ class LoadACEStepCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, text_encoder: str, vae: str, variant: str) -> io.NodeOutput:
-        path = folders.model_path(model)
-        # An all-in-one checkpoint and an official folder bring their own parts; only split files need to be matched.
-        split = model.startswith("diffusion_models/")
-        chosen_text = text_encoder != folders.AUTOMATIC
-        chosen_vae = vae != folders.AUTOMATIC
-        checkpoint = open_checkpoint(
-            path,
-            text_encoder=(folders.part_path("text_encoders", text_encoder, TEXT_ENCODER_NAME)
-                          if split or chosen_text else None),
-            vae=folders.part_path("vae", vae, VAE_NAME) if split or chosen_vae else None,
-            variant=None if variant == folders.AUTOMATIC else variant,
-        )
+        model_path, text_path, vae_path = _paths(model, text_encoder, vae)
+        checkpoint = open_checkpoint(model_path, text_encoder=text_path, vae=vae_path,
+                                     variant=None if variant == folders.AUTOMATIC else variant)
         return io.NodeOutput(checkpoint, ui={"sidestep": [{
             "name": checkpoint.name, "variant": checkpoint.variant, "size": checkpoint.size,
             "fingerprint": checkpoint.fingerprint,
@@ -61,6 +54,16 @@ class LoadACEStepCheckpoint(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str, text_encoder: str, vae: str, variant: str) -> str:
-        """Runs again when the file was replaced under the same name."""
-        path = folders.model_path(model)
-        return f"{path.stat().st_mtime_ns}"
+        """Runs again when a file was replaced under the same name."""
+        return " ".join(folders.content_stamp(path.parent if path.is_dir() else path)
+                        for path in _paths(model, text_encoder, vae) if path is not None)
+
+
+def _paths(model: str, text_encoder: str, vae: str) -> tuple[Path, Path | None, Path | None]:
+    """The files behind the choices; None for a part that an all-in-one file or an official folder brings itself."""
+    split = folders.is_split(model)
+    text_wanted = split or text_encoder != folders.AUTOMATIC
+    vae_wanted = split or vae != folders.AUTOMATIC
+    return (folders.model_path(model),
+            folders.part_path("text_encoders", text_encoder, TEXT_ENCODER_NAME) if text_wanted else None,
+            folders.part_path("vae", vae, VAE_NAME) if vae_wanted else None)

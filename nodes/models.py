@@ -54,6 +54,11 @@ class HostModels:
         return get_silence_latent(frames, torch.device("cpu"))[0].T.contiguous()
 
 
+def device(name: str) -> str:
+    """Where to compute: as asked, or for "auto" where ComfyUI itself does."""
+    return str(comfy.model_management.get_torch_device()) if name == "auto" else name
+
+
 def make_room() -> None:
     """Move what ComfyUI holds on the device out of the way, for models that it does not manage."""
     comfy.model_management.unload_all_models()
@@ -66,11 +71,7 @@ def load_as_comfyui(path: Path) -> Added:
     The loader maps file keys to model keys by name; a model with the right names and tiny widths is all it needs.
     """
     tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
-    names = {}
-    for key in tensors:
-        module = key.removeprefix("base_model.model.").split(".lora_")[0]
-        names[module] = None
-    depth = 1 + max(int(module.split(".")[1]) for module in names if module.startswith("layers."))
+    depth = 1 + max(int(key.split("layers.")[1].split(".")[0]) for key in tensors)
     tiny = {"audio_model": "ace1.5", "num_dit_layers": depth, "hidden_size": 128, "intermediate_size": 8,
             "num_heads": 1, "encoder_hidden_size": 8, "encoder_intermediate_size": 8, "encoder_num_heads": 1}
     model = comfy.supported_models.ACEStep15(tiny).get_model({})
@@ -96,7 +97,8 @@ def patch(model: object, path: Path, strength: float) -> tuple[object, int, int]
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), key_map)
     weights = model.model.state_dict()
-    fitting = {key: patch for key, patch in patches.items() if _fits(patch, weights[key].shape)}
+    fitting = {key: patch for key, patch in patches.items()
+               if _fits(patch, weights[key if isinstance(key, str) else key[0]].shape)}
     patched = model.clone()
     matched = len(patched.add_patches(fitting, strength))
     if matched == 0:
@@ -117,6 +119,6 @@ def _fits(patch: object, shape: torch.Size) -> bool:
 
 def _module(key: str) -> str:
     """The module that a tensor of an adapter file belongs to."""
-    for part in (".lora_A", ".lora_B", ".lora_up", ".lora_down", ".lokr_", ".hada_", ".alpha", ".dora_scale", ".diff"):
+    for part in (".lora_", ".lokr_", ".hada_", ".alpha", ".dora_scale", ".diff", ".w_norm", ".b_norm"):
         key = key.split(part)[0]
     return key

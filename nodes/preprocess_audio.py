@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 3
+
+_made: dict[str, Path] = {}
+"""Where this process put the dataset of each name, for noticing that it is gone."""
 
 
 class PreprocessAudioFolder(io.ComfyNode):
@@ -72,9 +76,11 @@ class PreprocessAudioFolder(io.ComfyNode):
         models.make_room()
         done = run_stage(
             cls.hidden.unique_id, target.name,
-            lambda report: preprocess(models.HostModels(), checkpoint, scan.songs, target, config, report=report),
+            lambda report: preprocess(models.HostModels(), checkpoint, scan.songs, target, config,
+                                      device=models.device("auto"), report=report),
             summary=lambda done: _summary(done, scan.problems),
         )
+        _made[dataset_name] = target
         problems = [{"name": problem.name, "reason": problem.reason} for problem in (*scan.problems, *done.problems)]
         return io.NodeOutput(done.dataset, ui={"sidestep": [{
             "songs": len(done.dataset.samples), "encoded": done.made, "minutes": round(done.dataset.seconds / 60, 1),
@@ -82,10 +88,10 @@ class PreprocessAudioFolder(io.ComfyNode):
         }]})
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, dataset_name: str, **_: object) -> str:
+    def fingerprint_inputs(cls, folder: str, dataset_name: str, **_: object) -> float | str:
         """Looks again when a song or a text file in the folder changed, or the dataset is gone."""
-        made = folders.dataset_folder(dataset_name).is_dir()
-        return f"{folders.content_stamp(folders.audio_folder(folder))} {made}"
+        gone = dataset_name in _made and not _made[dataset_name].is_dir()
+        return float("nan") if gone else folders.content_stamp(folders.audio_folder(folder))
 
 
 def _summary(done: Preprocessed, found: tuple[Problem, ...]) -> str:

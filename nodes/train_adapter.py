@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from comfy_api.latest import io
 
 from ..sidestep_core import metrics
@@ -16,6 +19,9 @@ from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, CheckpointSoc
 
 CONTINUE = "continue"
 TRAIN_AGAIN = "train again"
+
+_made: dict[str, Path] = {}
+"""Where the adapter of each name was put by this process, for noticing that it is gone."""
 
 
 class TrainAdapter(io.ComfyNode):
@@ -40,8 +46,8 @@ class TrainAdapter(io.ComfyNode):
                     "Name of the file in models/loras. An existing file is never overwritten: -2, -3 ... is added.")),
                 *_method_inputs(),
                 io.Combo.Input("if_already_trained", options=[CONTINUE, TRAIN_AGAIN], advanced=True, tooltip=(
-                    "The same songs and settings again: take the finished adapter or continue the stopped run, or "
-                    "train once more from the start.")),
+                    "The same songs and settings again: take the finished adapter, or train another one. A run that "
+                    "was stopped is continued by both.")),
             ],
             outputs=[AdapterSocket.Output(display_name="adapter")],
         )
@@ -49,7 +55,7 @@ class TrainAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: LoraConfig, adapter_name: str,
                 if_already_trained: str, **method: object) -> io.NodeOutput:
-        from ..sidestep_core.run_state import finished
+        from ..sidestep_core import run_state
         from ..sidestep_core.train import identity, train
 
         config = TrainConfig.from_json(method)
@@ -58,24 +64,27 @@ class TrainAdapter(io.ComfyNode):
         run = _run_folder(adapter_name, key, if_already_trained)
         node_id = cls.hidden.unique_id
         events.replay(node_id, run.name, metrics.read(run / metrics.FILE))
-        if finished(run) is None:
+        if run_state.finished(run) is None:
             models.make_room()
+        on = replace(config, device=models.device(config.device))
         adapter = run_stage(
             node_id, run.name,
-            lambda report: train(checkpoint, dataset, adapter_config, config, run, target,
+            lambda report: train(checkpoint, dataset, adapter_config, on, run, target,
                                  load=models.load_as_comfyui, report=report),
             summary=lambda adapter: f"{adapter.path.name} is in your LoRA list.",
         )
+        _made[adapter_name] = adapter.path
         return io.NodeOutput(adapter, ui={"sidestep": [_facts(adapter)]})
 
     @classmethod
-    def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str, **_: object) -> float | bool:
+    def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str, **_: object) -> float | str:
         """Runs each time for 'train again', and once more when the adapter's file is gone."""
-        return float("nan") if if_already_trained == TRAIN_AGAIN else folders.adapter_exists(adapter_name)
+        gone = adapter_name in _made and not _made[adapter_name].is_file()
+        return float("nan") if gone or if_already_trained == TRAIN_AGAIN else CONTINUE
 
 
 def _method_inputs() -> list[io.Input]:
-    """One widget per setting of TrainConfig, under the same name and with the same default."""
+    """One widget per setting of TrainConfig but the timestep law, under the same name and with the same default."""
     return [
         io.Int.Input("max_steps", default=TrainConfig.max_steps, min=1, max=1_000_000, tooltip=(
             "Optimizer steps. 1000 is a good first try; listen, then take more if the style is weak. Another number "
@@ -117,15 +126,13 @@ def _method_inputs() -> list[io.Input]:
     ]
 
 
-def _run_folder(name: str, key: str, if_already_trained: str):
-    """The run of this identity; for 'train again' the first one that was never begun."""
-    run = folders.run_folder(name, key)
-    if if_already_trained == CONTINUE:
-        return run
-    number = 2
-    while run.exists():
-        run = folders.run_folder(name, f"{key}-{number}")
-        number += 1
+def _run_folder(name: str, key: str, if_already_trained: str) -> Path:
+    """The run of this identity; for 'train again' the first one that is not finished."""
+    from ..sidestep_core import run_state
+
+    run, number = folders.run_folder(name, key), 2
+    while if_already_trained == TRAIN_AGAIN and run_state.is_finished(run):
+        run, number = folders.run_folder(name, f"{key}-{number}"), number + 1
     return run
 
 

@@ -119,8 +119,8 @@ def prove(path: Path, live: Iterable[tuple[str, Tensor]], load: Loader) -> Proof
         if found is None:
             continue
         matched += 1
-        projected += float((found.double() * trained).sum())
-        energy += float(trained.double().square().sum())
+        projected += float(torch.dot(found.flatten(), trained.flatten()))
+        energy += float(torch.dot(trained.flatten(), trained.flatten()))
         scale = float(trained.abs().max())
         if scale > 0:
             deviations.append(float((found - trained).abs().max()) / scale)

@@ -25,7 +25,7 @@ Variant = Literal["turbo", "base", "sft"]
 
 SIZES = {(2048, 24): "2B", (2560, 32): "XL"}
 TIMESTEP_MU, TIMESTEP_SIGMA = -0.4, 1.0
-SAMPLED = ("self_attn.q_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tokens.weight", ".weight_v")
+SAMPLED = ("_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tokens.weight", ".weight_v")
 """Weights whose bytes go into the fingerprint; a merged adapter or a fine-tune changes at least these."""
 
 

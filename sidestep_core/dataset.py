@@ -1,6 +1,6 @@
 """A preprocessed dataset: its folder, its samples in memory, and which of them each training step visits.
 
-On disk: `manifest.json`, one safetensors file per song (latents [T, 64], condition [S, D]) and `silence.safetensors`.
+On disk: `manifest.json`, one safetensors file per song (latents [T, 64], condition [S, D]), and the latent of silence.
 Shapes: B batch, T latent frame, C channel, S condition token, D width.
 """
 
@@ -18,7 +18,6 @@ from .config import TrainConfig
 from .errors import DatasetError
 
 MANIFEST = "manifest.json"
-SILENCE = "silence.safetensors"
 FORMAT = 1
 
 
@@ -57,11 +56,18 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """Changes with any change of audio, text, settings or checkpoint; not with the place on the disk."""
-        return storage.fingerprint(self.checkpoint, self.style, sorted(sample.file for sample in self.samples))
+        # Names too: which song is held out, and the order of visits, depend on them.
+        songs = sorted((sample.name, sample.file) for sample in self.samples)
+        return storage.fingerprint(self.checkpoint, self.style, songs)
 
     @property
     def seconds(self) -> float:
         return sum(sample.seconds for sample in self.samples)
+
+    @property
+    def silence(self) -> Path:
+        """File of the silence latent, as long as the longest song; by its length, so that no other dataset's is it."""
+        return self.folder / f"silence-{max((sample.frames for sample in self.samples), default=0)}.safetensors"
 
 
 def write_manifest(dataset: Dataset) -> None:
@@ -116,7 +122,7 @@ class Batch:
 
 def load_samples(dataset: Dataset) -> tuple[tuple[Sample, ...], Tensor]:
     """Every sample, and the silence latent [T, 64] as long as the longest; all in memory, float32 on the CPU."""
-    silence_TC = _read(dataset.folder / SILENCE, "silence")["silence"]
+    silence_TC = _read(dataset.silence, "silence")["silence"]
     samples = []
     for info in dataset.samples:
         tensors = _read(dataset.folder / info.file, "latents", "condition")

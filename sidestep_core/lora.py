@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -114,11 +115,11 @@ def load_state(decoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 module.weight.copy_(saved)
 
 
-def deltas(decoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """What the live adapter adds to each module's weight: (module name, float32 on the CPU).
+def deltas(decoder: nn.Module, every: int = 1) -> Iterator[tuple[str, Tensor]]:
+    """What the live adapter adds to the weight of every n-th module: (module name, float32 on the CPU).
 
     Multiplied on the CPU, because a GPU may round products to TF32, and then nothing saved would ever agree with it.
     """
-    for name, layer in _adapted(decoder):
+    for name, layer in itertools.islice(_adapted(decoder), None, None, every):
         down, up = (factor.weight.detach().float().cpu() for factor in _factors(layer))
         yield name, layer.scaling[_NAME] * (up @ down)

@@ -20,10 +20,10 @@ from . import audio, flow, storage
 from .checkpoint import Checkpoint, ModelSource
 from .conditions import Prompt, TextEncoder, load_condition_encoder
 from .config import PreprocessConfig
-from .dataset import MANIFEST, SILENCE, Dataset, SampleInfo, open_dataset, write_manifest
+from .dataset import MANIFEST, Dataset, SampleInfo, open_dataset, write_manifest
 from .device import choose_device, choose_dtype, explain_out_of_memory, release_memory
 from .errors import DatasetError
-from .progress import Progress, Report, ignore
+from .progress import Cancelled, Progress, Report, ignore
 from .songs import Problem, Song
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,11 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
     with explain_out_of_memory("preprocessing", "Lower tile_seconds."), torch.inference_mode(False), torch.no_grad():
         try:
             unusable = _encode_audio(source, checkpoint, pending, config, place, report)
+            release_memory(place)
             made = [job for job in pending if job.file not in unusable]
             _encode_text(source, checkpoint, made, folder, config, place, report)
+        except Cancelled as stop:
+            raise Cancelled(f"Stopped. What is encoded so far is kept in {folder}; run again to go on.") from stop
         finally:
             release_memory(place)
         problems = tuple(item if isinstance(item, Problem) else Problem(name=item.song.name, reason=unusable[item.file])
@@ -84,9 +87,10 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
         samples = tuple(_describe(job, folder) for job in jobs if job.file not in unusable)
         if not samples:
             raise DatasetError("No song can be used. " + "; ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
-        longest = max(sample.frames for sample in samples)
-        storage.write_tensors(folder / SILENCE, {"silence": source.silence_latent(longest).float()})
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=STYLE, tag=config.tag, samples=samples)
+    if not dataset.silence.is_file():
+        longest = max(sample.frames for sample in samples)
+        storage.write_tensors(dataset.silence, {"silence": source.silence_latent(longest).float()})
     write_manifest(dataset)
     for job in jobs:
         (folder / f"{job.heard}.latents").unlink(missing_ok=True)

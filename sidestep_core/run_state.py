@@ -27,6 +27,7 @@ CHECKPOINTS_KEPT = 2
 ADAPTER_FILE = "adapter.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _STATE_FILE = "state.json"
+_FINISHED_FILE = "finished.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +120,16 @@ def _unflatten(tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> d
 
 def finish(folder: Path, adapter: Adapter) -> None:
     """Record that the run is complete and what came out of it."""
-    storage.write_json(folder / "finished.json", adapter.to_json())
+    storage.write_json(folder / _FINISHED_FILE, adapter.to_json())
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run is complete, whatever became of its adapter since."""
+    return (folder / _FINISHED_FILE).is_file()
 
 
 def finished(folder: Path) -> Adapter | None:
     """What the run produced, if it is complete and its adapter is still where it was put."""
-    path = folder / "finished.json"
+    path = folder / _FINISHED_FILE
     adapter = Adapter.from_json(storage.read_json(path)) if path.is_file() else None
     return adapter if adapter is not None and adapter.path.is_file() else None

@@ -27,6 +27,12 @@ from .step import Training, heldout_loss, optimizer_step, prepare
 
 log = logging.getLogger(__name__)
 
+PROVEN_WHEN_STOPPED = 8
+"""Of so many modules one is proven when a run is stopped: all 192 would take seconds, and someone is waiting."""
+
+SPEED_ONLY = ("gradient_checkpointing", "save_every", "device")
+"""Settings that change how fast or where, and no number of the result: a stopped run continues with others."""
+
 INFERENCE = {
     "turbo": {"shift": 3.0, "steps": 8},
     "base": {"shift": 1.0, "steps": 50},
@@ -60,7 +66,8 @@ def train(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config:
         log.info("This run is already finished: %s", done.path)
         return done
     facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
-             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": INFERENCE[checkpoint.variant]}
+             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": INFERENCE[checkpoint.variant],
+             "train": config.to_json()}
     run = Run(folder=folder, target=target, facts=facts, load=load)
     report(Progress(stage="load", step=0, total=config.max_steps, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)
@@ -74,8 +81,9 @@ def train(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config:
 
 def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config: TrainConfig) -> dict[str, Any]:
     """What makes a run this run; the same identity finds the same run on the disk again."""
+    method = {key: value for key, value in config.to_json().items() if key not in SPEED_ONLY}
     return {"checkpoint": checkpoint.fingerprint, "dataset": dataset.fingerprint, "adapter": adapter.to_json(),
-            "train": config.to_json()}
+            "train": method}
 
 
 def _check_made_for(dataset: Dataset, checkpoint: Checkpoint) -> None:
@@ -118,7 +126,8 @@ def _run(training: Training, run: Run, report: Report) -> Adapter:
         interrupted = isinstance(stop, Cancelled) or not isinstance(stop, Exception)
         if not interrupted or state.step == 0:
             raise
-        kept = _publish(training, run, state, run.target.with_stem(f"{run.target.stem}-step-{state.step}"))
+        target = run.target.with_stem(f"{run.target.stem}-step-{state.step}")
+        kept = _publish(training, run, state, target, every=PROVEN_WHEN_STOPPED)
         message = (f"Stopped after step {state.step} of {config.max_steps}. The adapter so far: {kept.path}. "
                    "Queue the same workflow again to continue from here.")
         log.info(message)
@@ -152,10 +161,10 @@ def _save(training: Training, run: Run, state: RunState) -> Path:
     return run_state.save(run.folder, state, training.optimizer, lambda path: adapter_file.write(path, tensors, facts))
 
 
-def _publish(training: Training, run: Run, state: RunState, target: Path) -> Adapter:
-    """Save a checkpoint, prove its adapter file, and only then copy it to where people will use it."""
+def _publish(training: Training, run: Run, state: RunState, target: Path, *, every: int = 1) -> Adapter:
+    """Save a checkpoint, prove its adapter file on every n-th module, then copy it to where people will use it."""
     saved = _save(training, run, state) / run_state.ADAPTER_FILE
-    proof = adapter_file.prove(saved, lora.deltas(training.decoder), run.load)
+    proof = adapter_file.prove(saved, lora.deltas(training.decoder, every), run.load)
     return Adapter(path=adapter_file.publish(saved, target), checkpoint=run.facts["checkpoint"],
                    variant=run.facts["variant"], tag=run.facts["tag"], steps=state.step,
                    heldout_first=state.heldout_first, heldout_last=state.heldout_last, proof=proof)

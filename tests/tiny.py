@@ -15,7 +15,7 @@ from demo.tiny import write_tiny_models
 from sidestep_core import flow, storage
 from sidestep_core.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.conditions import END_OF_TEXT
-from sidestep_core.dataset import SILENCE, Dataset, SampleInfo, write_manifest
+from sidestep_core.dataset import Dataset, SampleInfo, write_manifest
 
 SAMPLES_PER_FRAME = 1920
 
@@ -74,8 +74,8 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
         })
         infos.append(SampleInfo(name=f"song{index}.wav", file=f"{index}.safetensors", frames=length, audio="", heard="",
                                 size=0, modified=0))
-    silence = torch.randn(max(frames), 64, generator=flow.generator("silence"))
-    storage.write_tensors(folder / SILENCE, {"silence": silence})
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", tag="", samples=tuple(infos))
+    silence = torch.randn(max(frames), 64, generator=flow.generator("silence"))
+    storage.write_tensors(dataset.silence, {"silence": silence})
     write_manifest(dataset)
     return dataset

@@ -16,7 +16,6 @@ from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.config import TrainConfig
 from sidestep_core.dataset import (
     MANIFEST,
-    SILENCE,
     Batch,
     Dataset,
     Sample,
@@ -220,7 +219,7 @@ def test_samples_come_back_bit_for_bit(dataset: Dataset) -> None:
         assert torch.equal(sample.latents_TC, stored["latents"])
         assert torch.equal(sample.condition_SD, stored["condition"])
         assert sample.latents_TC.shape == (info.frames, 64)
-    assert torch.equal(silence_TC, storage.read_tensors(dataset.folder / SILENCE)["silence"])
+    assert torch.equal(silence_TC, storage.read_tensors(dataset.silence)["silence"])
 
 
 def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
@@ -244,16 +243,17 @@ def test_a_manifest_of_another_version_is_refused(dataset: Dataset) -> None:
         open_dataset(dataset.folder)
 
 
-@pytest.mark.parametrize("name", ["1.safetensors", SILENCE])
+@pytest.mark.parametrize("name", ["1.safetensors", "silence"])
 def test_a_missing_file_is_named(dataset: Dataset, name: str) -> None:
+    name = dataset.silence.name if name == "silence" else name
     (dataset.folder / name).unlink()
     with pytest.raises(DatasetError, match=rf"{name} is missing.*makes only what is missing"):
         load_samples(dataset)
 
 
-@pytest.mark.parametrize("name", ["1.safetensors", SILENCE])
+@pytest.mark.parametrize("name", ["1.safetensors", "silence"])
 def test_a_truncated_file_is_named(dataset: Dataset, name: str) -> None:
-    path = dataset.folder / name
+    path = dataset.silence if name == "silence" else dataset.folder / name
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DatasetError, match=rf"{name}.*PreprocessAudioFolder"):
         load_samples(dataset)

@@ -21,7 +21,7 @@ from sidestep_core.audio import decode
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.conditions import Prompt, TextEncoder, load_condition_encoder
 from sidestep_core.config import PreprocessConfig
-from sidestep_core.dataset import MANIFEST, SILENCE, load_samples, open_dataset
+from sidestep_core.dataset import MANIFEST, load_samples, open_dataset
 from sidestep_core.errors import DatasetError
 from sidestep_core.preprocess import Preprocessed, caption_of, encode_tiled, prompt_of
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
@@ -124,7 +124,7 @@ def test_the_dataset_says_what_it_is(run: Run) -> None:
     assert made.dataset == open_dataset(run.dataset_folder)
     assert (made.dataset.checkpoint, made.dataset.tag) == (run.checkpoint.fingerprint, "zxq")
     assert [(sample.name, sample.frames) for sample in made.dataset.samples] == [("a.wav", 31), ("b.wav", 51)]
-    assert contents(run.dataset_folder).keys() == {MANIFEST, SILENCE, *sample_files(made).values()}
+    assert contents(run.dataset_folder).keys() == {MANIFEST, made.dataset.silence.name, *sample_files(made).values()}
 
 
 def test_it_works_in_inference_mode(run: Run) -> None:

@@ -188,3 +188,23 @@ def test_what_could_learn_nothing_is_refused(checkpoint: Checkpoint, dataset: Da
     with pytest.raises(ConfigError, match="cfg_ratio 1 hides every caption"):
         train(checkpoint, dataset, replace(LORA, attention="cross"), replace(CONFIG, cfg_ratio=1.0), tmp_path / "run",
               tmp_path / "a.safetensors")
+
+
+def test_a_renamed_song_is_another_dataset(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    """Which song is held out depends on its name: a run that went on would train on it, or hold out a trained one."""
+    renamed = replace(dataset, samples=(replace(dataset.samples[0], name="other.wav"), *dataset.samples[1:]))
+    with pytest.raises(Cancelled):
+        train(checkpoint, dataset, LORA, CONFIG, tmp_path / "run", tmp_path / "a.safetensors",
+              report=stop_at(2, Cancelled()))
+    with pytest.raises(ConfigError, match="dataset differ"):
+        train(checkpoint, renamed, LORA, CONFIG, tmp_path / "run", tmp_path / "a.safetensors")
+
+
+def test_a_stopped_run_continues_with_settings_that_change_only_speed(
+        checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        train(checkpoint, dataset, LORA, CONFIG, tmp_path / "run", tmp_path / "a.safetensors",
+              report=stop_at(2, Cancelled()))
+    sparing = replace(CONFIG, gradient_checkpointing=True, save_every=100)
+    finished = train(checkpoint, dataset, LORA, sparing, tmp_path / "run", tmp_path / "a.safetensors")
+    assert same_tensors(finished.path, undisturbed.path)

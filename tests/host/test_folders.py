@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from demo.tiny import diffusers_vae
+from demo.tiny import diffusers_vae, write_tiny_official
+from sidestep_core.checkpoint import open_checkpoint
 from sidestep_core.storage import read_tensors
 from tests.host.pack import pack_module
 
@@ -39,3 +40,31 @@ def test_an_official_folders_vae_gets_the_hosts_names(comfy: ModuleType, demo_mo
     renamed = vae_names.from_diffusers(official)
     assert renamed.keys() == hosts.keys()
     assert all(renamed[name].equal(hosts[name]) for name in hosts)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["latent inside", "latent beside"])
+def test_official_folders_are_listed_and_open(comfy: ModuleType, folders: Any, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+    paths = write_tiny_official(tmp_path / "acestep", sharded=beside)
+    if beside:
+        (paths.model / "silence_latent.pt").rename(paths.model.parent / "silence_latent.pt")
+    monkeypatch.setattr(folders.folder_paths, "models_dir", str(tmp_path))
+    official = [choice for choice in folders.model_choices() if choice.startswith("official/")]
+    assert official == ["official/acestep/acestep-v15-turbo"]
+    assert folders.model_path(official[0]) == paths.model
+    assert open_checkpoint(folders.model_path(official[0])).variant == "turbo"
+    with pytest.raises(pack_module("sidestep_core.errors").CheckpointError, match="not in ComfyUI's model folders"):
+        folders.model_path("official/../../etc")
+
+
+def test_the_stamp_of_a_folder_changes_with_its_files(folders: Any, tmp_path: Path) -> None:
+    (tmp_path / "music").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "music" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "music" / "loop").symlink_to(tmp_path / "music")
+    stamps = [folders.content_stamp(tmp_path / "music")]
+    for file in ("music/a.txt", "elsewhere/b.txt"):
+        (tmp_path / file).write_text("words", encoding="utf-8")
+        stamps.append(folders.content_stamp(tmp_path / "music"))
+    assert len(set(stamps)) == 3
+    assert folders.content_stamp(tmp_path / "music") == stamps[-1]

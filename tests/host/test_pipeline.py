@@ -121,15 +121,26 @@ def test_the_same_workflow_again_trains_nothing(server: ComfyUI, short: dict[str
     assert steps == []
 
 
+def test_the_same_workflow_twice_in_a_row_does_nothing(server: ComfyUI, short: dict[str, Any],
+                                                       trained: Outcome) -> None:
+    ran(server, short)
+    again = ran(server, short)
+    cached = [node for kind, data in again.messages if kind == "execution_cached" for node in data["nodes"]]
+    assert sorted(cached) == sorted(short)
+
+
 def test_a_lora_list_has_the_new_adapter(server: ComfyUI, trained: Outcome) -> None:
     info = server.get_json("/object_info/LoraLoaderModelOnly")["LoraLoaderModelOnly"]
     assert '"pipeline.safetensors"' in json.dumps(info["input"]["required"]["lora_name"])
 
 
-def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, short: dict[str, Any],
-                                                           trained: Outcome) -> None:
+@pytest.mark.parametrize("again", ["continue", "train again"])
+def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, short: dict[str, Any], trained: Outcome,
+                                                           again: str) -> None:
+    name = f"stopped {again}"
     prompt = upstream(with_inputs(short, {"SideStepTrainAdapter": {
-        "adapter_name": "stopped", "max_steps": 400, "heldout_every": 1000}}), "SideStepTrainAdapter")
+        "adapter_name": name, "max_steps": 400, "heldout_every": 1000, "if_already_trained": again}}),
+        "SideStepTrainAdapter")
     step_seconds: list[float] = []
     asked: list[float] = []
 
@@ -145,7 +156,7 @@ def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, shor
     took = time.monotonic() - asked[0]
     assert outcome.status == "interrupted"
     assert took <= max(step_seconds) + STOP_SECONDS
-    [kept] = (server.base / "models" / "loras").glob("stopped-step-*.safetensors")
+    [kept] = (server.base / "models" / "loras").glob(f"{name}-step-*.safetensors")
     assert len(TensorFile(kept).stored) == 3 * 32
     step = int(re.search(r"step-(\d+)", kept.stem)[1])
     said = [data["message"] for kind, data in outcome.events if kind == "sidestep.progress"
@@ -163,7 +174,7 @@ def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, shor
 
     assert server.wait(server.submit(prompt), 580, stop_again).status == "interrupted"
     assert first_steps[0] > step
-    [log] = (server.base / "output" / "sidestep" / "runs").glob("stopped-*/metrics.jsonl")
+    [log] = (server.base / "output" / "sidestep" / "runs").glob(f"{name}-*/metrics.jsonl")
     steps = [row["step"] for row in metrics.read(log) if "loss" in row]
     assert steps == list(range(1, len(steps) + 1))
 
@@ -173,7 +184,7 @@ def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, shor
     ("SideStepPreprocessAudioFolder", {"dataset_name": "../../escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "..\\escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "con"}, "Windows keeps for itself"),
-    ("SideStepTrainAdapter", {"device": "cuda:7"}, "not available here"),
+    ("SideStepTrainAdapter", {"device": "cuda:7", "seed": 1}, "not available here"),
     ("SideStepConfigureLoRA", {"projections": "q_projj"}, "q_projj"),
     ("SideStepTrainAdapter", {"heldout_songs": 3}, "none would be left"),
 ])
@@ -184,6 +195,14 @@ def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any
     assert outcome.status == "error"
     assert said in outcome.exception_message
     assert not list(server.base.parent.glob("escape*"))
+
+
+def test_a_prompt_without_a_workflow_is_no_trouble(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
+    """What an API client may send; the workflow's id is only asked for to tell browser tabs apart."""
+    body = {"prompt": upstream(short, "SideStepTrainAdapter"), "client_id": server.client_id,
+            "extra_data": {"extra_pnginfo": {"workflow": None}}}
+    outcome = server.wait(server.post_json("/prompt", body)["prompt_id"], 300)
+    assert outcome.status == "success", outcome.exception_message
 
 
 def test_importing_the_pack_takes_no_time(server: ComfyUI) -> None:

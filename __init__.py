@@ -7,7 +7,7 @@ async def comfy_entrypoint():
     """The pack's extension, as ComfyUI's V3 node API wants it."""
     try:
         from .nodes import SideStepExtension
-    except ImportError:
+    except Exception:
         import logging
 
         # The host logs only the message of a failing entrypoint, which does not say where it failed.

@@ -84,10 +84,10 @@ def python_of(host: Path) -> Path:
 
 def install_into_own(python: Path) -> None:
     """Adds requirements.txt to the user's own Python if it is not there yet, and nothing else."""
-    probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('peft') is None)"
-    if subprocess.run([python, "-c", probe], check=False).returncode:
+    probe = "from peft import inject_adapter_in_model"
+    if subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode:
         call("Installing requirements.txt into your ComfyUI's Python",
-             [python, "-m", "pip", "install", "-r", ROOT / "requirements.txt"])
+             [python, "-m", "pip", "install", "--upgrade", "-r", ROOT / "requirements.txt"])
 
 
 def install_venv(host: Path, *, dev: bool, constrained: bool) -> None:
@@ -190,7 +190,10 @@ def lock() -> Iterator[None]:
     with (CACHE / "setup.lock").open("w", encoding="utf-8") as file:
         if sys.platform == "win32":
             import msvcrt
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+            while True:
+                with contextlib.suppress(OSError):  # after ten seconds it gives up by itself
+                    msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+                    break
         else:
             import fcntl
             fcntl.flock(file, fcntl.LOCK_EX)

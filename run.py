@@ -27,6 +27,8 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 (any Python may be what starts this file)
         print(f"Side-Step needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a song's name may be in no alphabet of the console
     options, rest = parser().parse_known_args()
     if rest and options.command != "test":
         parser().error(f"{options.command} does not know {' '.join(rest)}")

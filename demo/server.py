@@ -262,7 +262,8 @@ def free_port(first: int = 0) -> int:
 @lru_cache
 def has_accelerator(python: str) -> bool:
     """Whether that Python's PyTorch sees a GPU."""
-    code = "import sys, torch; sys.exit(not (torch.cuda.is_available() or torch.backends.mps.is_available()))"
+    code = ("import sys, torch; sys.exit(not any(part.is_available() for part in "
+            "(torch.cuda, torch.xpu, torch.backends.mps)))")
     return subprocess.run([python, "-c", code], check=False).returncode == 0
 
 

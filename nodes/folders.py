@@ -69,10 +69,12 @@ def adapter_path(choice: str) -> Path:
 
 def audio_folder(text: str) -> Path:
     """A folder by its full path, or relative to ComfyUI's input folder."""
-    text = text.strip().strip('"')
+    text = text.strip().strip("\"'").strip()
     if not text:
         raise DatasetError("No folder is given. Enter the path of a folder with songs.")
-    folder = Path(folder_paths.get_input_directory()) / Path(text).expanduser()
+    folder = Path(folder_paths.get_input_directory()) / os.path.expanduser(text)  # noqa: PTH111 (leaves ~nobody alone)
+    if folder.is_file():
+        raise DatasetError(f"{folder} is a file. Enter the folder that it is in.")
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}. Enter a full path, or one inside ComfyUI's input folder.")
     return folder

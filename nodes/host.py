@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,6 +50,8 @@ def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summ
         # Whatever ended the wait, no stage may go on unseen: it would hold the device and write beside the next one.
         cancelled.set()
         worker.join()
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
     return _outcome(node_id, run, worker, interrupt, summary)
 
 
@@ -64,7 +68,15 @@ class _Worker(threading.Thread):
         try:
             self.result = self._work()
         except BaseException as exception:  # noqa: BLE001 (handed over to the thread that waits, which raises it)
+            _forget_frames(exception)
             self.raised = exception
+
+
+def _forget_frames(exception: BaseException | None) -> None:
+    """Drop the local variables of every frame of a traceback: they would keep a whole model on the device."""
+    while exception is not None:
+        traceback.clear_frames(exception.__traceback__)
+        exception = exception.__cause__ or exception.__context__
 
 
 def _show(node_id: str, run: str, reports: queue.SimpleQueue[Progress], bar: comfy.utils.ProgressBar) -> None:

@@ -74,7 +74,10 @@ def load_as_comfyui(path: Path) -> Added:
     depth = 1 + max(int(key.split("layers.")[1].split(".")[0]) for key in tensors)
     tiny = {"audio_model": "ace1.5", "num_dit_layers": depth, "hidden_size": 128, "intermediate_size": 8,
             "num_heads": 1, "encoder_hidden_size": 8, "encoder_intermediate_size": 8, "encoder_num_heads": 1}
-    model = comfy.supported_models.ACEStep15(tiny).get_model({})
+    config = comfy.supported_models.ACEStep15(tiny)
+    # The host's own layers have no weights until a file is loaded into them, where it streams weights (DynamicVRAM).
+    config.custom_operations = torch.nn
+    model = config.get_model({})
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), comfy.lora.model_lora_keys_unet(model, {}))
 
     def added(module: str, shape: tuple[int, ...]) -> Tensor | None:
@@ -96,9 +99,9 @@ def patch(model: object, path: Path, strength: float) -> tuple[object, int, int]
     total = len({_module(key) for key in tensors})
     key_map = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), key_map)
-    weights = model.model.state_dict()
+    # By attribute, not by state dict: there a packed 4-bit weight has the shape of its storage.
     fitting = {key: patch for key, patch in patches.items()
-               if _fits(patch, weights[key if isinstance(key, str) else key[0]].shape)}
+               if _fits(patch, comfy.utils.get_attr(model.model, key if isinstance(key, str) else key[0]).shape)}
     patched = model.clone()
     matched = len(patched.add_patches(fitting, strength))
     if matched == 0:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.config import PreprocessConfig
+from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.songs import Problem, find_songs
 from . import folders, models
 from .host import run_stage
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 3
 
-_made: dict[str, Path] = {}
-"""Where this process put the dataset of each name, for noticing that it is gone."""
+_made: dict[str, Dataset] = {}
+"""The dataset of each name that this process made, for noticing that something of it is gone."""
 
 
 class PreprocessAudioFolder(io.ComfyNode):
@@ -80,7 +80,7 @@ class PreprocessAudioFolder(io.ComfyNode):
                                       device=models.device("auto"), report=report),
             summary=lambda done: _summary(done, scan.problems),
         )
-        _made[dataset_name] = target
+        _made[dataset_name] = done.dataset
         problems = [{"name": problem.name, "reason": problem.reason} for problem in (*scan.problems, *done.problems)]
         return io.NodeOutput(done.dataset, ui={"sidestep": [{
             "songs": len(done.dataset.samples), "encoded": done.made, "minutes": round(done.dataset.seconds / 60, 1),
@@ -89,9 +89,11 @@ class PreprocessAudioFolder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, dataset_name: str, **_: object) -> float | str:
-        """Looks again when a song or a text file in the folder changed, or the dataset is gone."""
-        gone = dataset_name in _made and not _made[dataset_name].is_dir()
-        return float("nan") if gone else folders.content_stamp(folders.audio_folder(folder))
+        """Looks again when a song or a text file in the folder changed, or a file of the dataset is gone."""
+        made = _made.get(dataset_name)
+        if made is not None and not made.is_whole():
+            return float("nan")
+        return folders.content_stamp(folders.audio_folder(folder))
 
 
 def _summary(done: Preprocessed, found: tuple[Problem, ...]) -> str:

@@ -139,14 +139,16 @@ def prove(path: Path, live: Iterable[tuple[str, Tensor]], load: Loader) -> Proof
 def publish(source: Path, target: Path) -> Path:
     """Copy a proven adapter to where it is used, under the first free name: name, name-2, name-3 ...
 
-    A name is never used twice: loaders cache by path and would go on using the old content.
+    A name is never used twice: loaders cache by path and would go on using the old content.  The same content is not
+    put there twice either.
     """
-    number = 1
-    while True:
-        free = target if number == 1 else target.with_stem(f"{target.stem}-{number}")
-        if not free.exists():
-            break
+    content = storage.hash_file(source)
+    free, number = target, 1
+    while free.exists():
+        if free.is_file() and storage.hash_file(free) == content:
+            return free
         number += 1
+        free = target.with_stem(f"{target.stem}-{number}")
     storage.copy(source, free)
     return free
 

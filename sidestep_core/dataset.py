@@ -64,6 +64,10 @@ class Dataset:
     def seconds(self) -> float:
         return sum(sample.seconds for sample in self.samples)
 
+    def is_whole(self) -> bool:
+        """Whether every file of it is there."""
+        return self.silence.is_file() and all((self.folder / sample.file).is_file() for sample in self.samples)
+
     @property
     def silence(self) -> Path:
         """File of the silence latent, as long as the longest song; by its length, so that no other dataset's is it."""
@@ -140,7 +144,8 @@ def _read(path: Path, *names: str) -> dict[str, Tensor]:
                            "it makes only what is missing.")
     try:
         tensors = storage.read_tensors(path)
-        return {name: tensors[name] for name in names}
+        # Copies: what is mapped into memory keeps its file from being replaced on Windows.
+        return {name: tensors[name].clone() for name in names}
     except (storage.BadTensorFile, KeyError) as error:
         raise DatasetError(f"{path} is damaged ({error}). Delete it and run PreprocessAudioFolder again.") from error
 

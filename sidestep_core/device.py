@@ -46,8 +46,11 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "bf16":
         return torch.bfloat16
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
+        with torch.cuda.device(device):
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    mps = torch.backends.mps
+    too_old = device.type == "mps" and mps.is_available() and not mps.is_macos_or_newer(14, 0)
+    return torch.float32 if device.type == "cpu" or too_old else torch.bfloat16
 
 
 def release_memory(device: torch.device) -> None:
@@ -65,5 +68,9 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """Turn torch's out-of-memory error into one that says what was being done and what to lower."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # Not every device and version of torch raises the OutOfMemoryError that is a kind of this.
+        told = any(words in str(error).lower() for words in ("out of memory", "not enough memory"))
+        if not told and not isinstance(error, torch.OutOfMemoryError):
+            raise
         raise OutOfMemory(f"Out of memory while {what}. {advice} ({str(error).splitlines()[0]})") from error

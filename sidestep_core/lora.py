@@ -26,18 +26,11 @@ def attach(decoder: nn.Module, config: LoraConfig, modules: tuple[str, ...], see
     A starts random by `seed`, B at zero, so the decoder still computes what it did.
     """
     try:
-        from peft import LoraConfig as PeftConfig
-        from peft import inject_adapter_in_model
+        _inject(decoder, config, modules, seed)
     except ImportError as error:
-        raise MissingDependency("LoRA training needs the package peft. Run: pip install peft") from error
-    # PEFT's annotation says int; it divides, so a float is as good.
-    alpha = cast("int", config.alpha)
-    peft_config = PeftConfig(
-        r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=list(modules), bias="none"
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(flow.seed(seed, "init"))
-        inject_adapter_in_model(peft_config, decoder, adapter_name=_NAME)
+        # PEFT itself raises it too, about old versions of packages that it works with.
+        raise MissingDependency(f"LoRA training needs the package peft, which says: {error}. Run: pip install -U peft; "
+                                "if it names another package, update or remove that one.") from error
     adapted = tuple(name for name, _ in _adapted(decoder))
     if adapted != modules:
         raise AdapterError(f"The adapter was to be put on {len(modules)} modules but sits on {len(adapted)}; "
@@ -53,11 +46,26 @@ def attach(decoder: nn.Module, config: LoraConfig, modules: tuple[str, ...], see
     return trained
 
 
+def _inject(decoder: nn.Module, config: LoraConfig, modules: tuple[str, ...], seed: int) -> None:
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    # PEFT's annotation says int; it divides, so a float is as good.
+    alpha = cast("int", config.alpha)
+    peft_config = PeftConfig(
+        r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=list(modules), bias="none"
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(flow.seed(seed, "init"))
+        inject_adapter_in_model(peft_config, decoder, adapter_name=_NAME)
+
+
 class Dropout(nn.Module):
     """Zeroes inputs with chance p while training, and scales the others by 1 / (1 - p).
 
-    Torch's own draws one number per input on the CPU, a tenth of a whole training step; sixteen bits of an integer
-    are as good and four times as fast.  There p is rounded to a multiple of 2^-16.
+    On the CPU torch draws one number per input, a tenth of a whole training step; sixteen bits of an integer are as
+    good and four times as fast.  They are drawn on the CPU wherever gradient checkpointing would not restore the
+    device's own generator for the recomputation, as on MPS.  There p is rounded to a multiple of 2^-16.
     """
 
     def __init__(self, p: float) -> None:
@@ -65,13 +73,13 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type != "cpu":
+        if not self.training or x.device.type in ("cuda", "xpu"):
             return F.dropout(x, self.p, self.training)
         levels = 1 << 16
         dropped = round(self.p * levels)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
         kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - levels // 2
-        return x * kept * (levels / (levels - dropped))
+        return x * kept.to(x.device) * (levels / (levels - dropped))
 
 
 def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:

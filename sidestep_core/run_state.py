@@ -54,7 +54,11 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     if not path.is_file():
         storage.write_json(path, identity)
         return
-    saved = storage.read_json(path)
+    try:
+        saved = storage.read_json(path)
+    except ValueError as error:
+        raise AdapterError(f"{path} is damaged ({error}). Delete the folder {folder}, or give the adapter another "
+                           "name.") from error
     differing = sorted(key for key in {*saved, *identity} if saved.get(key) != identity.get(key))
     if differing:
         raise ConfigError(f"{folder} holds another run; {', '.join(differing)} differ(s). Use another run name.")
@@ -131,5 +135,9 @@ def is_finished(folder: Path) -> bool:
 def finished(folder: Path) -> Adapter | None:
     """What the run produced, if it is complete and its adapter is still where it was put."""
     path = folder / _FINISHED_FILE
-    adapter = Adapter.from_json(storage.read_json(path)) if path.is_file() else None
+    try:
+        adapter = Adapter.from_json(storage.read_json(path)) if path.is_file() else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{path} is damaged ({error}). Delete it; the run finishes again from its last "
+                           "checkpoint.") from error
     return adapter if adapter is not None and adapter.path.is_file() else None

@@ -136,7 +136,8 @@ def _walk(root: Path, problems: list[Problem]) -> Iterator[_Found]:
     for place, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
         folder = Path(place)
         facts = folder.stat()
-        if (facts.st_dev, facts.st_ino) in seen:
+        # Some network and cloud drives number no file: there every folder would look like the first.
+        if facts.st_ino and (facts.st_dev, facts.st_ino) in seen:
             subfolders.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))

@@ -7,11 +7,13 @@ renamed over the target, so a crash, a cancel or a full disk leaves the last goo
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 class BadTensorFile(SideStepError):
     """A file is not safetensors, or is cut off."""
 
+
+RENAME_SECONDS = 5.0
 
 Json = Any
 """Whatever json.loads returns; every reader checks what it takes from it."""
@@ -49,8 +53,25 @@ def _flush_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Network and foreign file systems may not know how; the rename itself has been made.
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM):
+            raise
     finally:
         os.close(handle)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, patiently: on Windows a virus scanner or a cloud drive may have the new file open for a moment."""
+    patience_ends = time.monotonic() + (RENAME_SECONDS if os.name == "nt" else 0)
+    while True:
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if time.monotonic() >= patience_ends:
+                raise
+            time.sleep(0.1)
 
 
 def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -59,7 +80,7 @@ def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(temporary)
         _flush_to_disk(temporary)
-        temporary.replace(path)
+        _rename(temporary, path)
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -99,7 +120,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         except SafetensorError as error:
             # Its only way to say that the disk is full.
             raise OSError(f"{path} could not be written: {error}") from error
-        temporary.chmod(usual_mode)
+        if temporary.stat().st_mode != usual_mode:
+            temporary.chmod(usual_mode)
 
     _write_atomically(path, write)
 
@@ -211,7 +233,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        temporary.replace(path)
+        _rename(temporary, path)
         _flush_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -220,17 +242,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def remove_folder(path: Path) -> None:
     """Remove a folder so that it is whole or absent under its name, whenever this is interrupted."""
     doomed = _temporary(path)
-    path.replace(doomed)
-    shutil.rmtree(doomed)
+    _rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process had begun to write here.  Only for folders that one process at a time writes."""
     for leftover in folder.glob(".*.tmp"):
         if leftover.is_dir():
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         else:
-            leftover.unlink()
+            with contextlib.suppress(PermissionError):
+                leftover.unlink()
 
 
 def hash_file(path: Path) -> str:

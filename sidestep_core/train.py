@@ -71,7 +71,7 @@ def train(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config:
     run = Run(folder=folder, target=target, facts=facts, load=load)
     report(Progress(stage="load", step=0, total=config.max_steps, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)
-    advice = "Lower crop_seconds, batch_size or rank, or switch gradient_checkpointing on."
+    advice = "Lower crop_seconds, batch_size or rank, or switch gradient_checkpointing on; precision bf16 halves fp32."
     try:
         with explain_out_of_memory("training", advice), _own_random_state(device):
             return _run(prepare(checkpoint, dataset, adapter, config, device), run, report)

@@ -138,16 +138,27 @@ def test_an_adapter_that_changes_nothing_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_publishing_never_overwrites(path: Path, tmp_path: Path) -> None:
+def test_publishing_never_overwrites(tmp_path: Path) -> None:
     target = tmp_path / "loras" / "my song.v2.safetensors"
-    places = [publish(path, target) for _ in range(3)]
+    contents = [b"first", b"second", b"third"]
+    places = []
+    for content in contents:
+        (tmp_path / "source").write_bytes(content)
+        places.append(publish(tmp_path / "source", target))
     assert [place.name for place in places] == [
         "my song.v2.safetensors", "my song.v2-2.safetensors", "my song.v2-3.safetensors"]
-    assert {place.read_bytes() for place in places} == {path.read_bytes()}
-    places[1].write_bytes(b"someone's work")
+    assert [place.read_bytes() for place in places] == contents
     places[0].unlink()
-    assert publish(path, target) == places[0]
-    assert places[1].read_bytes() == b"someone's work"
+    (tmp_path / "source").write_bytes(b"fourth")
+    assert publish(tmp_path / "source", target) == places[0]
+    assert [place.read_bytes() for place in places] == [b"fourth", b"second", b"third"]
+
+
+def test_the_same_content_is_published_once(path: Path, tmp_path: Path) -> None:
+    """A run that is stopped twice after the same step leaves one adapter of it."""
+    target = tmp_path / "loras" / "a.safetensors"
+    assert publish(path, target) == publish(path, target) == target
+    assert [file.name for file in target.parent.iterdir()] == ["a.safetensors"]
 
 
 def test_a_foreign_adapter_has_only_a_path(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from sidestep_core import flow, lora, storage
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.config import PROJECTIONS, LoraConfig
 from sidestep_core.decoder import Decoder, DecoderGeometry, load_decoder
-from sidestep_core.errors import AdapterError
+from sidestep_core.errors import AdapterError, MissingDependency
 from sidestep_core.targets import target_modules
 from tests.tolerance import FP32, PERTURBED, deviation
 
@@ -175,3 +176,9 @@ def test_the_state_is_a_copy(checkpoint: Checkpoint) -> None:
 def test_weights_of_another_adapter_are_refused(checkpoint: Checkpoint, other: LoraConfig) -> None:
     with pytest.raises(AdapterError, match=r"layers\.0\.\w+\.\w+\.lora_A is .* It belongs to another run"):
         lora.load_state(adapted(checkpoint), lora.state(adapted(checkpoint, other)))
+
+
+def test_without_peft_it_is_said_what_to_install(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingDependency, match="pip install -U peft"):
+        trained(checkpoint)

@@ -208,3 +208,27 @@ def test_a_stopped_run_continues_with_settings_that_change_only_speed(
     sparing = replace(CONFIG, gradient_checkpointing=True, save_every=100)
     finished = train(checkpoint, dataset, LORA, sparing, tmp_path / "run", tmp_path / "a.safetensors")
     assert same_tensors(finished.path, undisturbed.path)
+
+
+@pytest.mark.parametrize(("file", "content"), [("finished.json", ""), ("finished.json", "{}"), ("run.json", "")])
+def test_damaged_files_of_a_run_are_named(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, file: str,
+                                          content: str) -> None:
+    config = replace(CONFIG, max_steps=1)
+    train(checkpoint, dataset, LORA, config, tmp_path / "run", tmp_path / "a.safetensors")
+    (tmp_path / "run" / file).write_text(content, encoding="utf-8")
+    with pytest.raises(AdapterError, match=rf"{file} is damaged .*Delete"):
+        train(checkpoint, dataset, LORA, config, tmp_path / "run", tmp_path / "a.safetensors")
+
+
+def test_a_finished_run_whose_adapter_is_gone_puts_it_back_without_training(
+        checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, max_steps=1)
+    first = train(checkpoint, dataset, LORA, config, tmp_path / "run", tmp_path / "a.safetensors")
+    before = storage.read_tensors(first.path)
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    first.path.unlink()
+    steps: list[Progress] = []
+    again = train(checkpoint, dataset, LORA, config, tmp_path / "run", tmp_path / "a.safetensors", report=steps.append)
+    assert not any("loss" in progress.metrics for progress in steps)
+    after = storage.read_tensors(again.path)
+    assert all(torch.equal(after[name], before[name]) for name in before)

@@ -89,6 +89,18 @@ def test_the_host_computes_what_was_trained(host: Any, trained: Training, saved:
     assert torch.equal(host_velocity(host), base)
 
 
+def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Training, saved: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """DynamicVRAM, the default on NVIDIA: a layer of the host has no weight until a file is loaded into it."""
+    import comfy.memory_management
+
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    # Its own way of reading files needs a GPU; how a model is made does not.
+    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: adapter_file.storage.read_tensors(Path(path)))
+    proof = adapter_file.prove(saved, lora.deltas(trained.decoder), pack_module("nodes.models").load_as_comfyui)
+    assert proof.matched == proof.total
+
+
 @torch.no_grad()
 def test_stock_lora_loader_applies_the_same(comfy: ModuleType, host: Any, trained: Training, saved: Path) -> None:
     patched, _ = comfy.sd.load_lora_for_models(host, None, comfy.utils.load_torch_file(str(saved)), 1.0, 0.0)

@@ -7,6 +7,7 @@
     train            all of the above         -> Adapter         train.py
     open_adapter     adapter file             -> Adapter         adapter.py
 
-Every stage takes frozen handles (paths and small facts), returns one, reports through one callable (progress.py) and
-raises only SideStepError (errors.py).  The mathematics is in flow.py; one training step is in step.py.
+Every stage takes frozen handles (paths and small facts), returns one, and reports through one callable (progress.py),
+which may cancel it.  What a person can mend is a SideStepError (errors.py).  The mathematics is in flow.py; one
+training step is in step.py.
 """

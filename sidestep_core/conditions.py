@@ -8,6 +8,7 @@ long as the song.  Shapes: B batch, L text token, D width, T latent frame, C cha
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Prompt:
             "bpm": UNKNOWN if self.bpm is None else str(self.bpm),
             # The host's node offers beats per bar only: "4/4" and "6/8" are its 4 and 6.
             "timesignature": self.signature.split("/")[0].strip() or UNKNOWN,
-            "keyscale": self.key or UNKNOWN,
+            "keyscale": _spelled_out(self.key) or UNKNOWN,
             "duration": f"{math.ceil(self.seconds)} seconds",
         }
         lines = "\n".join(f"- {name}: {value}" for name, value in metas.items())
@@ -56,7 +57,15 @@ class Prompt:
     @property
     def lyrics_text(self) -> str:
         """What the lyric encoder reads: language and lyrics."""
-        return _plain_parentheses(LYRICS_TEMPLATE.format(language=self.language, lyrics=self.lyrics))
+        return _plain_parentheses(LYRICS_TEMPLATE.format(language=self.language.strip().lower(), lyrics=self.lyrics))
+
+
+def _spelled_out(key: str) -> str:
+    """A key as the host's node offers it: "Am" and "a min" are "A minor"; what is no key stays as it is."""
+    match = re.fullmatch(r"([A-Ga-g])([#b]?)\s*(?:(m|[Mm]in|[Mm]inor)|M|[Mm]aj|[Mm]ajor|)", key.strip())
+    if match is None:
+        return key.strip()
+    return f"{match[1].upper()}{match[2]} {'minor' if match[3] else 'major'}"
 
 
 def _plain_parentheses(text: str) -> str:

@@ -25,7 +25,7 @@ DENSE_BELOW = 3 * WINDOW
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionShape:
-    """Widths of one attention: `width` in and out, `source` of keys and values, heads and their width."""
+    """Sizes of one attention: `width` in and out, query heads, key-value heads, and the width of a head."""
 
     width: int
     heads: int

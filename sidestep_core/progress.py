@@ -26,7 +26,7 @@ class Cancelled(Exception):
 
 
 Report = Callable[[Progress], None]
-"""Called after every unit of work and at least once a second.  May raise `Cancelled`."""
+"""Called after every unit of work: a forward and backward pass, a tile of audio, a song.  May raise `Cancelled`."""
 
 
 def ignore(progress: Progress) -> None:

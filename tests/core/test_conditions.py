@@ -218,3 +218,18 @@ def test_missing_and_misshaped_weights_are_refused_by_name(checkpoint: Checkpoin
     write_tensors(tmp_path / "longer.safetensors", {**tensors, name: torch.cat((tensor, tensor[:1]))})
     with pytest.raises(CheckpointError, match=r"longer\.safetensors has shape"):
         load_condition_encoder(Weights.open([tmp_path / "longer.safetensors"]).under("encoder."), torch.float32, CPU)
+
+
+@pytest.mark.parametrize(("typed", "said"), [
+    ("A minor", "A minor"), ("Am", "A minor"), ("am", "A minor"), ("F#m", "F# minor"), ("Bb maj", "Bb major"),
+    ("C", "C major"), ("CM", "C major"), ("D Major", "D major"), ("a Minor", "A minor"), ("eb min", "Eb minor"),
+    ("", "N/A"), ("H-Moll", "H-Moll"),
+])
+def test_keys_are_spelled_as_the_hosts_node_does(typed: str, said: str) -> None:
+    prompt = Prompt(caption="", lyrics="", language="en", bpm=None, key=typed, signature="", seconds=1.0)
+    assert f"- keyscale: {said}\n" in prompt.caption_text
+
+
+def test_languages_are_codes_in_small_letters() -> None:
+    prompt = Prompt(caption="", lyrics="la", language=" EN ", bpm=None, key="", signature="", seconds=1.0)
+    assert prompt.lyrics_text.startswith("# Languages\nen\n")

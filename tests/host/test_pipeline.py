@@ -15,6 +15,7 @@ import pytest
 from demo.server import ComfyUI, Outcome, Prompt
 from sidestep_core import metrics
 from sidestep_core.storage import TensorFile
+from tests.tolerance import EFFECT
 
 IMPORT_SECONDS = 0.3
 STOP_SECONDS = 2.0
@@ -100,7 +101,7 @@ def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any
                                            untouched: str) -> None:
     training = facts(trained, short, "SideStepTrainAdapter")
     assert training["keys_matched"] == training["keys_total"] == 32
-    assert training["effect"] == pytest.approx(1, abs=1e-3)
+    assert training["effect"] == pytest.approx(1, abs=EFFECT)
     assert training["steps"] == 6
     assert training["heldout_first"] != training["heldout_last"]
     assert Path(training["adapter"]).parent == server.base / "models" / "loras"

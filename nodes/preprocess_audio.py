@@ -48,10 +48,10 @@ class PreprocessAudioFolder(io.ComfyNode):
                     "each song: song.txt, song.caption.txt, song.lyrics.txt, song.json, dataset.json.")),
                 io.String.Input("dataset_name", default="my_music", tooltip=(
                     "The encoded songs are kept in output/sidestep/datasets under this name.")),
-                io.String.Input("trigger_word", default=PreprocessConfig.tag, tooltip=(
+                io.String.Input("trigger_word", default=PreprocessConfig.trigger_word, tooltip=(
                     "A made-up word put into every caption. Write it into your prompt later to call the style.")),
                 io.Combo.Input("trigger_position", options=["prepend", "append", "replace"],
-                               default=PreprocessConfig.tag_position, advanced=True, tooltip=(
+                               default=PreprocessConfig.trigger_position, advanced=True, tooltip=(
                     "Before the caption, after it, or instead of it.")),
                 io.Float.Input("max_seconds", default=PreprocessConfig.max_seconds, min=0.0, max=3600.0, step=1.0,
                                advanced=True, tooltip="Use only the first seconds of longer songs; 0: whole songs."),
@@ -67,7 +67,7 @@ class PreprocessAudioFolder(io.ComfyNode):
                 max_seconds: float, tile_seconds: float) -> io.NodeOutput:
         from ..sidestep_core.preprocess import preprocess
 
-        config = PreprocessConfig(tag=trigger_word, tag_position=trigger_position, max_seconds=max_seconds,
+        config = PreprocessConfig(trigger_word=trigger_word, trigger_position=trigger_position, max_seconds=max_seconds,
                                   tile_seconds=tile_seconds)
         scan = find_songs(folders.audio_folder(folder))
         for problem in scan.problems:

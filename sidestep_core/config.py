@@ -14,7 +14,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from .errors import ConfigError
 
 Attention = Literal["both", "self", "cross"]
-TagPosition = Literal["prepend", "append", "replace"]
+TriggerPosition = Literal["prepend", "append", "replace"]
 Precision = Literal["auto", "bf16", "fp32"]
 Schedule = Literal["cosine", "constant"]
 
@@ -72,9 +72,9 @@ class Config:
 class PreprocessConfig(Config):
     """How a folder of songs becomes a dataset."""
 
-    tag: str = ""
+    trigger_word: str = ""
     """Trigger word put into every caption; a song's own tag (sidecar) takes its place."""
-    tag_position: TagPosition = "prepend"
+    trigger_position: TriggerPosition = "prepend"
     """Where the trigger word goes; `replace` makes it the whole caption."""
     max_seconds: float = 0.0
     """Only the first seconds of longer songs are used; 0 uses whole songs."""
@@ -86,8 +86,8 @@ class PreprocessConfig(Config):
         _require(self.max_seconds == 0 or self.max_seconds >= 1,
                  f"max_seconds must be 0 (whole songs) or at least 1, got {self.max_seconds}.")
         _require(self.tile_seconds >= 1, f"tile_seconds must be at least 1, got {self.tile_seconds}.")
-        _require(self.tag_position != "replace" or bool(self.tag.strip()),
-                 "tag_position is 'replace' but tag is empty, so every caption would be empty. Set a tag.")
+        _require(self.trigger_position != "replace" or bool(self.trigger_word.strip()),
+                 "trigger_position is 'replace' but trigger_word is empty, so every caption would be empty. Set one.")
 
 
 @dataclass(frozen=True, kw_only=True)

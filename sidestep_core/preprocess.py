@@ -87,7 +87,8 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
         samples = tuple(_describe(job, folder) for job in jobs if job.file not in unusable)
         if not samples:
             raise DatasetError("No song can be used. " + "; ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
-    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=STYLE, tag=config.tag, samples=samples)
+    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=STYLE, tag=config.trigger_word,
+                      samples=samples)
     if not dataset.silence.is_file():
         longest = max(sample.frames for sample in samples)
         storage.write_tensors(dataset.silence, {"silence": source.silence_latent(longest).float()})
@@ -101,13 +102,13 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
 
 def caption_of(song: Song, config: PreprocessConfig) -> str:
     """The caption with the trigger word in its place."""
-    tag = (song.tag or config.tag).strip()
+    tag = (song.tag or config.trigger_word).strip()
     caption = (song.caption or song.genre).strip()
     if not tag:
         return caption
-    if config.tag_position == "replace" or not caption:
+    if config.trigger_position == "replace" or not caption:
         return tag
-    return f"{tag}, {caption}" if config.tag_position == "prepend" else f"{caption}, {tag}"
+    return f"{tag}, {caption}" if config.trigger_position == "prepend" else f"{caption}, {tag}"
 
 
 def prompt_of(song: Song, config: PreprocessConfig, frames: int) -> Prompt:

@@ -39,8 +39,8 @@ lora_configs = st.builds(
     projections=st.lists(st.sampled_from(PROJECTIONS), min_size=1, unique=True).map(tuple),
 )  # fmt: skip
 preprocess_configs = st.builds(
-    PreprocessConfig, tag=st.text(min_size=1).filter(str.strip), max_seconds=seconds,
-    tag_position=st.sampled_from(["prepend", "append", "replace"]),
+    PreprocessConfig, trigger_word=st.text(min_size=1).filter(str.strip), max_seconds=seconds,
+    trigger_position=st.sampled_from(["prepend", "append", "replace"]),
     tile_seconds=st.floats(min_value=1, allow_infinity=False),
 )  # fmt: skip
 
@@ -85,10 +85,10 @@ WRONG: list[tuple[type[Config], dict[str, Any], str]] = [
     (PreprocessConfig, {"max_seconds": 0.5}, "0.5"),
     (PreprocessConfig, {"max_seconds": -1.0}, "-1.0"),
     (PreprocessConfig, {"tile_seconds": 0.0}, "0.0"),
-    (PreprocessConfig, {"tag_position": "replace"}, "tag is empty"),
-    (PreprocessConfig, {"tag_position": "replace", "tag": "  "}, "tag is empty"),
-    (PreprocessConfig, {"tag_position": "middle", "tag": "x"}, "'middle'"),
-    (PreprocessConfig, {"tag": 3}, "3"),
+    (PreprocessConfig, {"trigger_position": "replace"}, "trigger_word is empty"),
+    (PreprocessConfig, {"trigger_position": "replace", "trigger_word": "  "}, "trigger_word is empty"),
+    (PreprocessConfig, {"trigger_position": "middle", "trigger_word": "x"}, "'middle'"),
+    (PreprocessConfig, {"trigger_word": 3}, "3"),
     (LoraConfig, {"rank": 0}, "0"),
     (LoraConfig, {"rank": 8.0}, "8.0"),
     (LoraConfig, {"alpha": 0.0}, "0.0"),

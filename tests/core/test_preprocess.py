@@ -31,7 +31,7 @@ from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
 RATE = 48_000
-CONFIG = PreprocessConfig(tag="zxq")
+CONFIG = PreprocessConfig(trigger_word="zxq")
 NOTES = "caption: calm lo-fi\nbpm: 90\nkey: C major\nsignature: 4/4\nlanguage: en\nlyrics:\nRain\n"
 
 
@@ -180,13 +180,14 @@ def test_new_words_are_read_without_encoding_the_audio_again(run: Run, old: str,
     assert not torch.equal(new_sample["condition"], old_sample["condition"])
 
 
-@pytest.mark.parametrize("config", [PreprocessConfig(tag="other"), PreprocessConfig(tag="zxq", tag_position="append")])
+@pytest.mark.parametrize("config", [PreprocessConfig(trigger_word="other"),
+                                    PreprocessConfig(trigger_word="zxq", trigger_position="append")])
 def test_another_tag_changes_every_caption_that_it_is_in(run: Run, config: PreprocessConfig) -> None:
     before = sample_files(run())
     assert run.encoded_again(config) == []
     after = sample_files(run(config))
     assert after["a.wav"] != before["a.wav"]
-    assert (after["b.wav"] == before["b.wav"]) == (config.tag == CONFIG.tag)
+    assert (after["b.wav"] == before["b.wav"]) == (config.trigger_word == CONFIG.trigger_word)
 
 
 def test_new_audio_is_encoded_and_the_rest_is_not(run: Run) -> None:
@@ -451,7 +452,7 @@ def test_every_tile_is_reported() -> None:
 def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own: str, tag: str, position: str,
                                                   expected: str) -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, tag=own)
-    assert caption_of(song, PreprocessConfig(tag=tag, tag_position=position)) == expected
+    assert caption_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
 
 
 def test_a_song_without_lyrics_is_instrumental() -> None:

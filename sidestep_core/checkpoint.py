@@ -6,10 +6,10 @@ Knows the three layouts in use: one file with everything, ComfyUI's split files,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from . import parts
 from .errors import CheckpointError
@@ -31,7 +31,7 @@ SAMPLED = ("_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tok
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A handle: paths and small facts, no tensors.  Travels as JSON and comes back equal."""
+    """A handle: paths and small facts, no tensors."""
 
     name: str
     """Shown to people."""
@@ -58,32 +58,6 @@ class Checkpoint:
     def text_encoder_weights(self) -> Weights:
         """By the names of transformers' Qwen3Model."""
         return Weights.open(self.text_encoder, self.text_encoder_prefix)
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps accepts and `from_json` turns back into an equal handle."""
-        return {key: _json_value(value) for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Raises CheckpointError when a field is missing or unknown."""
-        differing = set(values) ^ {field.name for field in fields(cls)}
-        if differing:
-            names = ", ".join(sorted(differing))
-            raise CheckpointError(f"A saved checkpoint has other fields ({names}). Open the model again.")
-        silence = values["silence_latent"]
-        paths: dict[str, Any] = {
-            "model": tuple(Path(path) for path in values["model"]),
-            "text_encoder": tuple(Path(path) for path in values["text_encoder"]),
-            "vae": Path(values["vae"]),
-            "silence_latent": None if silence is None else Path(silence),
-        }
-        return cls(**{**values, **paths})
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [str(path) for path in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 class ModelSource(Protocol):

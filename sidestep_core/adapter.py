@@ -72,7 +72,8 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     if not any(torch.count_nonzero(tensor) for tensor in ups):
         raise AdapterError(f"The adapter changes nothing after training (all of its {len(ups)} output matrices are "
                            "zero). Train for more steps or raise the learning rate.")
-    storage.write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts), "format": "pt"})
+    # One key only: safetensors writes several in any order, and the same adapter would not be the same file.
+    storage.write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts)})
 
 
 def open_adapter(path: Path) -> Adapter:

@@ -66,7 +66,6 @@ def test_the_file_says_what_it_is(path: Path) -> None:
     assert open_adapter(path) == Adapter(path=path, checkpoint="abc", variant="turbo", tag="zxq", steps=7)
     metadata = storage.read_metadata(path)
     assert json.loads(metadata["sidestep"]) == FACTS
-    assert metadata["format"] == "pt"
 
 
 def without(part: str) -> Callable[[Tensors], Tensors]:
@@ -152,6 +151,12 @@ def test_publishing_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"fourth")
     assert publish(tmp_path / "source", target) == places[0]
     assert [place.read_bytes() for place in places] == [b"fourth", b"second", b"third"]
+
+
+def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
+    for number in range(8):
+        write(tmp_path / f"{number}.safetensors", tensors(), {"steps": 3, "tag": "x"})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
 def test_the_same_content_is_published_once(path: Path, tmp_path: Path) -> None:

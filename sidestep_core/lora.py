@@ -79,7 +79,7 @@ class Dropout(nn.Module):
         dropped = round(self.p * levels)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
         kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - levels // 2
-        return x * kept.to(x.device) * (levels / (levels - dropped))
+        return x * kept.to(x.device, x.dtype).mul_(levels / (levels - dropped))
 
 
 def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:

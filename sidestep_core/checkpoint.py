@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from . import parts
 from .errors import CheckpointError
+from .flow import TimestepLaw
 from .parts import Found, Part, check_text_encoder, check_vae, locate, locate_inside
 from .storage import fingerprint, read_json
 from .weights import Weights
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Variant = Literal["turbo", "base", "sft"]
 
 SIZES = {(2048, 24): "2B", (2560, 32): "XL"}
-TIMESTEP_MU, TIMESTEP_SIGMA = -0.4, 1.0
 SAMPLED = ("_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tokens.weight", ".weight_v")
 """Weights whose bytes go into the fingerprint; a merged adapter or a fine-tune changes at least these."""
 
@@ -104,8 +104,8 @@ def open_checkpoint(
         vae_prefix=audio.prefix,
         variant=_variant(source, config, variant),
         size=_size(contents[0]),
-        timestep_mu=_number(config, "timestep_mu", TIMESTEP_MU),
-        timestep_sigma=_number(config, "timestep_sigma", TIMESTEP_SIGMA),
+        timestep_mu=_number(config, "timestep_mu", TimestepLaw.mu),
+        timestep_sigma=_number(config, "timestep_sigma", TimestepLaw.sigma),
         silence_latent=_silence_latent(folder),
         fingerprint=fingerprint(*map(_content, contents)),
     )
@@ -184,7 +184,7 @@ def _variant_in(text: str) -> str:
 
 def _size(model: Weights) -> str:
     width = model.shape("decoder.layers.0.self_attn_norm.weight")[0]
-    layers = len({name.split(".")[2] for name in model.names if name.startswith("decoder.layers.")})
+    layers = model.under("decoder.").depth()
     return SIZES.get((width, layers), f"{width}x{layers}")
 
 

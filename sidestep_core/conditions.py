@@ -78,16 +78,10 @@ class SequenceEncoder(nn.Module):
 
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.head_width = weights.shape("layers.0.self_attn.q_norm.weight")[0]
-        shape = AttentionShape(
-            width=weights.shape("norm.weight")[0],
-            heads=weights.shape("layers.0.self_attn.q_proj.weight")[0] // self.head_width,
-            kv_heads=weights.shape("layers.0.self_attn.k_proj.weight")[0] // self.head_width,
-            head_width=self.head_width,
-        )
+        shape = AttentionShape.read(weights)
         mlp = weights.shape("layers.0.mlp.gate_proj.weight")[0]
-        depth = 1 + max(int(name.split(".")[1]) for name in weights.names if name.startswith("layers."))
-        self.layers = nn.ModuleList(EncoderLayer(shape, mlp) for _ in range(depth))
+        self.head_width = shape.head_width
+        self.layers = nn.ModuleList(EncoderLayer(shape, mlp) for _ in range(weights.depth()))
         self.norm = RMSNorm(shape.width)
 
     def encode(self, x_BLD: Tensor, mask: Tensor | None = None) -> Tensor:

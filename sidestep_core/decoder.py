@@ -40,14 +40,14 @@ class DecoderGeometry:
     @classmethod
     def read(cls, weights: Weights) -> DecoderGeometry:
         """From the shapes of the decoder's own weights (names without `decoder.`)."""
-        head_width = weights.shape("layers.0.self_attn.q_norm.weight")[0]
+        attention = AttentionShape.read(weights)
         width, in_channels, patch = weights.shape("proj_in.1.weight")
         return cls(
             width=width,
-            layers=1 + max(int(name.split(".")[1]) for name in weights.names if name.startswith("layers.")),
-            heads=weights.shape("layers.0.self_attn.q_proj.weight")[0] // head_width,
-            kv_heads=weights.shape("layers.0.self_attn.k_proj.weight")[0] // head_width,
-            head_width=head_width,
+            layers=weights.depth(),
+            heads=attention.heads,
+            kv_heads=attention.kv_heads,
+            head_width=attention.head_width,
             mlp=weights.shape("layers.0.mlp.gate_proj.weight")[0],
             condition_width=weights.shape("condition_embedder.weight")[1],
             in_channels=in_channels,

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 FRAMES_PER_SECOND = 25
-LATENT_CHANNELS = 64
 
 HELDOUT_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where the held-out loss is measured: fine texture (0.1) to overall structure (0.9)."""

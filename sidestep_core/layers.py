@@ -32,6 +32,14 @@ class AttentionShape:
     kv_heads: int
     head_width: int
 
+    @classmethod
+    def read(cls, weights: Weights) -> AttentionShape:
+        """From the shapes of the first layer's self-attention, which every other attention shares."""
+        head_width = weights.shape("layers.0.self_attn.q_norm.weight")[0]
+        queries, width = weights.shape("layers.0.self_attn.q_proj.weight")
+        keys = weights.shape("layers.0.self_attn.k_proj.weight")[0]
+        return cls(width=width, heads=queries // head_width, kv_heads=keys // head_width, head_width=head_width)
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dimension."""

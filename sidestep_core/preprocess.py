@@ -171,7 +171,7 @@ def _encode_audio(source: ModelSource, checkpoint: Checkpoint, jobs: Sequence[_J
             latents_TC = encode_tiled(encode, waveform, config.tile_seconds, tick)
             if not torch.isfinite(latents_TC).all():
                 raise DatasetError(f"The VAE gives values that are not finite for {job.song.name!r}. "
-                                   "Its file may be damaged, or not for this audio; try fp32.")
+                                   "The VAE's file or the song is damaged; get it again.")
             storage.write_tensors(job.latents, {"latents": latents_TC})
     return unusable
 

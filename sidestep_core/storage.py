@@ -139,13 +139,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The string metadata in the header of a safetensors file.  BadTensorFile when it is not one, or cut off."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise BadTensorFile(f"{path}: {error}") from error
+    return TensorFile(path).metadata
 
 
 @dataclass(frozen=True)

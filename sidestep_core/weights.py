@@ -83,6 +83,10 @@ class Weights:
         stored = self._find(name)
         return stored.file.stored[stored.name].shape
 
+    def depth(self) -> int:
+        """How many layers there are, by the numbers in `layers.N.`."""
+        return 1 + max(int(name.split(".")[1]) for name in self.names if name.startswith("layers."))
+
     def stored_dtype(self, name: str) -> str:
         """The dtype in the file, as safetensors spells it."""
         return self._find(name).dtype

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sidestep_core import flow
-from sidestep_core.flow import LATENT_CHANNELS, TimestepLaw
+from sidestep_core.flow import TimestepLaw
 from tests.tolerance import FP32, PERTURBED, SAMPLED, deviation
 
 DRAWS = 20_000
@@ -38,7 +38,7 @@ def worst_quantile(times: Tensor, law: TimestepLaw) -> float:
 def pair(frames: int = 7) -> tuple[Tensor, Tensor]:
     """A recording and noise."""
     random = flow.generator("test")
-    return torch.randn(3, frames, LATENT_CHANNELS, generator=random), torch.randn(3, frames, 64, generator=random)
+    return torch.randn(3, frames, 64, generator=random), torch.randn(3, frames, 64, generator=random)
 
 
 @pytest.mark.parametrize("law", [TimestepLaw(), TimestepLaw(mu=0.0, sigma=1.0), TimestepLaw(mu=-1.2, sigma=0.5)])

@@ -13,7 +13,8 @@ import torch
 
 from demo.server import ComfyUI
 from demo.stage import BASE
-from demo.tiny import write_demo_models
+from demo.tiny import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE, write_demo_models
+from sidestep_core.checkpoint import Checkpoint, open_checkpoint
 from tests.running import demo_comfyui
 
 torch.set_num_threads(2)
@@ -42,6 +43,13 @@ def demo_models() -> Path:
     """ComfyUI's models folder with the demo checkpoint, made once."""
     write_demo_models(BASE / "models")
     return BASE / "models"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(demo_models: Path) -> Checkpoint:
+    """The demo's, opened by the core."""
+    return open_checkpoint(demo_models / DEMO_MODEL, text_encoder=demo_models / DEMO_TEXT_ENCODER,
+                           vae=demo_models / DEMO_VAE)
 
 
 @pytest.fixture(scope="session")

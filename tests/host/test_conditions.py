@@ -14,7 +14,7 @@ from torch import Tensor
 from demo.tiny import DEMO_LANGUAGE_MODEL, DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE
 from sidestep_core import flow, preprocess
 from sidestep_core.audio import decode
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.conditions import ConditionEncoder, Prompt, TextEncoder, load_condition_encoder
 from sidestep_core.preprocess import encode_tiled
 from tests.host.pack import pack_module
@@ -39,12 +39,6 @@ class Host:
     clip: Any
     model: Any
     vae: Any
-
-
-@pytest.fixture(scope="module")
-def checkpoint(demo_models: Path) -> Checkpoint:
-    return open_checkpoint(demo_models / DEMO_MODEL, text_encoder=demo_models / DEMO_TEXT_ENCODER,
-                           vae=demo_models / DEMO_VAE)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE
 from sidestep_core import adapter as adapter_file
 from sidestep_core import flow, lora
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.config import LoraConfig, TrainConfig
 from sidestep_core.step import Training, optimizer_step, prepare
 from tests.host.pack import pack_module
@@ -26,12 +25,6 @@ CONFIG = TrainConfig(max_steps=4, learning_rate=1e-2, warmup_steps=0, gradient_a
                      device="cpu", gradient_checkpointing=False)
 LORAS = [LoraConfig(rank=8, alpha=16.0), LoraConfig(rank=4, alpha=4.0, attention="self"),
          LoraConfig(rank=6, alpha=3.0, attention="cross", projections=("q_proj", "v_proj"))]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(demo_models: Path) -> Checkpoint:
-    return open_checkpoint(demo_models / DEMO_MODEL, text_encoder=demo_models / DEMO_TEXT_ENCODER,
-                           vae=demo_models / DEMO_VAE)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ PROVEN_WHEN_STOPPED = 8
 """Of so many modules one is proven when a run is stopped: all 192 would take seconds, and someone is waiting."""
 
 SPEED_ONLY = ("gradient_checkpointing", "save_every", "device")
-"""Settings that change how fast or where, and no number of the result: a stopped run continues with others."""
+"""Settings that say how fast or where; the result is the same but for how another device rounds.  A stopped run
+continues with others."""
 
 INFERENCE = {
     "turbo": {"shift": 3.0, "steps": 8},

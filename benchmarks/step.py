@@ -20,10 +20,11 @@ from torch import Tensor
 from demo.tiny import Geometry, write_tiny_models
 from sidestep_core import decoder as decoder_file
 from sidestep_core import layers, lora, optimizers
-from sidestep_core.config import LoraConfig, TrainConfig
+from sidestep_core.adapter_config import LoraConfig
 from sidestep_core.decoder import Decoder, load_decoder
 from sidestep_core.layers import WINDOW, Mask
 from sidestep_core.targets import target_modules
+from sidestep_core.train_config import TrainConfig
 from sidestep_core.weights import Weights
 
 TOKENS = 1500
@@ -46,7 +47,7 @@ def dense_window(length: int, like: Tensor) -> Mask:
 def training_step(decoder: Decoder) -> Work:
     """Forward, backward, clip and optimizer step on one song of 120 seconds."""
     config = TrainConfig()
-    parameters = lora.attach(decoder.train(), LORA, target_modules(LORA, GEOMETRY.layers), seed=0)
+    parameters = lora.attach(decoder.train(), LORA, target_modules(LORA, GEOMETRY.layers), seed=0).parameters
     optimizer = optimizers.build(config, parameters)
     frames = 2 * TOKENS
     x, context = torch.randn(1, frames, 64), torch.randn(1, frames, 128)

@@ -20,7 +20,7 @@ from .verify import verify
 WORKFLOW = Path(__file__).parent / "train_then_generate.api.json"
 TIMEOUT = 12 * 3600.0
 """Seconds; a real checkpoint on a slow machine is welcome to take the night."""
-REAL_MODEL = {"learning_rate": 1e-4, "crop_seconds": 60.0, "gradient_checkpointing": True}
+REAL_MODEL = {"learning_rate": 1e-4, "chunk_duration": 60.0, "gradient_checkpointing": "auto"}
 """Settings for a model of real size; the workflow's own suit the embedded one."""
 LINE_SECONDS = 2.0
 """Between two progress lines of one node."""

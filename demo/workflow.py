@@ -13,7 +13,9 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Page
 
-from sidestep_core.config import LoraConfig, PreprocessConfig, TrainConfig
+from sidestep_core.adapter_config import LoraConfig
+from sidestep_core.config import PreprocessConfig
+from sidestep_core.train_config import TrainConfig
 
 from .browser import chromium, configure, open_page
 from .server import ComfyUI, Prompt
@@ -87,8 +89,9 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
                                           "text_encoder": "automatic", "vae": "automatic"},
         "SideStepPreprocessAudioFolder": {**PreprocessConfig().to_json(), "folder": "my_songs",
                                           "dataset_name": "my_music", "trigger_word": "mystyle"},
-        "SideStepConfigureLoRA": {**LoraConfig().to_json(), "projections": " ".join(LoraConfig().projections)},
-        TRAINER: {**TrainConfig().to_json(), "crop_seconds": SECONDS, "adapter_name": "my_lora"},
+        "SideStepConfigureLoRA": {name: " ".join(value) if isinstance(value, list) else value
+                                  for name, value in LoraConfig().to_json().items()},
+        TRAINER: {**TrainConfig().to_json(), "chunk_duration": SECONDS, "adapter_name": "my_lora"},
         "UNETLoader": {"unet_name": MODEL},
         "DualCLIPLoader": {"clip_name1": TEXT_ENCODER, "clip_name2": LANGUAGE_MODEL},
         "VAELoader": {"vae_name": VAE},

@@ -6,19 +6,29 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import events  # noqa: F401  (registers the routes)
 from .apply_adapter import ApplyAdapter
+from .configure_loha import ConfigureLoHA
+from .configure_lokr import ConfigureLoKR
 from .configure_lora import ConfigureLoRA
 from .load_adapter import LoadAdapter
 from .load_checkpoint import LoadACEStepCheckpoint
+from .load_preset import LoadPreset
+from .merge_adapter import MergeAdapter
 from .preprocess_audio import PreprocessAudioFolder
+from .save_preset import SavePreset
 from .train_adapter import TrainAdapter
 
 NODES: list[type[io.ComfyNode]] = [
     LoadACEStepCheckpoint,
     PreprocessAudioFolder,
+    LoadPreset,
     ConfigureLoRA,
+    ConfigureLoKR,
+    ConfigureLoHA,
     TrainAdapter,
+    SavePreset,
     LoadAdapter,
     ApplyAdapter,
+    MergeAdapter,
 ]
 
 

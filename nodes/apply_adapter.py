@@ -12,6 +12,9 @@ from .sockets import CATEGORY, AdapterSocket
 
 log = logging.getLogger(__name__)
 
+ALPHA_TOOLTIP = ("0 takes what the adapter says. Only for files that do not say it and have no adapter_config.json "
+                 "beside them: the alpha that they were trained with, often twice the rank.")
+
 
 class ApplyAdapter(io.ComfyNode):
     """MODEL, Adapter, strength -> MODEL"""
@@ -29,13 +32,14 @@ class ApplyAdapter(io.ComfyNode):
                 AdapterSocket.Input("adapter"),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
                     "1.0 is exactly what was trained, 0 nothing, negative the opposite.")),
+                io.Float.Input("alpha", default=0.0, min=0.0, max=100_000.0, step=1.0, optional=True, advanced=True,
+                               tooltip=ALPHA_TOOLTIP),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
 
     @classmethod
-    def execute(cls, model: object, adapter: Adapter, strength: float) -> io.NodeOutput:
-        patched, matched, total = models.patch(model, adapter.path, strength)
-        level = logging.INFO if matched == total else logging.WARNING
-        log.log(level, "%s: %d of %d modules matched, strength %.2f.", adapter.path.name, matched, total, strength)
+    def execute(cls, model: object, adapter: Adapter, strength: float, alpha: float = 0.0) -> io.NodeOutput:
+        patched, matched, total = models.patch(model, adapter.path, strength, alpha)
+        log.info("%s: %d of %d modules matched, strength %.2f.", adapter.path.name, matched, total, strength)
         return io.NodeOutput(patched, ui={"sidestep": [{"matched": matched, "total": total, "strength": strength}]})

@@ -17,7 +17,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ..sidestep_core.progress import Progress
-from .history import History, Point, finite
+from .history import History, Point, Sample, finite
 
 EVENT = "sidestep.progress"
 SECONDS_BETWEEN_EVENTS = 0.1
@@ -54,8 +54,16 @@ def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "fai
         _send(history.event({}))
 
 
-def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float]]) -> None:
-    """Record the curve of a run that is on the disk already: rows with `step`, as in its `metrics.jsonl`.
+def announce_sample(node_id: str, run: str, sample: Sample) -> None:
+    """Record a sample that `run` generated, or failed to, and tell every browser.  Thread-safe."""
+    with _lock:
+        history = _history(node_id, run)
+        history.add_sample(sample)
+        _send(history.event({}, [sample]))
+
+
+def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float]] = (), samples: Iterable[Sample] = ()) -> None:
+    """Record what is on the disk already of a run: rows with `step`, as in its `metrics.jsonl`, and samples.
 
     Nothing is sent; the browser asks for the history when the run ends or its page is loaded.
     """
@@ -63,6 +71,8 @@ def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float]]) -> None:
         history = _history(node_id, run)
         for row in rows:
             history.add_point(Point(int(row["step"]), finite(row)))
+        for sample in samples:
+            history.add_sample(sample)
 
 
 def _history(node_id: str, run: str) -> History:
@@ -103,3 +113,19 @@ async def get_history(request: web.Request) -> web.Response:
         history = _histories.get(request.match_info["node_id"])
         # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
         return web.json_response(history.answer(), dumps=dumps) if history else web.Response(status=204)
+
+
+@PromptServer.instance.routes.get(r"/sidestep/nodes/{node_id}/runs/{run}/samples/{step:\d{1,9}}")
+async def get_sample(request: web.Request) -> web.StreamResponse:
+    """The audio of a sample, whole or in the ranges that players ask for.
+
+    Only what the node's latest run has recorded is served: the request names no file.
+    """
+    with _lock:
+        history = _histories.get(request.match_info["node_id"])
+        known = history is not None and history.run == request.match_info["run"]
+        file = history.sample_file(int(request.match_info["step"])) if known else None
+    if file is None or not file.is_file():
+        raise web.HTTPNotFound(text="This preview is gone.")
+    # A run that is continued may generate it again.
+    return web.FileResponse(file, headers={"Content-Type": "audio/flac", "Cache-Control": "no-cache"})

@@ -9,11 +9,13 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import folder_paths
 
-from ..sidestep_core.errors import CheckpointError, ConfigError, DatasetError
+from ..sidestep_core import layouts, merge
+from ..sidestep_core.checkpoint import Checkpoint
+from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
 from ..sidestep_core.storage import read_json
 
 AUTOMATIC = "automatic"
@@ -48,6 +50,16 @@ def run_folder(name: str, key: str) -> Path:
     return _output("runs") / f"{safe_name(name, 'adapter_name')}-{key}"
 
 
+def runs_folder() -> Path:
+    """Where all training runs live."""
+    return _output("runs")
+
+
+def presets_folder() -> Path:
+    """Where a person's own presets live."""
+    return _output("presets")
+
+
 def _output(kind: str) -> Path:
     return Path(folder_paths.get_output_directory()) / "sidestep" / kind
 
@@ -58,13 +70,26 @@ def adapter_file(name: str) -> Path:
 
 
 def adapter_choices() -> list[str]:
-    """Every file that ComfyUI's LoRA lists show."""
-    return folder_paths.get_filename_list("loras")
+    """Every file that ComfyUI's LoRA lists show, and as `folder/` the folders that PEFT or LyCORIS saved."""
+    files = folder_paths.get_filename_list("loras")
+    saved = {PurePath(name).parent.as_posix() for name in files if PurePath(name).name in layouts.FOLDER_FILES}
+    return [*files, *(f"{folder}/" for folder in sorted(saved - {"."}))]
 
 
 def adapter_path(choice: str) -> Path:
-    """The file behind a choice; FileNotFoundError when it is gone."""
-    return Path(folder_paths.get_full_path_or_raise("loras", choice))
+    """The file behind a choice; AdapterError when it is gone."""
+    names = [f"{choice}{name}" for name in layouts.FOLDER_FILES] if choice.endswith("/") else [choice]
+    for name in names:
+        if (path := folder_paths.get_full_path("loras", name)) is not None:
+            return Path(path)
+    raise AdapterError(f"{choice} is not in ComfyUI's LoRA folders. Choose one from the list.")
+
+
+def merged_file(checkpoint: Checkpoint, name: str) -> Path:
+    """Where a merged model of this name is put: beside models of its kind, all-in-one or split."""
+    kind = "checkpoints" if checkpoint.vae in checkpoint.model else "diffusion_models"
+    stem = merge.stem(safe_name(name, "model_name"), checkpoint.variant)
+    return Path(folder_paths.get_folder_paths(kind)[0]) / f"{stem}.safetensors"
 
 
 def audio_folder(text: str) -> Path:

@@ -6,8 +6,9 @@ Standard library only; `events.py` keeps one `History` per node.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ Status = Literal["running", "finished", "cancelled", "failed"]
 Metrics = dict[str, float | None]
 
 MOST_POINTS = 2000
+MOST_SAMPLES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +29,22 @@ class Point:
     metrics: Metrics
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A piece generated after `step` (0: before training): where its audio lies, or why there is none."""
+
+    step: int
+    file: Path | None = None
+    message: str = ""
+
+    def answer(self) -> dict[str, object]:
+        """What the page is told: enough to ask for the audio, and no path."""
+        return {"step": self.step, "message": self.message}
+
+
 @dataclass(slots=True, kw_only=True)
 class History:
-    """Where a run stands, and at most MOST_POINTS points of its curves, in the order of their steps."""
+    """Where a run stands, with at most MOST_POINTS points of its curves and MOST_SAMPLES samples, by their steps."""
 
     node_id: str
     run: str
@@ -41,6 +56,7 @@ class History:
     message: str = ""
     metrics: Metrics = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     stride: int = 1
 
     def update(self, progress: Progress) -> None:
@@ -74,11 +90,22 @@ class History:
             # Held-out points are always kept, so a run with thousands of them would never get shorter.
             self.points = (kept if len(kept) < MOST_POINTS else kept[::2]) + self.points[-1:]
 
+    def add_sample(self, sample: Sample) -> None:
+        """Put a sample in its place, instead of an earlier one of the same step; the first and the newest stay."""
+        others = [other for other in self.samples if other.step != sample.step]
+        self.samples = sorted([*others, sample], key=lambda each: each.step)
+        if len(self.samples) > MOST_SAMPLES:
+            del self.samples[1]
+
+    def sample_file(self, step: int) -> Path | None:
+        """Where the audio of the sample after `step` lies; None where there is none."""
+        return next((sample.file for sample in self.samples if sample.step == step), None)
+
     def _is_kept(self, point: Point) -> bool:
         return point.step % self.stride == 0 or "heldout" in point.metrics
 
-    def event(self, metrics: Metrics) -> dict[str, object]:
-        """The payload of one websocket event: where the run stands, with these numbers."""
+    def event(self, metrics: Metrics, samples: Iterable[Sample] = ()) -> dict[str, object]:
+        """The payload of one websocket event: where the run stands, with these numbers and new samples."""
         return {
             "node_id": self.node_id,
             "run": self.run,
@@ -89,15 +116,17 @@ class History:
             "total": self.total,
             "message": self.message,
             "metrics": metrics,
+            "samples": [sample.answer() for sample in samples],
         }
 
     def answer(self) -> dict[str, object]:
-        """The last event with every number that is known, and the points."""
+        """The last event with every number that is known, every sample, and the points."""
         points = [
             {key: value for key, value in point.metrics.items() if key != "eta_seconds"} | {"step": point.step}
             for point in self.points
         ]
-        return self.event(self.metrics.copy()) | {"points": points, "eta_seconds": self.metrics.get("eta_seconds")}
+        event = self.event(self.metrics.copy(), self.samples)
+        return event | {"points": points, "eta_seconds": self.metrics.get("eta_seconds")}
 
 
 def finite(metrics: Mapping[str, float]) -> Metrics:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapter import content_fingerprint, open_adapter
+from ..sidestep_core.adapter import content_fingerprint
+from ..sidestep_core.layouts import open_file
+from ..sidestep_core.scales import settings_file
 from . import folders
 from .sockets import CATEGORY, AdapterSocket
 
@@ -20,18 +22,20 @@ class LoadAdapter(io.ComfyNode):
             category=CATEGORY,
             description="Takes a trained adapter from the LoRA folders.",
             search_aliases=["load lora", "side-step"],
-            inputs=[io.Combo.Input("adapter_file", options=folders.adapter_choices(),
-                                   tooltip="A file in models/loras or output/loras.")],
+            inputs=[io.Combo.Input("adapter_file", options=folders.adapter_choices(), tooltip=(
+                "A file in models/loras or output/loras, or a folder/ that PEFT or Side-Step saved there."))],
             outputs=[AdapterSocket.Output(display_name="adapter"),
                      io.String.Output(display_name="trigger_word")],
         )
 
     @classmethod
     def execute(cls, adapter_file: str) -> io.NodeOutput:
-        adapter = open_adapter(folders.adapter_path(adapter_file))
+        adapter = open_file(folders.adapter_path(adapter_file))
         return io.NodeOutput(adapter, adapter.tag)
 
     @classmethod
     def fingerprint_inputs(cls, adapter_file: str) -> str:
-        """By content: a file replaced under the same name is loaded again."""
-        return content_fingerprint(folders.adapter_path(adapter_file))
+        """By content, of the settings beside it too: a file replaced under the same name is loaded again."""
+        path = folders.adapter_path(adapter_file)
+        settings = settings_file(path)
+        return content_fingerprint(path) + (content_fingerprint(settings) if settings else "")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import comfy.lora
@@ -14,13 +17,15 @@ import comfy.text_encoders
 import comfy.utils
 import torch
 from comfy.ldm.ace.ace_step15 import get_silence_latent
-from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
-from ..sidestep_core.adapter import Added, open_adapter
+from ..sidestep_core import layouts
+from ..sidestep_core.adapter import Added
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.errors import AdapterError, CheckpointError
-from . import vae_names
+from . import changes, vae_names
+
+log = logging.getLogger(__name__)
 
 
 class HostModels:
@@ -32,12 +37,7 @@ class HostModels:
 
     def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
         """ComfyUI's VAE in float32; the mean of its posterior, where ComfyUI's own node draws a random sample."""
-        state = comfy.utils.load_torch_file(str(checkpoint.vae), safe_load=True)
-        if checkpoint.vae_prefix:
-            state = comfy.utils.state_dict_prefix_replace(state, {checkpoint.vae_prefix: ""}, filter_keys=True)
-        if vae_names.is_diffusers(state):
-            state = vae_names.from_diffusers(state)
-        vae = comfy.sd.VAE(sd=state, device=device, dtype=torch.float32)
+        vae = comfy.sd.VAE(sd=vae_state(checkpoint), device=device, dtype=torch.float32)
         if vae.first_stage_model is None or vae.downscale_ratio != 1920:
             raise CheckpointError(f"ComfyUI cannot load {checkpoint.vae} as the VAE of ACE-Step 1.5. "
                                   "Choose ace_1.5_vae.safetensors as vae.")
@@ -52,6 +52,14 @@ class HostModels:
     def silence_latent(self, frames: int) -> Tensor:
         """[frames, 64]: what ComfyUI's sampler feeds where no reference is given."""
         return get_silence_latent(frames, torch.device("cpu"))[0].T.contiguous()
+
+
+def vae_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The VAE's weights as ComfyUI's VAE class takes them."""
+    state = comfy.utils.load_torch_file(str(checkpoint.vae), safe_load=True)
+    if checkpoint.vae_prefix:
+        state = comfy.utils.state_dict_prefix_replace(state, {checkpoint.vae_prefix: ""}, filter_keys=True)
+    return vae_names.from_diffusers(state) if vae_names.is_diffusers(state) else state
 
 
 def device(name: str) -> str:
@@ -71,7 +79,7 @@ def load_as_comfyui(path: Path) -> Added:
     The loader maps file keys to model keys by name; a model with the right names and tiny widths is all it needs.
     """
     tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
-    depth = 1 + max(int(key.split("layers.")[1].split(".")[0]) for key in tensors)
+    depth = 1 + max(int(layer) for key in tensors for layer in re.findall(r"layers[._](\d+)[._]", key))
     tiny = {"audio_model": "ace1.5", "num_dit_layers": depth, "hidden_size": 128, "intermediate_size": 8,
             "num_heads": 1, "encoder_hidden_size": 8, "encoder_intermediate_size": 8, "encoder_num_heads": 1}
     config = comfy.supported_models.ACEStep15(tiny)
@@ -80,48 +88,53 @@ def load_as_comfyui(path: Path) -> Added:
     model = config.get_model({})
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), comfy.lora.model_lora_keys_unet(model, {}))
 
-    def added(module: str, shape: tuple[int, ...]) -> Tensor | None:
+    def added(module: str, weight: Tensor) -> Tensor | None:
         key = f"diffusion_model.decoder.{module}.weight"
         if key not in patches:
             return None
-        return comfy.lora.calculate_weight([(1.0, patches[key], 1.0, None, None)], torch.zeros(shape), key)
+        patch = [(1.0, patches[key], 1.0, None, None)]
+        # In the weight's own dtype: a change that depends on the weight comes in float64, or the subtraction would
+        # drown it in rounding.
+        return comfy.lora.calculate_weight(patch, weight.clone(), key, intermediate_dtype=weight.dtype) - weight
 
     return added
 
 
-def patch(model: object, path: Path, strength: float) -> tuple[object, int, int]:
-    """(patched clone of a MODEL, modules matched, modules in the file).
+def patch(model: object, path: Path, strength: float, alpha: float = 0.0) -> tuple[object, int, int]:
+    """(patched clone of a MODEL, modules matched, modules in the file), from a file of any known layout.
 
-    AdapterError when nothing matches: the host would carry on in silence, and the adapter would seem to do nothing.
+    `alpha` counts for files that do not say theirs.  AdapterError when nothing matches, or anything is of another
+    width: the host would carry on in silence, and the adapter would seem to do nothing, or half of it.
     """
-    open_adapter(path)
-    tensors, metadata = comfy.utils.load_torch_file(str(path), safe_load=True, return_metadata=True)
-    total = len({_module(key) for key in tensors})
-    key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), key_map)
-    # By attribute, not by state dict: there a packed 4-bit weight has the shape of its storage.
-    fitting = {key: patch for key, patch in patches.items()
-               if _fits(patch, comfy.utils.get_attr(model.model, key if isinstance(key, str) else key[0]).shape)}
+    if not math.isfinite(strength):
+        raise AdapterError(f"strength is {strength}; it must be a number. 1.0 is exactly what was trained.")
+    content = layouts.read(path, alpha)
+    layouts.require_use(alpha, [content])
+    weights = model.model.state_dict().keys()
+    prefix = layouts.HOST_PREFIX
+
+    def shape_of(parameter: str) -> torch.Size | None:
+        # By attribute, not by state dict: there a packed 4-bit weight has the shape of its storage.
+        key = prefix + parameter
+        return comfy.utils.get_attr(model.model, key).shape if key in weights else None
+
+    matched = content.matched(shape_of)
+    left_out = content.left_out(matched)
+    if left_out:
+        log.warning("%s: %d of %d modules matched, %s", path.name, len(matched), content.total, left_out)
     patched = model.clone()
-    matched = len(patched.add_patches(fitting, strength))
-    if matched == 0:
-        raise AdapterError(f"Nothing of {path.name} fits this model: 0 of {total} modules matched, {len(patches)} by "
-                           "name. Is the model ACE-Step 1.5, and of the size (2B or XL) that the adapter is for?")
-    if metadata:
-        patched.set_attachments("lora_metadata", metadata)
-    return patched, matched, total
+    if strength != 0:
+        _add(patched, changes.of(matched), strength)
+    if content.metadata:
+        patched.set_attachments("lora_metadata", dict(content.metadata))
+    return patched, len(matched), content.total
 
 
-def _fits(patch: object, shape: torch.Size) -> bool:
-    """Whether a LoRA has the widths of the weight; the host would only log that it has not, and go on without it."""
-    if not isinstance(patch, LoRAAdapter):
-        return True
-    up, down = patch.weights[0], patch.weights[1]
-    return up.shape[0] == shape[0] and down.shape[1] == shape[1]
-
-
-def _module(key: str) -> str:
-    """The module that a tensor of an adapter file belongs to."""
-    for part in (".lora_", ".lokr_", ".hada_", ".alpha", ".dora_scale", ".diff", ".w_norm", ".b_norm"):
-        key = key.split(part)[0]
-    return key
+def _add(patched: object, found: Mapping[str, object], strength: float) -> None:
+    """Add to a clone; DoRA before all else on a weight, because it is made for the weight as it was."""
+    added = patched.add_patches(found, strength)
+    if len(added) != len(found):
+        raise AdapterError(f"ComfyUI took {len(added)} of {len(found)} changes of the adapter. Please report this.")
+    for key, change in found.items():
+        if isinstance(change, changes.Dora):
+            patched.patches[key].insert(0, patched.patches[key].pop())

@@ -11,6 +11,8 @@ CheckpointSocket = io.Custom("SIDESTEP_CHECKPOINT")
 DatasetSocket = io.Custom("SIDESTEP_DATASET")
 """sidestep_core.dataset.Dataset"""
 AdapterConfigSocket = io.Custom("SIDESTEP_ADAPTER_CONFIG")
-"""sidestep_core.config.LoraConfig"""
+"""sidestep_core.adapter_config.AdapterConfig"""
+TrainConfigSocket = io.Custom("SIDESTEP_TRAIN_CONFIG")
+"""sidestep_core.train_config.TrainConfig"""
 AdapterSocket = io.Custom("SIDESTEP_ADAPTER")
 """sidestep_core.adapter.Adapter"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +11,24 @@ from comfy_api.latest import io
 
 from ..sidestep_core import metrics
 from ..sidestep_core.adapter import Adapter
+from ..sidestep_core.adapter_config import AdapterConfig
 from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.config import LoraConfig, TrainConfig
 from ..sidestep_core.dataset import Dataset
-from ..sidestep_core.storage import fingerprint
-from . import events, folders, models
+from ..sidestep_core.storage import TensorFile, fingerprint
+from ..sidestep_core.train_config import TrainConfig
+from . import events, folders, models, run_choices, samples
 from .host import run_stage
-from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, CheckpointSocket, DatasetSocket
+from .sockets import (
+    CATEGORY,
+    AdapterConfigSocket,
+    AdapterSocket,
+    CheckpointSocket,
+    DatasetSocket,
+    TrainConfigSocket,
+)
+from .train_widgets import method_inputs
+
+log = logging.getLogger(__name__)
 
 CONTINUE = "continue"
 TRAIN_AGAIN = "train again"
@@ -25,7 +38,7 @@ _made: dict[str, Path] = {}
 
 
 class TrainAdapter(io.ComfyNode):
-    """Checkpoint, Dataset, LoraConfig -> Adapter"""
+    """Checkpoint, Dataset, AdapterConfig -> Adapter"""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -41,26 +54,43 @@ class TrainAdapter(io.ComfyNode):
             inputs=[
                 CheckpointSocket.Input("checkpoint"),
                 DatasetSocket.Input("dataset"),
-                AdapterConfigSocket.Input("adapter_config"),
+                AdapterConfigSocket.Input("adapter_config", tooltip="From a Configure node or Load Preset."),
+                TrainConfigSocket.Input("settings", optional=True, tooltip=(
+                    "From Load Preset. When connected it gives every setting of the training, and the widgets of this "
+                    "node for them, from max_steps on, are not used. Change single ones on Load Preset.")),
+                AdapterSocket.Input("start_from", optional=True, tooltip=(
+                    "Begin with the weights of this adapter instead of none. It must be of the same kind and size.")),
                 io.String.Input("adapter_name", default="my_lora", tooltip=(
                     "Name of the file in models/loras. An existing file is never overwritten: -2, -3 ... is added.")),
-                *_method_inputs(),
-                io.Combo.Input("if_already_trained", options=[CONTINUE, TRAIN_AGAIN], advanced=True, tooltip=(
+                *method_inputs(),
+                io.Combo.Input("if_already_trained", options=[CONTINUE, TRAIN_AGAIN], default=CONTINUE, optional=True,
+                               advanced=True, tooltip=(
                     "The same songs and settings again: take the finished adapter, or train another one. A run that "
                     "was stopped is continued by both.")),
+                io.Combo.Input("resume_from", options=run_choices.choices(), default=run_choices.LATEST, optional=True,
+                               advanced=True, tooltip=(
+                    "Where to go on. A stopped run goes on by itself. A checkpoint of the list begins a run of its own "
+                    "at that point; songs, adapter and optimizer must be the same.")),
             ],
             outputs=[AdapterSocket.Output(display_name="adapter")],
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: LoraConfig, adapter_name: str,
-                if_already_trained: str, **method: object) -> io.NodeOutput:
+    def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: AdapterConfig, adapter_name: str,
+                settings: TrainConfig | None = None, start_from: Adapter | None = None,
+                if_already_trained: str = CONTINUE, resume_from: str = run_choices.LATEST,
+                **method: object) -> io.NodeOutput:
         from ..sidestep_core import run_state
         from ..sidestep_core.train import identity, train
 
-        config = TrainConfig.from_json(method)
+        if settings is not None:
+            log.info("The settings of this training come from the input 'settings'; the node's widgets are not used.")
+        config = settings or TrainConfig.from_json(method)
         target = folders.adapter_file(adapter_name)
-        key = fingerprint(identity(checkpoint, dataset, adapter_config, config))
+        first_weights = None if start_from is None else start_from.path
+        beginning = run_choices.checkpoint_of(resume_from)
+        key = fingerprint(identity(checkpoint, dataset, adapter_config, config, start_from=first_weights,
+                                   resume_from=beginning))
         run = _run_folder(adapter_name, key, if_already_trained)
         node_id = cls.hidden.unique_id
         events.replay(node_id, run.name, metrics.read(run / metrics.FILE))
@@ -69,61 +99,21 @@ class TrainAdapter(io.ComfyNode):
         on = replace(config, device=models.device(config.device))
         adapter = run_stage(
             node_id, run.name,
-            lambda report: train(checkpoint, dataset, adapter_config, on, run, target,
-                                 load=models.load_as_comfyui, report=report),
+            lambda report: train(
+                models.HostModels(), checkpoint, dataset, adapter_config, on, run, target, start_from=first_weights,
+                resume_from=beginning, load=models.load_as_comfyui,
+                sample=samples.sampler_for(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
+                report=report),
             summary=lambda adapter: f"{adapter.path.name} is in your LoRA list.",
         )
         _made[adapter_name] = adapter.path
-        return io.NodeOutput(adapter, ui={"sidestep": [_facts(adapter)]})
+        return io.NodeOutput(adapter, ui={"sidestep": [_facts(adapter, adapter_config)]})
 
     @classmethod
-    def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str, **_: object) -> float | str:
+    def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str = CONTINUE, **_: object) -> float | str:
         """Runs each time for 'train again', and once more when the adapter's file is gone."""
         gone = adapter_name in _made and not _made[adapter_name].is_file()
         return float("nan") if gone or if_already_trained == TRAIN_AGAIN else CONTINUE
-
-
-def _method_inputs() -> list[io.Input]:
-    """One widget per setting of TrainConfig but the timestep law, under the same name and with the same default."""
-    return [
-        io.Int.Input("max_steps", default=TrainConfig.max_steps, min=1, max=1_000_000, tooltip=(
-            "Optimizer steps. 1000 is a good first try; listen, then take more if the style is weak. Another number "
-            "of steps is another run, from the start.")),
-        io.Float.Input("learning_rate", default=TrainConfig.learning_rate, min=1e-8, max=1.0, step=1e-6, round=1e-8,
-                       tooltip="How far each step goes. 0.0001 is the usual value; lower it if the loss jumps."),
-        io.Combo.Input("schedule", options=["cosine", "constant"], default=TrainConfig.schedule, advanced=True,
-                       tooltip="cosine slows down towards the end; constant does not."),
-        io.Int.Input("warmup_steps", default=TrainConfig.warmup_steps, min=0, max=100_000, advanced=True, tooltip=(
-            "The learning rate rises over these steps; at most a tenth of the run.")),
-        io.Int.Input("batch_size", default=TrainConfig.batch_size, min=1, max=64, advanced=True, tooltip=(
-            "Songs per forward pass where their lengths agree; others run one by one. Costs memory.")),
-        io.Int.Input("gradient_accumulation", default=TrainConfig.gradient_accumulation, min=1, max=256, advanced=True,
-                     tooltip="Forward passes per step. More makes each step steadier and slower, at no memory."),
-        io.Float.Input("weight_decay", default=TrainConfig.weight_decay, min=0.0, max=1.0, step=0.001, advanced=True,
-                       tooltip="Pulls the adapter's weights towards zero."),
-        io.Float.Input("max_grad_norm", default=TrainConfig.max_grad_norm, min=0.01, max=1000.0, step=0.01,
-                       advanced=True, tooltip="Steps with a larger gradient are scaled down to this."),
-        io.Float.Input("cfg_ratio", default=TrainConfig.cfg_ratio, min=0.0, max=1.0, step=0.01, advanced=True, tooltip=(
-            "Share of samples trained without caption and lyrics; guidance (CFG) needs some.")),
-        io.Float.Input("crop_seconds", default=TrainConfig.crop_seconds, min=0.0, max=600.0, step=1.0, tooltip=(
-            "Train on random pieces of this length: much less memory and time. 60 is good; 0 uses whole songs.")),
-        io.Int.Input("heldout_songs", default=TrainConfig.heldout_songs, min=-1, max=1000, advanced=True, tooltip=(
-            "Songs kept aside to measure progress honestly. -1: one in ten, none below four songs (then the songs "
-            "trained on are measured).")),
-        io.Int.Input("heldout_every", default=TrainConfig.heldout_every, min=1, max=100_000, advanced=True,
-                     tooltip="Steps between two such measurements."),
-        io.Int.Input("save_every", default=TrainConfig.save_every, min=1, max=100_000, advanced=True,
-                     tooltip="Steps between two checkpoints, from which a run continues after a crash."),
-        # The page would give a seed a widget that randomises it after each run, which would train anew each time.
-        io.Int.Input("seed", default=TrainConfig.seed, min=0, max=2**53, control_after_generate=False, tooltip=(
-            "The same seed, songs and settings give the same adapter.")),
-        io.String.Input("device", default=TrainConfig.device, advanced=True,
-                        tooltip="auto, cpu, cuda, cuda:1, mps or xpu."),
-        io.Combo.Input("precision", options=["auto", "bf16", "fp32"], default=TrainConfig.precision, advanced=True,
-                       tooltip="Of the frozen model. The adapter is always trained in fp32."),
-        io.Boolean.Input("gradient_checkpointing", default=TrainConfig.gradient_checkpointing, advanced=True, tooltip=(
-            "Needs much less memory and about a third more time; the result is the same.")),
-    ]
 
 
 def _run_folder(name: str, key: str, if_already_trained: str) -> Path:
@@ -136,11 +126,18 @@ def _run_folder(name: str, key: str, if_already_trained: str) -> Path:
     return run
 
 
-def _facts(adapter: Adapter) -> dict[str, object]:
+def _facts(adapter: Adapter, config: AdapterConfig) -> dict[str, object]:
     """What the node and the demo show of a finished training."""
     return {
-        "adapter": str(adapter.path), "steps": adapter.steps, "tag": adapter.tag,
+        "adapter": str(adapter.path), "kind": config.kind, "parameters": _parameters(adapter.path),
+        "steps": adapter.steps, "tag": adapter.tag,
         "heldout_first": adapter.heldout_first, "heldout_last": adapter.heldout_last,
         "keys_matched": adapter.proof.matched, "keys_total": adapter.proof.total,
         "effect": adapter.proof.effect, "error": adapter.proof.error,
     }
+
+
+def _parameters(path: Path) -> int:
+    """How many trained numbers an adapter file holds."""
+    stored = TensorFile(path).stored
+    return sum(math.prod(tensor.shape) for name, tensor in stored.items() if not name.endswith(".alpha"))

@@ -1,13 +1,18 @@
 """Side-Step: train adapters for ACE-Step 1.5.  Pure torch; knows nothing of ComfyUI.
 
-    open_checkpoint  file or folder           -> Checkpoint      checkpoint.py
-    find_songs       folder                   -> Scan of Songs   songs.py
-    preprocess       Checkpoint + songs       -> Dataset         preprocess.py
-    LoraConfig       rank, alpha, where       -> what to adapt   config.py, targets.py
-    train            all of the above         -> Adapter         train.py
-    open_adapter     adapter file             -> Adapter         adapter.py
+    open_checkpoint    file or folder           -> Checkpoint       checkpoint.py
+    find_songs         folder                   -> Scan of Songs    songs.py
+    preprocess         Checkpoint + songs       -> Dataset          preprocess.py
+    LoraConfig ...     what to adapt, and how   -> AdapterConfig    adapter_config.py, targets.py, kinds.py
+    TrainConfig        every other setting      -> TrainConfig      train_config.py; both in one file: presets.py
+    train              all of the above         -> Adapter          train.py
+    layouts.read       adapter file of any kind -> Content          layouts.py
+    merge              Checkpoint + adapters    -> model file       merge.py
+
+`train` encodes what the dataset still lacks (ensure_conditions, encoding.py), puts an adapter on the decoder
+(kinds.attach: lora.py through PEFT, or lycoris.py), starts it where the run stands (start.py), and writes and proves
+what it makes (results.py, run_state.py).  The mathematics is in flow.py and loss.py; one step is in step.py.
 
 Every stage takes frozen handles (paths and small facts), returns one, and reports through one callable (progress.py),
-which may cancel it.  What a person can mend is a SideStepError (errors.py).  The mathematics is in flow.py; one
-training step is in step.py.
+which may cancel it.  What a person can mend is a SideStepError (errors.py).
 """

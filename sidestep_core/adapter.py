@@ -6,26 +6,58 @@ The proof compares, module by module, what the live adapter adds to a weight wit
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import storage
+from . import arithmetic, storage
 from .errors import AdapterError
 
 METADATA_KEY = "sidestep"
 EFFECT_TOLERANCE = 1e-3
 ERROR_TOLERANCE = 1e-5
 
-Added = Callable[[str, tuple[int, ...]], Tensor | None]
-"""(module name, shape of its weight) -> what a loaded file adds to it at strength 1.0; None if the file has nothing."""
+Added = Callable[[str, Tensor], Tensor | None]
+"""(module name, its weight) -> what a loaded file adds to that weight at strength 1.0; None if the file has nothing."""
 
 Loader = Callable[[Path], Added]
 """Opens an adapter file the way some program does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a live adapter adds to the weight of one module, both on the CPU and of one dtype."""
+
+    module: str
+    weight: Tensor
+    """The base weight in float64 where the change depends on it; else zeros of its shape in float32."""
+    delta: Tensor
+
+
+class LiveAdapter(Protocol):
+    """An adapter attached to a decoder, of whichever kind."""
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """All that trains, float32, in an order that does not change."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """The adapter's file content."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put saved content back, bit for bit.  AdapterError, before anything changes, when it is not of this one."""
+        ...
+
+    def changes(self, every: int = 1) -> Iterator[Change]:
+        """What it adds to the weight of every n-th module."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +99,13 @@ class Adapter:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write an adapter with everything needed to know later what it is; AdapterError if it would change nothing."""
-    ups = [tensor for name, tensor in tensors.items() if ".lora_B." in name]
-    if not any(torch.count_nonzero(tensor) for tensor in ups):
-        raise AdapterError(f"The adapter changes nothing after training (all of its {len(ups)} output matrices are "
+    """Write an adapter with everything needed to know later what it is; AdapterError if it would change nothing.
+
+    Of DoRA only the matrices are judged: they get a gradient in the first step, whatever the lengths get.
+    """
+    found = _by_module(tensors)
+    if not any(torch.count_nonzero(_difference(content, torch.float32)) for content in found.values()):
+        raise AdapterError(f"The adapter changes nothing after training (what it adds to its {len(found)} modules is "
                            "zero). Train for more steps or raise the learning rate.")
     # One key only: safetensors writes several in any order, and the same adapter would not be the same file.
     storage.write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts)})
@@ -94,31 +129,73 @@ def open_adapter(path: Path) -> Adapter:
 
 
 def read_deltas(path: Path) -> Added:
-    """This module's own loader, for files that it wrote: W + (alpha / rank) * B @ A."""
-    tensors = storage.read_tensors(path)
+    """This module's own loader, for files that it wrote, of every kind."""
+    found = _by_module(storage.read_tensors(path))
 
-    def added(module: str, shape: tuple[int, ...]) -> Tensor | None:
-        down = tensors.get(f"base_model.model.{module}.lora_A.weight")
-        up = tensors.get(f"base_model.model.{module}.lora_B.weight")
-        alpha = tensors.get(f"base_model.model.{module}.alpha")
-        if down is None or up is None or alpha is None:
+    def added(module: str, weight: Tensor) -> Tensor | None:
+        content = found.get(f"base_model.model.{module}") or found.get(f"lycoris_{module.replace('.', '_')}")
+        if content is None:
             return None
-        return (up.float() @ down.float() * (alpha / down.shape[0])).reshape(shape)
+        difference = _difference(content, weight.dtype)
+        if "dora_scale" not in content:
+            return difference
+        return arithmetic.decompose(weight, difference, content["dora_scale"].to(weight.dtype))
 
     return added
 
 
-def prove(path: Path, live: Iterable[tuple[str, Tensor]], load: Loader) -> Proof:
+_TENSOR = re.compile(r"(.+)\.(alpha|dora_scale|(?:lora|lokr|hada)_\w+?)(?:\.weight)?")
+_NAMES = {"lora_A": "lora_down", "lora_B": "lora_up"}
+
+
+def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Module, as the file calls it -> its tensors by their names in arithmetic.py.  Only modules that are whole."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if (match := _TENSOR.fullmatch(key)) is not None:
+            found.setdefault(match[1], {})[_NAMES.get(match[2], match[2])] = tensor
+    return {module: content for module, content in found.items() if "alpha" in content and arithmetic.is_whole(content)}
+
+
+def _difference(content: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """What a module's matrices make, scaled, before any lengths are applied."""
+    rank = arithmetic.divisor(content)
+    difference = arithmetic.product({name: tensor.to(dtype) for name, tensor in content.items()})
+    return difference * (float(content["alpha"]) / rank) if rank else difference
+
+
+def check_belongs(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """AdapterError, naming the first difference, unless `saved` has the names, shapes and alphas of `own`.
+
+    An alpha in float64 is trained (see lycoris.py), and may differ.
+    """
+    for name in {**own, **saved}:
+        if name not in own:
+            raise AdapterError(f"{name} is in the saved adapter, but this run has nothing of that name. It belongs to "
+                               "another run.")
+        if name not in saved or saved[name].shape != own[name].shape:
+            found = f"of shape {tuple(saved[name].shape)}" if name in saved else "missing"
+            raise AdapterError(f"{name} is {found} in the saved adapter; this run needs {tuple(own[name].shape)}. It "
+                               "belongs to another run.")
+        fixed = name.endswith(".alpha") and own[name].dtype == torch.float32
+        if fixed and float(saved[name]) != float(own[name]):
+            raise AdapterError(f"{name} is {float(saved[name]):g} in the saved adapter; this run needs "
+                               f"{float(own[name]):g}. It belongs to another run.")
+
+
+def prove(path: Path, live: Iterable[Change], load: Loader) -> Proof:
     """Evidence that the file, opened by `load`, adds what the live adapter adds.  AdapterError if it does not."""
     added = load(path)
     total = matched = 0
     projected = energy = 0.0
     deviations = [0.0]
-    for module, trained in live:
+    for change in live:
         total += 1
-        found = added(module, tuple(trained.shape))
+        trained = change.delta
+        found = added(change.module, change.weight)
         if found is None:
             continue
+        found = found.to(trained.dtype)
         matched += 1
         projected += float(torch.dot(found.flatten(), trained.flatten()))
         energy += float(torch.dot(trained.flatten(), trained.flatten()))

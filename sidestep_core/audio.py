@@ -1,10 +1,11 @@
-"""Audio files as waveforms: whatever FFmpeg decodes becomes float32 stereo at 48 kHz.
+"""Audio files as waveforms: whatever FFmpeg decodes becomes float32 stereo at 48 kHz; and back, as FLAC.
 
 PyAV decodes and resamples in one stream, so memory is bounded by the song itself.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -59,6 +60,26 @@ def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
     except av.error.FFmpegError as error:
         raise DatasetError(f"{path.name} cannot be decoded: {error.strerror}.") from error
     return waveform
+
+
+def flac(waveform: Tensor) -> bytes:
+    """The content of a 16-bit FLAC file of a stereo waveform [2, samples] at 48 kHz, cut off beyond [-1, 1].
+
+    Raises ValueError for NaN and infinity, which would become noise at full volume.
+    """
+    import av
+
+    if not torch.isfinite(waveform).all():
+        raise ValueError("The audio is not finite (NaN or infinity).")
+    whole = (waveform.detach().cpu().float().clamp(-1, 1) * 32767).round().to(torch.int16)
+    frame = av.AudioFrame.from_ndarray(whole.T.reshape(1, -1).numpy(), format="s16", layout="stereo")
+    frame.sample_rate = SAMPLE_RATE
+    content = io.BytesIO()
+    with av.open(content, "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=SAMPLE_RATE, layout="stereo", format="s16")
+        for part in (frame, None):
+            container.mux(stream.encode(part))
+    return content.getvalue()
 
 
 def problem(waveform: Tensor) -> str | None:

@@ -176,9 +176,14 @@ def _configured_variants(config: dict[str, Any]) -> set[str]:
     return possible & named or possible
 
 
+def variants_in(text: str) -> set[str]:
+    """The variants that are words of the text."""
+    return set(re.split(r"[^a-z]+", text.lower())) & set(get_args(Variant))
+
+
 def _variant_in(text: str) -> str:
     """The one variant that is a word of the text, else ""."""
-    words = set(re.split(r"[^a-z]+", text.lower())) & set(get_args(Variant))
+    words = variants_in(text)
     return words.pop() if len(words) == 1 else ""
 
 

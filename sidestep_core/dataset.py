@@ -1,7 +1,14 @@
 """A preprocessed dataset: its folder, its samples in memory, and which of them each training step visits.
 
-On disk: `manifest.json`, one safetensors file per song (latents [T, 64], condition [S, D]), and the latent of silence.
-Shapes: B batch, T latent frame, C channel, S condition token, D width.
+On disk, named by what they are made from, so that a stale file can never be taken for a right one:
+
+    manifest.json               the songs, and what is written about them
+    *.latents.safetensors       latents [T, 64] of a song
+    *.condition.safetensors     condition [S, D] of a prompt and a length; several per song
+    *.codes.safetensors         latents [T, 64] of a song's audio codes; only where a training asked for them
+    silence-N.safetensors       the latent of silence
+
+Shapes: B batch, T latent frame, C latent channel, S condition token, D width.
 """
 
 from __future__ import annotations
@@ -14,32 +21,16 @@ import torch
 from torch import Tensor
 
 from . import flow, storage
-from .config import TrainConfig
 from .errors import DatasetError
+from .prompts import Prompt
+from .sample_info import SampleInfo
+from .train_config import TrainConfig
 
 MANIFEST = "manifest.json"
-FORMAT = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleInfo:
-    """One song of a dataset as its manifest lists it."""
-
-    name: str
-    file: str
-    """Name of the safetensors file in the dataset's folder; content-addressed."""
-    frames: int
-    audio: str
-    """SHA-256 of the audio file."""
-    heard: str
-    """Key of the latents: audio, settings and checkpoint, without the words."""
-    size: int
-    modified: int
-    """Size in bytes and modification time in nanoseconds of the audio file: while both stay, it is not read again."""
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / flow.FRAMES_PER_SECOND
+FORMAT = 2
+CONDITION_VERSION = 1
+CODES_VERSION = 1
+"""Parts of the files' names; raised when the same song or prompt would be encoded differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +48,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """Changes with any change of audio, text, settings or checkpoint; not with the place on the disk."""
         # Names too: which song is held out, and the order of visits, depend on them.
-        songs = sorted((sample.name, sample.file) for sample in self.samples)
+        words = {sample: [self.condition(prompt).name for prompt in sample.prompts()] for sample in self.samples}
+        songs = sorted((sample.name, sample.latents, *words[sample]) for sample in self.samples)
         return storage.fingerprint(self.checkpoint, self.style, songs)
 
     @property
@@ -65,8 +57,31 @@ class Dataset:
         return sum(sample.seconds for sample in self.samples)
 
     def is_whole(self) -> bool:
-        """Whether every file of it is there."""
-        return self.silence.is_file() and all((self.folder / sample.file).is_file() for sample in self.samples)
+        """Whether every file of it is there that preprocessing makes."""
+        files = [self.silence]
+        for sample in self.samples:
+            files += [self.latents(sample), *map(self.condition, sample.prompts())]
+        return all(file.is_file() for file in files)
+
+    def latents(self, sample: SampleInfo) -> Path:
+        """File of a song's latents."""
+        return self.folder / sample.latents
+
+    def read_latents(self, sample: SampleInfo) -> Tensor:
+        """A song's latents [T, 64], float32 on the CPU."""
+        return _read(self.latents(sample), "latents", sample.name)
+
+    def condition(self, prompt: Prompt) -> Path:
+        """File of a prompt's condition, whose timbre reference is as long as the prompt says."""
+        frames = round(prompt.seconds * flow.FRAMES_PER_SECOND)
+        key = storage.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, prompt.caption_text,
+                                  prompt.lyrics_text, frames)
+        return self.folder / f"{key}.condition.safetensors"
+
+    def codes(self, sample: SampleInfo) -> Path:
+        """File of the latents that the checkpoint makes of a song's audio codes."""
+        # The latents' name says of which checkpoint they are.
+        return self.folder / f"{storage.fingerprint(CODES_VERSION, sample.latents)}.codes.safetensors"
 
     @property
     def silence(self) -> Path:
@@ -101,11 +116,15 @@ def open_dataset(folder: Path) -> Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One song in memory."""
+    """One song in memory, with conditions for the length that is trained on."""
 
     name: str
     latents_TC: Tensor
     condition_SD: Tensor
+    genre_SD: Tensor | None = None
+    """The condition with the genre in place of the caption, where a training asks for it and the song has one."""
+    codes_TC: Tensor | None = None
+    """Latents of the song's audio codes, where a training asks for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,30 +143,44 @@ class Batch:
                      context_BTC=self.context_BTC.to(device, dtype), visits=self.visits)
 
 
-def load_samples(dataset: Dataset) -> tuple[tuple[Sample, ...], Tensor]:
-    """Every sample, and the silence latent [T, 64] as long as the longest; all in memory, float32 on the CPU."""
-    silence_TC = _read(dataset.silence, "silence")["silence"]
+def frames_trained(frames: int, config: TrainConfig) -> int:
+    """How many frames of a song of this length one visit trains on: the window, where the song is longer."""
+    return min(frames, config.chunk_frames or frames)
+
+
+def load_samples(dataset: Dataset, config: TrainConfig) -> tuple[tuple[Sample, ...], Tensor]:
+    """Every sample with what this training needs of it, and the silence latent [T, 64] as long as the longest.
+
+    All in memory, float32 on the CPU.  `encoding.ensure_conditions` makes what is missing.
+    """
     samples = []
     for info in dataset.samples:
-        tensors = _read(dataset.folder / info.file, "latents", "condition")
-        for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
-                raise DatasetError(f"{name} of {info.name!r} has values that are not finite. "
-                                   f"Delete {dataset.folder / info.file} and run PreprocessAudioFolder again.")
-        samples.append(Sample(name=info.name, latents_TC=tensors["latents"], condition_SD=tensors["condition"]))
-    return tuple(samples), silence_TC
+        frames = frames_trained(info.frames, config)
+        with_genre, with_codes = config.genre_ratio > 0 and info.genre, config.context_mode != "silence"
+        samples.append(Sample(
+            name=info.name,
+            latents_TC=dataset.read_latents(info),
+            condition_SD=_read(dataset.condition(info.prompt(frames)), "condition", info.name),
+            genre_SD=_read(dataset.condition(info.prompt(frames, genre=True)), "condition", info.name)
+            if with_genre else None,
+            codes_TC=_read(dataset.codes(info), "codes", info.name) if with_codes else None,
+        ))
+    return tuple(samples), _read(dataset.silence, "silence", "silence")
 
 
-def _read(path: Path, *names: str) -> dict[str, Tensor]:
+def _read(path: Path, tensor: str, song: str) -> Tensor:
     if not path.is_file():
         raise DatasetError(f"{path} is missing from the dataset. Run PreprocessAudioFolder again; "
                            "it makes only what is missing.")
     try:
-        tensors = storage.read_tensors(path)
-        # Copies: what is mapped into memory keeps its file from being replaced on Windows.
-        return {name: tensors[name].clone() for name in names}
+        # A copy: what is mapped into memory keeps its file from being replaced on Windows.
+        values = storage.read_tensors(path)[tensor].clone()
     except (storage.BadTensorFile, KeyError) as error:
         raise DatasetError(f"{path} is damaged ({error}). Delete it and run PreprocessAudioFolder again.") from error
+    if not torch.isfinite(values).all():
+        raise DatasetError(f"{tensor} of {song!r} has values that are not finite. Delete {path} and run "
+                           "PreprocessAudioFolder again.")
+    return values
 
 
 def split_heldout(samples: Sequence[Sample], config: TrainConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
@@ -170,49 +203,75 @@ def visited(count: int, seed: int, visit: int) -> int:
     return int(torch.randperm(count, generator=flow.generator(seed, "order", epoch))[position])
 
 
+def visits_of_step(config: TrainConfig, songs: int, step: int) -> range:
+    """The visits of one optimizer step (0-based); the last step of a run by epochs has what is left of the epoch."""
+    first = step * config.samples_per_step
+    last = first + config.samples_per_step
+    return range(first, min(last, config.epochs * songs) if config.epochs else last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Visit:
+    """What one visit trains on: a window, the words it is told, and the source of its context."""
+
+    number: int
+    x0_TC: Tensor
+    condition_SD: Tensor
+    source_TC: Tensor
+
+
 def batches(samples: Sequence[Sample], silence_TC: Tensor, config: TrainConfig, step: int) -> Iterator[Batch]:
-    """The batches of one optimizer step: batch_size * gradient_accumulation visits, in groups of equal shape."""
-    per_step = config.batch_size * config.gradient_accumulation
-    groups: dict[tuple[int, int], list[tuple[int, Tensor, Tensor]]] = {}
-    for visit in range(step * per_step, (step + 1) * per_step):
-        sample = samples[visited(len(samples), config.seed, visit)]
-        latents_TC = _crop(sample.latents_TC, config, flow.generator(config.seed, "crop", visit))
-        shape = (latents_TC.shape[0], sample.condition_SD.shape[0])
-        groups.setdefault(shape, []).append((visit, latents_TC, sample.condition_SD))
+    """The batches of one optimizer step: its visits in groups of equal shape, at most batch_size in each."""
+    groups: dict[tuple[int, int], list[_Visit]] = {}
+    for number in visits_of_step(config, len(samples), step):
+        sample = samples[visited(len(samples), config.seed, number)]
+        visit = _visit(sample, silence_TC, config, number, number // len(samples))
+        groups.setdefault((visit.x0_TC.shape[0], visit.condition_SD.shape[0]), []).append(visit)
     for group in groups.values():
         for first in range(0, len(group), config.batch_size):
-            yield _collate(group[first:first + config.batch_size], silence_TC)
+            yield _collate(group[first:first + config.batch_size])
+
+
+def _visit(sample: Sample, silence_TC: Tensor, config: TrainConfig, number: int, epoch: int) -> _Visit:
+    """A new window every epoch, and by chance of the visit the genre for the caption and codes for silence."""
+    genre = sample.genre_SD if flow.happens(config.genre_ratio, config.seed, "genre", number) else None
+    ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
+    codes = sample.codes_TC if flow.happens(ratio, config.seed, "codes", number) else None
+    frames = sample.latents_TC.shape[0]
+    start = flow.window_start(frames, frames_trained(frames, config), epoch,
+                              flow.seed(config.seed, "window", sample.name), _grid(config))
+    return _cut(sample, silence_TC, config, number, start, sample.condition_SD if genre is None else genre, codes)
 
 
 def whole(sample: Sample, silence_TC: Tensor, config: TrainConfig) -> Batch:
-    """One sample as the held-out loss sees it: whole, or its middle window when training crops."""
-    latents_TC = sample.latents_TC
-    window = _window(config)
-    if window and latents_TC.shape[0] > window:
-        start = (latents_TC.shape[0] - window) // 2
-        latents_TC = latents_TC[start:start + window]
-    return _collate([(0, latents_TC, sample.condition_SD)], silence_TC)
+    """One sample as the held-out loss sees it: whole, or its middle window when training crops.
+
+    Always with its caption; with codes only where training always has them.
+    """
+    frames = sample.latents_TC.shape[0]
+    start = (frames - frames_trained(frames, config)) // 2 // _grid(config) * _grid(config)
+    codes = sample.codes_TC if config.context_mode == "codes" else None
+    return _collate([_cut(sample, silence_TC, config, 0, start, sample.condition_SD, codes)])
 
 
-def _window(config: TrainConfig) -> int:
-    return round(config.crop_seconds * flow.FRAMES_PER_SECOND)
+def _grid(config: TrainConfig) -> int:
+    """Windows begin where an audio code does, if there are codes: generation knows no half ones."""
+    return 1 if config.context_mode == "silence" else flow.FRAMES_PER_CODE
 
 
-def _crop(latents_TC: Tensor, config: TrainConfig, random: torch.Generator) -> Tensor:
-    window = _window(config)
-    if not window:
-        return latents_TC
-    start = flow.crop_start(latents_TC.shape[0], window, random)
-    return latents_TC[start:start + window]
-
-
-def _collate(group: Sequence[tuple[int, Tensor, Tensor]], silence_TC: Tensor) -> Batch:
-    x0_BTC = torch.stack([latents_TC for _, latents_TC, _ in group])
+def _cut(sample: Sample, silence_TC: Tensor, config: TrainConfig, number: int, start: int, condition_SD: Tensor,
+         codes_TC: Tensor | None) -> _Visit:
+    length = frames_trained(sample.latents_TC.shape[0], config)
     # A crop is a piece of its own: its context is silence from its first frame on.
-    silence_BTC = silence_TC[:x0_BTC.shape[1]].expand(len(group), -1, -1)
+    source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
+    return _Visit(number=number, x0_TC=sample.latents_TC[start:start + length], condition_SD=condition_SD,
+                  source_TC=source_TC)
+
+
+def _collate(group: Sequence[_Visit]) -> Batch:
     return Batch(
-        x0_BTC=x0_BTC,
-        condition_BSD=torch.stack([condition_SD for _, _, condition_SD in group]),
-        context_BTC=flow.context_latents(silence_BTC),
-        visits=tuple(visit for visit, _, _ in group),
+        x0_BTC=torch.stack([visit.x0_TC for visit in group]),
+        condition_BSD=torch.stack([visit.condition_SD for visit in group]),
+        context_BTC=flow.context_latents(torch.stack([visit.source_TC for visit in group])),
+        visits=tuple(visit.number for visit in group),
     )

@@ -109,7 +109,7 @@ class Decoder(nn.Module):
     def __init__(self, geometry: DecoderGeometry) -> None:
         super().__init__()
         self.geometry = geometry
-        self.gradient_checkpointing = False
+        self.recomputed_layers = 0
         patch = geometry.patch
         self.proj_in = nn.Sequential(
             nn.Identity(), nn.Conv1d(geometry.in_channels, geometry.width, patch, stride=patch)
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
         window = sliding_window(length, x_BLD)
         for index, layer in enumerate(self.layers):
             inputs = (x_BLD, time_B6D, condition_BSD, rotation, window if index % 2 == 0 else None)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
+            if self._recomputes(index) and torch.is_grad_enabled():
                 x_BLD = checkpoint(layer, *inputs, use_reentrant=False)
             else:
                 x_BLD = layer(*inputs)
@@ -146,6 +146,11 @@ class Decoder(nn.Module):
         x_BLD = torch.addcmul(shift, self.norm_out(x_BLD), 1 + scale)
         velocity_BCT: Tensor = self.proj_out(x_BLD.transpose(1, 2))
         return velocity_BCT.transpose(1, 2)[:, :frames]
+
+    def _recomputes(self, index: int) -> bool:
+        """Whether a layer is computed again in the backward pass; `recomputed_layers` of them, evenly spread."""
+        share, layers = self.recomputed_layers, self.geometry.layers
+        return (index + 1) * share // layers > index * share // layers
 
     def _patchify(self, x_BTC: Tensor) -> Tensor:
         odd = -x_BTC.shape[1] % self.geometry.patch

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
-from .config import Precision
 from .errors import ConfigError, SideStepError
+from .train_config import Precision
 
 
 class OutOfMemory(SideStepError):
@@ -43,14 +43,23 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Precision of the frozen base model: for "auto" bfloat16 where the device has it, else float32."""
     if precision == "fp32":
         return torch.float32
-    if precision == "bf16":
-        return torch.bfloat16
+    if precision in ("bf16", "fp16"):
+        return torch.bfloat16 if precision == "bf16" else torch.float16
     if device.type == "cuda":
         with torch.cuda.device(device):
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     mps = torch.backends.mps
     too_old = device.type == "mps" and mps.is_available() and not mps.is_macos_or_newer(14, 0)
     return torch.float32 if device.type == "cpu" or too_old else torch.bfloat16
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be taken on a CUDA device, blocks that torch keeps in reserve included; None elsewhere,
+    where nothing tells."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def release_memory(device: torch.device) -> None:

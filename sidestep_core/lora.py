@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import flow
-from .config import LoraConfig
+from .adapter import Change, check_belongs
+from .adapter_config import LoraConfig
+from .dropout import Dropout
 from .errors import AdapterError, MissingDependency
 
 if TYPE_CHECKING:
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 _NAME = "default"
 
 
-def attach(decoder: nn.Module, config: LoraConfig, modules: tuple[str, ...], seed: int) -> tuple[nn.Parameter, ...]:
-    """Put an adapter on exactly `modules`, in float32 whatever the base is in; the new parameters are all that trains.
+def attach(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> LiveLora:
+    """Put an adapter on exactly `modules` (name -> rank), in float32 whatever the base is in; nothing else trains.
 
     A starts random by `seed`, B at zero, so the decoder still computes what it did.
     """
@@ -31,10 +34,11 @@ def attach(decoder: nn.Module, config: LoraConfig, modules: tuple[str, ...], see
         # PEFT itself raises it too, about old versions of packages that it works with.
         raise MissingDependency(f"LoRA training needs the package peft, which says: {error}. Run: pip install -U peft; "
                                 "if it names another package, update or remove that one.") from error
-    adapted = tuple(name for name, _ in _adapted(decoder))
-    if adapted != modules:
+    adapted = {name: layer.r[_NAME] for name, layer in _adapted(decoder)}
+    if list(adapted.items()) != list(modules.items()):
+        differing = sorted(name for name, _ in set(modules.items()) ^ set(adapted.items()))
         raise AdapterError(f"The adapter was to be put on {len(modules)} modules but sits on {len(adapted)}; "
-                           f"differing: {', '.join(sorted(set(modules) ^ set(adapted))[:4])}.")
+                           f"differing: {', '.join(differing[:4])}.")
     for _, layer in _adapted(decoder):
         for factor in _factors(layer):
             factor.float()
@@ -43,43 +47,25 @@ def attach(decoder: nn.Module, config: LoraConfig, modules: tuple[str, ...], see
     trained = tuple(parameter for parameter in decoder.parameters() if parameter.requires_grad)
     if len(trained) != 2 * len(modules):
         raise AdapterError(f"{len(trained)} parameters would be trained; {2 * len(modules)} belong to the adapter.")
-    return trained
+    return LiveLora(decoder=decoder, parameters=trained)
 
 
-def _inject(decoder: nn.Module, config: LoraConfig, modules: tuple[str, ...], seed: int) -> None:
+def _inject(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> None:
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
+    # PEFT reads the keys as patterns.
+    own_ranks = {re.escape(name): rank for name, rank in modules.items() if rank != config.rank}
+    # PEFT divides alpha by the rank or, with rsLoRA, by its root; see targets.scaling.
+    own_alphas = {} if config.rslora else {name: config.alpha * rank / config.rank for name, rank in own_ranks.items()}
     # PEFT's annotation says int; it divides, so a float is as good.
-    alpha = cast("int", config.alpha)
     peft_config = PeftConfig(
-        r=config.rank, lora_alpha=alpha, lora_dropout=config.dropout, target_modules=list(modules), bias="none"
+        r=config.rank, lora_alpha=cast("int", config.alpha), lora_dropout=config.dropout, target_modules=list(modules),
+        bias="none", use_rslora=config.rslora, rank_pattern=own_ranks, alpha_pattern=cast("dict[str, int]", own_alphas),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(flow.seed(seed, "init"))
         inject_adapter_in_model(peft_config, decoder, adapter_name=_NAME)
-
-
-class Dropout(nn.Module):
-    """Zeroes inputs with chance p while training, and scales the others by 1 / (1 - p).
-
-    On the CPU torch draws one number per input, a tenth of a whole training step; sixteen bits of an integer are as
-    good and four times as fast.  They are drawn on the CPU wherever gradient checkpointing would not restore the
-    device's own generator for the recomputation, as on MPS.  There p is rounded to a multiple of 2^-16.
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type in ("cuda", "xpu"):
-            return F.dropout(x, self.p, self.training)
-        levels = 1 << 16
-        dropped = round(self.p * levels)
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - levels // 2
-        return x * kept.to(x.device, x.dtype).mul_(levels / (levels - dropped))
 
 
 def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:
@@ -95,39 +81,45 @@ def _factors(layer: Linear) -> tuple[nn.Linear, nn.Linear]:
     return cast("nn.Linear", layer.lora_A[_NAME]), cast("nn.Linear", layer.lora_B[_NAME])
 
 
-def state(decoder: nn.Module) -> dict[str, Tensor]:
-    """The adapter's file content: PEFT names plus one `.alpha` per module, equal to scaling * rank.
+@dataclass(frozen=True, kw_only=True)
+class LiveLora:
+    """A LoRA attached to a decoder; see adapter.LiveAdapter."""
 
-    ComfyUI multiplies by alpha / rank and takes 1 where alpha is missing, which halves a rank-64 alpha-128 adapter.
-    PEFT ignores the extra tensors, so the same file opens there too.
-    """
-    tensors: dict[str, Tensor] = {}
-    for name, layer in _adapted(decoder):
-        down, up = _factors(layer)
-        tensors[f"base_model.model.{name}.lora_A.weight"] = down.weight.detach().clone()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = up.weight.detach().clone()
-        tensors[f"base_model.model.{name}.alpha"] = torch.tensor(layer.scaling[_NAME] * layer.r[_NAME])
-    return tensors
+    decoder: nn.Module
+    parameters: tuple[nn.Parameter, ...]
 
+    def state(self) -> dict[str, Tensor]:
+        """The adapter's file content: PEFT names plus one `.alpha` per module, equal to scaling * rank.
 
-def load_state(decoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put saved adapter weights back, bit for bit.  AdapterError when they are not of this adapter."""
-    for name, layer in _adapted(decoder):
-        for part, module in zip(("lora_A", "lora_B"), _factors(layer), strict=True):
-            saved = tensors.get(f"base_model.model.{name}.{part}.weight")
-            if saved is None or saved.shape != module.weight.shape:
-                found = "missing" if saved is None else f"of shape {tuple(saved.shape)}"
-                raise AdapterError(f"{name}.{part} is {found} in the saved adapter; "
-                                   f"this run needs {tuple(module.weight.shape)}. It belongs to another run.")
-            with torch.no_grad():
-                module.weight.copy_(saved)
+        ComfyUI multiplies by alpha / rank and takes 1 where alpha is missing, which halves a rank-64 alpha-128
+        adapter.  PEFT ignores the extra tensors, so the same file opens there too.
+        """
+        tensors: dict[str, Tensor] = {}
+        for name, layer in _adapted(self.decoder):
+            down, up = _factors(layer)
+            tensors[f"base_model.model.{name}.lora_A.weight"] = down.weight.detach().clone()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = up.weight.detach().clone()
+            tensors[f"base_model.model.{name}.alpha"] = torch.tensor(layer.scaling[_NAME] * layer.r[_NAME])
+        return tensors
 
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put saved content back, bit for bit.  AdapterError, before anything changes, when it is not of this one.
 
-def deltas(decoder: nn.Module, every: int = 1) -> Iterator[tuple[str, Tensor]]:
-    """What the live adapter adds to the weight of every n-th module: (module name, float32 on the CPU).
+        PEFT's own files, which have no alpha, are taken too: they are of this adapter if their config says so.
+        """
+        own = self.state()
+        check_belongs({**{name: tensor for name, tensor in own.items() if name.endswith(".alpha")}, **tensors}, own)
+        with torch.no_grad():
+            for name, layer in _adapted(self.decoder):
+                for part, module in zip(("lora_A", "lora_B"), _factors(layer), strict=True):
+                    module.weight.copy_(tensors[f"base_model.model.{name}.{part}.weight"])
 
-    Multiplied on the CPU, because a GPU may round products to TF32, and then nothing saved would ever agree with it.
-    """
-    for name, layer in itertools.islice(_adapted(decoder), None, None, every):
-        down, up = (factor.weight.detach().float().cpu() for factor in _factors(layer))
-        yield name, layer.scaling[_NAME] * (up @ down)
+    def changes(self, every: int = 1) -> Iterator[Change]:
+        """What it adds to the weight of every n-th module.
+
+        Multiplied on the CPU, because a GPU may round products to TF32, and then nothing saved would agree with it.
+        """
+        for name, layer in itertools.islice(_adapted(self.decoder), None, None, every):
+            down, up = (factor.weight.detach().float().cpu() for factor in _factors(layer))
+            delta = layer.scaling[_NAME] * (up @ down)
+            yield Change(module=name, weight=torch.zeros_like(delta), delta=delta)

@@ -1,39 +1,85 @@
-"""Optimizers, and the learning rate as a pure function of the step."""
+"""The optimizers, with Side-Step's arguments, and what of the settings they overrule."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import nn
 
-from .config import TrainConfig
+from .errors import MissingDependency
+from .schedules import WARMUP_SHARE, warmup_steps
+from .train_config import Optimizer, TrainConfig
 
-WARMUP_START = 0.1
-"""Warm-up begins at this share of the learning rate ..."""
-COSINE_END = 0.01
-"""... and the cosine ends at this one."""
+STATE_BYTES: dict[Optimizer, float] = {"adamw": 8.0, "adamw8bit": 2.1, "adafactor": 0.2, "prodigy": 16.0}
+"""What each keeps per parameter: two moments; the same in bytes with a scale per 256; row and column means; two
+moments, the start and the sum of gradients."""
 
 
 def build(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW over the adapter's parameters; fused on CUDA."""
+    """The optimizer over the adapter's parameters.  MissingDependency with the pip line where its package lacks."""
+    if config.optimizer == "adamw8bit":
+        return _adamw8bit(config, parameters)
+    if config.optimizer == "adafactor":
+        return _adafactor(config, parameters)
+    if config.optimizer == "prodigy":
+        return _prodigy(config, parameters)
     fused = parameters[0].device.type == "cuda"
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
-def warmup_steps(config: TrainConfig) -> int:
-    """Steps of warm-up really made: as asked, but at most a tenth of the run."""
-    return min(config.warmup_steps, config.max_steps // 10)
+def _adamw8bit(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    try:
+        from bitsandbytes.optim.adamw import AdamW8bit
+    except ImportError as error:
+        raise _missing("adamw8bit", "bitsandbytes", error) from error
+    optimizer = AdamW8bit(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return cast("torch.optim.Optimizer", optimizer)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of optimizer step `step` (0-based): linear warm-up, then constant or a cosine to 1 %."""
-    warmup = warmup_steps(config)
-    if step < warmup:
-        return config.learning_rate * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - warmup) / max(1, config.max_steps - 1 - warmup)
-    cosine = (1 + math.cos(math.pi * progress)) / 2
-    return config.learning_rate * (COSINE_END + (1 - COSINE_END) * cosine)
+def _adafactor(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """torch's own cannot switch off its scaling by the size of a parameter, which keeps a LoRA's B, zero at first, at a
+    thousandth of the rate."""
+    try:
+        from transformers.optimization import Adafactor
+    except ImportError as error:
+        raise _missing("adafactor", "transformers", error) from error
+    optimizer = Adafactor(parameters, lr=config.learning_rate, weight_decay=config.weight_decay,
+                          scale_parameter=False, relative_step=False)
+    return cast("torch.optim.Optimizer", optimizer)
+
+
+def _prodigy(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    try:
+        from prodigyopt import Prodigy
+    except ImportError as error:
+        raise _missing("prodigy", "prodigyopt", error) from error
+    optimizer = Prodigy(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
+                        safeguard_warmup=True, use_bias_correction=True)
+    return cast("torch.optim.Optimizer", optimizer)
+
+
+def _missing(optimizer: Optimizer, package: str, error: ImportError) -> MissingDependency:
+    return MissingDependency(f"The optimizer {optimizer} needs the package {package}, which says: {error}. "
+                             f"Run: pip install -U {package}; or choose the optimizer adamw, which needs none.")
+
+
+def effective(config: TrainConfig) -> TrainConfig:
+    """The settings as they are used: prodigy finds the rate itself, and only at 1.0 and constant."""
+    return replace(config, learning_rate=1.0, schedule="constant") if config.optimizer == "prodigy" else config
+
+
+def overruled(config: TrainConfig, total: int) -> list[str]:
+    """What of the settings is not followed in a run of `total` steps, for telling people."""
+    used = effective(config)
+    told = []
+    if used != config:
+        told.append(f"prodigy finds the learning rate itself: it runs at learning_rate 1.0 and schedule constant, not "
+                    f"at {config.learning_rate:g} and {config.schedule}.")
+    made = warmup_steps(used, total)
+    if used.schedule != "constant" and made < used.warmup_steps:
+        told.append(f"Warm-up takes {made} steps, not {used.warmup_steps}: at most one in {WARMUP_SHARE} of the run's "
+                    f"{total}.")
+    return told

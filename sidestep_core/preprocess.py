@@ -1,7 +1,7 @@
 """From songs to a dataset: latents by the VAE, conditions by the text and condition encoders, cached by content.
 
 Two passes, so that the VAE and the encoders are never on the device together: audio first, then text (which needs the
-exact length).  Every song is written when it is done; what exists is never made again.
+exact length).  Every file is written when it is done; what exists is never made again.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from torch import Tensor
 
 from . import audio, flow, storage
 from .checkpoint import Checkpoint, ModelSource
-from .conditions import Prompt, TextEncoder, load_condition_encoder
+from .conditions import STYLE
 from .config import PreprocessConfig
-from .dataset import MANIFEST, Dataset, SampleInfo, open_dataset, write_manifest
-from .device import choose_device, choose_dtype, explain_out_of_memory, release_memory
+from .dataset import MANIFEST, Dataset, open_dataset, write_manifest
+from .device import choose_device, explain_out_of_memory, release_memory
+from .encoding import encode_conditions, missing
 from .errors import DatasetError
 from .progress import Cancelled, Progress, Report, ignore
+from .sample_info import SampleInfo
 from .songs import Problem, Song
 
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Part of every cache key; raised when the same song would be encoded differently."""
-STYLE = "comfyui"
+"""Part of the latents' names; raised when the same audio would be encoded differently."""
 SAMPLES_PER_FRAME = audio.SAMPLE_RATE // flow.FRAMES_PER_SECOND
 TILE_OVERLAP = 8
 """Frames of context on each side of a VAE tile; the encoder reaches 7, so tiles join exactly."""
@@ -44,17 +45,15 @@ class Preprocessed:
     dataset: Dataset
     problems: tuple[Problem, ...]
     made: int
-    """How many songs were encoded now; the others were there already."""
+    """For how many songs something was encoded now; the others were there already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A song, the file of its finished sample, and a file that holds its latents until then (or since last time)."""
+    """A song, the file of its latents, and what its audio file was like."""
 
     song: Song
-    file: str
     latents: Path
-    heard: str
     audio: str
     size: int
     modified: int
@@ -71,58 +70,63 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
     storage.remove_leftovers(folder)
     plan = list(_plan(checkpoint, songs, folder, config, report))
     jobs = [job for job in plan if isinstance(job, _Job)]
-    pending = list({job.file: job for job in jobs if not (folder / job.file).is_file()}.values())
+    new_audio = {job.latents: job for job in jobs if not job.latents.is_file()}
     with explain_out_of_memory("preprocessing", "Lower tile_seconds."), torch.inference_mode(False), torch.no_grad():
         try:
-            unusable = _encode_audio(source, checkpoint, pending, config, place, report)
+            unusable = _encode_audio(source, checkpoint, list(new_audio.values()), config, place, report)
             release_memory(place)
-            made = [job for job in pending if job.file not in unusable]
-            _encode_text(source, checkpoint, made, folder, config, place, report)
+            samples = tuple(_describe(job, config) for job in jobs if job.latents not in unusable)
+            dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=STYLE, tag=config.trigger_word,
+                              samples=samples)
+            prompts = {dataset.condition(prompt): (sample.name, prompt) for sample in samples
+                       for prompt in sample.prompts()}
+            new_words = missing(prompts)
+            encode_conditions(source, checkpoint, new_words, place,
+                              lambda number, total, message: _tick(report, len(songs) + number, len(songs) + total,
+                                                                   message))
         except Cancelled as stop:
             raise Cancelled(f"Stopped. What is encoded so far is kept in {folder}; run again to go on.") from stop
         finally:
             release_memory(place)
-        problems = tuple(item if isinstance(item, Problem) else Problem(name=item.song.name, reason=unusable[item.file])
-                         for item in plan if isinstance(item, Problem) or item.file in unusable)
-        samples = tuple(_describe(job, folder) for job in jobs if job.file not in unusable)
-        if not samples:
-            raise DatasetError("No song can be used. " + "; ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
-    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=STYLE, tag=config.trigger_word,
-                      samples=samples)
+    problems = tuple(item if isinstance(item, Problem) else Problem(name=item.song.name, reason=unusable[item.latents])
+                     for item in plan if isinstance(item, Problem) or item.latents in unusable)
+    if not samples:
+        raise DatasetError("No song can be used. " + "; ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
     if not dataset.silence.is_file():
         longest = max(sample.frames for sample in samples)
         storage.write_tensors(dataset.silence, {"silence": source.silence_latent(longest).float()})
     write_manifest(dataset)
-    for job in jobs:
-        (folder / f"{job.heard}.latents").unlink(missing_ok=True)
     for problem in problems:
         log.warning("%s is left out: %s", problem.name, problem.reason)
-    return Preprocessed(dataset=dataset, problems=problems, made=len(made))
+    made = sum(dataset.latents(sample) in new_audio or any(dataset.condition(prompt) in new_words
+                                                           for prompt in sample.prompts()) for sample in samples)
+    return Preprocessed(dataset=dataset, problems=problems, made=made)
 
 
 def caption_of(song: Song, config: PreprocessConfig) -> str:
-    """The caption with the trigger word in its place."""
+    """The caption, or else the genre, with the trigger word in its place."""
+    return _tagged((song.caption or song.genre).strip(), song, config)
+
+
+def genre_of(song: Song, config: PreprocessConfig) -> str:
+    """The genre with the trigger word in its place; empty where it would not differ from the caption."""
+    genre = _tagged(song.genre.strip(), song, config) if song.genre.strip() else ""
+    return "" if genre == caption_of(song, config) else genre
+
+
+def _tagged(text: str, song: Song, config: PreprocessConfig) -> str:
     tag = (song.tag or config.trigger_word).strip()
-    caption = (song.caption or song.genre).strip()
     if not tag:
-        return caption
-    if config.trigger_position == "replace" or not caption:
+        return text
+    if config.trigger_position == "replace" or not text:
         return tag
-    return f"{tag}, {caption}" if config.trigger_position == "prepend" else f"{caption}, {tag}"
-
-
-def prompt_of(song: Song, config: PreprocessConfig, frames: int) -> Prompt:
-    """What a person would type into the host's text node to get this song."""
-    return Prompt(caption=caption_of(song, config), lyrics=song.lyrics or INSTRUMENTAL, language=song.language,
-                  bpm=song.bpm, key=song.key, signature=song.signature, seconds=frames / flow.FRAMES_PER_SECOND)
+    return f"{tag}, {text}" if config.trigger_position == "prepend" else f"{text}, {tag}"
 
 
 def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, config: PreprocessConfig,
           report: Report) -> Iterator[_Job | Problem]:
     """Content-address every song; an audio file of known size and modification time is not read again."""
-    before = _samples_before(folder)
-    known = {(sample.name, sample.size, sample.modified): sample.audio for sample in before}
-    latents = {sample.heard: folder / sample.file for sample in before if (folder / sample.file).is_file()}
+    known = {(sample.name, sample.size, sample.modified): sample.audio for sample in _samples_before(folder)}
     for number, song in enumerate(songs):
         _tick(report, number, len(songs), f"Looking at {song.name}")
         try:
@@ -131,12 +135,9 @@ def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, config: P
         except OSError as error:
             yield Problem(name=song.name, reason=f"cannot be read ({error.strerror or error})")
             continue
-        # The length, and with it the duration in the prompt, follows from the audio and max_seconds.
-        prompt = prompt_of(song, config, 0)
-        heard = storage.fingerprint(VERSION, digest, config.max_seconds, checkpoint.fingerprint)
-        read = storage.fingerprint(heard, STYLE, prompt.caption_text, prompt.lyrics_text)
-        yield _Job(song=song, file=f"{read}.safetensors", latents=latents.get(heard, folder / f"{heard}.latents"),
-                   heard=heard, audio=digest, size=facts.st_size, modified=facts.st_mtime_ns)
+        key = storage.fingerprint(VERSION, digest, config.max_seconds, checkpoint.fingerprint)
+        yield _Job(song=song, latents=folder / f"{key}.latents.safetensors", audio=digest, size=facts.st_size,
+                   modified=facts.st_mtime_ns)
 
 
 def _samples_before(folder: Path) -> tuple[SampleInfo, ...]:
@@ -151,28 +152,27 @@ def _samples_before(folder: Path) -> tuple[SampleInfo, ...]:
 
 
 def _encode_audio(source: ModelSource, checkpoint: Checkpoint, jobs: Sequence[_Job], config: PreprocessConfig,
-                  device: torch.device, report: Report) -> dict[str, str]:
-    """First pass: latents of every pending song, each written as it is done; returns why others have none, by file."""
+                  device: torch.device, report: Report) -> dict[Path, str]:
+    """First pass: latents of every new song, each written as it is done; returns why others have none, by file."""
     encode: Callable[[Tensor], Tensor] | None = None
-    unusable: dict[str, str] = {}
+    unusable: dict[Path, str] = {}
     for number, job in enumerate(jobs):
         tick = partial(_tick, report, number, 2 * len(jobs), f"Encoding {job.song.name}")
         tick()
-        if not job.latents.is_file():
-            try:
-                waveform = audio.decode(job.song.path, max_seconds=config.max_seconds)
-                reason = audio.problem(waveform)
-            except DatasetError as error:
-                reason = str(error)
-            if reason is not None:
-                unusable[job.file] = reason
-                continue
-            encode = encode or source.audio_encoder(checkpoint, device)
-            latents_TC = encode_tiled(encode, waveform, config.tile_seconds, tick)
-            if not torch.isfinite(latents_TC).all():
-                raise DatasetError(f"The VAE gives values that are not finite for {job.song.name!r}. "
-                                   "The VAE's file or the song is damaged; get it again.")
-            storage.write_tensors(job.latents, {"latents": latents_TC})
+        try:
+            waveform = audio.decode(job.song.path, max_seconds=config.max_seconds)
+            reason = audio.problem(waveform)
+        except DatasetError as error:
+            reason = str(error)
+        if reason is not None:
+            unusable[job.latents] = reason
+            continue
+        encode = encode or source.audio_encoder(checkpoint, device)
+        latents_TC = encode_tiled(encode, waveform, config.tile_seconds, tick)
+        if not torch.isfinite(latents_TC).all():
+            raise DatasetError(f"The VAE gives values that are not finite for {job.song.name!r}. "
+                               "The VAE's file or the song is damaged; get it again.")
+        storage.write_tensors(job.latents, {"latents": latents_TC})
     return unusable
 
 
@@ -199,25 +199,11 @@ def encode_tiled(encode: Callable[[Tensor], Tensor], waveform_CN: Tensor, tile_s
     return torch.cat(parts)
 
 
-def _encode_text(source: ModelSource, checkpoint: Checkpoint, jobs: Sequence[_Job], folder: Path,
-                 config: PreprocessConfig, device: torch.device, report: Report) -> None:
-    """Second pass: the condition of every pending song, and with it the finished sample."""
-    if not jobs:
-        return
-    text_encoder = TextEncoder(checkpoint.text_encoder_weights(), source.tokenizer_folder, device)
-    dtype = choose_dtype("auto", device)
-    encoder = load_condition_encoder(checkpoint.model_weights().under("encoder."), dtype, device)
-    for number, job in enumerate(jobs):
-        _tick(report, len(jobs) + number, 2 * len(jobs), f"Reading the words of {job.song.name}")
-        latents_TC = storage.read_tensors(job.latents)["latents"]
-        prompt = prompt_of(job.song, config, latents_TC.shape[0])
-        timbre_TC = source.silence_latent(latents_TC.shape[0])
-        condition_BSD = encoder(text_encoder.caption(prompt).to(dtype), text_encoder.lyrics(prompt).to(dtype),
-                                timbre_TC[None].to(device, dtype))
-        storage.write_tensors(folder / job.file, {"latents": latents_TC, "condition": condition_BSD[0].float()})
-
-
-def _describe(job: _Job, folder: Path) -> SampleInfo:
-    frames = storage.TensorFile(folder / job.file).stored["latents"].shape[0]
-    return SampleInfo(name=job.song.name, file=job.file, frames=frames, audio=job.audio, heard=job.heard,
-                      size=job.size, modified=job.modified)
+def _describe(job: _Job, config: PreprocessConfig) -> SampleInfo:
+    song = job.song
+    return SampleInfo(
+        name=song.name, latents=job.latents.name, frames=storage.TensorFile(job.latents).stored["latents"].shape[0],
+        caption=caption_of(song, config), genre=genre_of(song, config), lyrics=song.lyrics or INSTRUMENTAL,
+        language=song.language, bpm=song.bpm, key=song.key, signature=song.signature,
+        audio=job.audio, size=job.size, modified=job.modified,
+    )

@@ -2,7 +2,11 @@
 
     run.json                 what the run is: fingerprints and every setting
     metrics.jsonl            one line per step
-    checkpoint-step-N/       adapter.safetensors (usable as it is), optimizer.safetensors, state.json
+    checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
+                             optimizer.safetensors, state.json
+    best/                    the adapter of the lowest held-out loss so far
+    final/                   the adapter of the last step, its average, and the best one if that was to be published
+    tensorboard/  samples/   where asked for
     finished.json            the finished adapter; asking for the same run again returns it
 
 All randomness of a step is a pure function of the seed and the step (flow.py), so there is none to save.
@@ -19,15 +23,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import storage
+from . import optimizer_state, storage
 from .adapter import Adapter
 from .errors import AdapterError, ConfigError
 
-CHECKPOINTS_KEPT = 2
 ADAPTER_FILE = "adapter.safetensors"
+AVERAGE_FILE = "ema.safetensors"
+BEST_FILE = "best.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _STATE_FILE = "state.json"
+_RUN_FILE = "run.json"
 _FINISHED_FILE = "finished.json"
+
+FIRST_SCALE = 65536.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,28 +48,73 @@ class RunState:
     heldout_first: float | None = None
     """Held-out loss of the base model, before the first step."""
     heldout_last: float | None = None
+    heldout_before: float | None = None
+    """The measurement before the last."""
+    best_step: int = 0
+    """Step of the lowest held-out loss of a trained adapter; 0 before there is one."""
+    best_loss: float | None = None
+    stale: int = 0
+    """Measurements since the best one."""
+    sampled_step: int = -1
+    """Step of the last preview."""
+    scale: float = FIRST_SCALE
+    """What losses are multiplied by in fp16."""
 
     def with_heldout(self, loss: float) -> RunState:
         """After measuring at the present step."""
         first = loss if self.heldout_first is None else self.heldout_first
-        return replace(self, heldout_step=self.step, heldout_first=first, heldout_last=loss)
+        measured = replace(self, heldout_step=self.step, heldout_first=first, heldout_last=loss,
+                           heldout_before=self.heldout_last)
+        if self.step == 0:
+            return measured
+        if self.best_loss is None or loss < self.best_loss:
+            return replace(measured, best_step=self.step, best_loss=loss, stale=0)
+        return replace(measured, stale=self.stale + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint read back whole, and nothing restored from it yet."""
+
+    path: Path
+    state: RunState
+    adapter: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+    """The adapter of averaged weights, where the run has an average."""
+    optimizer: tuple[Mapping[str, Tensor], storage.Json]
+    """As optimizer_state.take gave it."""
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, or check that it is.  ConfigError names what differs."""
     storage.remove_leftovers(folder)
-    path = folder / "run.json"
+    path = folder / _RUN_FILE
     if not path.is_file():
         storage.write_json(path, identity)
         return
-    try:
-        saved = storage.read_json(path)
-    except ValueError as error:
-        raise AdapterError(f"{path} is damaged ({error}). Delete the folder {folder}, or give the adapter another "
-                           "name.") from error
+    saved = read_identity(folder)
     differing = sorted(key for key in {*saved, *identity} if saved.get(key) != identity.get(key))
     if differing:
         raise ConfigError(f"{folder} holds another run; {', '.join(differing)} differ(s). Use another run name.")
+
+
+def change_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make the folder this run's, whichever it was."""
+    storage.remove_leftovers(folder)
+    storage.write_json(folder / _RUN_FILE, identity)
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What the run in the folder is.  AdapterError when there is none, or it is damaged."""
+    path = folder / _RUN_FILE
+    if not path.is_file():
+        raise AdapterError(f"{path} is missing, so {folder} is no run of Side-Step. To take only the weights of an "
+                           "adapter, use start_from.")
+    try:
+        return dict(storage.read_json(path))
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"{path} is damaged ({error}). Delete the folder {folder}, or give the adapter another "
+                           "name.") from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -72,59 +125,53 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
-         write_adapter: Callable[[Path], None]) -> Path:
-    """A new checkpoint, whole or absent; older ones beyond the last two are removed afterwards."""
+         files: Mapping[str, Callable[[Path], None]], keep: int) -> Path:
+    """A new checkpoint with these files (name -> what writes it), whole or absent; older ones beyond the last `keep`
+    are removed afterwards, none if that is 0."""
     path = folder / f"checkpoint-step-{state.step}"
     if not path.is_dir():
         with storage.atomic_folder(path) as temporary:
-            write_adapter(temporary / ADAPTER_FILE)
-            tensors, numbers = _flatten(optimizer.state_dict()["state"])
+            for name, write in files.items():
+                write(temporary / name)
+            tensors, rest = optimizer_state.take(optimizer)
             storage.write_tensors(temporary / _OPTIMIZER_FILE, tensors)
-            storage.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": numbers})
-    for old in checkpoints(folder)[:-CHECKPOINTS_KEPT]:
+            storage.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": rest})
+    for old in checkpoints(folder)[:-keep] if keep else ():
         storage.remove_folder(old)
     return path
 
 
-def load(path: Path, optimizer: torch.optim.Optimizer) -> tuple[RunState, dict[str, Tensor]]:
-    """Restore the optimizer from a checkpoint; returns the state, and the adapter's tensors, still to be put back."""
+def read(path: Path) -> Saved:
+    """A checkpoint.  AdapterError when any part of it is missing or damaged."""
     try:
         values = storage.read_json(path / _STATE_FILE)
-        optimizer_state = _unflatten(storage.read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer"))
-        adapter = storage.read_tensors(path / ADAPTER_FILE)
+        optimizer = storage.read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
         state = RunState(**values)
-    except (OSError, ValueError, KeyError, TypeError, storage.BadTensorFile) as error:
+        average = path / AVERAGE_FILE
+        return Saved(path=path, state=state, adapter=storage.read_tensors(path / ADAPTER_FILE),
+                     average=storage.read_tensors(average) if average.is_file() else None, optimizer=optimizer)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, storage.BadTensorFile) as error:
         raise AdapterError(f"{path} is damaged ({error}). Delete this folder; the run continues from the one "
                            "before.") from error
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": optimizer_state})
-    return state, adapter
 
 
-def _flatten(state: Mapping[int, Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """torch's optimizer state {parameter: {name: tensor or number}} as flat safetensors and JSON."""
-    tensors: dict[str, Tensor] = {}
-    numbers: dict[str, float] = {}
-    for index, values in state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value
-            else:
-                numbers[f"{index}.{name}"] = value
-    return tensors, numbers
+def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimizer where it was.  AdapterError when the checkpoint is of another one."""
+    try:
+        optimizer_state.put(optimizer, *saved.optimizer)
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{saved.path} does not fit this optimizer ({error}). Delete this folder; the run continues "
+                           "from the one before.") from error
 
 
-def _unflatten(tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> dict[int, dict[str, Any]]:
-    state: dict[int, dict[str, Any]] = {}
-    for key, value in {**tensors, **numbers}.items():
-        index, name = key.split(".", 1)
-        # A copy, because a memory-mapped checkpoint could not be removed on Windows.
-        state.setdefault(int(index), {})[name] = value.clone() if isinstance(value, Tensor) else value
-    return state
+def finish(folder: Path, adapter: Adapter, ended: str) -> None:
+    """Record that the run is complete, why it ended, and what came out of it."""
+    storage.write_json(folder / _FINISHED_FILE, {"ended": ended, "adapter": adapter.to_json()})
 
 
-def finish(folder: Path, adapter: Adapter) -> None:
-    """Record that the run is complete and what came out of it."""
-    storage.write_json(folder / _FINISHED_FILE, adapter.to_json())
+def reopen(folder: Path) -> None:
+    """The run is no longer complete."""
+    (folder / _FINISHED_FILE).unlink(missing_ok=True)
 
 
 def is_finished(folder: Path) -> bool:
@@ -136,7 +183,7 @@ def finished(folder: Path) -> Adapter | None:
     """What the run produced, if it is complete and its adapter is still where it was put."""
     path = folder / _FINISHED_FILE
     try:
-        adapter = Adapter.from_json(storage.read_json(path)) if path.is_file() else None
+        adapter = Adapter.from_json(storage.read_json(path)["adapter"]) if path.is_file() else None
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{path} is damaged ({error}). Delete it; the run finishes again from its last "
                            "checkpoint.") from error

@@ -1,33 +1,41 @@
-"""One training step: flow matching on a frozen decoder with an adapter, and the held-out loss.
+"""One training step: what it needs, and the step itself.
 
 A step is a pure function of the seed and its number: which songs, which windows, which noise, which times, which
 dropped conditions.  So a run that was stopped and continued equals one that was never stopped, and the batch size
 changes only the speed.
-Shapes: B batch, T latent frame, C channel, S condition token, D width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
 from . import dataset as data
-from . import flow, lora, optimizers
+from . import flow, kinds, memory, optimizers, stopping
+from .adapter import LiveAdapter
+from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint
-from .config import LoraConfig, TrainConfig
-from .dataset import Batch, Dataset, Sample
-from .decoder import Decoder, load_decoder
+from .dataset import Dataset, Sample
+from .decoder import load_decoder
 from .device import choose_dtype
+from .ema import Average
 from .errors import ConfigError, TrainingDiverged
+from .loss import BatchLoss, Objective, training_loss
 from .progress import Progress, Report, ignore
+from .schedules import learning_rate
 from .targets import target_modules
+from .train_config import TrainConfig
 
 log = logging.getLogger(__name__)
+
+SCALE_DOUBLES_EVERY = 2000
+"""Steps, in fp16: a scale that an overflow halved finds its way back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,78 +43,149 @@ class Training:
     """Everything a step needs."""
 
     config: TrainConfig
-    law: flow.TimestepLaw
-    decoder: Decoder
-    parameters: tuple[nn.Parameter, ...]
+    objective: Objective
+    adapter: LiveAdapter
     optimizer: torch.optim.Optimizer
+    average: Average | None
+    """Of the adapter's weights, with ema_decay above 0; it is what is measured and published then."""
     trained_on: tuple[Sample, ...]
-    measured_on: tuple[Sample, ...]
-    """Held-out songs; the trained ones when none are held out."""
-    silence_TC: Tensor
-    null_condition_11D: Tensor
-    device: torch.device
-    dtype: torch.dtype
+    heldout: tuple[Sample, ...]
+    need: memory.Need
+    """Of device memory, for telling people."""
+
+    @property
+    def measured_on(self) -> tuple[Sample, ...]:
+        """Held-out songs; the trained ones when none are held out."""
+        return self.heldout or self.trained_on
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.total_steps(len(self.trained_on))
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The adapter is its average meanwhile, if there is one."""
+        with contextlib.nullcontext() if self.average is None else self.average.applied():
+            yield
 
 
-def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config: TrainConfig,
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step tells."""
+
+    numbers: Mapping[str, float]
+    """loss, gradient, lr, epoch; weighted (loss) and (fp16's) scale where there are such."""
+    samples: tuple[tuple[float, float], ...]
+    """(time, unweighted loss) of every sample."""
+    layer_gradients: Mapping[str, float]
+    """Norm of the gradient per layer before clipping, if it was asked for."""
+    scale: float
+    """What the loss was multiplied by in the end; the next step begins with it."""
+
+
+def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
             device: torch.device) -> Training:
     """Samples in memory, decoder and adapter on the device, optimizer over exactly the adapter."""
-    if config.cfg_ratio == 1 and adapter.attention == "cross":
-        raise ConfigError("cfg_ratio 1 hides every caption, but attention 'cross' learns from captions only. "
-                          "Lower cfg_ratio, or choose attention 'both'.")
+    if config.cfg_ratio == 1 and adapter.attention_type == "cross":
+        raise ConfigError("cfg_ratio 1 hides every caption, but attention_type 'cross' learns from captions only. "
+                          "Lower cfg_ratio, or choose attention_type 'both'.")
+    config = optimizers.effective(config)
     dtype = choose_dtype(config.precision, device)
-    samples, silence_TC = data.load_samples(dataset)
+    samples, silence_TC = data.load_samples(dataset, config)
     trained_on, heldout = data.split_heldout(samples, config)
+    stopping.check(config, len(heldout))
     weights = checkpoint.model_weights()
     decoder = load_decoder(weights.under("decoder."), dtype, device)
     modules = target_modules(adapter, decoder.geometry.layers)
-    parameters = lora.attach(decoder, adapter, modules, config.seed)
-    decoder.gradient_checkpointing = config.gradient_checkpointing
+    live = kinds.attach(decoder, adapter, modules, config.seed)
     log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
-             sum(parameter.numel() for parameter in parameters), len(trained_on), len(heldout), dtype, device)
-    return Training(
-        config=config,
-        law=flow.TimestepLaw(
-            mu=checkpoint.timestep_mu if config.timestep_mu is None else config.timestep_mu,
-            sigma=checkpoint.timestep_sigma if config.timestep_sigma is None else config.timestep_sigma,
-        ),
-        decoder=decoder,
-        parameters=parameters,
-        optimizer=optimizers.build(config, parameters),
-        trained_on=trained_on,
-        measured_on=heldout or trained_on,
-        silence_TC=silence_TC,
-        null_condition_11D=weights.tensor("null_condition_emb", dtype, device),
-        device=device,
-        dtype=dtype,
-    )
+             sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(heldout), dtype, device)
+    need = memory.plan(decoder, live.parameters, modules, adapter.dropout, samples, config)
+    decoder.recomputed_layers = need.recomputed
+    objective = Objective.of(checkpoint, config, decoder, weights, silence_TC, device, dtype)
+    average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
+    return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
+                    optimizer=optimizers.build(config, live.parameters), heldout=heldout, need=need)
 
 
-def optimizer_step(training: Training, step: int, report: Report = ignore) -> dict[str, float]:
-    """One optimizer step (0-based) over batch_size * gradient_accumulation samples; returns its numbers.
+def optimizer_step(training: Training, step: int, report: Report = ignore, *, scale: float = 1.0,
+                   by_layer: bool = False) -> StepResult:
+    """One optimizer step (0-based) over the samples that are its.
 
     The gradient is that of the mean loss per sample.  TrainingDiverged, before anything is changed, when the loss or
-    the gradient is not finite or no gradient arrives.
+    the gradient is not finite or no gradient arrives.  In fp16 the loss is multiplied by `scale`, and a step whose
+    gradients overflow is made again with half of it; that changes nothing but the rounding.
     """
     config = training.config
-    samples_per_step = config.batch_size * config.gradient_accumulation
-    training.decoder.train()
-    loss = torch.zeros((), device=training.device)
-    for number, batch in enumerate(data.batches(training.trained_on, training.silence_TC, config, step)):
-        torch.manual_seed(flow.seed(config.seed, "dropout", step, number))
-        batch_loss = training_loss(training, batch.to(training.device, training.dtype)).sum() / samples_per_step
-        batch_loss.backward()
-        loss += batch_loss.detach()
-        report(Progress(stage="train", step=step, total=config.max_steps))
-    gradient = torch.nn.utils.clip_grad_norm_(training.parameters, config.max_grad_norm)
-    numbers = {"loss": float(loss), "gradient": float(gradient), "lr": optimizers.learning_rate(config, step),
-               "epoch": (step + 1) * samples_per_step / len(training.trained_on)}
+    fp16 = training.objective.dtype == torch.float16
+    if fp16 and step and step % SCALE_DOUBLES_EVERY == 0:
+        scale *= 2
+    losses = _backward(training, step, scale if fp16 else 1.0, report)
+    while fp16 and scale > 1 and not _finite(training):
+        scale /= 2
+        log.info("The gradients of step %d overflowed fp16; again at scale %g.", step + 1, scale)
+        training.optimizer.zero_grad(set_to_none=True)
+        losses = _backward(training, step, scale, report)
+    if fp16:
+        _unscale(training, scale)
+    layer_gradients = _layer_gradients(training) if by_layer else {}
+    gradient = torch.nn.utils.clip_grad_norm_(training.adapter.parameters, config.max_grad_norm)
+    loss = torch.cat([batch.loss_B for batch in losses]).tolist()
+    times = torch.cat([batch.t_B for batch in losses]).tolist()
+    visits = data.visits_of_step(config, len(training.trained_on), step)
+    numbers = {"loss": sum(loss) / len(loss), "gradient": float(gradient),
+               "lr": learning_rate(config, training.total_steps, step),
+               "epoch": visits.stop / len(training.trained_on)}
+    if config.loss_weighting != "none":
+        numbers["weighted"] = float(torch.cat([batch.weighted_B.detach() for batch in losses]).mean())
+    if fp16:
+        numbers["scale"] = scale
     _check_healthy(numbers, step)
     for group in training.optimizer.param_groups:
         group["lr"] = numbers["lr"]
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
-    return numbers
+    if training.average is not None:
+        training.average.update(step)
+    return StepResult(numbers=numbers, samples=tuple(zip(times, loss, strict=True)), layer_gradients=layer_gradients,
+                      scale=scale)
+
+
+def _backward(training: Training, step: int, scale: float, report: Report) -> list[BatchLoss]:
+    """Gradients of the step's mean loss times `scale`, and the losses of its batches, without their graphs."""
+    config, objective = training.config, training.objective
+    count = len(data.visits_of_step(config, len(training.trained_on), step))
+    objective.decoder.train()
+    losses = []
+    for number, batch in enumerate(data.batches(training.trained_on, objective.silence_TC, config, step)):
+        torch.manual_seed(flow.seed(config.seed, "dropout", step, number))
+        loss = training_loss(objective, batch.to(objective.device, objective.dtype))
+        (loss.weighted_B.sum() / count * scale).backward()
+        losses.append(BatchLoss(weighted_B=loss.weighted_B.detach(), loss_B=loss.loss_B, t_B=loss.t_B))
+        report(Progress(stage="train", step=step, total=training.total_steps))
+    return losses
+
+
+def _gradients(training: Training) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in training.adapter.parameters if parameter.grad is not None]
+
+
+def _finite(training: Training) -> bool:
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm(_gradients(training))))
+
+
+def _unscale(training: Training, scale: float) -> None:
+    for gradient in _gradients(training):
+        gradient.mul_(1 / scale)
+
+
+def _layer_gradients(training: Training) -> dict[str, float]:
+    """Norm of the gradient of each decoder layer's part of the adapter, by `layer_N`."""
+    layers: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in training.objective.decoder.named_parameters():
+        if parameter.grad is not None and (match := re.match(r"layers\.(\d+)\.", name)):
+            layers.setdefault(f"layer_{match[1]}", []).append(parameter.grad)
+    return {layer: float(torch.nn.utils.get_total_norm(gradients)) for layer, gradients in layers.items()}
 
 
 def _check_healthy(numbers: Mapping[str, float], step: int) -> None:
@@ -114,44 +193,7 @@ def _check_healthy(numbers: Mapping[str, float], step: int) -> None:
         if not math.isfinite(numbers[name]):
             raise TrainingDiverged(f"The {name} became {numbers[name]} in step {step + 1}. Lower the learning rate, or "
                                    "use precision fp32; the last checkpoint of the run is untouched.")
-    if numbers["gradient"] == 0:
+    # min_snr_flow weighs pure noise with exactly zero, and a step may have nothing else.
+    if numbers["gradient"] == 0 and numbers.get("weighted") != 0:
         raise TrainingDiverged(f"No gradient reached the adapter in step {step + 1}; training would change nothing. "
-                               "Adapt more projections, or lower cfg_ratio.")
-
-
-def training_loss(training: Training, batch: Batch) -> Tensor:
-    """Flow-matching loss per sample [B], with gradients; random times, noise and dropped conditions by visit."""
-    config = training.config
-    draws = [flow.generator(config.seed, "visit", visit) for visit in batch.visits]
-    t_B = torch.cat([flow.sample_times(training.law, 1, random) for random in draws]).to(training.device)
-    dropped_B = torch.cat([flow.drop_conditions(1, config.cfg_ratio, random) for random in draws]).to(training.device)
-    noise_BTC = torch.cat([flow.noise_like(batch.x0_BTC[:1], random) for random in draws])
-    condition_BSD = torch.where(dropped_B[:, None, None], training.null_condition_11D, batch.condition_BSD)
-    return _loss(training, batch, condition_BSD, t_B, noise_BTC)
-
-
-def _loss(training: Training, batch: Batch, condition_BSD: Tensor, t_B: Tensor, noise_BTC: Tensor) -> Tensor:
-    x_BTC = flow.interpolate(batch.x0_BTC, noise_BTC, t_B).to(training.dtype)
-    # Base weights are in `dtype` already; autocast brings the float32 adapter to it for the products only.
-    with torch.autocast(training.device.type, dtype=training.dtype, enabled=training.dtype != torch.float32):
-        predicted_BTC = training.decoder(x_BTC, t_B, condition_BSD, batch.context_BTC)
-    return flow.loss_per_sample(predicted_BTC, flow.velocity(batch.x0_BTC, noise_BTC))
-
-
-@torch.no_grad()
-def heldout_loss(training: Training, step: int, report: Report = ignore) -> float:
-    """Mean loss over the held-out songs at fixed times with fixed noise, no dropout: comparable from step to step."""
-    config = training.config
-    training.decoder.eval()
-    losses = []
-    for sample in training.measured_on:
-        batch = data.whole(sample, training.silence_TC, config).to(training.device, training.dtype)
-        for time in flow.HELDOUT_TIMES:
-            noise_BTC = flow.noise_like(batch.x0_BTC, flow.generator(config.seed, "heldout", sample.name, str(time)))
-            t_B = torch.full((1,), time, device=training.device)
-            losses.append(_loss(training, batch, batch.condition_BSD, t_B, noise_BTC).cpu())
-            report(Progress(stage="train", step=step, total=config.max_steps, message="Measuring the held-out loss"))
-    mean = float(torch.cat(losses).mean())
-    if not math.isfinite(mean):
-        raise TrainingDiverged(f"The held-out loss is {mean} at step {step}. Use precision fp32, or check the dataset.")
-    return mean
+                               "Adapt more target_modules, or lower cfg_ratio.")

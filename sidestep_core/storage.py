@@ -74,7 +74,8 @@ def _rename(source: Path, target: Path) -> None:
             time.sleep(0.1)
 
 
-def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` write the file it is given, which then becomes `path`; whatever stops it, `path` stays as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
@@ -96,7 +97,15 @@ def write_text(path: Path, text: str) -> None:
     def write(temporary: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
-    _write_atomically(path, write)
+    write_atomically(path, write)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of any other kind."""
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomically(path, write)
 
 
 def read_json(path: Path) -> Json:
@@ -123,7 +132,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         if temporary.stat().st_mode != usual_mode:
             temporary.chmod(usual_mode)
 
-    _write_atomically(path, write)
+    write_atomically(path, write)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -172,6 +181,14 @@ class TensorFile:
             tensor: Tensor = self._mapped.get_tensor(name)
         return tensor
 
+    def pieces(self, name: str, size: int) -> Iterator[bytes]:
+        """The tensor's bytes, `size` at a time."""
+        stored = self.stored[name]
+        with self.path.open("rb") as file:
+            file.seek(stored.start)
+            for begin in range(0, stored.size, size):
+                yield file.read(min(size, stored.size - begin))
+
     def sample(self, name: str, count: int) -> bytes:
         """Up to `count` of the tensor's bytes, from its middle."""
         stored = self.stored[name]
@@ -215,7 +232,7 @@ def copy(source: Path, target: Path) -> None:
     def write(temporary: Path) -> None:
         shutil.copyfile(source, temporary)
 
-    _write_atomically(target, write)
+    write_atomically(target, write)
 
 
 @contextlib.contextmanager

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import adapter as adapter_file
-from . import lora, run_state
+from . import optimizers, results, run_state, start, stopping, storage
 from .adapter import Adapter, Loader
-from .checkpoint import Checkpoint
-from .config import LoraConfig, TrainConfig
+from .adapter_config import AdapterConfig
+from .checkpoint import Checkpoint, ModelSource
 from .dataset import Dataset
 from .device import choose_device, explain_out_of_memory, release_memory
-from .errors import DatasetError
+from .encoding import ensure_conditions
+from .loss import heldout_loss
 from .metrics import FILE as METRICS_FILE
 from .metrics import Metrics
 from .progress import Cancelled, Progress, Report, ignore
+from .results import Run
 from .run_state import RunState
-from .step import Training, heldout_loss, optimizer_step, prepare
+from .step import Training, optimizer_step, prepare
+from .tensorboard import Board, board, is_heavy
+from .train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 
 PROVEN_WHEN_STOPPED = 8
 """Of so many modules one is proven when a run is stopped: all 192 would take seconds, and someone is waiting."""
 
-SPEED_ONLY = ("gradient_checkpointing", "save_every", "device")
-"""Settings that say how fast or where; the result is the same but for how another device rounds.  A stopped run
-continues with others."""
+MEASURING = "Measuring the held-out loss"
+
+NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "keep_checkpoints", "tensorboard", "log_every",
+                  "log_heavy_every", "sample_every", "sample_caption", "sample_lyrics", "sample_seconds", "shift",
+                  "inference_steps")
+"""Settings that say how fast, where, and what else is shown or noted; the result is the same but for how another
+device rounds.  A stopped run continues with others."""
 
 INFERENCE = {
     "turbo": {"shift": 3.0, "steps": 8},
@@ -41,57 +50,73 @@ INFERENCE = {
 }
 """How each variant is sampled; goes into the adapter's metadata for people, never into training."""
 
+ADVICE = "Lower chunk_duration, batch_size or rank, switch gradient_checkpointing on; precision bf16 halves fp32."
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Where the results of a training go, what is written into them, and by which loader they are proven."""
-
-    folder: Path
-    target: Path
-    facts: Mapping[str, Any]
-    load: Loader
+Sampler = Callable[[Path | None, int], None]
+"""(adapter file, or None for the base model; step) -> makes and keeps a preview of what it sounds like."""
 
 
-def train(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config: TrainConfig, folder: Path,
-          target: Path, *, load: Loader = adapter_file.read_deltas, report: Report = ignore) -> Adapter:
+def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
+          folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
+          load: Loader = adapter_file.read_deltas, sample: Sampler | None = None, report: Report = ignore) -> Adapter:
     """Train an adapter and put it, proven, at `target` (or the next free name beside it).
 
-    `folder` is the run's own: a finished run is returned at once, a stopped one continues.  `load` is the program
-    that the saved file is proven with.  When `report` raises `Cancelled` (or anything that is no Exception rises), the
-    last finished step is kept as a checkpoint and as a usable adapter.
+    `folder` is the run's own: a finished run is returned at once, a stopped one continues.  `resume_from`, a folder
+    checkpoint-step-N of this or another run, is continued exactly instead; `start_from`, an adapter file, gives only
+    the first weights.  `load` is the program that the saved file is proven with.  When `report` raises `Cancelled` (or
+    anything that is no Exception rises), the last finished step is kept as a checkpoint and as a usable adapter.
     """
-    _check_made_for(dataset, checkpoint)
-    run_identity = identity(checkpoint, dataset, adapter, config)
-    run_state.claim(folder, run_identity)
-    if (done := run_state.finished(folder)) is not None:
+    own = start.is_own(folder, resume_from)
+    run_identity = identity(checkpoint, dataset, adapter, config, start_from=start_from,
+                            resume_from=None if own else resume_from)
+    start.place(folder, run_identity, resume_from)
+    facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
+             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": _inference(checkpoint, config),
+             "train": optimizers.effective(config).to_json()}
+    done = run_state.finished(folder)
+    if done is not None and _notes(done.path) == facts["inference"]:
         log.info("This run is already finished: %s", done.path)
         return done
-    facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
-             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": INFERENCE[checkpoint.variant],
-             "train": config.to_json()}
     run = Run(folder=folder, target=target, facts=facts, load=load)
-    report(Progress(stage="load", step=0, total=config.max_steps, message=f"Loading the decoder of {checkpoint.name}"))
+    report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)
-    advice = "Lower crop_seconds, batch_size or rank, or switch gradient_checkpointing on; precision bf16 halves fp32."
     try:
-        with explain_out_of_memory("training", advice), _own_random_state(device):
-            return _run(prepare(checkpoint, dataset, adapter, config, device), run, report)
+        with _own_random_state(device):
+            with explain_out_of_memory("loading the decoder", ADVICE):
+                ensure_conditions(source, checkpoint, dataset, config, device, report)
+                training = prepare(checkpoint, dataset, adapter, config, device)
+            with explain_out_of_memory("training", f"It needs {training.need}. {ADVICE}"):
+                state = start.begin(training, run, start_from)
+                for told in optimizers.overruled(config, training.total_steps):
+                    log.warning(told)
+                    report(Progress(stage="load", step=0, total=1, message=told))
+                return _run(training, run, state, sample, report)
     finally:
         release_memory(device)
 
 
-def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig, config: TrainConfig) -> dict[str, Any]:
+def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig, *,
+             start_from: Path | None = None, resume_from: Path | None = None) -> dict[str, Any]:
     """What makes a run this run; the same identity finds the same run on the disk again."""
-    method = {key: value for key, value in config.to_json().items() if key not in SPEED_ONLY}
-    return {"checkpoint": checkpoint.fingerprint, "dataset": dataset.fingerprint, "adapter": adapter.to_json(),
-            "train": method}
+    used = optimizers.effective(config).to_json()
+    found: dict[str, Any] = {"checkpoint": checkpoint.fingerprint, "dataset": dataset.fingerprint,
+                             "adapter": adapter.to_json(),
+                             "train": {key: value for key, value in used.items() if key not in NOT_THE_METHOD}}
+    if start_from is not None:
+        found["start_from"] = start.adapter_fingerprint(start_from)
+    if resume_from is not None:
+        found["resume_from"] = start.checkpoint_fingerprint(resume_from)
+    return found
 
 
-def _check_made_for(dataset: Dataset, checkpoint: Checkpoint) -> None:
-    if dataset.checkpoint != checkpoint.fingerprint:
-        raise DatasetError(f"The dataset in {dataset.folder} was made with another checkpoint ({dataset.checkpoint}) "
-                           f"than {checkpoint.name} ({checkpoint.fingerprint}). "
-                           "Run PreprocessAudioFolder again with this checkpoint.")
+def _inference(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, float]:
+    usual = INFERENCE[checkpoint.variant]
+    return {"shift": config.shift or usual["shift"], "steps": config.inference_steps or usual["steps"]}
+
+
+def _notes(adapter: Path) -> object:
+    """How a finished adapter says it is to be sampled: with other notes it is written anew, without training."""
+    return json.loads(storage.read_metadata(adapter).get(adapter_file.METADATA_KEY, "{}")).get("inference")
 
 
 @contextlib.contextmanager
@@ -102,70 +127,89 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _run(training: Training, run: Run, report: Report) -> Adapter:
-    """The loop: measure when it is due, step, save when it is due; on an interruption keep what is finished."""
-    config = training.config
-    state = _resume(training, run)
-    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, total=config.max_steps)
-    try:
-        while True:
-            if _measurement_due(state, config):
-                loss = heldout_loss(training, state.step, report)
-                state = state.with_heldout(loss)
-                row = metrics.add_heldout(state.step, loss)
-                report(Progress(stage="train", step=state.step, total=config.max_steps, metrics=row))
-            if state.step == config.max_steps:
-                break
-            if state.step > 0 and state.step % config.save_every == 0:
-                _save(training, run, state)
-            numbers = optimizer_step(training, state.step, report)
-            state = replace(state, step=state.step + 1)
-            row = metrics.add_step(state.step, numbers)
-            report(Progress(stage="train", step=state.step, total=config.max_steps, metrics=row))
-    except BaseException as stop:
-        # A host may stop us from inside any call, by an exception that is no Exception.
-        interrupted = isinstance(stop, Cancelled) or not isinstance(stop, Exception)
-        if not interrupted or state.step == 0:
+def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, report: Report) -> Adapter:
+    """The loop: measure, save, sample when it is due, and step; on an interruption keep what is finished."""
+    config, total = training.config, training.total_steps
+    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, total=total)
+    with board(run.folder, config, state.step) as shown:
+        try:
+            while True:
+                last = total if state.step == total else config.heldout_every
+                if _due(state.step, last, state.heldout_step):
+                    state = _measure(training, run, state, metrics, shown, report)
+                ended = stopping.ended(config, state, total)
+                sampling = sample is not None and _due(state.step, config.sample_every, state.sampled_step)
+                if state.step > 0 and (sampling or _due(state.step, config.save_every, 0)):
+                    results.save_checkpoint(training, run, state)
+                if sample is not None and sampling:
+                    _sample(sample, training, run, state, report)
+                    state = replace(state, sampled_step=state.step)
+                if ended:
+                    break
+                result = optimizer_step(training, state.step, report, scale=state.scale,
+                                        by_layer=is_heavy(config, state.step + 1))
+                state = replace(state, step=state.step + 1, scale=result.scale)
+                row = metrics.add_step(state.step, result.numbers, result.samples)
+                if shown is not None:
+                    shown.add_step(state.step, result.numbers, [t for t, _ in result.samples], result.layer_gradients)
+                report(Progress(stage="train", step=state.step, total=total, metrics=row))
+        except BaseException as stop:
+            _keep(training, run, state, stop)
             raise
-        target = run.target.with_stem(f"{run.target.stem}-step-{state.step}")
-        kept = _publish(training, run, state, target, every=PROVEN_WHEN_STOPPED)
-        message = (f"Stopped after step {state.step} of {config.max_steps}. The adapter so far: {kept.path}. "
-                   "Queue the same workflow again to continue from here.")
-        log.info(message)
-        if isinstance(stop, Cancelled):
-            raise Cancelled(message) from stop
-        raise
-    report(Progress(stage="save", step=state.step, total=config.max_steps, message="Saving and proving the adapter"))
-    adapter = _publish(training, run, state, run.target)
-    run_state.finish(run.folder, adapter)
-    return adapter
+    log.info(ended)
+    report(Progress(stage="save", step=state.step, total=total, message=f"{ended} Saving and proving the adapter"))
+    return results.publish_final(training, run, state, ended)
 
 
-def _resume(training: Training, run: Run) -> RunState:
-    saved = run_state.checkpoints(run.folder)
-    if not saved:
-        return RunState()
-    state, adapter = run_state.load(saved[-1], training.optimizer)
-    lora.load_state(training.decoder, adapter)
-    log.info("Continuing from %s.", saved[-1])
+def _due(step: int, every: int, done_at: int) -> bool:
+    return every > 0 and step % every == 0 and step != done_at
+
+
+def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, shown: Board | None,
+             report: Report) -> RunState:
+    """The held-out loss of the present step, of the average where there is one; the best adapter so far is kept."""
+    at = Progress(stage="train", step=state.step, total=training.total_steps, message=MEASURING)
+    with training.averaged():
+        loss = heldout_loss(training.objective, training.measured_on, at, report)
+    state = state.with_heldout(loss.mean)
+    if training.heldout and state.step > 0 and state.best_step == state.step:
+        results.save_best(training, run, state)
+    row = metrics.add_heldout(state.step, loss.mean, loss.by_time)
+    if shown is not None:
+        shown.add_heldout(row)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row))
     return state
 
 
-def _measurement_due(state: RunState, config: TrainConfig) -> bool:
-    due = state.step % config.heldout_every == 0 or state.step == config.max_steps
-    return due and state.heldout_step != state.step
+def _sample(sample: Sampler, training: Training, run: Run, state: RunState, report: Report) -> None:
+    """A preview of the present step.  It changes no bit of the training, and its failure does not end it."""
+    device = training.objective.device
+    file = None
+    if state.step > 0:
+        file = results.usable(results.save_checkpoint(training, run, state))
+    release_memory(device)
+    try:
+        with _own_random_state(device), torch.no_grad():
+            sample(file, state.step)
+    except Cancelled:
+        raise
+    except Exception as error:  # noqa: BLE001 (a preview that fails must not cost hours of training)
+        log.warning("The preview at step %d failed.", state.step, exc_info=True)
+        message = f"The preview at step {state.step} failed, training goes on: {error}"
+        report(Progress(stage="sample", step=state.step, total=training.total_steps, message=message))
+    finally:
+        release_memory(device)
 
 
-def _save(training: Training, run: Run, state: RunState) -> Path:
-    facts = {**run.facts, "steps": state.step, "heldout_first": state.heldout_first, "heldout_last": state.heldout_last}
-    tensors = lora.state(training.decoder)
-    return run_state.save(run.folder, state, training.optimizer, lambda path: adapter_file.write(path, tensors, facts))
-
-
-def _publish(training: Training, run: Run, state: RunState, target: Path, *, every: int = 1) -> Adapter:
-    """Save a checkpoint, prove its adapter file on every n-th module, then copy it to where people will use it."""
-    saved = _save(training, run, state) / run_state.ADAPTER_FILE
-    proof = adapter_file.prove(saved, lora.deltas(training.decoder, every), run.load)
-    return Adapter(path=adapter_file.publish(saved, target), checkpoint=run.facts["checkpoint"],
-                   variant=run.facts["variant"], tag=run.facts["tag"], steps=state.step,
-                   heldout_first=state.heldout_first, heldout_last=state.heldout_last, proof=proof)
+def _keep(training: Training, run: Run, state: RunState, stop: BaseException) -> None:
+    """Keep the last finished step if someone stopped the run; Cancelled is told where it is."""
+    # A host may stop us from inside any call, by an exception that is no Exception.
+    interrupted = isinstance(stop, Cancelled) or not isinstance(stop, Exception)
+    if not interrupted or state.step == 0:
+        return
+    kept = results.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
+    message = (f"Stopped after step {state.step} of {training.total_steps}. The adapter so far: {kept.path}. "
+               "Queue the same workflow again to continue from here.")
+    log.info(message)
+    if isinstance(stop, Cancelled):
+        raise Cancelled(message) from stop

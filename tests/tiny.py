@@ -15,7 +15,8 @@ from demo.tiny import write_tiny_models
 from sidestep_core import flow, storage
 from sidestep_core.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.conditions import END_OF_TEXT
-from sidestep_core.dataset import Dataset, SampleInfo, write_manifest
+from sidestep_core.dataset import Dataset, write_manifest
+from sidestep_core.sample_info import SampleInfo
 
 SAMPLES_PER_FRAME = 1920
 
@@ -62,19 +63,32 @@ class TinySource:
         return torch.cat((head, head.mean(0).expand(max(0, frames - 4), -1)))[:frames].clone()
 
 
-def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...], tokens: int = 9,
-                  width: int = 64) -> Dataset:
-    """A dataset of random songs of these lengths, as preprocessing would leave it."""
-    infos = []
-    for index, length in enumerate(frames):
+def sample_info(number: int, frames: int, genre: str = "") -> SampleInfo:
+    """Song number so-and-so of a dataset."""
+    return SampleInfo(name=f"song{number}.wav", latents=f"{number}.latents.safetensors", frames=frames,
+                      caption=f"song {number}", genre=genre, lyrics="la", language="en", bpm=90, key="C major",
+                      signature="4/4", audio="", size=0, modified=0)
+
+
+def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...], tokens: int = 9, width: int = 64,
+                  windows: tuple[int, ...] = (), genre: str = "", codes: bool = False) -> Dataset:
+    """A dataset of random songs of these lengths, as preprocessing would leave it.
+
+    Also with conditions for windows of these lengths, with a genre, and with latents of codes, as
+    `encoding.ensure_conditions` would leave it; random ones, which takes no encoder.
+    """
+    infos = tuple(sample_info(index, length, genre and f"{genre} {index}") for index, length in enumerate(frames))
+    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", tag="", samples=infos)
+    for index, info in enumerate(infos):
         random = flow.generator("song", index)
-        storage.write_tensors(folder / f"{index}.safetensors", {
-            "latents": torch.randn(length, 64, generator=random),
-            "condition": torch.randn(tokens, width, generator=random),
-        })
-        infos.append(SampleInfo(name=f"song{index}.wav", file=f"{index}.safetensors", frames=length, audio="", heard="",
-                                size=0, modified=0))
-    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", tag="", samples=tuple(infos))
+        latents_TC = torch.randn(info.frames, 64, generator=random)
+        storage.write_tensors(dataset.latents(info), {"latents": latents_TC})
+        for length in (info.frames, *windows):
+            for prompt in info.prompts(length):
+                storage.write_tensors(dataset.condition(prompt),
+                                      {"condition": torch.randn(tokens, width, generator=random)})
+        if codes:
+            storage.write_tensors(dataset.codes(info), {"codes": latents_TC + 1})
     silence = torch.randn(max(frames), 64, generator=flow.generator("silence"))
     storage.write_tensors(dataset.silence, {"silence": silence})
     write_manifest(dataset)

@@ -1,10 +1,12 @@
 // The panel on a node: status, progress bar, and for training the loss curve.  DOM and SVG only, so that it looks the
-// same on the classic canvas and in Nodes 2.0.  Text from outside is only ever set as textContent.
+// same on the classic canvas and in Nodes 2.0.
 
+import { make, makeSvg } from "./elements.js";
 import { dots, line, ranges, ticks } from "./loss_chart.js";
 import { count, decimal, newest, passes, power, share, timeLeft, title } from "./progress.js";
+import { createSamples } from "./samples.js";
+import { createTimeBins } from "./time_bins.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
   idle: "M6 2.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0 -7z",
   running: "M6 2a4 4 0 1 0 0 8a4 4 0 1 0 0 -8z",
@@ -12,44 +14,31 @@ const ICONS = {
   cancelled: "M2.5 2.5h7v7h-7z",
   failed: "M2.5 2.5L9.5 9.5M9.5 2.5L2.5 9.5",
 };
-const HEIGHT = { chart: 230, line: 64 }; // in pixels
+const HEIGHT = { chart: 230, line: 64, bins: 30, samples: { row: 32, failure: 39 } }; // in pixels
 const LINE = 17;
+const NOTHING = { metrics: {}, points: [], samples: [] };
 
-function make(tag, className, ...children) {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.append(...children);
-  return element;
-}
-
-function makeSvg(className, viewBox, ...pathNames) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("class", className);
-  svg.setAttribute("viewBox", viewBox);
-  const paths = pathNames.map((name) => document.createElementNS(SVG, "path"));
-  paths.forEach((path, index) => path.setAttribute("class", pathNames[index]));
-  svg.append(...paths);
-  return [svg, ...paths];
-}
-
-/** {element, show(state), height() in pixels}; `idle` and `hint` are the texts before the first run. */
-export function createPanel({ chart, idle, hint }) {
+/**
+ * {element, show(state), height() in pixels}; `idle` and `hint` are the texts before the first run, `address` makes the
+ * address of a sample.
+ */
+export function createPanel({ chart, idle, hint, address }) {
   const [icon, iconPath] = makeSvg("sidestep-icon", "0 0 12 12", "");
   const heading = make("span", "sidestep-title");
   const counter = make("span", "sidestep-count");
   const fill = make("div", "sidestep-fill");
   const note = make("div", "sidestep-note");
   const left = make("div", "sidestep-left");
-  const curve = chart ? createChart() : null;
+  const parts = chart ? [createChart(), createTimeBins(HEIGHT.bins), createSamples(address, HEIGHT.samples)] : [];
   const element = make(
     "div",
     "sidestep-panel",
     make("div", "sidestep-head", icon, heading, counter),
     make("div", "sidestep-bar", fill),
-    ...(curve ? curve.elements : []),
+    ...parts.map((part) => part.element),
     make("div", "sidestep-foot", note, left),
   );
-  let height = chart ? HEIGHT.chart : HEIGHT.line;
+  let height = 0;
 
   function show(state) {
     const status = state?.status ?? "idle";
@@ -62,9 +51,10 @@ export function createPanel({ chart, idle, hint }) {
     fill.style.width = done === null ? "" : `${100 * done}%`;
     note.textContent = note.title = state ? state.message : hint;
     left.textContent = status === "running" ? timeLeft(state.metrics.eta_seconds) : "";
-    curve?.show(state ?? { metrics: {}, points: [] });
+    for (const part of parts) part.show(state ?? NOTHING);
     // A long text at the end of a run takes its room from the chart; a panel without one grows.
-    height = chart ? HEIGHT.chart : HEIGHT.line + Math.max(0, note.offsetHeight - LINE);
+    const extra = chart ? 0 : HEIGHT.line + Math.max(0, note.offsetHeight - LINE);
+    height = parts.reduce((sum, part) => sum + part.height(), extra);
     element.style.minHeight = `${height}px`;
   }
 
@@ -120,7 +110,7 @@ function createChart() {
   }
 
   const plot = make("div", "sidestep-plot", grid, svg, make("div", "sidestep-steps", first, last));
-  return { elements: [plot, numbers], show };
+  return { element: make("div", "sidestep-chart", plot, numbers), show, height: () => HEIGHT.chart };
 }
 
 function gridLine({ label, top }) {

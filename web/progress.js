@@ -7,16 +7,29 @@ const STAGES = {
   preprocess: "Preparing songs",
   estimate: "Measuring the model",
   train: "Training",
+  sample: "Generating a preview",
   save: "Saving the adapter",
 };
 const ENDINGS = { finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
 
 /** The state after an event; `state` is the state so far (null before the first event), `event` one websocket event. */
 export function advance(state, event) {
-  const known = state?.run === event.run ? state : { metrics: {}, points: [] };
+  const known = state?.run === event.run ? state : { metrics: {}, points: [], samples: [] };
   const metrics = { ...known.metrics, ...event.metrics };
   if (known.stage !== event.stage) metrics.eta_seconds = event.metrics.eta_seconds;
-  return { ...event, metrics, points: addPoint(known.points, event) };
+  return {
+    ...event,
+    metrics,
+    points: addPoint(known.points, event),
+    samples: addSamples(known.samples, event.samples),
+  };
+}
+
+/** By their steps; a new one takes the place of an earlier one of its step. */
+function addSamples(known, fresh) {
+  if (!fresh.length) return known;
+  const kept = known.filter(({ step }) => fresh.every((sample) => sample.step !== step));
+  return [...kept, ...fresh].sort((a, b) => a.step - b.step);
 }
 
 function addPoint(points, { step, metrics }) {
@@ -32,7 +45,7 @@ export function fromOutput({ sidestep: [facts] }) {
   const { adapter, steps = 1, heldout_last: heldout, songs } = facts;
   const message = adapter ? `${fileName(adapter)} is in your LoRA list.` : `${songs} songs ready.`;
   const stage = adapter ? "train" : "preprocess";
-  return { stage, status: "finished", step: steps, total: steps, message, metrics: { heldout }, points: [] };
+  return { stage, status: "finished", step: steps, total: steps, message, metrics: { heldout }, points: [], samples: [] };
 }
 
 /** Whether a state tells how this output came about. */
@@ -61,7 +74,7 @@ export function count(state) {
   const { stage, status, step, total, points } = state;
   if (status === "finished" && points.length) return `${points.at(-1).step.toLocaleString()} steps`;
   if (!total || stage === "load") return "";
-  if (stage === "preprocess" || stage === "estimate") return `${Math.floor(100 * share(state))} %`;
+  if (stage === "preprocess" || stage === "estimate" || stage === "sample") return `${Math.floor(100 * share(state))} %`;
   return `step ${step.toLocaleString()} of ${total.toLocaleString()}`;
 }
 
@@ -76,7 +89,10 @@ export function timeLeft(seconds) {
 }
 
 /** A loss: "0.412"; a missing one: "-". */
-export const decimal = (value) => (Number.isFinite(value) ? value.toFixed(3) : "-");
+export const decimal = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits) : "-");
+
+/** What a sample is called, by the steps before it. */
+export const sampleName = (step) => (step ? `step ${step.toLocaleString()}` : "before");
 
 /** Passes over the songs: "2.5", later "34"; cut, not rounded, so that 3 means three whole ones. */
 export function passes(value) {

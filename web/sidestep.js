@@ -7,12 +7,19 @@ import { advance, explains, fromOutput } from "./progress.js";
 
 const EVENT = "sidestep.progress";
 const WIDGET = "sidestep_progress";
+const BESIDE_SETTINGS = [WIDGET, "adapter_name", "if_already_trained", "resume_from"];
 const MARGIN = 10;
 const WIDTH = 320; // of a new node, so that the numbers fit
 const PANELS = {
   SideStepTrainAdapter: { chart: true, idle: "Not trained yet", hint: "Run the workflow: the loss curve grows here." },
   SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
 };
+
+const NOTES = new Set(["SideStepConfigureLoRA", "SideStepConfigureLoKR", "SideStepConfigureLoHA"]);
+const NOTE_HEIGHT = 50;
+
+const address = ({ node_id, run }, step) =>
+  api.apiURL(`/sidestep/nodes/${encodeURIComponent(node_id)}/runs/${encodeURIComponent(run)}/samples/${step}`);
 
 const rootGraph = () => app.rootGraph ?? app.graph;
 
@@ -33,15 +40,16 @@ function setState(panel, state) {
   if (panel.frame) return;
   panel.frame = requestAnimationFrame(() => {
     panel.frame = null;
-    const before = panel.height();
     panel.show(panel.state);
-    grow(panel.node, panel.height() - before);
+    grow(panel.node);
   });
 }
 
-function grow(node, pixels) {
-  if (!pixels || window.LiteGraph.vueNodesMode) return; // Nodes 2.0 lays itself out
-  node.setSize([node.size[0], node.size[1] + pixels]);
+/** Make room for what the panel has got; a node that is large enough stays as it is. */
+function grow(node) {
+  const needed = node.computeSize()[1];
+  if (needed <= node.size[1] || window.LiteGraph.vueNodesMode) return; // Nodes 2.0 lays itself out
+  node.setSize([node.size[0], needed]);
   app.canvas.setDirty(true, true);
 }
 
@@ -72,7 +80,7 @@ async function onProgress({ detail: event }) {
 function addPanel(node) {
   const options = PANELS[node.comfyClass];
   if (!options) return;
-  const panel = createPanel(options);
+  const panel = createPanel({ ...options, address });
   panel.element.addEventListener("wheel", zoomCanvas);
   const widget = node.addDOMWidget(WIDGET, "SIDESTEP_PROGRESS", panel.element, {
     serialize: false,
@@ -89,6 +97,55 @@ function addPanel(node) {
     if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));
   };
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
+}
+
+/**
+ * The classic canvas has "Show Advanced" in a node's menu too, but asks each widget itself whether it is one, and
+ * leaves room for those that it does not show.
+ */
+function foldAdvanced(node) {
+  const advanced = node.widgets?.filter((widget) => widget.options?.advanced) ?? [];
+  if (!advanced.length) return;
+  for (const widget of advanced) widget.advanced = true;
+  const shown = (widget) => !widget.hidden && (node.showAdvanced || !widget.advanced);
+  node.getLayoutWidgets = () => node.widgets.filter(shown);
+  node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+/** A line of text below the widgets, that says what they amounted to in the latest run. */
+function addNote(node) {
+  const element = document.createElement("div");
+  element.className = "sidestep-capacity";
+  element.textContent = "Run the workflow: how many parameters this makes is shown here.";
+  element.addEventListener("wheel", zoomCanvas);
+  const widget = node.addDOMWidget("sidestep_note", "SIDESTEP_NOTE", element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => NOTE_HEIGHT,
+    getMaxHeight: () => NOTE_HEIGHT,
+  });
+  widget.serialize = false;
+  const { onExecuted, onConfigure } = node;
+  node.onExecuted = function (output) {
+    onExecuted?.apply(this, arguments);
+    // Saved with the workflow: opened again, ComfyUI may have the node's result still, and not tell it once more.
+    if (output.sidestep) element.textContent = this.properties.capacity = output.sidestep[0].message;
+  };
+  node.onConfigure = function () {
+    onConfigure?.apply(this, arguments);
+    if (this.properties.capacity) element.textContent = this.properties.capacity;
+  };
+  node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
+}
+
+/** Grey out the widgets that count for nothing while the input `settings` is connected. */
+function watchSettings(node) {
+  const { onConnectionsChange } = node;
+  node.onConnectionsChange = function () {
+    onConnectionsChange?.apply(this, arguments);
+    const linked = node.inputs.some(({ name, link }) => name === "settings" && link != null);
+    for (const widget of node.widgets) if (!BESIDE_SETTINGS.includes(widget.name)) widget.disabled = linked;
+  };
 }
 
 /** Let the mouse wheel zoom the canvas over a panel too, in both render modes. */
@@ -108,7 +165,12 @@ function addStyles() {
 app.registerExtension({
   name: "sidestep.progress",
   init: addStyles,
-  nodeCreated: addPanel,
+  nodeCreated(node) {
+    addPanel(node);
+    if (NOTES.has(node.comfyClass)) addNote(node);
+    if (node.comfyClass.startsWith("SideStep")) foldAdvanced(node);
+    if (node.comfyClass === "SideStepTrainAdapter") watchSettings(node);
+  },
   afterConfigureGraph: restoreAll,
   setup() {
     api.addEventListener(EVENT, onProgress);

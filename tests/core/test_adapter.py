@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from sidestep_core import storage
 from sidestep_core.adapter import (
     Adapter,
     Added,
+    Change,
     Proof,
+    check_belongs,
     content_fingerprint,
     open_adapter,
     prove,
@@ -23,7 +26,7 @@ from sidestep_core.adapter import (
     write,
 )
 from sidestep_core.errors import AdapterError
-from tests.tolerance import EFFECT
+from tests.tolerance import EFFECT, FP64, deviation
 
 RANK, ALPHA = 3, 6.0
 MODULES = ("layers.0.self_attn.q_proj", "layers.1.cross_attn.o_proj")
@@ -42,11 +45,12 @@ def tensors() -> Tensors:
     return content
 
 
-def live() -> list[tuple[str, Tensor]]:
+def live(size: float = 1.0) -> list[Change]:
     """What the adapter that was trained adds, as reckoned by hand."""
     content = tensors()
-    return [(module, ALPHA / RANK * content[f"base_model.model.{module}.lora_B.weight"]
-             @ content[f"base_model.model.{module}.lora_A.weight"]) for module in MODULES]
+    return [Change(module=module, weight=torch.zeros(4, 5), delta=size * ALPHA / RANK
+                   * content[f"base_model.model.{module}.lora_B.weight"]
+                   @ content[f"base_model.model.{module}.lora_A.weight"]) for module in MODULES]
 
 
 @pytest.fixture
@@ -109,8 +113,8 @@ def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
     def load(file: Path) -> Added:
         added = read_deltas(file)
 
-        def ignoring_alpha(module: str, shape: tuple[int, ...]) -> Tensor | None:
-            found = added(module, shape)
+        def ignoring_alpha(module: str, weight: Tensor) -> Tensor | None:
+            found = added(module, weight)
             return None if found is None else found / (ALPHA / RANK)
 
         return ignoring_alpha
@@ -120,21 +124,66 @@ def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
 
 
 def test_an_adapter_that_is_not_finite_is_not_proven(path: Path) -> None:
-    lost = [(module, torch.full_like(added, float("nan"))) for module, added in live()]
     with pytest.raises(AdapterError, match="not usable"):
-        prove(path, lost, read_deltas)
+        prove(path, live(size=float("nan")), read_deltas)
 
 
 def test_an_adapter_that_adds_nothing_is_not_proven(path: Path) -> None:
     storage.write_tensors(path, scaled(0.0)(tensors()))
     with pytest.raises(AdapterError):
-        prove(path, [(module, torch.zeros(4, 5)) for module in MODULES], read_deltas)
+        prove(path, live(size=0.0), read_deltas)
 
 
 def test_an_adapter_that_changes_nothing_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match=r"changes nothing.*all of its 2 output matrices are zero.*Train for more"):
+    with pytest.raises(AdapterError, match=r"changes nothing.*adds to its 2 modules is zero.*Train for more"):
         write(tmp_path / "a.safetensors", scaled(0.0)(tensors()), FACTS)
     assert list(tmp_path.iterdir()) == []
+
+
+LYCORIS = "lycoris_" + MODULES[0].replace(".", "_")
+
+
+def test_every_kind_is_read_as_it_is_defined(tmp_path: Path) -> None:
+    """The formulas, element by element, as the formats' inventors wrote them down."""
+    random = torch.Generator().manual_seed(1)
+    weight, down, up = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((6, 4), (2, 4), (6, 2)))
+    small, large = torch.randn(2, 2, generator=random).double(), torch.randn(3, 2, generator=random).double()
+    kron = torch.stack([torch.stack([small[i // 3, j // 2] * large[i % 3, j % 2] for j in range(4)]) for i in range(6)])
+    lengths = torch.rand(1, 4, generator=random, dtype=torch.float64)
+    merged = weight + 3 / 2 * up @ down
+    cases: list[tuple[Tensors, Tensor]] = [
+        ({"lora_up.weight": up, "lora_down.weight": down}, 3 / 2 * up @ down),
+        ({"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": 2 * up, "hada_w2_b": 1 * down}, 3 * (up @ down).square()),
+        ({"lokr_w1": small, "lokr_w2": large}, kron),
+        ({"lokr_w1": small, "lokr_w2_a": large, "lokr_w2_b": torch.eye(2).double()}, 3 / 2 * kron),
+        ({"lokr_w1_a": small, "lokr_w1_b": torch.eye(2).double(), "lokr_w2": large}, 3 / 2 * kron),
+        ({"lora_up.weight": up, "lora_down.weight": down, "dora_scale": lengths},
+         torch.stack([merged[:, j] * lengths[0, j] / merged[:, j].norm() for j in range(4)], dim=1) - weight),
+    ]
+    for content, expected in cases:
+        content = {f"{LYCORIS}.{name}": tensor for name, tensor in content.items()}
+        storage.write_tensors(tmp_path / "a.safetensors", {**content, f"{LYCORIS}.alpha": torch.tensor(3.0)})
+        found = read_deltas(tmp_path / "a.safetensors")(MODULES[0], weight)
+        assert found is not None
+        assert deviation(found, expected) <= FP64
+        assert deviation(found * (1 + 10 * FP64), expected) > FP64
+        assert read_deltas(tmp_path / "a.safetensors")(MODULES[1], weight) is None
+
+
+@pytest.mark.parametrize(("part", "change"), [
+    ("lora_A.weight", lambda tensor: tensor[:2]), ("alpha", lambda tensor: 2 * tensor),
+    ("lora_B.weight", None), ("alpha", None)])
+def test_content_of_another_adapter_is_named(part: str, change: Callable[[Tensor], Tensor] | None) -> None:
+    name = f"base_model.model.{MODULES[1]}.{part}"
+    other = tensors()
+    tensor = other.pop(name)
+    if change is not None:
+        other[name] = change(tensor)
+    check_belongs(tensors(), tensors())
+    with pytest.raises(AdapterError, match=f"{re.escape(name)} is .* this run needs"):
+        check_belongs(other, tensors())
+    with pytest.raises(AdapterError, match="lora_C.*this run has nothing of that name"):
+        check_belongs({**tensors(), "layers.0.lora_C": tensor}, tensors())
 
 
 def test_publishing_never_overwrites(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from demo.songs import write_demo_songs
-from sidestep_core.audio import SAMPLE_RATE, decode, problem
+from sidestep_core.audio import SAMPLE_RATE, decode, flac, problem
 from sidestep_core.errors import DatasetError
 from sidestep_core.songs import find_songs
 from tests.tolerance import FP32
@@ -280,6 +280,21 @@ def test_problem() -> None:
     good[1, 7] = math.nan
     good[0, 9] = math.inf
     assert problem(good) == "2 of 96000 samples are not finite (NaN or infinity)"
+
+
+def test_flac_comes_back_as_16_bits_have_it(tmp_path: Path) -> None:
+    wave = torch.from_numpy(tone(SAMPLE_RATE, 1.5, 440, 1000)).float()
+    wave[0, 5], wave[1, 6] = 3, -3
+    (tmp_path / "a.flac").write_bytes(flac(wave))
+    found = decode(tmp_path / "a.flac")
+    assert found.shape == wave.shape
+    assert float((found - wave.clamp(-1, 1)).abs().max()) <= 1 / 32767
+    assert (tmp_path / "a.flac").stat().st_size < wave.numel() * 2
+
+
+def test_what_is_not_finite_is_not_written() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        flac(torch.tensor([[0.0, math.nan], [0.0, 0.0]]))
 
 
 def test_demo_songs(tmp_path: Path) -> None:

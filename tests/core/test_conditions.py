@@ -1,4 +1,4 @@
-"""From words to the condition: the very text, the very tokens, and who may see whom."""
+"""From words to the condition: the very tokens, and who may see whom."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sidestep_core import flow
 from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.conditions import END_OF_TEXT, ConditionEncoder, Prompt, Qwen3, TextEncoder, load_condition_encoder
+from sidestep_core.conditions import END_OF_TEXT, ConditionEncoder, Qwen3, TextEncoder, load_condition_encoder
 from sidestep_core.errors import CheckpointError
 from sidestep_core.layers import fill
+from sidestep_core.prompts import Prompt
 from sidestep_core.storage import read_tensors, write_tensors
 from sidestep_core.weights import Weights
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -21,8 +22,6 @@ from tests.tolerance import FP32, PERTURBED, deviation
 CPU = torch.device("cpu")
 PROMPT = Prompt(caption="calm lo-fi", lyrics="[Verse]\nRain", language="en", bpm=90, key="C major", signature="4/4",
                 seconds=8.0)
-UNKNOWN = Prompt(caption="calm lo-fi", lyrics="[Instrumental]", language="unknown", bpm=None, key="", signature="",
-                 seconds=8.0)
 
 
 @pytest.fixture(scope="module")
@@ -42,70 +41,6 @@ def qwen(checkpoint: Checkpoint) -> Qwen3:
 @pytest.fixture(scope="module")
 def encoder(checkpoint: Checkpoint) -> ConditionEncoder:
     return load_condition_encoder(checkpoint.model_weights().under("encoder."), torch.float32, CPU)
-
-
-def test_the_caption_text_is_the_hosts_to_the_letter() -> None:
-    assert PROMPT.caption_text == (
-        "# Instruction\n"
-        "Generate audio semantic tokens based on the given conditions:\n"
-        "\n"
-        "# Caption\n"
-        "calm lo-fi\n"
-        "\n"
-        "# Metas\n"
-        "- bpm: 90\n"
-        "- timesignature: 4\n"
-        "- keyscale: C major\n"
-        "- duration: 8 seconds\n"
-        "<|endoftext|>\n"
-        "<|endoftext|>"
-    )
-
-
-def test_what_is_unknown_is_said_to_be() -> None:
-    assert UNKNOWN.caption_text == (
-        "# Instruction\n"
-        "Generate audio semantic tokens based on the given conditions:\n"
-        "\n"
-        "# Caption\n"
-        "calm lo-fi\n"
-        "\n"
-        "# Metas\n"
-        "- bpm: N/A\n"
-        "- timesignature: N/A\n"
-        "- keyscale: N/A\n"
-        "- duration: 8 seconds\n"
-        "<|endoftext|>\n"
-        "<|endoftext|>"
-    )
-
-
-def test_the_lyrics_text_is_the_hosts_to_the_letter() -> None:
-    assert PROMPT.lyrics_text == "# Languages\nen\n\n# Lyric\n[Verse]\nRain<|endoftext|><|endoftext|>"
-    assert UNKNOWN.lyrics_text == "# Languages\nunknown\n\n# Lyric\n[Instrumental]<|endoftext|><|endoftext|>"
-
-
-@pytest.mark.parametrize(("typed", "said"), [("4/4", "4"), ("6/8", "6"), ("3", "3"), (" 3 / 4", "3"), ("", "N/A"),
-                                             ("  ", "N/A")])
-def test_a_signature_is_its_beats(typed: str, said: str) -> None:
-    assert f"\n- timesignature: {said}\n" in replace(PROMPT, signature=typed).caption_text
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(8.0, 8), (8.04, 9), (7.96, 8), (0.04, 1), (239.99, 240)])
-def test_a_duration_is_rounded_up(seconds: float, said: int) -> None:
-    assert f"\n- duration: {said} seconds\n" in replace(PROMPT, seconds=seconds).caption_text
-
-
-def test_escaped_parentheses_are_parentheses() -> None:
-    prompt = replace(PROMPT, caption=r"live \(remix\) (loud)", lyrics=r"oh \(oh\)")
-    assert "\nlive (remix) (loud)\n" in prompt.caption_text
-    assert "\noh (oh)<|endoftext|>" in prompt.lyrics_text
-
-
-def test_braces_and_line_breaks_are_only_text() -> None:
-    prompt = replace(PROMPT, caption="  {caption} {0}\nsecond line \n", lyrics="{lyrics}")
-    assert "# Caption\n{caption} {0}\nsecond line\n\n# Metas" in prompt.caption_text
-    assert "# Lyric\n{lyrics}<|" in prompt.lyrics_text
 
 
 def test_no_token_is_added_at_either_end(text_encoder: TextEncoder) -> None:
@@ -218,18 +153,3 @@ def test_missing_and_misshaped_weights_are_refused_by_name(checkpoint: Checkpoin
     write_tensors(tmp_path / "longer.safetensors", {**tensors, name: torch.cat((tensor, tensor[:1]))})
     with pytest.raises(CheckpointError, match=r"longer\.safetensors has shape"):
         load_condition_encoder(Weights.open([tmp_path / "longer.safetensors"]).under("encoder."), torch.float32, CPU)
-
-
-@pytest.mark.parametrize(("typed", "said"), [
-    ("A minor", "A minor"), ("Am", "A minor"), ("am", "A minor"), ("F#m", "F# minor"), ("Bb maj", "Bb major"),
-    ("C", "C major"), ("CM", "C major"), ("D Major", "D major"), ("a Minor", "A minor"), ("eb min", "Eb minor"),
-    ("", "N/A"), ("H-Moll", "H-Moll"),
-])
-def test_keys_are_spelled_as_the_hosts_node_does(typed: str, said: str) -> None:
-    prompt = Prompt(caption="", lyrics="", language="en", bpm=None, key=typed, signature="", seconds=1.0)
-    assert f"- keyscale: {said}\n" in prompt.caption_text
-
-
-def test_languages_are_codes_in_small_letters() -> None:
-    prompt = Prompt(caption="", lyrics="la", language=" EN ", bpm=None, key="", signature="", seconds=1.0)
-    assert prompt.lyrics_text.startswith("# Languages\nen\n")

@@ -153,18 +153,30 @@ def test_a_bfloat16_decoder_sees_every_time(weights: Weights) -> None:
     assert not torch.equal(first, second)
 
 
-def gradients(weights: Weights, *, checkpointing: bool, frames: int) -> tuple[Tensor, Tensor]:
+def gradients(weights: Weights, *, recomputed: int, frames: int) -> tuple[Tensor, Tensor]:
     decoder = load_decoder(weights, torch.float32, CPU).requires_grad_().train()
-    decoder.gradient_checkpointing = checkpointing
+    decoder.recomputed_layers = recomputed
     velocity = decoder(*inputs(frames))
     velocity.square().mean().backward()
     return velocity.detach(), torch.cat([parameter.grad.flatten() for parameter in decoder.parameters()])
 
 
 @pytest.mark.parametrize("frames", [21, 800])
-def test_gradient_checkpointing_changes_no_bit(weights: Weights, frames: int) -> None:
-    kept = gradients(weights, checkpointing=False, frames=frames)
-    recomputed = gradients(weights, checkpointing=True, frames=frames)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_recomputed_layers_change_no_bit(weights: Weights, frames: int, layers: int) -> None:
+    kept = gradients(weights, recomputed=0, frames=frames)
+    recomputed = gradients(weights, recomputed=layers, frames=frames)
     assert kept[1].count_nonzero() > 0.9 * kept[1].numel()
     assert torch.equal(kept[0], recomputed[0])
     assert torch.equal(kept[1], recomputed[1])
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_as_many_layers_are_recomputed_as_asked(weights: Weights, layers: int) -> None:
+    decoder = load_decoder(weights, torch.float32, CPU).requires_grad_().train()
+    decoder.recomputed_layers = layers
+    forwards = []
+    for layer in decoder.layers:
+        layer.register_forward_pre_hook(lambda *_: forwards.append(1))
+    decoder(*inputs(21)).square().mean().backward()
+    assert len(forwards) == len(decoder.layers) + layers

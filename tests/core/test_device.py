@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sidestep_core.device import OutOfMemory, choose_device, choose_dtype, explain_out_of_memory
+from sidestep_core.device import OutOfMemory, choose_device, choose_dtype, explain_out_of_memory, free_memory
 from sidestep_core.errors import ConfigError, SideStepError
 
 
@@ -33,6 +33,7 @@ def test_absent_devices_are_refused_with_what_is_there(name: str) -> None:
 
 @pytest.mark.parametrize(("precision", "device", "dtype"), [
     ("fp32", "cpu", torch.float32), ("bf16", "cpu", torch.bfloat16), ("auto", "cpu", torch.float32),
+    ("fp16", "cpu", torch.float16), ("fp16", "cuda", torch.float16),
     ("fp32", "cuda", torch.float32), ("bf16", "mps", torch.bfloat16), ("auto", "mps", torch.bfloat16),
     ("auto", "xpu", torch.bfloat16),
 ])  # fmt: skip
@@ -50,3 +51,8 @@ def test_running_out_of_memory_says_what_to_lower() -> None:
 def test_other_errors_pass_unchanged() -> None:
     with pytest.raises(RuntimeError, match=r"^something else$"), explain_out_of_memory("training", ""):
         raise RuntimeError("something else")
+
+
+def test_only_devices_that_tell_say_what_is_free() -> None:
+    assert free_memory(torch.device("cpu")) is None
+    assert free_memory(torch.device("mps")) is None

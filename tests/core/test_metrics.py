@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sidestep_core.metrics import Metrics, read
+from sidestep_core.flow import HELDOUT_TIMES
+from sidestep_core.metrics import Metrics, keep_until, read, time_bin
 from tests.tolerance import FP32
 
 LOSSES = [1.0, 0.5, 0.75, 0.25, 0.3]
@@ -22,11 +23,12 @@ def write(path: Path, losses: list[float], *, after_step: int = 0) -> Metrics:
 
 def test_every_number_is_read_back(tmp_path: Path) -> None:
     metrics = write(tmp_path / "run" / "metrics.jsonl", LOSSES)
-    metrics.add_heldout(5, 0.125)
+    metrics.add_heldout(5, 0.125, [0.1, 0.2, 0.3, 0.4, 0.5])
     rows = read(tmp_path / "run" / "metrics.jsonl")
     assert [row["loss"] for row in rows[:-1]] == LOSSES
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 5]
-    assert rows[-1] == {"step": 5, "heldout": 0.125}
+    assert rows[-1] == {"step": 5, "heldout": 0.125, "heldout_t0.1": 0.1, "heldout_t0.3": 0.2, "heldout_t0.5": 0.3,
+                        "heldout_t0.7": 0.4, "heldout_t0.9": 0.5}
 
 
 def test_what_is_shown_is_what_is_written_and_the_time_left(tmp_path: Path) -> None:
@@ -77,3 +79,45 @@ def test_what_no_browser_reads_is_not_written(tmp_path: Path, value: float) -> N
     with pytest.raises(ValueError, match="JSON"):
         metrics.add_step(6, {"loss": 1.0, "gradient": value})
     assert all(json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+
+
+# Losses by time
+
+
+@pytest.mark.parametrize(("t", "key"), [(0.0, "t0.1"), (0.19, "t0.1"), (0.21, "t0.3"), (0.5, "t0.5"), (0.79, "t0.7"),
+                                        (0.81, "t0.9"), (1.0, "t0.9")])
+def test_a_time_belongs_to_the_measured_time_nearest_to_it(t: float, key: str) -> None:
+    assert time_bin(t) == key
+    assert key == f"t{min(HELDOUT_TIMES, key=lambda time: abs(time - t))}"
+
+
+def test_losses_are_smoothed_per_bin_from_its_first_one_on(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0, total=3)
+    first = metrics.add_step(1, {"loss": 1.0}, [(0.5, 2.0)])
+    second = metrics.add_step(2, {"loss": 1.0}, [(0.9, 8.0), (0.5, 4.0), (0.45, 1.0)])
+    assert {key: value for key, value in first.items() if key.startswith("t0")} == {"t0.5": 2.0}
+    smoothed = 2.0 + 0.05 * 2.0
+    smoothed += 0.05 * (1.0 - smoothed)
+    assert {key: value for key, value in second.items() if key.startswith("t0")} == pytest.approx(
+        {"t0.5": smoothed, "t0.9": 8.0}, rel=FP32)
+
+
+def test_a_continued_run_smooths_bins_as_if_never_stopped(tmp_path: Path) -> None:
+    samples = [[(0.1 * number, 1.0 / number), (0.3, float(number))] for number in range(1, 9)]
+
+    def write_steps(path: Path, steps: range) -> None:
+        metrics = Metrics(path, after_step=steps.start, total=8)
+        for step in steps:
+            metrics.add_step(step + 1, {"loss": 1.0}, samples[step])
+
+    write_steps(tmp_path / "undisturbed", range(8))
+    for steps in (range(5), range(3, 8)):
+        write_steps(tmp_path / "continued", steps)
+    assert (tmp_path / "continued").read_bytes() == (tmp_path / "undisturbed").read_bytes()
+
+
+def test_what_came_later_is_forgotten(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", LOSSES)
+    kept = keep_until(tmp_path / "metrics.jsonl", 2)
+    assert [row["step"] for row in kept] == [1, 2]
+    assert read(tmp_path / "metrics.jsonl") == kept

@@ -19,19 +19,22 @@ from torch import Tensor
 from sidestep_core import flow, preprocess, storage
 from sidestep_core.audio import decode
 from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.conditions import Prompt, TextEncoder, load_condition_encoder
+from sidestep_core.conditions import TextEncoder, load_condition_encoder
 from sidestep_core.config import PreprocessConfig
-from sidestep_core.dataset import MANIFEST, load_samples, open_dataset
+from sidestep_core.dataset import MANIFEST, Dataset, load_samples, open_dataset
 from sidestep_core.errors import DatasetError
-from sidestep_core.preprocess import Preprocessed, caption_of, encode_tiled, prompt_of
+from sidestep_core.preprocess import Preprocessed, caption_of, encode_tiled, genre_of
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
+from sidestep_core.prompts import Prompt
 from sidestep_core.songs import Song, find_songs
+from sidestep_core.train_config import TrainConfig
 from tests.tiny import SAMPLES_PER_FRAME, TinySource, tiny_checkpoint
 from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
 RATE = 48_000
 CONFIG = PreprocessConfig(trigger_word="zxq")
+WHOLE = TrainConfig()
 NOTES = "caption: calm lo-fi\nbpm: 90\nkey: C major\nsignature: 4/4\nlanguage: en\nlyrics:\nRain\n"
 
 
@@ -87,8 +90,18 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
 
 
-def sample_files(made: Preprocessed) -> dict[str, str]:
-    return {sample.name: sample.file for sample in made.dataset.samples}
+def files_of(dataset: Dataset, name: str) -> tuple[str, ...]:
+    """The latents and the conditions of a song."""
+    sample = next(sample for sample in dataset.samples if sample.name == name)
+    return (sample.latents, *(dataset.condition(prompt).name for prompt in sample.prompts()))
+
+
+def sample_files(made: Preprocessed) -> dict[str, tuple[str, ...]]:
+    return {sample.name: files_of(made.dataset, sample.name) for sample in made.dataset.samples}
+
+
+def all_files(made: Preprocessed) -> set[str]:
+    return {name for files in sample_files(made).values() for name in files}
 
 
 # What is made
@@ -96,7 +109,7 @@ def sample_files(made: Preprocessed) -> dict[str, str]:
 
 def test_samples_are_what_the_encoders_make_of_the_songs(run: Run) -> None:
     made = run()
-    samples, silence_TC = load_samples(made.dataset)
+    samples, silence_TC = load_samples(made.dataset, WHOLE)
     encode = run.source.audio_encoder(run.checkpoint, CPU)
     text_encoder = TextEncoder(run.checkpoint.text_encoder_weights(), run.source.tokenizer_folder, CPU)
     encoder = load_condition_encoder(run.checkpoint.model_weights().under("encoder."), torch.float32, CPU)
@@ -124,7 +137,7 @@ def test_the_dataset_says_what_it_is(run: Run) -> None:
     assert made.dataset == open_dataset(run.dataset_folder)
     assert (made.dataset.checkpoint, made.dataset.tag) == (run.checkpoint.fingerprint, "zxq")
     assert [(sample.name, sample.frames) for sample in made.dataset.samples] == [("a.wav", 31), ("b.wav", 51)]
-    assert contents(run.dataset_folder).keys() == {MANIFEST, made.dataset.silence.name, *sample_files(made).values()}
+    assert contents(run.dataset_folder).keys() == {MANIFEST, made.dataset.silence.name, *all_files(made)}
 
 
 def test_it_works_in_inference_mode(run: Run) -> None:
@@ -159,7 +172,7 @@ def test_the_second_time_nothing_is_encoded(run: Run) -> None:
     assert again.dataset == first.dataset
     assert again.made == 0
     assert contents(run.dataset_folder) == before
-    for name in sample_files(first).values():
+    for name in all_files(first):
         assert (run.dataset_folder / name).stat().st_mtime_ns == times[name]
 
 
@@ -169,15 +182,15 @@ def test_the_second_time_nothing_is_encoded(run: Run) -> None:
 ])  # fmt: skip
 def test_new_words_are_read_without_encoding_the_audio_again(run: Run, old: str, new: str) -> None:
     before = sample_files(run())
-    old_sample = storage.read_tensors(run.dataset_folder / before["a.wav"])
     (run.folder / "a.txt").write_text(NOTES.replace(old, new), encoding="utf-8")
     assert run.encoded_again() == []
     after = sample_files(run())
-    assert after["a.wav"] != before["a.wav"]
+    assert after["a.wav"][0] == before["a.wav"][0]
+    assert after["a.wav"][1] != before["a.wav"][1]
     assert after["b.wav"] == before["b.wav"]
-    new_sample = storage.read_tensors(run.dataset_folder / after["a.wav"])
-    assert torch.equal(new_sample["latents"], old_sample["latents"])
-    assert not torch.equal(new_sample["condition"], old_sample["condition"])
+    conditions = [storage.read_tensors(run.dataset_folder / files["a.wav"][1])["condition"]
+                  for files in (before, after)]
+    assert conditions[0].shape != conditions[1].shape or not torch.equal(*conditions)
 
 
 @pytest.mark.parametrize("config", [PreprocessConfig(trigger_word="other"),
@@ -224,7 +237,7 @@ def test_another_length_is_cut_from_the_song(run: Run) -> None:
     after = run(config).dataset
     assert [sample.frames for sample in after.samples] == [31, 38]
     assert after.fingerprint != before.fingerprint
-    assert load_samples(after)[1].shape[0] == 38
+    assert load_samples(after, WHOLE)[1].shape[0] == 38
 
 
 def test_another_checkpoint_makes_everything_again(run: Run, tmp_path: Path) -> None:
@@ -233,7 +246,8 @@ def test_another_checkpoint_makes_everything_again(run: Run, tmp_path: Path) -> 
     assert len(run.encoded_again()) == 2
     after = run().dataset
     assert after.checkpoint == run.checkpoint.fingerprint != before.checkpoint
-    assert {sample.file for sample in after.samples} & {sample.file for sample in before.samples} == set()
+    for name in ("a.wav", "b.wav"):
+        assert set(files_of(after, name)) & set(files_of(before, name)) == set()
 
 
 def test_the_size_of_tiles_changes_nothing(run: Run) -> None:
@@ -245,12 +259,18 @@ def test_the_size_of_tiles_changes_nothing(run: Run) -> None:
 def test_a_sample_that_was_deleted_is_made_again(run: Run) -> None:
     made = run()
     before = contents(run.dataset_folder)
-    (run.dataset_folder / sample_files(made)["b.wav"]).unlink()
+    latents, condition = sample_files(made)["b.wav"]
+    (run.dataset_folder / latents).unlink()
     assert run.encoded_again() == [51 * SAMPLES_PER_FRAME]
     assert contents(run.dataset_folder) == before
+    (run.dataset_folder / condition).unlink()
+    assert run.encoded_again() == []
+    assert contents(run.dataset_folder) == before
+    (run.dataset_folder / condition).unlink()
+    assert run().made == 1
 
 
-@pytest.mark.parametrize("manifest", ["", "{", '{"format": 0}'])
+@pytest.mark.parametrize("manifest", ["", "{", '{"format": 1}'])
 def test_a_damaged_manifest_is_written_again(run: Run, manifest: str) -> None:
     """The error about it says to run this again."""
     run()
@@ -324,7 +344,7 @@ def test_a_bad_song_is_reported_and_the_rest_goes_on(run: Run, kind: str, reason
         assert [sample.name for sample in made.dataset.samples] == ["a.wav", "b.wav"]
         assert [problem.name for problem in made.problems] == ["bad.wav"]
         assert reason in made.problems[0].reason
-    assert len(load_samples(made.dataset)[0]) == 2
+    assert len(load_samples(made.dataset, WHOLE)[0]) == 2
 
 
 @pytest.mark.parametrize("kind", ["silent", "short", "no audio"])
@@ -371,24 +391,23 @@ def test_latents_that_are_not_finite_are_an_error(run: Run) -> None:
 # Songs that are the same
 
 
-def test_equal_songs_share_a_file_and_both_are_in_the_dataset(run: Run) -> None:
+def test_equal_songs_share_their_files_and_both_are_in_the_dataset(run: Run) -> None:
     shutil.copy(run.folder / "b.wav", run.folder / "c.wav")
     made = run()
     files = sample_files(made)
     assert files["b.wav"] == files["c.wav"] != files["a.wav"]
-    assert [sample.name for sample in load_samples(made.dataset)[0]] == ["a.wav", "b.wav", "c.wav"]
+    assert [sample.name for sample in load_samples(made.dataset, WHOLE)[0]] == ["a.wav", "b.wav", "c.wav"]
     assert len(run.source.encoded) == 2
 
 
 def test_equal_audio_with_other_words_is_encoded_once(run: Run) -> None:
     shutil.copy(run.folder / "a.wav", run.folder / "c.wav")
     files = sample_files(run())
-    assert files["a.wav"] != files["c.wav"]
+    assert files["a.wav"][0] == files["c.wav"][0]
+    assert files["a.wav"][1] != files["c.wav"][1]
     assert len(run.source.encoded) == 2
-    one, other = (storage.read_tensors(run.dataset_folder / files[name]) for name in ("a.wav", "c.wav"))
-    assert torch.equal(one["latents"], other["latents"])
+    one, other = (storage.read_tensors(run.dataset_folder / files[name][1]) for name in ("a.wav", "c.wav"))
     assert one["condition"].shape != other["condition"].shape
-    assert list(run.dataset_folder.glob("*.latents")) == []
 
 
 # Tiles
@@ -455,7 +474,38 @@ def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own:
     assert caption_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
 
 
-def test_a_song_without_lyrics_is_instrumental() -> None:
-    song = Song(path=Path("/a.wav"), name="a.wav")
-    assert prompt_of(song, CONFIG, 100).lyrics == "[Instrumental]"
-    assert prompt_of(song, CONFIG, 100).seconds == 4.0
+@pytest.mark.parametrize(("caption", "genre", "tag", "position", "expected"), [
+    ("calm", "lo-fi", "", "prepend", "lo-fi"),
+    ("calm", " lo-fi ", "zxq", "prepend", "zxq, lo-fi"),
+    ("calm", "lo-fi", "zxq", "append", "lo-fi, zxq"),
+    ("calm", "", "zxq", "append", ""),
+    ("", "lo-fi", "zxq", "append", ""),
+    ("lo-fi", "lo-fi", "", "prepend", ""),
+    ("calm", "lo-fi", "zxq", "replace", ""),
+])  # fmt: skip
+def test_a_genre_counts_where_it_says_something_else_than_the_caption(caption: str, genre: str, tag: str,
+                                                                      position: str, expected: str) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre)
+    assert genre_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
+
+
+def test_a_genre_has_a_condition_of_its_own(run: Run) -> None:
+    (run.folder / "a.txt").write_text(NOTES.replace("bpm:", "genre: jazz\nbpm:"), encoding="utf-8")
+    made = run()
+    info = made.dataset.samples[0]
+    assert (info.caption, info.genre) == ("zxq, calm lo-fi", "zxq, jazz")
+    sample, other = load_samples(made.dataset, replace(WHOLE, genre_ratio=0.5))[0]
+    assert sample.genre_SD is not None
+    assert sample.genre_SD.shape != sample.condition_SD.shape
+    assert other.genre_SD is None
+    assert contents(run.dataset_folder).keys() == {MANIFEST, made.dataset.silence.name, *all_files(made)}
+    assert len(all_files(made)) == 5
+
+
+def test_the_manifest_keeps_the_words_of_every_song(run: Run) -> None:
+    infos = run().dataset.samples
+    assert [info.prompt(25) for info in infos] == [
+        Prompt(caption="zxq, calm lo-fi", lyrics="Rain", language="en", bpm=90, key="C major", signature="4/4",
+               seconds=1.0),
+        Prompt(caption="zxq", lyrics="[Instrumental]", language="unknown", bpm=None, key="", signature="", seconds=1.0),
+    ]

@@ -42,35 +42,39 @@ def same_state(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool
         and all(torch.equal(first[index][name], second[index][name]) for name in first[index]) for index in first)
 
 
-def save(folder: Path, step: int) -> Path:
+def save(folder: Path, step: int, keep: int = 2) -> Path:
     """A checkpoint whose every part shows its step."""
     def write_adapter(path: Path) -> None:
         storage.write_tensors(path, {"x": torch.full((4,), float(step))})
 
     return run_state.save(folder, RunState(step=step, heldout_step=0, heldout_first=1.5), optimizer_after(step),
-                          write_adapter)
+                          {run_state.ADAPTER_FILE: write_adapter, run_state.AVERAGE_FILE: write_adapter}, keep)
 
 
 def check_whole(path: Path) -> int:
     """The step that a checkpoint is of, after making sure that all of its parts are."""
     optimizer = optimizer_after(0)
-    state, adapter = run_state.load(path, optimizer)
-    assert path.name == f"checkpoint-step-{state.step}"
-    assert same_state(optimizer, optimizer_after(state.step))
-    assert torch.equal(adapter["x"], torch.full((4,), float(state.step)))
-    return state.step
+    saved = run_state.read(path)
+    run_state.restore_optimizer(saved, optimizer)
+    step = saved.state.step
+    assert path.name == f"checkpoint-step-{step}"
+    assert same_state(optimizer, optimizer_after(step))
+    assert saved.average is not None
+    for tensors in (saved.adapter, saved.average):
+        assert torch.equal(tensors["x"], torch.full((4,), float(step)))
+    return step
 
 
 def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert check_whole(save(tmp_path, 3)) == 3
-    state, _ = run_state.load(tmp_path / "checkpoint-step-3", optimizer_after(0))
+    state = run_state.read(tmp_path / "checkpoint-step-3").state
     assert state == RunState(step=3, heldout_step=0, heldout_first=1.5)
 
 
 def test_a_continued_optimizer_steps_as_if_never_stopped(tmp_path: Path) -> None:
     save(tmp_path, 3)
     undisturbed, continued = optimizer_after(3), optimizer_after(0)
-    run_state.load(tmp_path / "checkpoint-step-3", continued)
+    run_state.restore_optimizer(run_state.read(tmp_path / "checkpoint-step-3"), continued)
     for optimizer, other in ((undisturbed, continued), (continued, undisturbed)):
         for group, other_group in zip(optimizer.param_groups, other.param_groups, strict=True):
             assert len(group["params"]) == len(other_group["params"])
@@ -91,6 +95,14 @@ def test_the_last_two_checkpoints_are_kept_by_number_not_by_name(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-step-10", "checkpoint-step-100"]
 
 
+def test_as_many_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=0)
+    assert len(run_state.checkpoints(tmp_path)) == 3
+    save(tmp_path, 4, keep=1)
+    assert [path.name for path in run_state.checkpoints(tmp_path)] == ["checkpoint-step-4"]
+
+
 def test_saving_the_same_step_again_keeps_the_first(tmp_path: Path) -> None:
     path = save(tmp_path, 3)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
@@ -105,7 +117,7 @@ def test_a_failing_write_leaves_no_checkpoint(tmp_path: Path) -> None:
 
     save(tmp_path, 1)
     with pytest.raises(OSError, match="disk full"):
-        run_state.save(tmp_path, RunState(step=2), optimizer_after(2), fail)
+        run_state.save(tmp_path, RunState(step=2), optimizer_after(2), {run_state.ADAPTER_FILE: fail}, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-step-1"]
 
 
@@ -115,18 +127,27 @@ def test_other_folders_are_no_checkpoints(tmp_path: Path) -> None:
     assert run_state.checkpoints(tmp_path) == []
 
 
-@pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut"])
+@pytest.mark.parametrize(("file", "damage"), [
+    ("adapter.safetensors", "missing"), ("optimizer.safetensors", "missing"), ("state.json", "missing"),
+    ("adapter.safetensors", "empty"), ("optimizer.safetensors", "empty"), ("state.json", "empty"),
+    ("adapter.safetensors", "cut"), ("optimizer.safetensors", "cut"), ("state.json", "cut"),
+    ("ema.safetensors", "empty"), ("ema.safetensors", "cut"),
+])  # fmt: skip
 def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path: Path, file: str, damage: str) -> None:
     path = save(tmp_path, 3) / file
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes(b"" if damage == "empty" else path.read_bytes()[:-20])
-    optimizer = optimizer_after(1)
     with pytest.raises(AdapterError, match=r"checkpoint-step-3 is damaged .*Delete this folder"):
-        run_state.load(tmp_path / "checkpoint-step-3", optimizer)
-    assert same_state(optimizer, optimizer_after(1))
+        run_state.read(tmp_path / "checkpoint-step-3")
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    saved = run_state.read(save(tmp_path, 3))
+    other = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(2))]}, {"params": [nn.Parameter(torch.zeros(1))]}])
+    with pytest.raises(AdapterError, match="does not fit this optimizer"):
+        run_state.restore_optimizer(saved, other)
 
 
 def test_a_folder_belongs_to_the_run_that_claimed_it(tmp_path: Path) -> None:
@@ -153,8 +174,9 @@ def test_a_finished_run_returns_its_adapter_while_it_is_there(tmp_path: Path) ->
     path.touch()
     adapter = Adapter(path=path, steps=3, proof=Proof(matched=1, total=1, effect=1.0, error=0.0))
     assert run_state.finished(tmp_path) is None
-    run_state.finish(tmp_path, adapter)
+    run_state.finish(tmp_path, adapter, "All 3 steps are made.")
     assert run_state.finished(tmp_path) == adapter
+    assert storage.read_json(tmp_path / "finished.json")["ended"] == "All 3 steps are made."
     path.unlink()
     assert run_state.finished(tmp_path) is None
 
@@ -162,7 +184,17 @@ def test_a_finished_run_returns_its_adapter_while_it_is_there(tmp_path: Path) ->
 def test_the_first_measurement_is_kept() -> None:
     state = RunState().with_heldout(2.0)
     later = replace(state, step=5).with_heldout(1.0)
-    assert (later.heldout_first, later.heldout_last, later.heldout_step) == (2.0, 1.0, 5)
+    assert (later.heldout_first, later.heldout_last, later.heldout_before, later.heldout_step) == (2.0, 1.0, 2.0, 5)
+
+
+def test_the_best_measurement_of_a_trained_adapter_is_remembered() -> None:
+    state = RunState().with_heldout(0.1)
+    assert (state.best_step, state.best_loss, state.stale) == (0, None, 0)
+    found = []
+    for step, loss in ((2, 3.0), (4, 2.0), (6, 2.0), (8, 2.5), (10, 1.0)):
+        state = replace(state, step=step).with_heldout(loss)
+        found.append((state.best_step, state.best_loss, state.stale))
+    assert found == [(2, 3.0, 0), (4, 2.0, 0), (4, 2.0, 1), (4, 2.0, 2), (10, 1.0, 0)]
 
 
 # Killed while saving

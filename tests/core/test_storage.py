@@ -24,6 +24,7 @@ from sidestep_core.storage import (
     read_json,
     read_metadata,
     read_tensors,
+    write_bytes,
     write_json,
     write_tensors,
 )
@@ -51,6 +52,12 @@ def test_json_comes_back_and_people_can_read_it(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
     assert "Größe 大" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+def test_bytes_come_back(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "deep" / "a.flac", b"\r\n\0\xff")
+    assert (tmp_path / "deep" / "a.flac").read_bytes() == b"\r\n\0\xff"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.flac"]
 
 
 def test_json_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from demo.tiny import DEMO_LANGUAGE_MODEL, DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_V
 from sidestep_core import flow, preprocess
 from sidestep_core.audio import decode
 from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.conditions import ConditionEncoder, Prompt, TextEncoder, load_condition_encoder
+from sidestep_core.conditions import ConditionEncoder, TextEncoder, load_condition_encoder
 from sidestep_core.preprocess import encode_tiled
+from sidestep_core.prompts import Prompt
 from tests.host.pack import pack_module
 from tests.tolerance import FP32, PERTURBED, deviation
 

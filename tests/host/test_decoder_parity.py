@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from demo.tiny import Geometry, write_tiny_models
 from sidestep_core import flow, lora
-from sidestep_core.config import LoraConfig
+from sidestep_core.adapter_config import LoraConfig
 from sidestep_core.decoder import Decoder, load_decoder
 from sidestep_core.targets import target_modules
 from sidestep_core.weights import Weights
@@ -120,7 +120,7 @@ def test_lora_gradients_equal_comfyui(weights: Weights, comfy: ModuleType, frame
     target = torch.randn(batch[0].shape, generator=flow.generator("target"))
     gradients = []
     for model, run in ((load_decoder(weights, torch.float32, CPU), Decoder.__call__), (host, run_hosts)):
-        parameters = lora.attach(model, LORA, target_modules(LORA, g.layers), seed=1)
+        parameters = lora.attach(model, LORA, target_modules(LORA, g.layers), seed=1).parameters
         random = flow.generator("factors")
         with torch.no_grad():
             for parameter in parameters:

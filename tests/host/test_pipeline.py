@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from demo.server import ComfyUI, Outcome, Prompt
-from sidestep_core import metrics
-from sidestep_core.storage import TensorFile
-from tests.tolerance import EFFECT
+from sidestep_core import metrics, presets
+from sidestep_core.adapter_config import LoraConfig
+from sidestep_core.storage import TensorFile, read_tensors
+from tests.tolerance import EFFECT, SAME_LOSS
 
 IMPORT_SECONDS = 0.3
 STOP_SECONDS = 2.0
@@ -103,6 +104,9 @@ def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any
     assert training["keys_matched"] == training["keys_total"] == 32
     assert training["effect"] == pytest.approx(1, abs=EFFECT)
     assert training["steps"] == 6
+    assert training["kind"] == "lora"
+    file = TensorFile(Path(training["adapter"]))
+    assert training["parameters"] == sum(file.tensor(name).numel() for name in file.stored if ".lora_" in name)
     assert training["heldout_first"] != training["heldout_last"]
     assert Path(training["adapter"]).parent == server.base / "models" / "loras"
     applied = facts(trained, short, "SideStepApplyAdapter")
@@ -180,13 +184,89 @@ def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, shor
     assert steps == list(range(1, len(steps) + 1))
 
 
+def with_node(prompt: Prompt, class_type: str, inputs: dict[str, Any], output: int, to: str) -> dict[str, Any]:
+    """The training of the prompt, with an output of one more node as its input `to`."""
+    found = upstream(prompt, "SideStepTrainAdapter")
+    found["more"] = {"class_type": class_type, "inputs": inputs}
+    return with_inputs(found, {"SideStepTrainAdapter": {to: ["more", output]}})
+
+
+def test_settings_that_are_connected_take_the_place_of_the_widgets(server: ComfyUI, short: dict[str, Any],
+                                                                   trained: Outcome) -> None:
+    changes = "max_steps: 2\nepochs: 0\ngradient_accumulation: 1\nlearning_rate: 0.003\ngradient_checkpointing: off"
+    prompt = with_node(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "by preset"}}),
+                       "SideStepLoadPreset", {"preset": "quick_test", "changes": changes}, 1, "settings")
+    assert facts(ran(server, prompt), prompt, "SideStepTrainAdapter")["steps"] == 2
+    [run] = (server.base / "output" / "sidestep" / "runs").glob("by preset-*")
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["train"]["warmup_steps"] == 10
+    assert "the node's widgets are not used" in server.log.read_text(encoding="utf-8", errors="replace")
+
+
+def test_the_settings_of_a_finished_adapter_become_a_preset(server: ComfyUI, short: dict[str, Any],
+                                                            trained: Outcome) -> None:
+    prompt = upstream(short, "SideStepTrainAdapter")
+    prompt["save"] = {"class_type": "SideStepSavePreset", "inputs": {
+        "name": "of the adapter", "description": "", "overwrite": True,
+        "adapter": [node_of(prompt, "SideStepTrainAdapter"), 0]}}
+    ran(server, prompt)
+    found = presets.read(server.base / "output" / "sidestep" / "presets" / "of the adapter.json").preset
+    asked = prompt[node_of(prompt, "SideStepTrainAdapter")]["inputs"]
+    assert found.train.to_json().items() <= asked.items()
+    assert found.adapter == LoraConfig(rank=16, alpha=32.0)
+
+
+def test_training_begins_with_the_weights_of_another_adapter(server: ComfyUI, short: dict[str, Any],
+                                                             trained: Outcome) -> None:
+    fresh = facts(trained, short, "SideStepTrainAdapter")
+    prompt = with_node(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "from pipeline"}}),
+                       "SideStepLoadAdapter", {"adapter_file": "pipeline.safetensors"}, 0, "start_from")
+    begun = facts(ran(server, prompt), prompt, "SideStepTrainAdapter")
+    assert begun["heldout_first"] == pytest.approx(fresh["heldout_last"], rel=SAME_LOSS)
+    assert begun["heldout_first"] != pytest.approx(fresh["heldout_first"], rel=SAME_LOSS)
+
+
+def test_training_goes_on_from_a_checkpoint_of_the_list(server: ComfyUI, short: dict[str, Any],
+                                                        trained: Outcome) -> None:
+    origin = upstream(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "origin", "save_every": 2}}),
+                      "SideStepTrainAdapter")
+    first = facts(ran(server, origin), origin, "SideStepTrainAdapter")
+    listed = server.get_json("/object_info/SideStepTrainAdapter")["SideStepTrainAdapter"]["input"]["optional"]
+    [choice] = [choice for choice in listed["resume_from"][1]["options"]
+                if re.fullmatch(r"origin-\w+/checkpoint-step-4", choice)]
+    again = with_inputs(origin, {"SideStepTrainAdapter": {"adapter_name": "again", "resume_from": choice}})
+    outcome = ran(server, again)
+    second = facts(outcome, again, "SideStepTrainAdapter")
+    steps = [data["step"] for kind, data in outcome.events
+             if kind == "sidestep.progress" and data["metrics"].get("loss") is not None]
+    assert min(steps) > 4
+    assert second["steps"] == 6
+    assert weights(first["adapter"]) == weights(second["adapter"])
+
+
+@pytest.mark.parametrize("choice", ["origin/../../../secret", "none-0/checkpoint-step-4"])
+def test_a_checkpoint_that_is_not_in_the_list_is_refused(server: ComfyUI, short: dict[str, Any], trained: Outcome,
+                                                         choice: str) -> None:
+    """ComfyUI still runs what does not depend on it: here, the preprocessing."""
+    prompt = upstream(with_inputs(short, {"SideStepTrainAdapter": {"resume_from": choice}}), "SideStepTrainAdapter")
+    reply = server.post_json("/prompt", {"prompt": prompt, "client_id": server.client_id})
+    [error] = reply["node_errors"][node_of(prompt, "SideStepTrainAdapter")]["errors"]
+    assert error["type"] == "value_not_in_list"
+    assert node_of(prompt, "SideStepTrainAdapter") not in server.wait(reply["prompt_id"], 60).outputs
+
+
+def weights(path: str) -> dict[str, bytes]:
+    """Every tensor of an adapter file as bytes."""
+    return {name: tensor.numpy().tobytes() for name, tensor in read_tensors(Path(path)).items()}
+
+
 @pytest.mark.parametrize(("class_type", "inputs", "said"), [
     ("SideStepPreprocessAudioFolder", {"folder": "no such folder"}, "There is no folder"),
     ("SideStepPreprocessAudioFolder", {"dataset_name": "../../escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "..\\escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "con"}, "Windows keeps for itself"),
     ("SideStepTrainAdapter", {"device": "cuda:7", "seed": 1}, "not available here"),
-    ("SideStepConfigureLoRA", {"projections": "q_projj"}, "q_projj"),
+    ("SideStepConfigureLoRA", {"target_modules": "q_projj"}, "q_projj"),
+    ("SideStepConfigureLoRA", {"module_ranks": "layers.0.*"}, "layers.0.*"),
     ("SideStepTrainAdapter", {"heldout_songs": 3}, "none would be left"),
 ])
 def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any], trained: Outcome, class_type: str,
@@ -228,7 +308,7 @@ def interface(info: dict[str, Any]) -> dict[str, Any]:
         for name, (io_type, *options) in info["input"].get(kind, {}).items():
             settings = {key: value for key, value in (options[0] if options else {}).items()
                         if key in ("default", "min", "max", "step", "multiline")}
-            of_machine = name in ("model", "text_encoder", "vae", "adapter_file")
+            of_machine = name in ("model", "text_encoder", "vae", "adapter_file", "preset", "resume_from")
             choices = (options[0].get("options") if options and io_type == "COMBO" else None)
             inputs[name] = {"kind": kind, "type": io_type if isinstance(io_type, str) else "COMBO", **settings,
                             **({"options": choices} if choices and not of_machine else {})}

@@ -1,7 +1,9 @@
-"""The flagship: trained = saved = reloaded = applied by the host, and different from the base."""
+"""The flagship: trained = saved = reloaded = applied by the host, and different from the base, for every kind."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,20 +13,44 @@ import torch
 from torch import Tensor
 
 from sidestep_core import adapter as adapter_file
-from sidestep_core import flow, lora
+from sidestep_core import flow, storage
+from sidestep_core.adapter import LiveAdapter
+from sidestep_core.adapter_config import AdapterConfig, LoraConfig
 from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.config import LoraConfig, TrainConfig
-from sidestep_core.step import Training, optimizer_step, prepare
+from sidestep_core.decoder import Decoder, load_decoder
+from sidestep_core.step import optimizer_step, prepare
+from sidestep_core.targets import target_modules
+from sidestep_core.train_config import TrainConfig
+from tests.adapters import KINDS
 from tests.host.pack import pack_module
 from tests.tiny import write_dataset
-from tests.tolerance import EFFECT, FP32, deviation
+from tests.tolerance import EFFECT, FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
 FRAMES = 60
-CONFIG = TrainConfig(max_steps=4, learning_rate=1e-2, warmup_steps=0, gradient_accumulation=2, heldout_songs=0,
-                     device="cpu", gradient_checkpointing=False)
-LORAS = [LoraConfig(rank=8, alpha=16.0), LoraConfig(rank=4, alpha=4.0, attention="self"),
-         LoraConfig(rank=6, alpha=3.0, attention="cross", projections=("q_proj", "v_proj"))]
+CONFIG = TrainConfig(max_steps=3, learning_rate=1e-2, warmup_steps=0, gradient_accumulation=1, heldout_songs=0,
+                     device="cpu", gradient_checkpointing="off")
+MORE: dict[str, AdapterConfig] = {
+    "lora-cross": LoraConfig(rank=6, alpha=3.0, attention_type="cross", target_modules=("q_proj", "v_proj")),
+}
+STRENGTHS = (1.0, 0.5, -1.0)
+
+
+@dataclass(frozen=True)
+class Trained:
+    config: AdapterConfig
+    decoder: Decoder
+    adapter: LiveAdapter
+    path: Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Matrices of 256 gain nothing from two, and threads that wait for each other lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +59,17 @@ def host(comfy: ModuleType, checkpoint: Checkpoint) -> Any:
     return comfy.sd.load_diffusion_model(str(checkpoint.model[0]), model_options={"dtype": torch.float32})
 
 
-@pytest.fixture(scope="module", params=LORAS, ids=lambda config: f"rank{config.rank}-{config.attention}")
+@pytest.fixture(scope="module", params=(KINDS | MORE).values(), ids=KINDS | MORE)
 def trained(request: pytest.FixtureRequest, checkpoint: Checkpoint,
-            tmp_path_factory: pytest.TempPathFactory) -> Training:
+            tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """An adapter after some real steps, and its file."""
     dataset = write_dataset(tmp_path_factory.mktemp("dataset"), checkpoint, (50, 60), width=2048)
     training = prepare(checkpoint, dataset, request.param, CONFIG, CPU)
     for step in range(CONFIG.max_steps):
         optimizer_step(training, step)
-    training.decoder.eval()
-    return training
-
-
-@pytest.fixture(scope="module")
-def saved(trained: Training, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "adapter.safetensors"
-    adapter_file.write(path, lora.state(trained.decoder), {})
-    return path
+    adapter_file.write(path, training.adapter.state(), {})
+    return Trained(request.param, training.objective.decoder.eval(), training.adapter, path)
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -66,71 +87,117 @@ def host_velocity(patcher: Any) -> Tensor:
         patcher.unpatch_model()
 
 
+@pytest.fixture(scope="module")
+def base(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The decoder's own weights."""
+    weights = checkpoint.model_weights().under("decoder.")
+    return {name: weights.tensor(name, torch.float32, CPU).clone() for name in weights.names}
+
+
+def merged(checkpoint: Checkpoint, trained: Trained, strength: float) -> Tensor:
+    """What the decoder predicts with the trained change added to its weights."""
+    decoder = load_decoder(checkpoint.model_weights().under("decoder."), torch.float32, CPU)
+    for change in trained.adapter.changes():
+        weight = decoder.get_submodule(change.module).weight
+        weight.data = (weight.double() + strength * change.delta.double()).float()
+    velocity: Tensor = decoder(*batch())
+    return velocity
+
+
 @torch.no_grad()
-def test_the_host_computes_what_was_trained(host: Any, trained: Training, saved: Path) -> None:
-    live = trained.decoder(*batch())
-    base = host_velocity(host)
-    patched, matched, total = pack_module("nodes.models").patch(host, saved, 1.0)
-    assert matched == total == len(list(lora.deltas(trained.decoder)))
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_the_host_computes_what_was_trained(host: Any, checkpoint: Checkpoint, trained: Trained,
+                                            strength: float) -> None:
+    unchanged = host_velocity(host)
+    patched, matched, total = pack_module("nodes.models").patch(host, trained.path, strength)
+    assert matched == total == len(target_modules(trained.config, 4))
     applied = host_velocity(patched)
-    assert deviation(applied, live) <= FP32
-    assert deviation(base, live) > 100 * FP32
-    assert torch.equal(host_velocity(host), base)
+    assert deviation(applied, merged(checkpoint, trained, strength)) <= FP32
+    if strength == 1:
+        assert deviation(applied, trained.decoder(*batch())) <= FP32
+    assert deviation(applied, unchanged) > PERTURBED
+    assert torch.equal(host_velocity(host), unchanged)
 
 
-def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Training, saved: Path,
+@torch.no_grad()
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_the_stock_loader_changes_every_weight_as_trained(comfy: ModuleType, host: Any, trained: Trained,
+                                                          base: dict[str, Tensor], strength: float) -> None:
+    """Relative to the change, not to the weight: in float64, which the host's arithmetic leaves to its caller."""
+    patched, _ = comfy.sd.load_lora_for_models(host, None, comfy.utils.load_torch_file(str(trained.path)), strength,
+                                               0.0)
+    changes = list(trained.adapter.changes())
+    assert len(patched.patches) == len(changes) == len(target_modules(trained.config, 4))
+    for change in changes:
+        key = f"diffusion_model.decoder.{change.module}.weight"
+        weight = base[f"{change.module}.weight"].double()
+        applied = comfy.lora.calculate_weight(patched.patches[key], weight.clone(), key,
+                                              intermediate_dtype=torch.float64)
+        assert deviation(applied - weight, strength * change.delta) <= FP32
+        assert deviation((applied - weight) * (1 + PERTURBED), strength * change.delta) > FP32
+
+
+def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Trained) -> None:
+    proof = adapter_file.prove(trained.path, trained.adapter.changes(), pack_module("nodes.models").load_as_comfyui)
+    assert proof.matched == proof.total == len(target_modules(trained.config, 4))
+    assert proof.effect == pytest.approx(1, abs=EFFECT)
+    assert proof.error <= FP32
+
+
+def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Trained,
                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     """DynamicVRAM, the default on NVIDIA: a layer of the host has no weight until a file is loaded into it."""
     import comfy.memory_management
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
     # Its own way of reading files needs a GPU; how a model is made does not.
-    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: adapter_file.storage.read_tensors(Path(path)))
-    proof = adapter_file.prove(saved, lora.deltas(trained.decoder), pack_module("nodes.models").load_as_comfyui)
+    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: storage.read_tensors(Path(path)))
+    load = pack_module("nodes.models").load_as_comfyui
+    proof = adapter_file.prove(trained.path, trained.adapter.changes(every=4), load)
     assert proof.matched == proof.total
 
 
-@torch.no_grad()
-def test_stock_lora_loader_applies_the_same(comfy: ModuleType, host: Any, trained: Training, saved: Path) -> None:
-    patched, _ = comfy.sd.load_lora_for_models(host, None, comfy.utils.load_torch_file(str(saved)), 1.0, 0.0)
-    live = trained.decoder(*batch())
-    assert deviation(host_velocity(patched), live) <= FP32
-    assert deviation(host_velocity(host), live) > FP32
+def test_the_proof_notices_whatever_is_wrong(comfy: ModuleType, trained: Trained, tmp_path: Path) -> None:
+    """The twin: a hundredth more of any part of the file, but of an alpha that the host does not use."""
+    state = trained.adapter.state()
+    parts = {name.removesuffix(".weight").rpartition(".")[2] for name in state} - ({"alpha"} if idle(state) else set())
+    for part in parts:
+        wrong = {name: tensor * 1.01 if f".{part}" in name else tensor for name, tensor in state.items()}
+        adapter_file.write(tmp_path / f"{part}.safetensors", wrong, {})
+        with pytest.raises(adapter_file.AdapterError, match="not usable"):
+            adapter_file.prove(tmp_path / f"{part}.safetensors", trained.adapter.changes(every=5),
+                               pack_module("nodes.models").load_as_comfyui)
+
+
+def idle(state: dict[str, Tensor]) -> bool:
+    """Whether alpha has no effect: where both blocks of a LoKR are full."""
+    return any(name.endswith("lokr_w2") for name in state) and not any("lokr_w1_a" in name for name in state)
 
 
 @torch.no_grad()
-def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, trained: Training, saved: Path) -> None:
-    """The twin: why every file has `.alpha`, and why the proof would notice."""
-    tensors = comfy.utils.load_torch_file(str(saved))
+def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, trained: Trained) -> None:
+    """Why every file has `.alpha`: without it the host takes a scale of one, whatever was trained."""
+    tensors = comfy.utils.load_torch_file(str(trained.path))
     bare = {name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")}
     patched, _ = comfy.sd.load_lora_for_models(host, None, bare, 1.0, 0.0)
-    scaling = next(layer.scaling["default"] for _, layer in lora._adapted(trained.decoder))
-    assert (deviation(host_velocity(patched), trained.decoder(*batch())) > FP32) == (scaling != 1)
+    assert (deviation(host_velocity(patched), trained.decoder(*batch())) > FP32) != idle(bare)
 
 
-def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Training, saved: Path,
-                                             tmp_path: Path) -> None:
+def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (50, 60), width=2048)
-    rank = next(layer.r["default"] for _, layer in lora._adapted(trained.decoder))
-    config = next(config for config in LORAS if config.rank == rank)
-    fresh = prepare(checkpoint, dataset, config, CONFIG, CPU)
-    lora.load_state(fresh.decoder, adapter_file.storage.read_tensors(saved))
-    fresh.decoder.eval()
+    fresh = prepare(checkpoint, dataset, trained.config, CONFIG, CPU)
+    fresh.adapter.load_state(storage.read_tensors(trained.path))
     with torch.no_grad():
-        assert torch.equal(fresh.decoder(*batch()), trained.decoder(*batch()))
-
-
-def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Training, saved: Path) -> None:
-    proof = adapter_file.prove(saved, lora.deltas(trained.decoder), pack_module("nodes.models").load_as_comfyui)
-    assert proof.matched == proof.total
-    assert proof.effect == pytest.approx(1, abs=EFFECT)
-    assert proof.error <= FP32
+        assert torch.equal(fresh.objective.decoder.eval()(*batch()), trained.decoder(*batch()))
 
 
 @pytest.mark.parametrize("change", ["another model's names", "another model's widths"])
-def test_what_does_not_fit_is_an_error(host: Any, trained: Training, tmp_path: Path, change: str) -> None:
+def test_what_does_not_fit_is_an_error(host: Any, checkpoint: Checkpoint, tmp_path: Path, change: str) -> None:
     """The host would go on in silence, as if the adapter did nothing."""
-    tensors = lora.state(trained.decoder)
+    dataset = write_dataset(tmp_path / "dataset", checkpoint, (50,), width=2048)
+    training = prepare(checkpoint, dataset, LoraConfig(rank=2), CONFIG, CPU)
+    optimizer_step(training, 0)
+    tensors = training.adapter.state()
     if change == "another model's names":
         tensors = {name.replace("layers.", "blocks."): tensor for name, tensor in tensors.items()}
     else:

@@ -80,13 +80,34 @@ def test_the_time_left_is_in_words(page: Page, seconds: float | None, text: str)
 def test_events_of_a_new_run_start_a_new_curve_and_of_the_same_run_continue_it(page: Page) -> None:
     def event(run: str, step: int) -> dict[str, Any]:
         return {"run": run, "stage": "train", "status": "running", "step": step, "total": 9, "message": "",
-                "metrics": {"loss": 1.0 / step}}
+                "metrics": {"loss": 1.0 / step}, "samples": []}
 
     state = None
     for step in (1, 2, 3, 2):
         state = call(page, "progress", "advance", state, event("a", step))
     assert [point["step"] for point in state["points"]] == [1, 2]
     assert [point["step"] for point in call(page, "progress", "advance", state, event("b", 7))["points"]] == [7]
+
+
+def test_samples_are_kept_by_their_steps_for_the_time_of_a_run(page: Page) -> None:
+    def event(run: str, *samples: tuple[int, str]) -> dict[str, Any]:
+        return {"run": run, "stage": "train", "status": "running", "step": 9, "total": 9, "message": "", "metrics": {},
+                "samples": [{"step": step, "message": message} for step, message in samples]}
+
+    state = None
+    for samples in ([(20, "failed")], [(0, "")], [], [(20, "")]):
+        state = call(page, "progress", "advance", state, event("a", *samples))
+    assert state["samples"] == [{"step": 0, "message": ""}, {"step": 20, "message": ""}]
+    assert call(page, "progress", "advance", state, event("b"))["samples"] == []
+
+
+def test_losses_by_time_are_bars_against_the_largest(page: Page) -> None:
+    points = [{"step": 1, "t0.1": 0.9, "t0.9": 0.6}, {"step": 2, "t0.1": 0.8}]
+    bins = call(page, "time_bins", "timeBins", {"metrics": {"heldout_t0.9": 0.4}, "points": points})
+    assert [bin["centre"] for bin in bins] == ["0.1", "0.3", "0.5", "0.7", "0.9"]
+    assert [bin["bar"] for bin in bins] == pytest.approx([100, None, None, None, 75])
+    assert [bin["dot"] for bin in bins] == pytest.approx([None, None, None, None, 50])
+    assert call(page, "time_bins", "timeBins", {"metrics": {"loss": 1}, "points": []}) == []
 
 
 def test_an_output_from_comfyuis_cache_is_shown_unless_the_panel_knows_more(page: Page) -> None:

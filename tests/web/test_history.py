@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -63,6 +64,40 @@ def test_numbers_of_one_step_that_come_apart_are_one_point(history: ModuleType) 
     run.update(step(5, loss=0.5))
     run.update(step(5, heldout=0.7))
     assert [point.metrics for point in run.points] == [{"loss": 0.5, "heldout": 0.7}]
+
+
+def test_losses_by_time_are_points_and_the_newest_are_known(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    run.update(step(1, **{"loss": 0.5, "t0.1": 0.8, "t0.9": 0.4}))
+    run.update(step(2, **{"loss": 0.5, "t0.1": 0.7}))
+    run.update(step(2, **{"heldout": 0.6, "heldout_t0.5": 0.3}))
+    answer = run.answer()
+    assert answer["points"] == [{"step": 1, "loss": 0.5, "t0.1": 0.8, "t0.9": 0.4},
+                                {"step": 2, "loss": 0.5, "t0.1": 0.7, "heldout": 0.6, "heldout_t0.5": 0.3}]
+    assert {key: answer["metrics"][key] for key in ("t0.1", "t0.9", "heldout_t0.5")} == {
+        "t0.1": 0.7, "t0.9": 0.4, "heldout_t0.5": 0.3}
+
+
+def test_samples_are_told_without_paths_and_found_by_step(history: ModuleType, tmp_path: Path) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    assert run.answer()["samples"] == []
+    run.add_sample(history.Sample(step=100, message="Out of memory."))
+    run.add_sample(history.Sample(step=0, file=tmp_path / "0.flac"))
+    run.add_sample(history.Sample(step=100, file=tmp_path / "100.flac"))
+    assert run.answer()["samples"] == [{"step": 0, "message": ""}, {"step": 100, "message": ""}]
+    assert str(tmp_path) not in json.dumps(run.answer())
+    assert run.sample_file(100) == tmp_path / "100.flac"
+    assert run.sample_file(50) is None
+    run.update(step(101, loss=0.5))
+    assert len(run.answer()["samples"]) == 2
+
+
+def test_of_many_samples_the_first_and_the_newest_stay(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    for number in range(0, 5000, 10):
+        run.add_sample(history.Sample(step=number))
+    assert len(run.samples) == history.MOST_SAMPLES
+    assert [run.samples[place].step for place in (0, 1, -1)] == [0, 5000 - 10 * (history.MOST_SAMPLES - 1), 4990]
 
 
 def test_what_json_does_not_know_becomes_null(history: ModuleType) -> None:

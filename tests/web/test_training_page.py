@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from email.message import Message
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -17,6 +21,8 @@ STEPS = 10
 HELDOUT_EVERY = 5
 PATIENCE = 120_000
 """Milliseconds; for a machine that does other things too."""
+PREVIEWED = "40"
+PREVIEW_SECONDS = 5.0
 PANEL = ".sidestep-panel:has(.sidestep-curves)"
 
 
@@ -26,6 +32,21 @@ def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> I
     configure(server, nodes_2=request.param)
     with open_page(browser, server, width=1200, height=900) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def previewed(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
+    """The prompt of a finished training that generated a preview before and after, which no page was open for.
+
+    The trainer has a number of its own, as the page asks for the latest run of a number.
+    """
+    changed = training_part(prompt, "previews")
+    [number] = [node for node, content in changed.items() if content["class_type"] == TRAINER]
+    changed[PREVIEWED] = changed.pop(number)
+    changed[PREVIEWED]["inputs"] |= {"sample_every": STEPS, "sample_seconds": PREVIEW_SECONDS, "inference_steps": 2}
+    outcome = server.run(changed, timeout=580)
+    assert outcome.status == "success", outcome.exception_message
+    return changed
 
 
 def training_part(prompt: Prompt, name: str) -> dict[str, Any]:
@@ -52,13 +73,19 @@ def test_training_is_shown_live_restored_and_not_repeated(
             if message.type == "error" else None)
     name = f"web-{request.node.callspec.id}"
     load(page, server.address)
-    open_workflow(page, training_part(prompt, name), name)
+    part = training_part(prompt, name)
+    # Of each render mode its own, or ComfyUI would have the node's result already and not tell the page.
+    [lora] = [content for content in part.values() if content["class_type"] == "SideStepConfigureLoRA"]
+    lora["inputs"]["rank"] = {"classic": 16, "nodes-2": 8}[request.node.callspec.id]
+    capacity = f"192 modules and {44_040_192 * lora['inputs']['rank'] // 64:,} parameters on 2B"
+    open_workflow(page, part, name)
     panel = page.locator(PANEL)
     expect(panel).to_contain_text("Not trained yet")
     asked = trainer_inputs(page)
 
     page.evaluate("() => void window.app.queuePrompt(0)")
     expect(panel).to_contain_text(f" of {STEPS}", timeout=PATIENCE)
+    expect(page.locator(".sidestep-capacity")).to_contain_text(capacity)
     first = wait_for_curve(page, 1)
     grown = wait_for_curve(page, first + 1)
 
@@ -96,6 +123,110 @@ def test_a_trainer_inside_a_subgraph_shows_its_run(
         const widget = outer.subgraph.nodes[0].widgets.find(({ name }) => name === 'sidestep_progress');
         return widget.panel.state?.status === 'finished';
     }""", timeout=PATIENCE)
+
+
+def test_previews_and_losses_by_time_are_there_and_switching_keeps_the_place(
+        page: Page, previewed: dict[str, Any]) -> None:
+    open_workflow(page, previewed, "with previews")
+    look_at(page, PREVIEWED)
+    panel = page.locator(PANEL)
+    expect(panel.locator(".sidestep-time")).to_have_count(5)
+    buttons = panel.locator(".sidestep-sample")
+    expect(buttons).to_have_text([f"step {STEPS}", "before"])
+    # Everything is inside the panel.
+    assert panel.evaluate("element => element.scrollHeight - element.clientHeight") <= 1
+
+    buttons.nth(1).click()
+    expect(buttons.nth(1)).to_have_attribute("aria-pressed", "true")
+    wait_until_played(page, 1.0)
+    assert page.evaluate("() => document.querySelector('.sidestep-heard audio').duration") == PREVIEW_SECONDS
+    buttons.nth(0).click()
+    expect(buttons.nth(0)).to_have_attribute("aria-pressed", "true")
+    expect(buttons.nth(1)).to_have_attribute("aria-pressed", "false")
+    assert wait_until_played(page, 1.0) < PREVIEW_SECONDS
+    buttons.nth(0).click()
+    expect(buttons.nth(0)).to_have_attribute("aria-pressed", "false")
+
+
+def test_widgets_that_settings_replace_are_disabled(page: Page, prompt: Prompt) -> None:
+    open_workflow(page, training_part(prompt, "with settings"), "with settings")
+    steps = page.get_by_label("max_steps", exact=True).locator("input")
+    assert widgets(page, disabled=True) == set()
+
+    page.evaluate("""type => {
+        const { graph } = window.app;
+        const trainer = graph.nodes.find(node => node.type === type);
+        const preset = graph.add(LiteGraph.createNode('SideStepLoadPreset'));
+        preset.connect('settings', trainer, 'settings');
+    }""", TRAINER)
+    assert widgets(page, disabled=False) == {"adapter_name", "if_already_trained", "resume_from"}
+    assert {"max_steps", "learning_rate", "seed"} <= widgets(page, disabled=True)
+    if page.evaluate("() => LiteGraph.vueNodesMode"):
+        expect(steps).to_be_disabled()
+    page.evaluate("async () => { await window.app.loadGraphData(window.app.graph.serialize()); }")
+    assert "max_steps" in widgets(page, disabled=True)
+
+    page.evaluate("""type => {
+        const trainer = window.app.graph.nodes.find(node => node.type === type);
+        trainer.disconnectInput('settings');
+    }""", TRAINER)
+    assert widgets(page, disabled=True) == set()
+    if page.evaluate("() => LiteGraph.vueNodesMode"):
+        expect(steps).to_be_enabled()
+
+
+def widgets(page: Page, *, disabled: bool) -> set[str]:
+    """Names of the trainer's widgets that can, or cannot, be changed; without the panel."""
+    names: list[str] = page.evaluate("""([type, disabled]) =>
+        window.app.graph.nodes.find(node => node.type === type).widgets
+            .filter(widget => widget.name !== 'sidestep_progress' && Boolean(widget.disabled) === disabled)
+            .map(widget => widget.name)""", [TRAINER, disabled])
+    return set(names)
+
+
+def test_previews_are_served_by_their_numbers_only(server: ComfyUI, previewed: dict[str, Any]) -> None:
+    run = server.get_json(f"/sidestep/nodes/{PREVIEWED}/history")["run"]
+    folder = f"/sidestep/nodes/{PREVIEWED}/runs/{quote(run)}/samples"
+    status, headers, whole = download(server, f"{folder}/0")
+    assert (status, headers["Content-Type"], whole[:4]) == (200, "audio/flac", b"fLaC")
+    status, headers, part = download(server, f"{folder}/0", "bytes=4-99")
+    assert (status, part) == (206, whole[4:100])
+    assert download(server, f"{folder}/{STEPS}")[2] != whole
+    for missing in (f"{folder}/7", f"{folder}/-1", f"{folder}/..%2F0", folder.replace(quote(run), "another") + "/0",
+                    folder.replace(f"/{PREVIEWED}/", "/999/") + "/0"):
+        assert download(server, missing)[0] == 404
+
+
+def download(server: ComfyUI, path: str, part: str = "") -> tuple[int, Message, bytes]:
+    """Status, headers and content."""
+    request = urllib.request.Request(f"{server.address}{path}", headers={"Range": part} if part else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=30) as reply:
+            return reply.status, reply.headers, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, b""
+
+
+def look_at(page: Page, node: str) -> None:
+    """Move the canvas so that the lower end of the node is in sight."""
+    page.evaluate("""id => {
+        const { canvas, graph } = window.app;
+        const { pos, size } = graph.getNodeById(Number(id));
+        canvas.ds.scale = 1;
+        canvas.ds.offset = [300 - pos[0], 800 - pos[1] - size[1]];
+        canvas.setDirty(true, true);
+    }""", node)
+
+
+def wait_until_played(page: Page, seconds: float) -> float:
+    """Wait until the player of the previews is playing at so many seconds or later; where it is then."""
+    page.wait_for_function("""seconds => {
+        const audio = document.querySelector('.sidestep-heard audio');
+        return !audio.paused && audio.readyState >= 3 && audio.currentTime >= seconds;
+    }""", arg=seconds, timeout=PATIENCE)
+    place: float = page.evaluate("() => document.querySelector('.sidestep-heard audio').currentTime")
+    return place
 
 
 def open_workflow(page: Page, prompt: Prompt, name: str) -> None:

@@ -1,0 +1,212 @@
+"""Runs that are killed at random moments, inside saves too, and continued: is anything lost, is the end the same?
+
+Each run trains a tiny adapter in processes of its own.  A kill is `lost` when the process after it cannot continue, or
+continues from before the last checkpoint that was complete.  `identical`: every run ends with the very file, byte for
+byte, of one that was never disturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import queue
+import random
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TextIO
+
+import run
+
+KILLS = 50
+STEPS, SAVE_EVERY = 60, 2
+OPTIMIZERS = ("adamw", "adafactor", "prodigy", "adamw8bit")
+"""Of the runs, in turn."""
+LONGEST_LIFE = 0.4
+"""A process is killed at a random moment within this share of the time that a whole run takes."""
+ADAPTER = "adapter.safetensors"
+PATIENCE = 300.0
+"""Seconds after which a process that tells nothing hangs."""
+
+
+def train_in(folder: Path, optimizer: str) -> None:
+    """What each process does: train in `folder`/run, and tell every finished step."""
+    import peft  # noqa: F401 (loaded before it says ready, so that kills fall into the training)
+    import torch
+
+    from sidestep_core import optimizers
+    from sidestep_core.adapter_config import LoraConfig
+    from sidestep_core.checkpoint import open_checkpoint
+    from sidestep_core.dataset import open_dataset
+    from sidestep_core.progress import Progress
+    from sidestep_core.train import train
+    from sidestep_core.train_config import TrainConfig
+    from tests.tiny import TinySource
+
+    torch.set_num_threads(1)
+    materials = folder.parent / "materials"
+    model, text_encoder, vae = sorted(materials.glob("*.safetensors"), key=_part)
+    config = TrainConfig.from_json({
+        "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
+        "gradient_accumulation": 2, "optimizer": optimizer, "ema_decay": 0.9, "max_latent_length": 40,
+        "device": "cpu", "publish": "best",
+    })  # fmt: skip
+    optimizers.build(config, [torch.nn.Parameter(torch.zeros(1))])
+
+    def report(progress: Progress) -> None:
+        if "loss" in progress.metrics:
+            print(progress.step, flush=True)
+
+    print("ready", flush=True)
+    train(TinySource(Path(), []), open_checkpoint(model, text_encoder=text_encoder, vae=vae),
+          open_dataset(materials / "dataset"), LoraConfig(rank=8, alpha=8.0), config, folder / "run",
+          folder / ADAPTER, report=report)
+    print("done", flush=True)
+
+
+def _part(path: Path) -> int:
+    """Model, text encoder, VAE."""
+    return next(number for number, mark in enumerate(("acestep", "qwen", "vae")) if mark in path.name)
+
+
+def write_materials(folder: Path) -> None:
+    """A checkpoint and a dataset, for all processes."""
+    import torch
+
+    from demo.tiny import write_tiny_models
+    from sidestep_core.checkpoint import open_checkpoint
+    from tests.tiny import write_dataset
+
+    paths = write_tiny_models(folder, dtype=torch.float32)
+    checkpoint = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
+    write_dataset(folder / "dataset", checkpoint, (60, 71, 60), windows=(40,))
+
+
+@dataclass
+class Attempt:
+    """One process of a run, and what it told."""
+
+    process: subprocess.Popen[str]
+    lines: queue.Queue[str]
+    steps: list[int] = field(default_factory=list)
+    last: str | None = None
+    """The last line; empty when the process has ended."""
+    done: bool = False
+
+    @classmethod
+    def start(cls, folder: Path, optimizer: str) -> Attempt:
+        """A process that is about to train."""
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [*run.launch(Path(sys.executable), "benchmarks.resume"), folder, optimizer]
+        with (folder / "errors.txt").open("a", encoding="utf-8") as errors:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
+                                       cwd=run.bootstrap.ROOT)
+        attempt = cls(process, queue.Queue())
+        threading.Thread(target=_listen, args=(process.stdout, attempt.lines), daemon=True).start()
+        while attempt.last not in ("ready", ""):
+            attempt.hear(PATIENCE)
+        return attempt
+
+    def hear(self, seconds: float) -> None:
+        """Note the next line.  queue.Empty when there is none in time."""
+        self.last = self.lines.get(timeout=seconds)
+        if self.last.isdigit():
+            self.steps.append(int(self.last))
+        self.done = self.done or self.last == "done"
+
+    def kill_after(self, seconds: float) -> bool:
+        """Whether it was still at work then, and is dead now."""
+        ends = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while self.last != "":
+                self.hear(max(0.0, ends - time.monotonic()))
+        at_work = self.last != ""
+        self.process.kill()
+        self.finish()
+        return at_work and not self.done
+
+    def finish(self) -> None:
+        """Hear it out."""
+        while self.last != "":
+            self.hear(PATIENCE)
+        self.process.wait()
+
+
+def _listen(stream: TextIO, lines: queue.Queue[str]) -> None:
+    for line in stream:
+        lines.put(line.strip())
+    lines.put("")
+
+
+def complete(folder: Path, steps: list[int]) -> int:
+    """Step of the last complete checkpoint: the last on the disk, and at least the last due before a told step."""
+    from sidestep_core import run_state
+
+    saved = [int(path.name.rpartition("-")[2]) for path in run_state.checkpoints(folder / "run")]
+    due = (steps[-1] - 1) // SAVE_EVERY * SAVE_EVERY if steps else 0
+    return max([0, due, *saved])
+
+
+def disturb(folder: Path, optimizer: str, most: int, seconds: float) -> tuple[int, int]:
+    """One run, killed at most so many times and continued until it is finished: how often it was killed, and how often
+    it lost anything by that."""
+    kills = lost = saved = 0
+    while True:
+        attempt = Attempt.start(folder, optimizer)
+        killed = kills < most and attempt.kill_after(random.uniform(0, LONGEST_LIFE * seconds))
+        if not killed:
+            attempt.finish()
+        failed = not killed and not attempt.done
+        if kills and (failed or (attempt.steps and attempt.steps[0] <= saved)):
+            lost += 1
+        if not killed:
+            return kills, lost
+        kills += 1
+        saved = max(saved, complete(folder, attempt.steps))
+
+
+def measure(root: Path) -> dict[str, int | bool]:
+    """Runs until there were enough kills."""
+    print("undisturbed runs first", flush=True)
+    write_materials(root / "materials")
+    adapters, seconds = {}, {}
+    for optimizer in OPTIMIZERS:
+        attempt = Attempt.start(root / optimizer, optimizer)
+        begun = time.monotonic()
+        attempt.finish()
+        seconds[optimizer] = time.monotonic() - begun
+        adapters[optimizer] = (root / optimizer / ADAPTER).read_bytes()
+    kills = lost = 0
+    identical = True
+    for number, optimizer in enumerate(itertools.cycle(OPTIMIZERS), start=1):
+        folder = root / f"run{number}"
+        now_killed, now_lost = disturb(folder, optimizer, KILLS - kills, seconds[optimizer])
+        file = folder / ADAPTER
+        same = file.is_file() and file.read_bytes() == adapters[optimizer]
+        kills, lost, identical = kills + now_killed, lost + now_lost, identical and same
+        print(f"run {number}, {optimizer}, {seconds[optimizer]:.1f} s when undisturbed: {now_killed} kills, {now_lost} "
+              f"lost, {'identical' if same else 'DIFFERENT'}; {kills} of {KILLS}", flush=True)
+        if not same:
+            print((folder / "errors.txt").read_text(encoding="utf-8")[-2000:], flush=True)
+        if kills == KILLS:
+            return {"kills": kills, "lost": lost, "identical": identical}
+    raise AssertionError("cycles for ever")
+
+
+def main() -> int:
+    if len(sys.argv) > 1:
+        train_in(Path(sys.argv[1]), sys.argv[2])
+        return 0
+    with TemporaryDirectory() as root:
+        found = measure(Path(root))
+    print(json.dumps(found))
+    return 0 if found["identical"] and not found["lost"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""LoadPreset: adapter and training settings that belong together, from a list or from a text."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from ..sidestep_core import presets
+from ..sidestep_core.presets import Imported
+from . import folders, preset_files
+from .sockets import CATEGORY, AdapterConfigSocket, TrainConfigSocket
+
+log = logging.getLogger(__name__)
+
+
+class LoadPreset(io.ComfyNode):
+    """preset or its JSON, changes -> AdapterConfig, TrainConfig"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepLoadPreset",
+            display_name="Load Preset",
+            category=CATEGORY,
+            description="Every setting of a training from a preset. Connect adapter_config and settings to Train "
+                        "Adapter.",
+            search_aliases=["preset", "import settings", "side-step"],
+            inputs=[
+                io.Combo.Input("preset", options=preset_files.choices(), default=presets.BUILT_IN[0], tooltip=(
+                    "recommended is a good start, quick_test only shows that it runs; vram_... are for graphics cards "
+                    "of this memory. Your own are in output/sidestep/presets.")),
+                io.String.Input("changes", default="", multiline=True, optional=True, tooltip=(
+                    "Other values of single settings, one on each line: rank: 32 or learning_rate: 0.0002. The names "
+                    "are those of the widgets of Train Adapter and of the Configure nodes.")),
+                io.String.Input("json", default="", multiline=True, optional=True, advanced=True, tooltip=(
+                    "The text of a preset file, to be read instead of the choice above: one of Save Preset, of "
+                    "Side-Step or of ace-lora-trainer. What has no place here is named in the log.")),
+            ],
+            outputs=[AdapterConfigSocket.Output(display_name="adapter_config"),
+                     TrainConfigSocket.Output(display_name="settings"),
+                     io.String.Output(display_name="description")],
+        )
+
+    @classmethod
+    def execute(cls, preset: str, changes: str = "", json: str = "") -> io.NodeOutput:
+        found = presets.read(json) if json.strip() else preset_files.load(preset)
+        chosen = found.preset.changed(changes)
+        name = chosen.name or preset
+        for note in found.notes:
+            log.warning("Preset %s: %s", name, note)
+        description = _describe(found)
+        return io.NodeOutput(chosen.adapter, chosen.train, description, ui={"sidestep": [{
+            "name": name, "description": chosen.description, "notes": list(found.notes), "message": description,
+            "adapter": chosen.adapter.to_json(), "settings": chosen.train.to_json(),
+        }]})
+
+    @classmethod
+    def fingerprint_inputs(cls, preset: str, json: str = "", **_: object) -> str:
+        """Runs again when the file of an own preset changed."""
+        own = not json.strip() and preset.startswith(preset_files.OWN)
+        return folders.content_stamp(preset_files.path_of(preset)) if own else ""
+
+
+def _describe(found: Imported) -> str:
+    """What the preset says of itself, then what of a foreign one has no place here."""
+    return "\n".join(part for part in (found.preset.description, *found.notes) if part)

@@ -1,0 +1,44 @@
+"""Presets that a page offers: the built-in ones, and a person's own in the output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..sidestep_core import presets
+from ..sidestep_core.errors import ConfigError
+from ..sidestep_core.presets import Imported
+from . import folders
+
+OWN = "my presets/"
+
+
+def choices() -> list[str]:
+    """Names of the built-in presets, and of a person's own after `my presets/`."""
+    return [*presets.BUILT_IN, *_own()]
+
+
+def load(choice: str) -> Imported:
+    """The preset behind a choice.  ConfigError when it is not one of the choices, or not a preset."""
+    if choice in presets.BUILT_IN:
+        return Imported(preset=presets.built_in(choice))
+    return presets.read(path_of(choice))
+
+
+def path_of(choice: str) -> Path:
+    """The file behind the choice of an own preset."""
+    # Looked up, never joined: a choice comes from a workflow, which people share.
+    found = _own()
+    if choice not in found:
+        raise ConfigError(f"There is no preset {choice!r} in {folders.presets_folder()}. Press R to refresh the list, "
+                          "and choose one of it.")
+    return found[choice]
+
+
+def own_file(name: str) -> Path:
+    """Where an own preset of this name is put.  ConfigError when the name cannot be a file name."""
+    return folders.presets_folder() / f"{folders.safe_name(name, 'name')}.json"
+
+
+def _own() -> dict[str, Path]:
+    files = sorted(path for path in folders.presets_folder().glob("*.json") if not path.name.startswith("."))
+    return {f"{OWN}{path.stem}": path for path in files}

@@ -1,0 +1,163 @@
+"""Presets: an adapter's and a training's settings together, under a name, as a JSON file that people can share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import foreign_presets, storage
+from .adapter import METADATA_KEY
+from .adapter_config import AdapterConfig, LoraConfig, adapter_config_from_json
+from .errors import ConfigError
+from .setting_text import change, check_known, read_lines
+from .train_config import TrainConfig
+
+VERSION = 1
+VERSION_KEY = "sidestep_preset"
+MOST_BYTES = 1_000_000
+MOST_DIGITS = 18
+FOLDER = Path(__file__).parent.parent / "presets"
+BUILT_IN = ("recommended", "high_quality", "quick_test", "vram_24gb_plus", "vram_16gb", "vram_12gb", "vram_8gb")
+"""Side-Step's seven, with the values of its 0.8 series."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Everything that is set before a training, but for where it runs and on what."""
+
+    name: str
+    description: str = ""
+    adapter: AdapterConfig = LoraConfig()
+    train: TrainConfig = TrainConfig()
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that json.dumps accepts and `from_json` turns back into an equal preset."""
+        return {VERSION_KEY: VERSION, "name": self.name, "description": self.description,
+                "adapter": self.adapter.to_json(), "train": self.train.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Preset:
+        """Raises ConfigError naming every setting that there is not, and wrong values."""
+        version = values.get(VERSION_KEY)
+        if version != VERSION or isinstance(version, bool):
+            raise ConfigError(f"This preset is of version {version!r}; this Side-Step reads version {VERSION}. "
+                              "Update Side-Step, or save the preset again with the older one.")
+        unknown = sorted(set(values) - {VERSION_KEY, "name", "description", "adapter", "train"})
+        if unknown:
+            raise ConfigError(f"A preset has no {', '.join(unknown)}. Settings belong under adapter or train.")
+        name, description = values.get("name", ""), values.get("description", "")
+        adapter, train = values.get("adapter", {}), values.get("train", {})
+        if not (isinstance(name, str) and isinstance(description, str)):
+            raise ConfigError(f"name and description of a preset must be text, got {name!r} and {description!r}.")
+        if not (isinstance(adapter, dict) and isinstance(train, dict)):
+            raise ConfigError(f"adapter and train of a preset must hold settings, got {adapter!r} and {train!r}.")
+        return cls(name=name, description=description, adapter=adapter_config_from_json(adapter),
+                   train=TrainConfig.from_json(train))
+
+    def to_text(self) -> str:
+        """The content of its file."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def changed(self, lines: str) -> Preset:
+        """With other values of single settings: `name: value`, one on each line, of the adapter or the training."""
+        values = read_lines(lines)
+        check_known(values, (self.adapter, self.train))
+        return replace(self, adapter=change(self.adapter, values), train=change(self.train, values))
+
+    def anywhere(self) -> Preset:
+        """Without the device, which is another on each machine."""
+        return replace(self, train=replace(self.train, device=TrainConfig.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A preset that was read, and what of a foreign one has no place here."""
+
+    preset: Preset
+    notes: tuple[str, ...] = ()
+
+
+def read(source: Path | str) -> Imported:
+    """The preset in a file (a path) or in a text: one of ours, of Side-Step or of ace-lora-trainer.
+
+    ConfigError when it is no such preset, is larger than 1 MB, or has a setting twice, unknown or out of range.
+    """
+    where = source.name if isinstance(source, Path) else "The text"
+    values = _parse(_text(source), where)
+    try:
+        if VERSION_KEY in values:
+            return Imported(preset=Preset.from_json(values))
+        found = foreign_presets.translate(values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    name = found.name or (source.stem if isinstance(source, Path) else "")
+    preset = Preset(name=name, description=found.description, adapter=found.adapter, train=found.train)
+    return Imported(preset=preset, notes=found.notes)
+
+
+def built_in(name: str) -> Preset:
+    """The preset of this name of BUILT_IN."""
+    if name not in BUILT_IN:
+        raise ConfigError(f"There is no built-in preset {name!r}; there are {', '.join(BUILT_IN)}.")
+    return read(FOLDER / f"{name}.json").preset
+
+
+def of_adapter(path: Path) -> Preset:
+    """The settings that an adapter was trained with, which are in its file.  ConfigError for one from elsewhere."""
+    metadata = storage.read_metadata(path).get(METADATA_KEY)
+    if metadata is None:
+        raise ConfigError(f"{path.name} was not trained with Side-Step's nodes, so its settings are not known. Connect "
+                          "adapter_config or settings instead.")
+    facts = _parse(metadata, path.name)
+    if not (isinstance(facts.get("adapter"), dict) and isinstance(facts.get("train"), dict)):
+        raise ConfigError(f"The settings in {path.name} are not whole. Connect adapter_config or settings instead.")
+    return Preset(name=path.stem, adapter=adapter_config_from_json(facts["adapter"]),
+                  train=TrainConfig.from_json(facts["train"]))
+
+
+def _text(source: Path | str) -> str:
+    try:
+        size = source.stat().st_size if isinstance(source, Path) else len(source)
+        if size > MOST_BYTES:
+            raise ConfigError(f"A preset has at most {MOST_BYTES} bytes, this has {size}. Is it the right file?")
+        return source.read_text(encoding="utf-8-sig") if isinstance(source, Path) else source.lstrip("\ufeff")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The preset {source} cannot be read: {error}. Save it as a text file in UTF-8.") from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    """Strict JSON: an object, nothing twice, every number finite."""
+    try:
+        values = json.loads(text, object_pairs_hook=_once, parse_int=_integer, parse_float=_finite,
+                            parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not the JSON of a preset: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is not the JSON of a preset: it must begin with {{.")
+    return values
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        raise ConfigError(f"{', '.join(twice)} is set twice. Leave one of them out.")
+    return values
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ConfigError(f"{text[:MOST_DIGITS]}... has {len(text)} digits.")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ConfigError(f"{text} is not a finite number.")
+    return value

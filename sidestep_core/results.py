@@ -1,0 +1,114 @@
+"""What a run writes: checkpoints, the best adapter and the final one, and the adapter that people use, proven."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from . import adapter as adapter_file
+from . import run_state, storage
+from .adapter import Adapter, Loader
+from .run_state import ADAPTER_FILE, AVERAGE_FILE, BEST_FILE, RunState
+from .step import Training
+
+Writer = Callable[[Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where the results of a training go, what is written into them, and by which loader they are proven."""
+
+    folder: Path
+    target: Path
+    facts: Mapping[str, Any]
+    load: Loader
+
+    @property
+    def best(self) -> Path:
+        """The adapter of the lowest held-out loss so far."""
+        return self.folder / "best" / ADAPTER_FILE
+
+
+def save_checkpoint(training: Training, run: Run, state: RunState) -> Path:
+    """The checkpoint of the present step, with everything that continuing from it needs."""
+    files = _adapter_files(training, _facts(run, state))
+    if training.heldout and state.best_step:
+        # The run may be continued from here after best/ holds a later one.
+        files[BEST_FILE] = functools.partial(storage.copy, run.best)
+    return run_state.save(run.folder, state, training.optimizer, files, training.config.keep_checkpoints)
+
+
+def save_best(training: Training, run: Run, state: RunState) -> None:
+    """Make the adapter of the present step, as it was measured, the best one."""
+    with training.averaged():
+        adapter_file.write(run.best, training.adapter.state(), _facts(run, state))
+
+
+def usable(checkpoint: Path) -> Path:
+    """The adapter file of a checkpoint folder, or of final/, that was measured: the average where there is one."""
+    average = checkpoint / AVERAGE_FILE
+    return average if average.is_file() else checkpoint / ADAPTER_FILE
+
+
+def publish(training: Training, run: Run, state: RunState, source: Path, target: Path, *, every: int = 1) -> Adapter:
+    """Prove an adapter file on every n-th module against the live adapter, which must hold the same, then copy it to
+    where people will use it."""
+    proof = adapter_file.prove(source, training.adapter.changes(every), run.load)
+    return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
+                   variant=run.facts["variant"], tag=run.facts["tag"], steps=state.step,
+                   heldout_first=state.heldout_first, heldout_last=state.heldout_last, proof=proof)
+
+
+def publish_stopped(training: Training, run: Run, state: RunState, every: int) -> Adapter:
+    """Keep the present step as a checkpoint, and its adapter, under a name that tells the step."""
+    source = usable(save_checkpoint(training, run, state))
+    target = run.target.with_stem(f"{run.target.stem}-step-{state.step}")
+    with training.averaged():
+        return publish(training, run, state, source, target, every=every)
+
+
+def publish_final(training: Training, run: Run, state: RunState, ended: str) -> Adapter:
+    """Write final/, put the last or the best adapter where people will use it, and record that the run is complete."""
+    save_checkpoint(training, run, state)
+    files = _adapter_files(training, {**_facts(run, state), "ended": ended})
+    best = training.config.publish == "best"
+    if best:
+        training.adapter.load_state(storage.read_tensors(run.best))
+        state = replace(state, step=state.best_step, heldout_last=state.best_loss)
+        files[BEST_FILE] = _writer(training, {**_facts(run, state), "ended": ended})
+    final = run.folder / "final"
+    if final.is_dir():
+        storage.remove_folder(final)
+    with storage.atomic_folder(final) as temporary:
+        for name, write in files.items():
+            write(temporary / name)
+    if best:
+        adapter = publish(training, run, state, final / BEST_FILE, run.target)
+    else:
+        with training.averaged():
+            adapter = publish(training, run, state, usable(final), run.target)
+    run_state.finish(run.folder, adapter, ended)
+    return adapter
+
+
+def _adapter_files(training: Training, facts: Mapping[str, Any]) -> dict[str, Writer]:
+    """The adapter as it trains, and its average if there is one."""
+    files = {ADAPTER_FILE: _writer(training, facts)}
+    if training.average is not None:
+        with training.average.applied():
+            files[AVERAGE_FILE] = _writer(training, facts)
+    return files
+
+
+def _writer(training: Training, facts: Mapping[str, Any]) -> Writer:
+    """Writes the adapter as it is now, whenever it is called."""
+    tensors = training.adapter.state()
+    return lambda path: adapter_file.write(path, tensors, facts)
+
+
+def _facts(run: Run, state: RunState) -> dict[str, Any]:
+    """For the metadata of an adapter of the present step."""
+    return {**run.facts, "steps": state.step, "heldout_first": state.heldout_first, "heldout_last": state.heldout_last}

@@ -1,0 +1,77 @@
+"""The numbers of a run for TensorBoard, in the run's folder `tensorboard`.  Through torch; the package is optional."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import MissingDependency
+from .train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+FOLDER = "tensorboard"
+
+
+class Board:
+    """Writes what is due after a step; steps count from 1."""
+
+    def __init__(self, writer: SummaryWriter, config: TrainConfig) -> None:
+        self._writer = writer
+        self._config = config
+        self._times: list[float] = []
+
+    def add_step(self, step: int, numbers: Mapping[str, float], times: Sequence[float],
+                 layer_gradients: Mapping[str, float]) -> None:
+        """Loss and rate every log_every steps; every log_heavy_every the gradient norm per layer, and a histogram of
+        the times of all samples since the last one (or since the run was continued)."""
+        self._times += times
+        if step % self._config.log_every == 0:
+            self._writer.add_scalar("train/loss", numbers["loss"], step)
+            self._writer.add_scalar("train/lr", numbers["lr"], step)
+        if is_heavy(self._config, step):
+            for layer, norm in layer_gradients.items():
+                self._writer.add_scalar(f"gradients/{layer}", norm, step)
+            self._writer.add_histogram("train/timestep_distribution", self._array(), step)
+            self._times = []
+
+    def add_heldout(self, row: Mapping[str, float]) -> None:
+        """A row of metrics.Metrics.add_heldout."""
+        for key, value in row.items():
+            if key != "step":
+                self._writer.add_scalar(f"heldout/{key}", value, int(row["step"]))
+
+    def _array(self) -> object:
+        import torch
+
+        return torch.tensor(self._times)
+
+
+def is_heavy(config: TrainConfig, step: int) -> bool:
+    """Whether TensorBoard gets its larger entries after this step (1-based)."""
+    return config.tensorboard and step % config.log_heavy_every == 0
+
+
+@contextlib.contextmanager
+def board(folder: Path, config: TrainConfig, after_step: int) -> Iterator[Board | None]:
+    """The board of the run in `folder`, or None where none is asked for.
+
+    What a stopped run had written after `after_step`, from which it continues, is marked as void.
+    """
+    if not config.tensorboard:
+        yield None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingDependency(f"tensorboard needs the package tensorboard, which says: {error}. "
+                                "Run: pip install -U tensorboard; or switch the setting tensorboard off.") from error
+    # Before the first step there is a held-out loss of step 0 too, which will be measured again.
+    writer = SummaryWriter(folder / FOLDER, purge_step=after_step + 1 if after_step else 0)
+    try:
+        yield Board(writer, config)
+    finally:
+        writer.close()

@@ -1,0 +1,81 @@
+"""Every kind of adapter in small, attached to a tiny decoder, untrained or as if it had learned something."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sidestep_core import flow, kinds
+from sidestep_core.adapter import LiveAdapter
+from sidestep_core.adapter_config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.checkpoint import Checkpoint
+from sidestep_core.decoder import Decoder, load_decoder
+from sidestep_core.targets import target_modules
+
+CPU = torch.device("cpu")
+
+LORAS: dict[str, AdapterConfig] = {
+    "lora": LoraConfig(rank=4, alpha=6.0, dropout=0.5),
+    "rslora": LoraConfig(rank=4, alpha=6.0, dropout=0.5, rslora=True),
+    "lora-ranks": LoraConfig(rank=4, alpha=6.0, dropout=0.5, target_mlp=True,
+                             module_ranks=("*.mlp.*=2", "layers.1.self_attn.q_proj=7", "*.k_proj=0")),
+    "rslora-ranks": LoraConfig(rank=4, alpha=6.0, dropout=0.5, rslora=True, module_ranks=("layers.1.*=9",)),
+}
+"""Through PEFT."""
+
+LYCORIS: dict[str, AdapterConfig] = {
+    "dora": LoraConfig(rank=4, alpha=6.0, dropout=0.5, dora=True),
+    "dora-rslora-ranks": LoraConfig(rank=4, alpha=6.0, dropout=0.5, dora=True, rslora=True, target_mlp=True,
+                                    module_ranks=("layers.0.*=2",)),
+    "lokr": LokrConfig(linear_dim=3, alpha=6.0, dropout=0.5, factor=4),
+    "lokr-full": LokrConfig(dropout=0.5),
+    "lokr-both": LokrConfig(linear_dim=3, alpha=6.0, dropout=0.5, factor=8, decompose_both=True, target_mlp=True,
+                            module_ranks=("*.o_proj=2",)),
+    "lokr-scalar": LokrConfig(linear_dim=3, alpha=6.0, dropout=0.5, factor=4, use_scalar=True),
+    "lokr-full-scalar": LokrConfig(dropout=0.5, use_scalar=True),
+    "lokr-both-scalar": LokrConfig(linear_dim=3, alpha=6.1, dropout=0.5, factor=8, use_scalar=True,
+                                   decompose_both=True),
+    "lokr-dora": LokrConfig(linear_dim=3, alpha=6.0, dropout=0.5, factor=4, weight_decompose=True),
+    "lokr-full-dora-scalar": LokrConfig(dropout=0.5, weight_decompose=True, use_scalar=True),
+    "loha": LohaConfig(rank=4, alpha=6.0, dropout=0.5, target_mlp=True, module_ranks=("*.mlp.*=2",)),
+    "loha-scalar": LohaConfig(rank=4, alpha=6.0, dropout=0.5, use_scalar=True, attention_type="cross"),
+    "loha-dora": LohaConfig(rank=4, alpha=6.0, dropout=0.5, weight_decompose=True, attention_type="self"),
+}
+"""The others."""
+
+KINDS = LORAS | LYCORIS
+
+
+def fresh(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Decoder:
+    """The decoder without an adapter."""
+    return load_decoder(checkpoint.model_weights().under("decoder."), dtype, CPU)
+
+
+def attached(checkpoint: Checkpoint, config: AdapterConfig, seed: int = 0,
+             dtype: torch.dtype = torch.float32) -> tuple[Decoder, LiveAdapter]:
+    """The decoder with an untrained adapter."""
+    decoder = fresh(checkpoint, dtype)
+    modules = target_modules(config, decoder.geometry.layers)
+    return decoder, kinds.attach(decoder, config, modules, seed)
+
+
+def taught(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype = torch.float32,
+           size: float = 0.1) -> tuple[Decoder, LiveAdapter]:
+    """The decoder with an adapter every number of which has moved."""
+    decoder, live = attached(checkpoint, config, dtype=dtype)
+    random = flow.generator("taught")
+    with torch.no_grad():
+        for parameter in live.parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=random), alpha=size)
+    return decoder, live
+
+
+def velocity(decoder: Decoder) -> Tensor:
+    """What the decoder predicts for a fixed input."""
+    random = flow.generator("input")
+    dtype = decoder.proj_in[1].weight.dtype
+    x_BTC, source_BTC = (torch.randn(1, 20, 64, generator=random).to(dtype) for _ in range(2))
+    condition_BSD = torch.randn(1, 5, 64, generator=random).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        predicted: Tensor = decoder(x_BTC, torch.tensor([0.5]), condition_BSD, flow.context_latents(source_BTC))
+    return predicted

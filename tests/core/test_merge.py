@@ -1,0 +1,217 @@
+"""Merging: what adapters change is changed, every other byte is the same, and no file is ever half or overwritten."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from demo.tiny import TinyPaths, write_tiny_all_in_one, write_tiny_models, write_tiny_official
+from sidestep_core import merge, storage
+from sidestep_core.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.errors import AdapterError, CheckpointError, ConfigError
+from sidestep_core.merge import Bake
+from sidestep_core.progress import Cancelled, Progress
+from sidestep_core.storage import TensorFile, read_metadata, read_tensors, write_tensors
+
+CPU = torch.device("cpu")
+CHANGED = ("layers.0.self_attn.q_proj.weight", "layers.1.cross_attn.o_proj.weight")
+FACTS = {"model": "tiny", "adapters": [{"file": "a.safetensors", "strength": 0.5}]}
+
+
+def grown(parameter: str, weight: Tensor) -> Tensor:
+    assert weight.dtype == torch.float32
+    return weight + len(parameter)
+
+
+BAKE = Bake(parameters=frozenset(CHANGED), apply=grown)
+
+
+def opened(paths: TinyPaths) -> Checkpoint:
+    return open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
+
+
+def raw(path: Path) -> dict[str, bytes]:
+    file = TensorFile(path)
+    return {name: b"".join(file.pieces(name, 1000)) for name in file.stored}
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> TinyPaths:
+    """Read only."""
+    return write_tiny_models(tmp_path_factory.mktemp("split"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_only_what_is_changed_changes(tmp_path: Path, dtype: torch.dtype) -> None:
+    paths = write_tiny_models(tmp_path, dtype=dtype)
+    before = read_tensors(paths.model)
+    write_tensors(paths.model, before, {"author": "me"})
+    found = merge.merge(opened(paths), BAKE, tmp_path / "out" / "new_turbo.safetensors", FACTS)
+    after = read_tensors(found)
+    assert list(TensorFile(found).stored) == list(TensorFile(paths.model).stored)
+    changed = {f"decoder.{name}" for name in CHANGED}
+    copied = raw(paths.model)
+    for name, content in raw(found).items():
+        assert (content == copied[name]) == (name not in changed)
+    for name in CHANGED:
+        key = f"decoder.{name}"
+        assert after[key].equal(grown(name, before[key].float()).to(dtype))
+    metadata = read_metadata(found)
+    assert metadata == {"author": "me", "sidestep_merged": json.dumps([FACTS])}
+
+
+def test_the_merged_model_opens_as_what_it_is(tmp_path: Path, split: TinyPaths) -> None:
+    source = opened(split)
+    found = merge.merge(source, BAKE, tmp_path / "mine_turbo.safetensors", FACTS)
+    again = open_checkpoint(found, text_encoder=split.text_encoder, vae=split.vae)
+    assert (again.variant, again.size) == (source.variant, source.size)
+    assert again.fingerprint != source.fingerprint
+    twice = merge.merge(again, BAKE, tmp_path / "twice_turbo.safetensors", {"more": 1})
+    assert merge.merged_facts(twice) == [FACTS, {"more": 1}]
+
+
+def test_an_all_in_one_stays_one(tmp_path: Path) -> None:
+    paths = write_tiny_all_in_one(tmp_path)
+    found = merge.merge(open_checkpoint(paths.model), BAKE, tmp_path / "new_turbo.safetensors", FACTS)
+    before, after = raw(paths.model), raw(found)
+    assert {name for name in before if before[name] != after[name]} == {
+        f"model.diffusion_model.decoder.{name}" for name in CHANGED}
+    assert open_checkpoint(found).variant == "turbo"
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_official_folder_becomes_one_file(tmp_path: Path, sharded: bool) -> None:
+    paths = write_tiny_official(tmp_path / "official", sharded=sharded)
+    source = open_checkpoint(paths.model)
+    found = merge.merge(source, BAKE, tmp_path / "mine_turbo.safetensors", FACTS)
+    merged = open_checkpoint(found, text_encoder=paths.text_encoder, vae=paths.vae)
+    before, after = source.model_weights(), merged.model_weights()
+    assert before.names == after.names
+    assert all(before.stored_dtype(name) == after.stored_dtype(name) for name in before.names)
+    different = {name for name in before.names
+                 if not torch.equal(before.tensor(name, torch.float32, CPU), after.tensor(name, torch.float32, CPU))}
+    assert different == {f"decoder.{name}" for name in CHANGED}
+
+
+def quantise(path: Path, prefix: str, style: str) -> dict[str, Tensor]:
+    """Make every projection of the decoder fp8 or int8, in one of the layouts in use."""
+    tensors, layers = read_tensors(path), {}
+    for name in [name for name in tensors if name.startswith(f"{prefix}decoder.") and "_proj.weight" in name]:
+        layer, scale = name.removesuffix(".weight"), torch.tensor(0.01)
+        if style == "int8":
+            tensors[name] = (tensors[name].float() / scale).round().clamp(-127, 127).to(torch.int8)
+            tensors[f"{layer}.comfy_quant"] = torch.tensor(list(b'{"format":"int8_tensorwise"}'), dtype=torch.uint8)
+        else:
+            tensors[name] = (tensors[name].float() / (scale if style != "plain" else 1)).to(torch.float8_e4m3fn)
+        if style in ("int8", "declared"):
+            tensors[f"{layer}.weight_scale"] = scale
+            layers[layer] = {"format": "float8_e4m3fn"}
+        elif style == "marked":
+            tensors[f"{layer}.scale_weight"] = scale
+    if style == "marked":
+        tensors[f"{prefix}scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    layers |= {"text.layer": {"format": "float8_e4m3fn"}}
+    tensors["text.layer.weight"] = torch.zeros(3, dtype=torch.float8_e4m3fn)
+    declared = {"_quantization_metadata": json.dumps({"layers": layers})} if style == "declared" else {}
+    write_tensors(path, tensors, declared)
+    return tensors
+
+
+@pytest.mark.parametrize("style", ["plain", "marked", "declared", "int8"])
+def test_a_quantised_model_is_written_whole(tmp_path: Path, style: str) -> None:
+    paths = write_tiny_all_in_one(tmp_path)
+    prefix = "model.diffusion_model."
+    quantise(paths.model, prefix, style)
+    source = open_checkpoint(paths.model)
+    assert merge.quantised(source)
+    found = merge.merge(source, BAKE, tmp_path / "new_turbo.safetensors", FACTS)
+    merged = open_checkpoint(found)
+    assert not merge.quantised(merged)
+    before, after = source.model_weights(), merged.model_weights()
+    assert before.names == after.names
+    for name in before.names:
+        weight = before.tensor(name, torch.float32, CPU)
+        parameter = name.removeprefix("decoder.")
+        expected = grown(parameter, weight) if parameter in CHANGED else weight
+        assert torch.equal(after.tensor(name, torch.float32, CPU), expected.to(torch.bfloat16).float())
+    stored = TensorFile(found).stored
+    assert not [name for name in stored if name.startswith(prefix) and name.endswith(("scale", "quant", "fp8"))]
+    assert raw(found)["text.layer.weight"] == raw(paths.model)["text.layer.weight"]
+    if style == "declared":
+        assert json.loads(read_metadata(found)["_quantization_metadata"])["layers"].keys() == {"text.layer"}
+
+
+def test_a_whole_model_is_not_called_quantised(split: TinyPaths) -> None:
+    assert not merge.quantised(opened(split))
+
+
+def test_a_stop_leaves_nothing(tmp_path: Path, split: TinyPaths) -> None:
+    reports = []
+
+    def stop(progress: Progress) -> None:
+        reports.append(progress)
+        if len(reports) == 20:
+            raise Cancelled("Stopped.")
+
+    with pytest.raises(Cancelled):
+        merge.merge(opened(split), BAKE, tmp_path / "out" / "new_turbo.safetensors", FACTS, report=stop)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert all(report.stage == "save" and report.step <= report.total for report in reports)
+
+
+def test_no_file_is_overwritten_and_none_made_twice(tmp_path: Path, split: TinyPaths) -> None:
+    source, target = opened(split), tmp_path / "mine_turbo.safetensors"
+    target.write_text("something else", encoding="utf-8")
+    place, done = merge.place(source, target, FACTS)
+    assert (place.name, done) == ("mine_turbo-2.safetensors", False)
+    merge.merge(source, BAKE, place, FACTS)
+    assert merge.place(source, target, FACTS) == (place, True)
+    assert merge.place(source, target, {"other": 1}) == (tmp_path / "mine_turbo-3.safetensors", False)
+    assert target.read_text(encoding="utf-8") == "something else"
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("mine", "mine_turbo"), ("mine turbo 2", "mine turbo 2"), ("Turbo-mix", "Turbo-mix"), ("turbocharged",
+                                                                                        "turbocharged_turbo")])
+def test_the_name_says_the_variant(name: str, expected: str) -> None:
+    assert merge.stem(name, "turbo") == expected
+
+
+@pytest.mark.parametrize("name", ["base mix", "turbo_base", "sft"])
+def test_no_name_says_another_variant(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"says (base|sft), but the model is turbo"):
+        merge.stem(name, "turbo")
+
+
+@pytest.mark.parametrize(("bake", "message"), [
+    (Bake(frozenset(), grown), "every strength is 0"),
+    (Bake(frozenset({"layers.9.self_attn.q_proj.weight"}), grown), "has no layers.9.self_attn.q_proj.weight"),
+    (Bake(frozenset(CHANGED), lambda name, weight: weight * math.nan), "is not finite"),
+    (Bake(frozenset(CHANGED), lambda name, weight: weight + 1e38), "is too large for F16"),
+])
+def test_what_cannot_be_merged_is_said_and_leaves_nothing(tmp_path: Path, bake: Bake, message: str) -> None:
+    paths = write_tiny_models(tmp_path / "model", dtype=torch.float16)
+    with pytest.raises(AdapterError, match=message):
+        merge.merge(opened(paths), bake, tmp_path / "out" / "new_turbo.safetensors", FACTS)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, split: TinyPaths,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")  # noqa: PYI024 (as shutil has it)
+    monkeypatch.setattr(merge.shutil, "disk_usage", lambda folder: usage(100, 99, 1))
+    with pytest.raises(CheckpointError, match=r"needs \d+\.\d GB and .* has 0\.0 GB free"):
+        merge.merge(opened(split), BAKE, tmp_path / "out" / "new_turbo.safetensors", FACTS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_facts_are_said(tmp_path: Path) -> None:
+    storage.write_tensors(tmp_path / "odd.safetensors", {"x": torch.ones(1)}, {"sidestep_merged": "{"})
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors has damaged metadata"):
+        merge.merged_facts(tmp_path / "odd.safetensors")

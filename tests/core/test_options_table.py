@@ -1,0 +1,83 @@
+"""docs/options.md has every option of Side-Step's command line and every setting of this trainer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sidestep_core.adapter_config import KINDS
+from sidestep_core.config import Config, PreprocessConfig
+from sidestep_core.train_config import TrainConfig
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "options.md"
+
+OPTIONS = {
+    "Global": "--plain --yes -y",
+    "fixed": """
+        --checkpoint-dir --model-variant --base-model --device --precision --dataset-dir --num-workers --pin-memory
+        --no-pin-memory --prefetch-factor --persistent-workers --no-persistent-workers --lr --learning-rate --batch-size
+        --gradient-accumulation --epochs --warmup-steps --weight-decay --max-grad-norm --seed --chunk-duration --shift
+        --num-inference-steps --optimizer-type --scheduler-type --gradient-checkpointing --no-gradient-checkpointing
+        --offload-encoder --no-offload-encoder --adapter-type --rank -r --alpha --dropout --target-modules --bias
+        --attention-type --self-target-modules --cross-target-modules --lokr-linear-dim --lokr-linear-alpha
+        --lokr-factor --lokr-decompose-both --lokr-use-tucker --lokr-use-scalar --lokr-weight-decompose --output-dir
+        --save-every --resume-from --log-dir --log-every --log-heavy-every --sample-every-n-epochs --preprocess
+        --audio-dir --dataset-json --tensor-output --max-duration --normalize --cfg-ratio --loss-weighting
+        --snr-gamma""",
+    "selective": "--module-config --auto-estimate --estimate-batches --top-k --granularity",
+    "estimate": """
+        --checkpoint-dir --model-variant --base-model --device --precision --dataset-dir --batch-size --num-workers
+        --seed --estimate-batches --top-k --granularity --output""",
+    "compare-configs": "--configs",
+    "build-dataset": "--input -i --tag --tag-position --genre-ratio --name --output",
+}
+"""Subcommand -> its options, as the argument reference lists them."""
+
+CONFIGS = [TrainConfig, PreprocessConfig, *KINDS.values()]
+
+
+def sections() -> dict[str, str]:
+    """The page's chapters, by the subcommand that they are about."""
+    chapters = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {chapter.split("\n")[0].split(":")[0].strip("`"): chapter for chapter in chapters}
+
+
+def rows(chapter: str) -> list[list[str]]:
+    """The cells of its tables."""
+    lines = [line for line in chapter.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("subcommand", OPTIONS)
+def test_every_option_of_the_subcommand_has_a_row_and_no_other(subcommand: str) -> None:
+    named = [option for row in rows(sections()[subcommand]) for option in re.findall(r"`(-[\w-]+)`", row[0])]
+    assert sorted(named) == sorted(OPTIONS[subcommand].split())
+
+
+@pytest.mark.parametrize("subcommand", OPTIONS)
+def test_every_row_says_where_the_option_is_or_why_not(subcommand: str) -> None:
+    for option, here, why in rows(sections()[subcommand]):
+        assert here, option
+        assert why or "not in this version" in here or "`" in here, option
+        assert not (here == "not here" and not why), option
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_setting_is_in_the_page(kind: type[Config]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert [field.name for field in fields(kind) if f"`{field.name}`" not in page] == []
+
+
+def test_what_is_named_exists() -> None:
+    """A renamed setting must not live on in the page."""
+    known = {field.name for kind in CONFIGS for field in fields(kind)}
+    of_nodes = {"model", "text_encoder", "vae", "variant", "dataset", "dataset_name", "adapter_name", "folder",
+                "resume_from", "start_from", "json", "kind"}
+    values = {"adamw", "adamw8bit", "adafactor", "prodigy", "cosine", "cosine_restarts", "linear", "constant",
+              "constant_with_warmup", "auto", "automatic", "on", "off", "both", "self", "cross", "none", "min_snr",
+              "min_snr_flow", "prepend", "continuous", "logit_normal", "discrete", "silence", "last"}
+    named = re.findall(r"`([a-z]\w*)`", re.sub(r"^#.*$", "", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert sorted(set(named) - known - of_nodes - values) == []

@@ -1,0 +1,118 @@
+"""The widgets of training and of adapters are the settings of the core: same names and defaults, only valid values."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from demo.server import ComfyUI
+from sidestep_core.adapter_config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.config import Config
+from sidestep_core.errors import ConfigError
+from sidestep_core.setting_text import parse
+from sidestep_core.train_config import TrainConfig
+
+TRAINER = "SideStepTrainAdapter"
+OF_THE_NODE = ("checkpoint", "dataset", "adapter_config", "settings", "start_from", "adapter_name",
+               "if_already_trained", "resume_from")
+BASIC = ["max_steps", "learning_rate", "chunk_duration", "seed"]
+NODES: list[tuple[str, type[Config]]] = [
+    (TRAINER, TrainConfig), ("SideStepConfigureLoRA", LoraConfig), ("SideStepConfigureLoKR", LokrConfig),
+    ("SideStepConfigureLoHA", LohaConfig),
+]
+BETWEEN = [(TRAINER, "cfg_ratio", -0.5), (TRAINER, "chunk_duration", 0.5), (TRAINER, "max_latent_length", 12),
+           ("SideStepConfigureLoKR", "factor", 0)]
+"""Numbers that lie between two valid ones of a widget; the config refuses them by name."""
+
+
+def widgets_of(server: ComfyUI, node: str) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Type and options of each widget, in the order of the page."""
+    inputs = server.get_json(f"/object_info/{node}")[node]["input"]
+    every = {**inputs["required"], **inputs.get("optional", {})}
+    return {name: (io_type, options[0] if options else {}) for name, (io_type, *options) in every.items()
+            if name not in OF_THE_NODE}
+
+
+def as_config(kind: type[Config], name: str, value: object) -> Config:
+    """The config with a value as the node makes it of the widget's."""
+    return kind(**{name: parse(kind, name, value) if isinstance(value, str) else value})
+
+
+@pytest.mark.parametrize(("node", "kind"), NODES)
+def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, node: str, kind: type[Config]) -> None:
+    widgets = widgets_of(server, node)
+    assert widgets.keys() == {field.name for field in fields(kind)}
+    for field in fields(kind):
+        assert field.default is not MISSING
+        default = widgets[field.name][1]["default"]
+        assert (parse(kind, field.name, default) if isinstance(default, str) else default) == field.default
+
+
+@pytest.mark.parametrize(("node", "kind"), NODES)
+def test_the_choices_are_all_that_there_are(server: ComfyUI, node: str, kind: type[Config]) -> None:
+    choices = {name: list(get_args(hint)) for name, hint in get_type_hints(kind).items()
+               if get_origin(hint) is Literal}
+    found = {name: options["options"] for name, (_, options) in widgets_of(server, node).items()
+             if "options" in options}
+    assert found == choices
+
+
+@pytest.mark.parametrize(("node", "kind"), NODES)
+def test_what_a_widget_allows_is_valid(server: ComfyUI, node: str, kind: type[Config]) -> None:
+    numbers = 0
+    for name, (_, options) in widgets_of(server, node).items():
+        for value in [options["default"], *options.get("options", [])]:
+            as_config(kind, name, value)
+        if "min" in options:
+            numbers += 1
+            assert options["min"] <= options["default"] <= options["max"]
+            for value in (options["min"], options["max"]):
+                as_config(kind, name, value)
+    assert numbers >= 3
+
+
+@pytest.mark.parametrize(("node", "name", "value"), BETWEEN)
+def test_what_lies_between_is_refused_by_name(server: ComfyUI, node: str, name: str, value: float) -> None:
+    options = widgets_of(server, node)[name][1]
+    assert options["min"] < value < options["max"]
+    with pytest.raises(ConfigError, match=name):
+        as_config(dict(NODES)[node], name, value)
+
+
+def test_the_basic_ones_come_first_and_the_others_are_advanced_in_their_groups(server: ComfyUI) -> None:
+    widgets = widgets_of(server, TRAINER)
+    others = [field.name for field in fields(TrainConfig) if field.name not in BASIC]
+    assert list(widgets) == [*BASIC, *others]
+    assert [name for name, (_, options) in widgets.items() if not options.get("advanced")] == BASIC
+
+
+def test_advanced_settings_need_not_be_named_by_a_prompt(server: ComfyUI) -> None:
+    inputs = server.get_json(f"/object_info/{TRAINER}")[TRAINER]["input"]
+    assert set(inputs["required"]) == {"checkpoint", "dataset", "adapter_config", "adapter_name", *BASIC}
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("timestep_mode", ("larger of two", "one draw", "eight times", "turbo")),
+    ("cfg_ratio", ("turbo", "0.15", "guidance")),
+    ("loss_weighting", ("damps nearly clean times", "not the noisy ones")),
+    ("context_mode", ("audio codes", "silence", "measured")),
+    ("optimizer", ("1.0", "constant", "pip install bitsandbytes", "pip install prodigyopt")),
+    ("chunk_duration", ("60", "below it may hurt")),
+    ("early_stopping", ("kept aside",)),
+    ("target_loss", ("kept aside",)),
+    ("publish", ("kept aside",)),
+    ("gradient_checkpointing", ("auto", "memory")),
+    ("shift", ("metadata", "never")),
+    ("inference_steps", ("metadata", "never")),
+])
+def test_the_words_are_honest(server: ComfyUI, name: str, said: tuple[str, ...]) -> None:
+    tooltip = widgets_of(server, TRAINER)[name][1]["tooltip"]
+    assert [part for part in said if part not in tooltip] == []
+
+
+@pytest.mark.parametrize("node", [node for node, _ in NODES])
+def test_every_widget_says_what_it_is_in_a_few_words(server: ComfyUI, node: str) -> None:
+    lengths = {name: len(options.get("tooltip", "")) for name, (_, options) in widgets_of(server, node).items()}
+    assert {name: length for name, length in lengths.items() if not 15 <= length <= 450} == {}

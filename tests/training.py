@@ -1,0 +1,42 @@
+"""Small runs of the real training, for every test of a whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sidestep_core import storage
+from sidestep_core.adapter import Adapter
+from sidestep_core.adapter_config import AdapterConfig, LoraConfig
+from sidestep_core.checkpoint import Checkpoint
+from sidestep_core.dataset import Dataset
+from sidestep_core.progress import Progress, Report
+from sidestep_core.train import train
+from sidestep_core.train_config import TrainConfig
+from tests.tiny import TinySource
+
+LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.1)
+CONFIG = TrainConfig(max_steps=6, learning_rate=3e-3, gradient_accumulation=2, warmup_steps=2, heldout_songs=1,
+                     heldout_every=2, save_every=2, device="cpu", gradient_checkpointing="off")
+
+
+def trained(checkpoint: Checkpoint, dataset: Dataset, folder: Path, adapter: AdapterConfig = LORA,
+            config: TrainConfig = CONFIG, **more: Any) -> Adapter:
+    """Train in `folder`/run to `folder`/a.safetensors."""
+    source = TinySource(Path(), [])
+    return train(source, checkpoint, dataset, adapter, config, folder / "run", folder / "a.safetensors", **more)
+
+
+def stop_at(step: int, signal: BaseException) -> Report:
+    """A report that stops the run in the middle of the step after `step`."""
+    def report(progress: Progress) -> None:
+        if progress.stage == "train" and progress.step >= step and not progress.metrics:
+            raise signal
+    return report
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    first, second = storage.read_tensors(one), storage.read_tensors(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

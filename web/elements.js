@@ -1,0 +1,21 @@
+// Makes the elements of the panel.  Text from outside is only ever set as textContent.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function make(tag, className, ...children) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.append(...children);
+  return element;
+}
+
+/** [svg, path, ...]: one path per name, which is its class. */
+export function makeSvg(className, viewBox, ...pathNames) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("class", className);
+  svg.setAttribute("viewBox", viewBox);
+  const paths = pathNames.map((name) => document.createElementNS(SVG, "path"));
+  paths.forEach((path, index) => path.setAttribute("class", pathNames[index]));
+  svg.append(...paths);
+  return [svg, ...paths];
+}

@@ -6,6 +6,7 @@ The proof compares, module by module, what the live adapter adds to a weight wit
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -199,9 +200,9 @@ def prove(path: Path, live: Iterable[Change], load: Loader) -> Proof:
         matched += 1
         projected += float(torch.dot(found.flatten(), trained.flatten()))
         energy += float(torch.dot(trained.flatten(), trained.flatten()))
-        scale = float(trained.abs().max())
-        if scale > 0:
-            deviations.append(float((found - trained).abs().max()) / scale)
+        deviation, scale = float((found - trained).abs().max()), float(trained.abs().max())
+        if deviation != 0:
+            deviations.append(deviation / scale if scale > 0 else math.inf)
     if matched < total or energy == 0:
         raise AdapterError(f"{path} was written, but loading it back found {matched} of {total} modules. "
                            "It is not usable; please report this.")

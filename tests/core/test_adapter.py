@@ -123,6 +123,17 @@ def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
         prove(path, live(), load)
 
 
+def test_a_module_that_learned_nothing_must_add_nothing(path: Path) -> None:
+    silent = live()
+    silent[1] = Change(module=MODULES[1], weight=silent[1].weight, delta=torch.zeros(4, 5))
+    with pytest.raises(AdapterError, match="not usable"):
+        prove(path, silent, read_deltas)
+    content = tensors()
+    content[f"base_model.model.{MODULES[1]}.lora_B.weight"].zero_()
+    storage.write_tensors(path, content)
+    assert prove(path, silent, read_deltas).error < EFFECT
+
+
 def test_an_adapter_that_is_not_finite_is_not_proven(path: Path) -> None:
     with pytest.raises(AdapterError, match="not usable"):
         prove(path, live(size=float("nan")), read_deltas)

@@ -70,7 +70,7 @@ class TrainAdapter(io.ComfyNode):
                 io.Combo.Input("resume_from", options=run_choices.choices(), default=run_choices.LATEST, optional=True,
                                advanced=True, tooltip=(
                     "Where to go on. A stopped run goes on by itself. A checkpoint of the list begins a run of its own "
-                    "at that point; songs, adapter and optimizer must be the same.")),
+                    "at that point; songs, adapter, optimizer, seed and heldout_songs must be the same.")),
             ],
             outputs=[AdapterSocket.Output(display_name="adapter")],
         )

@@ -16,11 +16,16 @@ from .adapter import check_belongs, content_fingerprint
 from .errors import AdapterError, ConfigError
 from .results import Run
 from .run_state import ADAPTER_FILE, BEST_FILE, RunState
+from .scales import settings_file
 from .step import Training
 
 log = logging.getLogger(__name__)
 
 Identity = Mapping[str, Any]
+
+ESSENTIAL = ("train.optimizer", "train.seed", "train.heldout_songs")
+"""Settings that a checkpoint is continued with only as they were: its state is of that optimizer, and by the other two
+songs are held out, which must not be among those that it has learned from."""
 
 
 def checkpoint_fingerprint(path: Path) -> str:
@@ -33,15 +38,17 @@ def checkpoint_fingerprint(path: Path) -> str:
 
 
 def adapter_fingerprint(path: Path) -> str:
-    """Changes with any byte of the adapter file whose weights a run would start from."""
-    return content_fingerprint(layouts.open_file(path).path)
+    """Changes with any byte of the adapter file whose weights a run would start from, and of what says its alpha."""
+    file = layouts.open_file(path).path
+    settings = settings_file(file)
+    return content_fingerprint(file) + (content_fingerprint(settings) if settings else "")
 
 
 def place(folder: Path, identity: Identity, resume_from: Path | None) -> None:
     """Make the folder this run's.  A checkpoint to continue from is made the newest in it.
 
-    Nothing is touched when that checkpoint is damaged, or of a run with another adapter, optimizer, dataset or
-    checkpoint: ConfigError names what differs.
+    Nothing is touched when that checkpoint is damaged, or of a run with another adapter, optimizer, dataset,
+    checkpoint or choice of held-out songs: ConfigError names what differs.
     """
     if resume_from is None:
         run_state.claim(folder, identity)
@@ -83,7 +90,7 @@ def _check_continuable(checkpoint: Path, identity: Identity) -> None:
     there = run_state.read_identity(checkpoint.resolve().parent)
     differing = dict(_differences("", there, identity))
     essential = [f"{key} is {was!r} there and {now!r} here" for key, (was, now) in differing.items()
-                 if key.partition(".")[0] in ("checkpoint", "dataset", "adapter") or key == "train.optimizer"]
+                 if key.partition(".")[0] in ("checkpoint", "dataset", "adapter") or key in ESSENTIAL]
     if essential:
         raise ConfigError(f"{checkpoint} cannot be continued here: {'; '.join(essential)}. Choose the same, or use "
                           f"start_from with {ADAPTER_FILE} in it, which takes only the weights.")

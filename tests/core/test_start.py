@@ -114,6 +114,8 @@ def test_a_run_goes_back_and_on_with_other_settings(checkpoint: Checkpoint, data
     (lambda: {"adapter": replace(LORA, rank=8)}, r"adapter\.rank is 4 there and 8 here"),
     (lambda: {"adapter": replace(LORA, attention_type="self")}, r"adapter\.attention_type is 'both' there"),
     (lambda: {"config": replace(KEPT, optimizer="adafactor")}, r"train\.optimizer is 'adamw' there and 'adafactor'"),
+    (lambda: {"config": replace(KEPT, heldout_songs=2)}, r"train\.heldout_songs is 1 there and 2 here"),
+    (lambda: {"config": replace(KEPT, seed=7)}, r"train\.seed is 42 there and 7 here"),
 ])  # fmt: skip
 def test_another_kind_of_training_cannot_continue_and_touches_nothing(
         checkpoint: Checkpoint, dataset: Dataset, folder: Path, tmp_path: Path,
@@ -202,7 +204,9 @@ def test_where_it_starts_makes_it_another_run(checkpoint: Checkpoint, dataset: D
     copied = shutil.copytree(chosen, folder / "elsewhere")
     assert of(resume_from=copied) == found[1]
     adapter.write_bytes(adapter.read_bytes() + b" ")
-    assert of(start_from=adapter) != found[3]
+    changed = of(start_from=adapter)
+    (folder / "adapter_config.json").write_text('{"lora_alpha": 4}', encoding="utf-8")
+    assert found[3] != changed != of(start_from=adapter) != found[3]
 
 
 def test_what_is_only_shown_or_noted_makes_no_other_run(checkpoint: Checkpoint, dataset: Dataset) -> None:

@@ -241,11 +241,13 @@ def _load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise AdapterError(f"{path.name} could not be opened without running code from it ({type(error).__name__}). "
                            "Convert it to safetensors first.") from error
     metadata: dict[str, str] = {}
-    levels = [found]
+    levels, seen = [found], set()
     while levels:
         level = levels.pop(0)
-        if not isinstance(level, Mapping):
+        # A dictionary may hold itself.
+        if not isinstance(level, Mapping) or id(level) in seen:
             continue
+        seen.add(id(level))
         metadata |= {str(key): str(value) for key, value in level.items() if isinstance(value, (int, float, str))}
         tensors = {str(key): value for key, value in level.items() if isinstance(value, Tensor)}
         if any(_KEY.fullmatch(key) for key in tensors):

@@ -260,7 +260,9 @@ def test_tensors_of_a_pickle_are_read(tmp_path: Path, wrap: Callable[[Tensors], 
     torch.save(wrap(lora(alpha=torch.tensor(3.0))), tmp_path / "old.pt")
     assert scale(read(tmp_path / "old.pt")) == 1.5
     assert layouts.open_file(tmp_path / "old.pt") == Adapter(path=tmp_path / "old.pt")
-    torch.save({"epoch": 3, "optimizer_state_dict": {"state": torch.ones(3)}}, tmp_path / "training_state.pt")
+    state: dict[str, Any] = {"epoch": 3, "optimizer_state_dict": {"state": torch.ones(3)}}
+    state["itself"] = state
+    torch.save(state, tmp_path / "training_state.pt")
     with pytest.raises(AdapterError, match=r"training_state\.pt holds no adapter"):
         read(tmp_path / "training_state.pt")
 

@@ -14,6 +14,7 @@ All randomness of a step is a pure function of the seed and the step (flow.py), 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +27,8 @@ from torch import Tensor
 from . import optimizer_state, storage
 from .adapter import Adapter
 from .errors import AdapterError, ConfigError
+
+log = logging.getLogger(__name__)
 
 ADAPTER_FILE = "adapter.safetensors"
 AVERAGE_FILE = "ema.safetensors"
@@ -137,7 +140,11 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
             storage.write_tensors(temporary / _OPTIMIZER_FILE, tensors)
             storage.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": rest})
     for old in checkpoints(folder)[:-keep] if keep else ():
-        storage.remove_folder(old)
+        try:
+            storage.remove_folder(old)
+        except PermissionError as error:
+            # On Windows a program that has one of its files open keeps it; that must not end the training.
+            log.warning("%s is removed later: %s", old, error)
     return path
 
 

@@ -258,13 +258,14 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process had begun to write here.  Only for folders that one process at a time writes."""
-    for leftover in folder.glob(".*.tmp"):
+    """Remove what a killed process had begun to write here and below.  Only for folders that one process at a time
+    writes."""
+    for leftover in list(folder.rglob(".*.tmp")):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             with contextlib.suppress(PermissionError):
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:

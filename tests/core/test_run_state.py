@@ -103,6 +103,28 @@ def test_as_many_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
     assert [path.name for path in run_state.checkpoints(tmp_path)] == ["checkpoint-step-4"]
 
 
+def test_a_checkpoint_that_is_in_use_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_use(path: Path) -> None:
+        raise PermissionError(f"{path} is open in another program")
+
+    save(tmp_path, 1, keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove_folder", in_use)
+        assert check_whole(save(tmp_path, 2, keep=1)) == 2
+    assert len(run_state.checkpoints(tmp_path)) == 2
+    save(tmp_path, 3, keep=1)
+    assert [path.name for path in run_state.checkpoints(tmp_path)] == ["checkpoint-step-3"]
+
+
+def test_what_a_kill_left_behind_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
+    run_state.claim(tmp_path, IDENTITY)
+    for name in (".1.tmp/adapter.safetensors", ".1.tmp/.2.tmp", "best/.3.tmp", "best/adapter.safetensors"):
+        storage.write_text(tmp_path / name, "half")
+    run_state.claim(tmp_path, IDENTITY)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["best/adapter.safetensors", "run.json"]
+
+
 def test_saving_the_same_step_again_keeps_the_first(tmp_path: Path) -> None:
     path = save(tmp_path, 3)
     before = {file.name: file.read_bytes() for file in path.iterdir()}

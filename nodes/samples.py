@@ -165,13 +165,13 @@ def _begin(folder: Path, settings: Settings) -> None:
 
 
 def _settings(checkpoint: Checkpoint, config: TrainConfig, caption: str) -> Settings:
-    from ..sidestep_core.train import INFERENCE
+    from ..sidestep_core.train import inference
 
-    usual = INFERENCE[checkpoint.variant]
+    noted = inference(checkpoint, config)
     return Settings(
         caption=config.sample_caption or caption, lyrics=config.sample_lyrics or INSTRUMENTAL,
-        seconds=config.sample_seconds, steps=config.inference_steps or int(usual["steps"]),
-        shift=config.shift or float(usual["shift"]), cfg=GUIDANCE[checkpoint.variant], seed=config.seed,
+        seconds=config.sample_seconds, steps=int(noted["steps"]), shift=noted["shift"],
+        cfg=GUIDANCE[checkpoint.variant], seed=config.seed,
     )
 
 

@@ -71,7 +71,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
                             resume_from=None if own else resume_from)
     start.place(folder, run_identity, resume_from)
     facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
-             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": _inference(checkpoint, config),
+             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": inference(checkpoint, config),
              "train": optimizers.effective(config).to_json()}
     done = run_state.finished(folder)
     if done is not None and _notes(done.path) == facts["inference"]:
@@ -109,7 +109,8 @@ def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, c
     return found
 
 
-def _inference(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, float]:
+def inference(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, float]:
+    """Shift and number of steps at which an adapter of this training is sampled."""
     usual = INFERENCE[checkpoint.variant]
     return {"shift": config.shift or usual["shift"], "steps": config.inference_steps or usual["steps"]}
 
@@ -139,7 +140,7 @@ def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, 
                     state = _measure(training, run, state, metrics, shown, report)
                 ended = stopping.ended(config, state, total)
                 sampling = sample is not None and _due(state.step, config.sample_every, state.sampled_step)
-                if state.step > 0 and (sampling or _due(state.step, config.save_every, 0)):
+                if _due(state.step, config.save_every, 0):
                     results.save_checkpoint(training, run, state)
                 if sample is not None and sampling:
                     _sample(sample, training, run, state, report)

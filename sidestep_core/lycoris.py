@@ -132,19 +132,22 @@ class Adapted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base_layer(x)
-        x = self.dropout(x)
+        weight = self.base_layer.weight
+        # Products are made in the base's dtype anyway; so the input is kept for the backward pass in it too.
+        x = self.dropout(x).to(weight.dtype)
         if self.dora_scale is None and any(name.startswith("lokr_") for name in self.factors):
             return out + self._apply_lokr(x)
-        # Recomputed in the backward pass: what it is made of would take several times the weight's own memory.
-        change = checkpoint(self._change, self.base_layer.weight, use_reentrant=False, preserve_rng_state=False)
-        return out + F.linear(x, change.to(x.dtype))
+        # Recomputed in the backward pass: the change and what it is made of would take several times the weight's own
+        # memory.
+        added: Tensor = checkpoint(self._apply_change, x, weight, use_reentrant=False, preserve_rng_state=False)
+        return out + added
 
-    def _change(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            difference = self._strength() * arithmetic.product(self.matrices)
-            if self.dora_scale is None:
-                return difference
-            return arithmetic.decompose(weight.float(), difference, self.dora_scale)
+    def _apply_change(self, x: Tensor, weight: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            change = self._strength() * arithmetic.product(self.matrices)
+            if self.dora_scale is not None:
+                change = arithmetic.decompose(weight.float(), change, self.dora_scale)
+            return F.linear(x, change.to(x.dtype))
 
     def _strength(self) -> Tensor | float:
         return self.scale if self.scalar is None else self.scale * self.scalar

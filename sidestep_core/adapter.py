@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from . import arithmetic, storage
+from . import storage
 from .errors import AdapterError
 
 METADATA_KEY = "sidestep"
@@ -100,14 +99,7 @@ class Adapter:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write an adapter with everything needed to know later what it is; AdapterError if it would change nothing.
-
-    Of DoRA only the matrices are judged: they get a gradient in the first step, whatever the lengths get.
-    """
-    found = _by_module(tensors)
-    if not any(torch.count_nonzero(_difference(content, torch.float32)) for content in found.values()):
-        raise AdapterError(f"The adapter changes nothing after training (what it adds to its {len(found)} modules is "
-                           "zero). Train for more steps or raise the learning rate.")
+    """Write an adapter with everything needed to know later what it is."""
     # One key only: safetensors writes several in any order, and the same adapter would not be the same file.
     storage.write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts)})
 
@@ -127,42 +119,6 @@ def open_adapter(path: Path) -> Adapter:
         raise AdapterError(f"{path.name} is damaged: its metadata is {facts!r}.")
     return Adapter(path=path, checkpoint=facts.get("checkpoint", ""), variant=facts.get("variant", ""),
                    tag=facts.get("tag", ""), steps=facts.get("steps", 0))
-
-
-def read_deltas(path: Path) -> Added:
-    """This module's own loader, for files that it wrote, of every kind."""
-    found = _by_module(storage.read_tensors(path))
-
-    def added(module: str, weight: Tensor) -> Tensor | None:
-        content = found.get(f"base_model.model.{module}") or found.get(f"lycoris_{module.replace('.', '_')}")
-        if content is None:
-            return None
-        difference = _difference(content, weight.dtype)
-        if "dora_scale" not in content:
-            return difference
-        return arithmetic.decompose(weight, difference, content["dora_scale"].to(weight.dtype))
-
-    return added
-
-
-_TENSOR = re.compile(r"(.+)\.(alpha|dora_scale|(?:lora|lokr|hada)_\w+?)(?:\.weight)?")
-_NAMES = {"lora_A": "lora_down", "lora_B": "lora_up"}
-
-
-def _by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Module, as the file calls it -> its tensors by their names in arithmetic.py.  Only modules that are whole."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if (match := _TENSOR.fullmatch(key)) is not None:
-            found.setdefault(match[1], {})[_NAMES.get(match[2], match[2])] = tensor
-    return {module: content for module, content in found.items() if "alpha" in content and arithmetic.is_whole(content)}
-
-
-def _difference(content: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """What a module's matrices make, scaled, before any lengths are applied."""
-    rank = arithmetic.divisor(content)
-    difference = arithmetic.product({name: tensor.to(dtype) for name, tensor in content.items()})
-    return difference * (float(content["alpha"]) / rank) if rank else difference
 
 
 def check_belongs(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -185,7 +141,8 @@ def check_belongs(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
 
 
 def prove(path: Path, live: Iterable[Change], load: Loader) -> Proof:
-    """Evidence that the file, opened by `load`, adds what the live adapter adds.  AdapterError if it does not."""
+    """Evidence that the file, opened by `load`, adds what the live adapter adds.  AdapterError if it does not, or if
+    that is nothing."""
     added = load(path)
     total = matched = 0
     projected = energy = 0.0
@@ -203,9 +160,12 @@ def prove(path: Path, live: Iterable[Change], load: Loader) -> Proof:
         deviation, scale = float((found - trained).abs().max()), float(trained.abs().max())
         if deviation != 0:
             deviations.append(deviation / scale if scale > 0 else math.inf)
-    if matched < total or energy == 0:
+    if matched < total:
         raise AdapterError(f"{path} was written, but loading it back found {matched} of {total} modules. "
                            "It is not usable; please report this.")
+    if energy == 0:
+        raise AdapterError(f"The adapter changes nothing after training (what it adds to its {total} modules is zero). "
+                           "Train for more steps or raise the learning rate.")
     # torch's maximum, unlike Python's, does not lose a value that is not a number.
     error = float(torch.tensor(deviations).max())
     proof = Proof(matched=matched, total=total, effect=projected / energy, error=error)

@@ -1,6 +1,7 @@
-"""The arithmetic of every kind of adapter: what its matrices add to a weight.  Used to train, to save and to prove.
+"""The arithmetic of every kind of adapter while it trains: what its matrices add to a weight.
 
-Names are those of adapter files, without `.weight`:
+What files add is reckoned in factors.py, apart from this, so that the one is proven by the other.  Names are those of
+adapter files, without `.weight`:
     LoRA   lora_up @ lora_down
     LoHA   (hada_w1_a @ hada_w1_b) * (hada_w2_a @ hada_w2_b)
     LoKR   lokr_w1 x lokr_w2, the Kronecker product; each may be stored as two matrices, _a @ _b
@@ -54,11 +55,3 @@ def decompose(weight: Tensor, difference: Tensor, lengths: Tensor) -> Tensor:
     stretch = lengths / found
     # Not (weight + difference) * stretch - weight, in which a small change would drown in rounding.
     return difference * stretch + weight * (stretch - 1)
-
-
-def is_whole(factors: Factors) -> bool:
-    """Whether no matrix of its kind is missing."""
-    names = set(factors)
-    blocks = all(name in names or {f"{name}_a", f"{name}_b"} <= names for name in ("lokr_w1", "lokr_w2"))
-    hadamard = {f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")}
-    return blocks or {"lora_up", "lora_down"} <= names or hadamard <= names

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,10 +37,6 @@ class LowRank:
     def host(self) -> dict[str, Tensor]:
         """Tensors by the host's endings."""
         return {"lora_up.weight": self.up, "lora_down.weight": self.down, "alpha": number(self.scale * len(self.down))}
-
-    def rescaled(self, scale: float) -> LowRank:
-        """The same change at another scale."""
-        return replace(self, up=self.up.float() * (self.scale / scale), scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)

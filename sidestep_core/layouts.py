@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import storage
-from .adapter import Adapter, Added, open_adapter
+from .adapter import METADATA_KEY, Adapter, Added, open_adapter
 from .errors import AdapterError
 from .factors import Full, LowRank, Piece
 from .module_names import official
@@ -143,7 +143,8 @@ def read(path: Path, alpha: float = 0.0) -> Content:
     file = weights_file(path)
     tensors, metadata = _load(file)
     modules, unknown = _sorted_by_module(tensors)
-    scales = Scales(file.name, read_settings(file, metadata), alpha)
+    # Our own files say everything themselves, whatever lies beside them.
+    scales = Scales(file.name, None if METADATA_KEY in metadata else read_settings(file, metadata), alpha)
     pieces = {}
     for module, keys in modules.items():
         parts = {part: tensors[key] for part, key in keys.items()}
@@ -163,7 +164,7 @@ def require_use(alpha: float, contents: Sequence[Content]) -> None:
 
 
 def added(path: Path) -> Added:
-    """A file of any layout as a loader of `adapter.Loader` gives it."""
+    """An `adapter.Loader` for files of any layout; AdapterError for what `read` refuses."""
     pieces = read(path).pieces
 
     def add(module: str, weight: Tensor) -> Tensor | None:
@@ -184,16 +185,6 @@ def as_own_state(path: Path) -> dict[str, Tensor]:
     if not state:
         raise AdapterError(f"{content.path.name} has nothing for ACE-Step 1.5's decoder: {_some(content.unknown)}.")
     return state
-
-
-def low_rank(path: Path) -> dict[str, LowRank]:
-    """The factors of a LoRA of any layout, by official module name.  AdapterError for other kinds."""
-    content = read(path)
-    factors = {module: piece.factors for module, piece in content.pieces.items() if piece.magnitude is None}
-    found = {module: one for module, one in factors.items() if isinstance(one, LowRank)}
-    if not found or len(found) < len(content.pieces):
-        raise AdapterError(f"{content.path.name} is not a plain LoRA for the decoder of ACE-Step 1.5.")
-    return found
 
 
 def _own(name: str, module: str, piece: Piece) -> dict[str, Tensor]:

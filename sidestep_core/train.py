@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from . import adapter as adapter_file
-from . import optimizers, results, run_state, start, stopping, storage
+from . import layouts, optimizers, results, run_state, start, stopping, storage
 from .adapter import Adapter, Loader
 from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint, ModelSource
@@ -58,7 +58,7 @@ Sampler = Callable[[Path | None, int], None]
 
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
-          load: Loader = adapter_file.read_deltas, sample: Sampler | None = None, report: Report = ignore) -> Adapter:
+          load: Loader = layouts.added, sample: Sampler | None = None, report: Report = ignore) -> Adapter:
     """Train an adapter and put it, proven, at `target` (or the next free name beside it).
 
     `folder` is the run's own: a finished run is returned at once, a stopped one continues.  `resume_from`, a folder

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from sidestep_core import layouts, storage
-from sidestep_core.adapter import Adapter
+from sidestep_core.adapter import METADATA_KEY, Adapter
 from sidestep_core.errors import AdapterError
-from sidestep_core.factors import Full, Hadamard, Kronecker, LowRank
+from sidestep_core.factors import Full, Hadamard, Kronecker
 from sidestep_core.layouts import Content, read
 from sidestep_core.module_names import official
+from tests.tolerance import FP64, deviation
 
 Tensors = dict[str, Tensor]
 Q = "layers.0.self_attn.q_proj"
@@ -155,8 +156,6 @@ def test_kinds() -> None:
     assert {name: tensor for name, tensor in loha.host().items() if name != "alpha"}.keys() == hada.keys()
     lokr = Kronecker(w1=(numbers(2, 2),), w2=(numbers(3, 1), numbers(1, 2)), scale=3.0)
     assert lokr.shape == (6, 4) == tuple(lokr.delta(torch.float32).shape)
-    low = LowRank(down=numbers(RANK, IN), up=numbers(OUT, RANK), scale=2.0)
-    assert torch.allclose(low.rescaled(0.25).delta(torch.float64), low.delta(torch.float64))
 
 
 DAMAGE: dict[str, tuple[Callable[[], Tensors], str]] = {
@@ -284,9 +283,7 @@ def test_a_training_starts_from_any_lora(tmp_path: Path) -> None:
     state = layouts.as_own_state(written(tmp_path, tensors))
     assert state.keys() == {f"base_model.model.{Q}.{part}" for part in ("lora_A.weight", "lora_B.weight", "alpha")}
     assert state[f"base_model.model.{Q}.alpha"] == 3.0
-    [(module, factors)] = layouts.low_rank(tmp_path / "theirs.safetensors").items()
-    assert module == Q
-    assert torch.equal(factors.up, numbers(OUT, RANK, seed=1))
+    assert torch.equal(state[f"base_model.model.{Q}.lora_B.weight"], numbers(OUT, RANK, seed=1))
     lokr = {f"lycoris_{Q.replace('.', '_')}.{name}": tensor for name, tensor in {
         "lokr_w1": numbers(3, 2), "lokr_w2_a": numbers(2, 1), "lokr_w2_b": numbers(1, 2), "alpha": torch.tensor(4.0),
         "dora_scale": numbers(1, IN)}.items()}
@@ -303,8 +300,45 @@ def test_a_training_starts_from_any_lora(tmp_path: Path) -> None:
 def test_what_no_training_can_go_on_from(tmp_path: Path, tensors: Tensors, message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         layouts.as_own_state(written(tmp_path, tensors))
-    with pytest.raises(AdapterError, match="not a plain LoRA"):
-        layouts.low_rank(tmp_path / "theirs.safetensors")
+
+
+LYCORIS = "lycoris_" + Q.replace(".", "_")
+
+
+def test_every_kind_is_read_as_it_is_defined(tmp_path: Path) -> None:
+    """The formulas, element by element, as the formats' inventors wrote them down."""
+    random = torch.Generator().manual_seed(1)
+    weight, down, up = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((6, 4), (2, 4), (6, 2)))
+    small, large = torch.randn(2, 2, generator=random).double(), torch.randn(3, 2, generator=random).double()
+    kron = torch.stack([torch.stack([small[i // 3, j // 2] * large[i % 3, j % 2] for j in range(4)]) for i in range(6)])
+    lengths = torch.rand(1, 4, generator=random, dtype=torch.float64)
+    merged = weight + 3 / 2 * up @ down
+    cases: list[tuple[Tensors, Tensor]] = [
+        ({"lora_up.weight": up, "lora_down.weight": down}, 3 / 2 * up @ down),
+        ({"hada_w1_a": up, "hada_w1_b": down, "hada_w2_a": 2 * up, "hada_w2_b": 1 * down}, 3 * (up @ down).square()),
+        ({"lokr_w1": small, "lokr_w2": large}, kron),
+        ({"lokr_w1": small, "lokr_w2_a": large, "lokr_w2_b": torch.eye(2).double()}, 3 / 2 * kron),
+        ({"lokr_w1_a": small, "lokr_w1_b": torch.eye(2).double(), "lokr_w2": large}, 3 / 2 * kron),
+        ({"lora_up.weight": up, "lora_down.weight": down, "dora_scale": lengths},
+         torch.stack([merged[:, j] * lengths[0, j] / merged[:, j].norm() for j in range(4)], dim=1) - weight),
+    ]
+    for content, expected in cases:
+        content = {f"{LYCORIS}.{name}": tensor for name, tensor in content.items()}
+        add = layouts.added(written(tmp_path, {**content, f"{LYCORIS}.alpha": torch.tensor(3.0)}))
+        found = add(Q, weight)
+        assert found is not None
+        assert deviation(found, expected) <= FP64
+        assert deviation(found * (1 + 10 * FP64), expected) > FP64
+        assert add(Q.replace("0", "1"), weight) is None
+
+
+def test_our_own_files_say_everything_themselves(tmp_path: Path) -> None:
+    """Settings of another adapter in the same folder would make a LoKR of two whole blocks four times as strong."""
+    tensors = {f"{LYCORIS}.{name}": tensor for name, tensor in {
+        "lokr_w1": numbers(3, 2), "lokr_w2": numbers(2, 2), "alpha": torch.tensor(64.0)}.items()}
+    stray = {"r": 16, "lora_alpha": 32}
+    assert scale(read(written(tmp_path, tensors, {METADATA_KEY: "{}"}, **stray))) == 1
+    assert scale(read(written(tmp_path, tensors, **stray))) == 4
 
 
 def test_added_is_what_the_factors_are(tmp_path: Path) -> None:

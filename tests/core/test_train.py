@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidestep_core import run_state, storage
-from sidestep_core.adapter import METADATA_KEY, Adapter, read_deltas
+from sidestep_core import layouts, run_state, storage
+from sidestep_core.adapter import METADATA_KEY, Adapter
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.dataset import Dataset
 from sidestep_core.errors import AdapterError, ConfigError, DatasetError, TrainingDiverged
@@ -154,8 +154,8 @@ def test_divergence_publishes_nothing(checkpoint: Checkpoint, dataset: Dataset, 
 
 def test_what_a_loader_halves_is_not_published(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def half_strength(path: Path):
-        added = read_deltas(path)
-        return lambda module, shape: added(module, shape) / 2
+        added = layouts.added(path)
+        return lambda module, weight: added(module, weight) / 2
 
     with pytest.raises(AdapterError, match=r"0\.500 of the trained effect"):
         trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, max_steps=1), load=half_strength)

@@ -31,6 +31,8 @@ class BadTensorFile(SideStepError):
 
 
 RENAME_SECONDS = 5.0
+LARGEST_HEADER = 100_000_000
+"""Bytes, as in safetensors: what claims more is no such file, and is not read into memory."""
 
 Json = Any
 """Whatever json.loads returns; every reader checks what it takes from it."""
@@ -207,7 +209,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
-        if not 8 < start <= size:
+        if not 8 < start <= min(size, LARGEST_HEADER):
             raise BadTensorFile(f"{path} is not a safetensors file, or was cut off.")
         text = file.read(start - 8)
     try:

@@ -173,6 +173,15 @@ def test_a_file_that_was_cut_off_is_refused_by_name(tmp_path: Path, read: object
         read(path)
 
 
+def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "huge.safetensors"
+    write_tensors(path, {"x": torch.ones(10)})
+    assert TensorFile(path).stored
+    monkeypatch.setattr(storage, "LARGEST_HEADER", 50)
+    with pytest.raises(BadTensorFile, match=r"huge\.safetensors is not a safetensors file"):
+        TensorFile(path)
+
+
 def test_a_header_is_read_without_the_tensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"x": torch.arange(8, dtype=torch.uint8), "y": torch.ones(3, 2).bfloat16()}, {"key": "value"})

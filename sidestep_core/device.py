@@ -72,6 +72,9 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
+_OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
+
+
 @contextlib.contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """Turn torch's out-of-memory error into one that says what was being done and what to lower."""
@@ -79,7 +82,7 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         # Not every device and version of torch raises the OutOfMemoryError that is a kind of this.
-        told = any(words in str(error).lower() for words in ("out of memory", "not enough memory"))
+        told = any(words in str(error).lower() for words in _OUT_OF_MEMORY)
         if not told and not isinstance(error, torch.OutOfMemoryError):
             raise
         raise OutOfMemory(f"Out of memory while {what}. {advice} ({str(error).splitlines()[0]})") from error

@@ -202,8 +202,16 @@ def encode_tiled(encode: Callable[[Tensor], Tensor], waveform_CN: Tensor, tile_s
 def _describe(job: _Job, config: PreprocessConfig) -> SampleInfo:
     song = job.song
     return SampleInfo(
-        name=song.name, latents=job.latents.name, frames=storage.TensorFile(job.latents).stored["latents"].shape[0],
+        name=song.name, latents=job.latents.name, frames=_frames(job.latents),
         caption=caption_of(song, config), genre=genre_of(song, config), lyrics=song.lyrics or INSTRUMENTAL,
         language=song.language, bpm=song.bpm, key=song.key, signature=song.signature,
         audio=job.audio, size=job.size, modified=job.modified,
     )
+
+
+def _frames(latents: Path) -> int:
+    """How many latent frames a file of them holds."""
+    try:
+        return storage.TensorFile(latents).stored["latents"].shape[0]
+    except (storage.BadTensorFile, KeyError) as error:
+        raise DatasetError(f"{latents} is damaged ({error}). Delete it and run PreprocessAudioFolder again.") from error

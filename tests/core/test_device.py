@@ -41,6 +41,12 @@ def test_precision_is_as_asked_or_bfloat16_where_that_is_fast(precision: str, de
     assert choose_dtype(precision, torch.device(device)) == dtype
 
 
+def test_running_out_of_memory_on_the_cpu_says_what_to_lower() -> None:
+    with (pytest.raises(OutOfMemory, match=r"Out of memory while training\. Lower batch_size\."),
+          explain_out_of_memory("training", "Lower batch_size.")):
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+
 def test_running_out_of_memory_says_what_to_lower() -> None:
     with (pytest.raises(OutOfMemory, match=r"Out of memory while training\. Lower batch_size\. \(tried 3 GiB\)$"),
           explain_out_of_memory("training", "Lower batch_size.")):

@@ -270,6 +270,13 @@ def test_a_sample_that_was_deleted_is_made_again(run: Run) -> None:
     assert run().made == 1
 
 
+def test_damaged_latents_are_named_with_what_to_do(run: Run) -> None:
+    latents, _ = sample_files(run())["b.wav"]
+    (run.dataset_folder / latents).write_bytes(b"cut")
+    with pytest.raises(DatasetError, match=rf"{latents} is damaged.*Delete it and run PreprocessAudioFolder again"):
+        run()
+
+
 @pytest.mark.parametrize("manifest", ["", "{", '{"format": 1}'])
 def test_a_damaged_manifest_is_written_again(run: Run, manifest: str) -> None:
     """The error about it says to run this again."""

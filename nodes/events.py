@@ -34,12 +34,13 @@ _lock = threading.Lock()
 def announce(node_id: str, run: str, progress: Progress) -> None:
     """Record `progress` of `run` on a node and tell every browser, at most 10 times a second.  Thread-safe.
 
-    The held-out losses and the numbers of the last step are always sent.
+    Notices, the held-out losses and the numbers of the last step are always sent.
     """
     with _lock:
         history = _history(node_id, run)
         history.update(progress)
-        must_send = "heldout" in progress.metrics or (progress.metrics and progress.step == progress.total)
+        must_send = (progress.notice or "heldout" in progress.metrics
+                     or (progress.metrics and progress.step == progress.total))
         now = time.monotonic()
         if must_send or now - _sent_at.get(node_id, 0.0) >= SECONDS_BETWEEN_EVENTS:
             _sent_at[node_id] = now

@@ -23,6 +23,8 @@ _MODEL_KINDS = ("diffusion_models", "checkpoints")
 _OFFICIAL = "official"
 _OFFICIAL_MARK = "silence_latent.pt"
 """A file that every official ACE-Step 1.5 folder has and no other model has."""
+MOST_CHARACTERS, MOST_BYTES = 80, 200
+"""File systems take 255 bytes, and more is added to a name, such as the step; outside ASCII a character has up to 4."""
 _WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -31,10 +33,11 @@ def safe_name(name: str, what: str) -> str:
     name = name.strip()
     if not name:
         raise ConfigError(f"{what} is empty. Give it a name.")
-    if len(name) > 80:
-        raise ConfigError(f"{what} has {len(name)} characters; use at most 80.")
-    if re.search(r'[\\/:*?"<>|\x00-\x1f]', name) or name.startswith(".") or name.endswith("."):
+    if re.search(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', name) or name.startswith(".") or name.endswith("."):
         raise ConfigError(f'{what} {name!r} cannot be a file name: leave out \\ / : * ? " < > | and dots at the ends.')
+    if len(name) > MOST_CHARACTERS or len(name.encode()) > MOST_BYTES:
+        raise ConfigError(f"{what} has {len(name)} characters, {len(name.encode())} bytes; use at most "
+                          f"{MOST_CHARACTERS} of at most {MOST_BYTES}.")
     if _WINDOWS_RESERVED.fullmatch(name):
         raise ConfigError(f"{what} {name!r} is a name that Windows keeps for itself. Choose another.")
     return name

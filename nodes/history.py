@@ -54,6 +54,8 @@ class History:
     step: int = 0
     total: int = 0
     message: str = ""
+    notices: list[str] = field(default_factory=list)
+    """Shown while there is no other message, and at the end."""
     metrics: Metrics = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
@@ -63,7 +65,10 @@ class History:
         """Take over where the stage stands, and the point of the curves if there is one."""
         if progress.stage != self.stage:
             self.metrics.pop("eta_seconds", None)
-        self.stage, self.status, self.message = str(progress.stage), "running", str(progress.message)
+        if progress.notice and progress.notice not in self.notices:
+            self.notices.append(str(progress.notice))
+        self.stage, self.status = str(progress.stage), "running"
+        self.message = str(progress.message) or " ".join(self.notices)
         self.step, self.total = int(progress.step), int(progress.total)
         metrics = finite(progress.metrics)
         self.metrics |= metrics
@@ -72,7 +77,8 @@ class History:
 
     def end(self, status: Status, message: str) -> None:
         """Take over how the run ended."""
-        self.status, self.message = status, str(message)
+        self.status = status
+        self.message = " ".join([str(message), *(self.notices if status == "finished" else ())])
         self.metrics.pop("eta_seconds", None)
 
     def add_point(self, point: Point) -> None:

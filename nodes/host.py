@@ -93,12 +93,18 @@ def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException |
              summary: Callable[[Result], str]) -> Result:
     """Return or raise what the worker did, and tell the browser; an interrupt of the host stays one."""
     raised = worker.raised
-    if raised is None and interrupt is None:
+    if raised is None:
         events.finish(node_id, run, "finished", summary(worker.result))
+        if interrupt is not None:
+            # It came too late to stop the stage; the rest of the prompt it does stop.
+            raise interrupt
         return worker.result
     if isinstance(raised, Exception) and not isinstance(raised, Cancelled):
         events.finish(node_id, run, "failed", str(raised))
         raise raised
     message = str(raised) if isinstance(raised, Cancelled) else "Stopped."
     events.finish(node_id, run, "cancelled", message)
+    if interrupt is None and isinstance(raised, Cancelled):
+        # The interrupt was heard by a part of the host that the stage called.
+        interrupt = comfy.model_management.InterruptProcessingException()
     raise interrupt or raised

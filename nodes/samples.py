@@ -115,6 +115,8 @@ class _RunSampler:
             storage.write_bytes(result.file, audio.flac(waveform))
         except Cancelled:
             raise
+        except comfy.model_management.InterruptProcessingException as interrupt:
+            raise Cancelled("Stopped.") from interrupt
         except Exception as error:  # noqa: BLE001 (shown on the node; a sample is no reason to lose hours of training)
             log.warning("No preview after step %d.", step, exc_info=True)
             result = Sample(step=step, message=str(error) or type(error).__name__)

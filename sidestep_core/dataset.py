@@ -183,14 +183,25 @@ def _read(path: Path, tensor: str, song: str) -> Tensor:
     return values
 
 
-def split_heldout(samples: Sequence[Sample], config: TrainConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """(trained on, held out): a choice by seed and name, so that adding a song does not reshuffle the others."""
+def _heldout(songs: int, config: TrainConfig) -> int:
+    """How many of so many songs are never trained on."""
     count = config.heldout_songs
     if count == -1:
-        count = 0 if len(samples) < 4 else max(1, len(samples) // 10)
-    if count >= len(samples):
-        raise DatasetError(f"heldout_songs is {count} but the dataset has {len(samples)} song(s); "
+        count = 0 if songs < 4 else max(1, songs // 10)
+    if count >= songs:
+        raise DatasetError(f"heldout_songs is {count} but the dataset has {songs} song(s); "
                            "none would be left to train on. Lower heldout_songs or add songs.")
+    return count
+
+
+def trained_songs(dataset: Dataset, config: TrainConfig) -> int:
+    """How many songs a training with this config trains on.  DatasetError where none would be left."""
+    return len(dataset.samples) - _heldout(len(dataset.samples), config)
+
+
+def split_heldout(samples: Sequence[Sample], config: TrainConfig) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """(trained on, held out): a choice by seed and name, so that adding a song does not reshuffle the others."""
+    count = _heldout(len(samples), config)
     ranked = sorted(samples, key=lambda sample: flow.seed(config.seed, "heldout", sample.name))
     chosen = {sample.name for sample in ranked[:count]}
     trained = tuple(sample for sample in samples if sample.name not in chosen)

@@ -19,6 +19,8 @@ class Progress:
     total: int
     metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     message: str = ""
+    notice: str = ""
+    """What stays worth knowing until the end, such as a setting that is not followed."""
 
 
 class Cancelled(Exception):

@@ -44,17 +44,20 @@ def adapter_fingerprint(path: Path) -> str:
     return content_fingerprint(file) + (content_fingerprint(settings) if settings else "")
 
 
-def place(folder: Path, identity: Identity, resume_from: Path | None) -> None:
+def place(folder: Path, identity: Identity, resume_from: Path | None, total_steps: int) -> None:
     """Make the folder this run's.  A checkpoint to continue from is made the newest in it.
 
-    Nothing is touched when that checkpoint is damaged, or of a run with another adapter, optimizer, dataset,
-    checkpoint or choice of held-out songs: ConfigError names what differs.
+    Nothing is touched when that checkpoint is damaged, beyond the end of this run, or of a run with another adapter,
+    optimizer, dataset, checkpoint or choice of held-out songs: ConfigError says what differs.
     """
     if resume_from is None:
         run_state.claim(folder, identity)
         return
     _check_continuable(resume_from, identity)
     step = run_state.read(resume_from).state.step
+    if step > total_steps:
+        raise ConfigError(f"{resume_from} is at step {step}, but this run has only {total_steps} steps. Raise "
+                          "max_steps or epochs, or continue from an earlier checkpoint.")
     if is_own(folder, resume_from):
         _rewind(folder, resume_from, step)
         run_state.change_identity(folder, identity)
@@ -130,9 +133,6 @@ def _continue(training: Training, run: Run, checkpoint: Path) -> RunState:
         training.adapter.load_state(saved.adapter if saved.average is None else saved.average)
         training.average.start()
     training.adapter.load_state(saved.adapter)
-    if saved.state.step > training.total_steps:
-        raise ConfigError(f"{checkpoint} is at step {saved.state.step}, but this run has only {training.total_steps} "
-                          "steps. Raise max_steps or epochs, or continue from an earlier checkpoint.")
     log.info("Continuing from %s.", checkpoint)
     best = checkpoint / BEST_FILE
     if best.is_file():

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import adapter as adapter_file
+from . import dataset as data
 from . import layouts, optimizers, results, run_state, start, stopping, storage
 from .adapter import Adapter, Loader
 from .adapter_config import AdapterConfig
@@ -69,7 +70,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     own = start.is_own(folder, resume_from)
     run_identity = identity(checkpoint, dataset, adapter, config, start_from=start_from,
                             resume_from=None if own else resume_from)
-    start.place(folder, run_identity, resume_from)
+    start.place(folder, run_identity, resume_from, config.total_steps(data.trained_songs(dataset, config)))
     facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
              "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": inference(checkpoint, config),
              "train": optimizers.effective(config).to_json()}
@@ -89,7 +90,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
                 state = start.begin(training, run, start_from)
                 for told in optimizers.overruled(config, training.total_steps):
                     log.warning(told)
-                    report(Progress(stage="load", step=0, total=1, message=told))
+                    report(Progress(stage="load", step=0, total=1, message=told, notice=told))
                 return _run(training, run, state, sample, report)
     finally:
         release_memory(device)
@@ -146,6 +147,7 @@ def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, 
                     _sample(sample, training, run, state, report)
                     state = replace(state, sampled_step=state.step)
                 if ended:
+                    _tell(ended, state, total, report)
                     break
                 result = optimizer_step(training, state.step, report, scale=state.scale,
                                         by_layer=is_heavy(config, state.step + 1))
@@ -157,9 +159,13 @@ def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, 
         except BaseException as stop:
             _keep(training, run, state, stop)
             raise
-    log.info(ended)
-    report(Progress(stage="save", step=state.step, total=total, message=f"{ended} Saving and proving the adapter"))
     return results.publish_final(training, run, state, ended)
+
+
+def _tell(ended: str, state: RunState, total: int, report: Report) -> None:
+    log.info(ended)
+    report(Progress(stage="save", step=state.step, total=total, message=f"{ended} Saving and proving the adapter",
+                    notice="" if state.step == total else ended))
 
 
 def _due(step: int, every: int, done_at: int) -> bool:

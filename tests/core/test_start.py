@@ -88,6 +88,7 @@ def test_a_checkpoint_beyond_the_end_is_not_continued(checkpoint: Checkpoint, da
     with pytest.raises(ConfigError, match=r"checkpoint-step-6 is at step 6, but this run has only 5 steps"):
         trained(checkpoint, dataset, tmp_path / "new", config=replace(KEPT, max_steps=5),
                 resume_from=folder / "run" / "checkpoint-step-6")
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_goes_back_to_its_own_checkpoint(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter,

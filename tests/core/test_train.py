@@ -87,6 +87,21 @@ def test_cancel_says_where_everything_is(checkpoint: Checkpoint, dataset: Datase
         trained(checkpoint, dataset, tmp_path, report=stop_at(3, Cancelled()))
 
 
+def test_cancel_after_the_last_step_keeps_it(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                             tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.stage == "save":
+            raise Cancelled
+
+    config = replace(CONFIG, save_every=100)
+    with pytest.raises(Cancelled, match=r"after step 6 of 6.*a-step-6\.safetensors.*continue"):
+        trained(checkpoint, dataset, tmp_path, config=config, report=stop)
+    steps: list[Progress] = []
+    finished = trained(checkpoint, dataset, tmp_path, config=config, report=steps.append)
+    assert same_tensors(finished.path, undisturbed.path)
+    assert not any(progress.metrics for progress in steps)
+
+
 def test_cancel_before_the_first_step_leaves_nothing_behind_that_is_no_adapter(
         checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
@@ -250,7 +265,7 @@ def test_a_run_that_learns_nothing_more_stops_early_and_says_so(checkpoint: Chec
     ended = storage.read_json(tmp_path / "run" / "finished.json")["ended"]
     assert ended == facts(adapter.path)["ended"]
     assert ended.startswith(f"early_stopping: 2 held-out losses in a row were no lower than that of step {best}")
-    assert any(progress.message.startswith(ended) for progress in reports)
+    assert [progress.notice for progress in reports if progress.message.startswith(ended)] == [ended]
     # The same folder ends there again, from its last checkpoint, without another step.
     adapter.path.unlink()
     assert trained(checkpoint, dataset, tmp_path, config=config).steps == adapter.steps
@@ -369,7 +384,7 @@ def test_what_is_not_done_as_asked_is_told(checkpoint: Checkpoint, dataset: Data
     reports: list[Progress] = []
     config = replace(CONFIG, max_steps=12, optimizer="prodigy", warmup_steps=5)
     adapter = trained(checkpoint, dataset, tmp_path, config=config, report=reports.append)
-    told = [progress.message for progress in reports if "prodigy" in progress.message]
+    told = [progress.notice for progress in reports if progress.notice]
     assert told == ["prodigy finds the learning rate itself: it runs at learning_rate 1.0 and schedule constant, not "
                     "at 0.003 and cosine."]
     used = facts(adapter.path)["train"]
@@ -379,7 +394,7 @@ def test_what_is_not_done_as_asked_is_told(checkpoint: Checkpoint, dataset: Data
     reports.clear()
     config = replace(CONFIG, max_steps=12, warmup_steps=5)
     trained(checkpoint, dataset, tmp_path / "adamw", config=config, report=reports.append)
-    assert [progress.message for progress in reports if "Warm-up" in progress.message] == [
+    assert [progress.notice for progress in reports if progress.notice] == [
         "Warm-up takes 1 steps, not 5: at most one in 10 of the run's 12."]
 
 

@@ -20,7 +20,7 @@ def folders(comfy: ModuleType) -> Any:
 
 
 @pytest.mark.parametrize("name", ["", "  ", ".", "..", "../x", "a/b", "a\\b", "C:x", "nul", "COM1.txt", ".hidden",
-                                  "a\nb", "x" * 81, "what?", "dot."])
+                                  "a\nb", "x" * 81, "\u6625" * 67, "\ud800", "what?", "dot."])
 def test_names_that_could_escape_or_break_are_refused(folders: Any, name: str) -> None:
     with pytest.raises(pack_module("sidestep_core.errors").ConfigError, match="name"):
         folders.safe_name(name, "adapter_name")

@@ -114,3 +114,16 @@ def test_the_time_left_lasts_until_the_stage_or_the_run_ends(history: ModuleType
     assert run.answer()["eta_seconds"] == 60.0
     run.update(Progress(stage="save", step=1, total=1))
     assert run.answer()["eta_seconds"] is None
+
+
+def test_a_notice_is_shown_while_training_and_at_the_end(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    for _ in range(2):
+        run.update(Progress(stage="load", step=0, total=1, message="Loading", notice="Warm-up takes 1 step."))
+    assert run.message == "Loading"
+    run.update(step(1, loss=0.5))
+    assert run.message == "Warm-up takes 1 step."
+    run.end("finished", "my_lora is in your LoRA list.")
+    assert run.message == "my_lora is in your LoRA list. Warm-up takes 1 step."
+    run.end("failed", "The disk is full.")
+    assert run.message == "The disk is full."

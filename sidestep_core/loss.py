@@ -133,7 +133,7 @@ def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Prog
     flat = torch.cat(losses)
     mean = float(flat.mean())
     if not math.isfinite(mean):
-        raise TrainingDiverged(f"The held-out loss is {mean} at step {progress.step}. Use precision fp32, or check the "
-                               "dataset.")
+        raise TrainingDiverged(f"The held-out loss is {mean} at step {progress.step}. Lower the learning "
+                               "rate, use precision fp32, or check the dataset.")
     by_time = flat.view(-1, len(flow.HELDOUT_TIMES)).mean(dim=0)
     return HeldoutLoss(mean=mean, by_time=tuple(by_time.tolist()))

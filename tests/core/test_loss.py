@@ -319,5 +319,5 @@ def test_progress_is_reported_after_every_measurement(checkpoint: Checkpoint, da
 def test_a_heldout_loss_that_is_not_finite_is_an_error(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, CONFIG)
     run.parameters[0].data[0, 0] = float("nan")
-    with pytest.raises(TrainingDiverged, match="held-out loss is nan at step 6"):
+    with pytest.raises(TrainingDiverged, match=r"held-out loss is nan at step 6\. Lower the learning rate"):
         measured(run)

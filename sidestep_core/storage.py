@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import SideStepError
+from .errors import ConfigError, SideStepError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +87,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         _flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """ConfigError when no file can be put into the folder, for knowing it before hours of work."""
+    try:
+        write_bytes(folder / ".writable", b"")
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise ConfigError(f"Nothing can be written into {folder} ({error}). Make it writable, or free some space."
+                          ) from error
 
 
 def write_json(path: Path, value: Json) -> None:

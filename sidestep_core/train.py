@@ -78,6 +78,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     if done is not None and _notes(done.path) == facts["inference"]:
         log.info("This run is already finished: %s", done.path)
         return done
+    storage.require_writable(target.parent)
     run = Run(folder=folder, target=target, facts=facts, load=load)
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)

@@ -17,7 +17,8 @@ from sidestep_core.errors import AdapterError, ConfigError, DatasetError, Traini
 from sidestep_core.metrics import FILE, read
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.run_state import ADAPTER_FILE, AVERAGE_FILE
-from tests.tiny import tiny_checkpoint, write_dataset
+from sidestep_core.train import train
+from tests.tiny import TinySource, tiny_checkpoint, write_dataset
 from tests.tolerance import FP32, deviation
 from tests.training import CONFIG, LORA, same_tensors, stop_at, trained
 
@@ -108,6 +109,16 @@ def test_cancel_before_the_first_step_leaves_nothing_behind_that_is_no_adapter(
         trained(checkpoint, dataset, tmp_path, report=stop_at(0, Cancelled()))
     assert list(tmp_path.glob("*.safetensors")) == []
     assert run_state.checkpoints(tmp_path / "run") == []
+
+
+def test_a_place_that_cannot_be_written_is_an_error_at_once(checkpoint: Checkpoint, dataset: Dataset,
+                                                            tmp_path: Path) -> None:
+    (tmp_path / "loras").write_text("a file where the folder should be", encoding="utf-8")
+    reports: list[Progress] = []
+    with pytest.raises(ConfigError, match=r"Nothing can be written into .*loras"):
+        train(TinySource(Path(), []), checkpoint, dataset, LORA, CONFIG, tmp_path / "run",
+              tmp_path / "loras" / "a.safetensors", report=reports.append)
+    assert reports == []
 
 
 def test_an_error_saves_nothing_over_good_files(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:

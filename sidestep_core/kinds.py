@@ -45,10 +45,16 @@ class Capacity:
 
 def capacity(config: AdapterConfig, geometry: DecoderGeometry) -> Capacity:
     """What `attach` would make on a decoder of this size, without making it."""
+    ranks = target_modules(config, geometry.layers)
+    return capacity_of(config, ranks, {module: _shape(module, geometry) for module in ranks})
+
+
+def capacity_of(config: AdapterConfig, ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, int]]) -> Capacity:
+    """The same for modules of these ranks and (rows, columns)."""
     parameters: dict[str, int] = {}
     full: list[str] = []
-    for module, rank in target_modules(config, geometry.layers).items():
-        rows, columns = _shape(module, geometry)
+    for module, rank in ranks.items():
+        rows, columns = shapes[module]
         matrices = lycoris.matrices_of(config, rank, rows, columns)
         lengths = columns if lycoris.decomposes(config) else 0
         parameters[module] = (sum(matrix.rows * matrix.columns for matrix in matrices.values()) + lengths

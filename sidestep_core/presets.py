@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import foreign_presets, storage
+from . import foreign_presets, storage, strict_json
 from .adapter import METADATA_KEY
 from .adapter_config import AdapterConfig, LoraConfig, adapter_config_from_json
 from .errors import ConfigError
@@ -20,7 +18,6 @@ from .train_config import TrainConfig
 VERSION = 1
 VERSION_KEY = "sidestep_preset"
 MOST_BYTES = 1_000_000
-MOST_DIGITS = 18
 FOLDER = Path(__file__).parent.parent / "presets"
 BUILT_IN = ("recommended", "high_quality", "quick_test", "vram_24gb_plus", "vram_16gb", "vram_12gb", "vram_8gb")
 """Side-Step's seven, with the values of its 0.8 series."""
@@ -133,31 +130,9 @@ def _text(source: Path | str) -> str:
 def _parse(text: str, where: str) -> dict[str, Any]:
     """Strict JSON: an object, nothing twice, every number finite."""
     try:
-        values = json.loads(text, object_pairs_hook=_once, parse_int=_integer, parse_float=_finite,
-                            parse_constant=_finite)
+        values = strict_json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not the JSON of a preset: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{where} is not the JSON of a preset: it must begin with {{.")
     return values
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise ConfigError(f"{', '.join(twice)} is set twice. Leave one of them out.")
-    return values
-
-
-def _integer(text: str) -> int:
-    if len(text) > MOST_DIGITS:
-        raise ConfigError(f"{text[:MOST_DIGITS]}... has {len(text)} digits.")
-    return int(text)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ConfigError(f"{text} is not a finite number.")
-    return value

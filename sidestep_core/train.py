@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from .adapter import Adapter, Loader
 from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint, ModelSource
 from .dataset import Dataset
-from .device import choose_device, explain_out_of_memory, release_memory
+from .device import choose_device, explain_out_of_memory, own_random_state, release_memory
 from .encoding import ensure_conditions
 from .loss import heldout_loss
 from .metrics import FILE as METRICS_FILE
@@ -83,7 +82,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)
     try:
-        with _own_random_state(device):
+        with own_random_state(device):
             with explain_out_of_memory("loading the decoder", ADVICE):
                 ensure_conditions(source, checkpoint, dataset, config, device, report)
                 training = prepare(checkpoint, dataset, adapter, config, device)
@@ -120,14 +119,6 @@ def inference(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, float]:
 def _notes(adapter: Path) -> object:
     """How a finished adapter says it is to be sampled: with other notes it is written anew, without training."""
     return json.loads(storage.read_metadata(adapter).get(adapter_file.METADATA_KEY, "{}")).get("inference")
-
-
-@contextlib.contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    """Adapter dropout draws from torch's global generator; leave it to others as it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, report: Report) -> Adapter:
@@ -197,7 +188,7 @@ def _sample(sample: Sampler, training: Training, run: Run, state: RunState, repo
         file = results.usable(results.save_checkpoint(training, run, state))
     release_memory(device)
     try:
-        with _own_random_state(device), torch.no_grad():
+        with own_random_state(device), torch.no_grad():
             sample(file, state.step)
     except Cancelled:
         raise

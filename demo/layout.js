@@ -24,6 +24,8 @@
     const columns = [];
     for (const node of members) (columns[toEnd(node, members)] ??= []).push(node);
     columns.reverse();
+    // Of nodes that feed none of each other each is a column, or they would make a tower.
+    if (columns.length === 1) columns.push(...columns.pop().map((node) => [node]));
     let x = left + GROUP.side;
     let bottom = top;
     for (const column of columns) {

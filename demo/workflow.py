@@ -1,12 +1,14 @@
-"""Makes what people see of the demo's workflow: the example workflow, its thumbnail, and the picture in the README.
+"""Makes what people see of the demo's prompts: the example workflows, their thumbnails, and the picture in the README.
 
-For developers, after a node or the demo's prompt changed: `python -m demo.workflow` with COMFYUI_PATH set.
+For developers, after a node or a prompt changed: `python -m demo.workflow` with COMFYUI_PATH set.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,15 @@ from playwright.sync_api import Page
 
 from sidestep_core.adapter_config import LoraConfig
 from sidestep_core.config import PreprocessConfig
+from sidestep_core.estimate_config import EstimateConfig
+from sidestep_core.selection import SelectionConfig
 from sidestep_core.train_config import TrainConfig
 
 from .browser import chromium, configure, open_page
 from .server import ComfyUI, Prompt
 from .stage import PACK, set_stage
 
-PROMPT = Path(__file__).parent / "train_then_generate.api.json"
-DEMO = PROMPT.parent / "train_then_generate.json"
-NAME = "Train, then generate"
-EXAMPLE = PACK / "example_workflows" / f"{NAME}.json"
-THUMBNAIL = EXAMPLE.with_suffix(".jpg")
+HERE = Path(__file__).parent
 PICTURE = PACK / "docs" / "graph.png"
 THUMBNAIL_WIDTH = 1000
 TITLE_BAR = 30
@@ -37,18 +37,10 @@ SCALE = 0.8
 BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False}
 
 TRAINER = "SideStepTrainAdapter"
-WIDTHS = {TRAINER: 380, "TextEncodeAceStepAudio1.5": 380, "KSampler": 300}
+WIDTHS = {TRAINER: 380, "TextEncodeAceStepAudio1.5": 380, "KSampler": 300, "PreviewImage": 860, "PreviewAny": 620}
 WIDTH = 320
-EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 100}
-"""Added to what a node needs at least, so that its text can be read."""
-NOTE = {
-    "title": "How to use this",
-    "size": [460, 200],
-    "text": "1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
-            "2. Press **Run**. The adapter lands in your LoRA list. Cancel keeps what is trained; Run continues.\n"
-            "3. Change the prompt and press **Run** again: the training is not repeated. Your trigger word calls the "
-            "style.",
-}
+EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 100, "PreviewImage": 560, "PreviewAny": 560}
+"""Added to what a node needs at least, so that its text or picture can be read."""
 MODEL, TEXT_ENCODER, LANGUAGE_MODEL, VAE = (
     "acestep_v1.5_turbo.safetensors", "qwen_0.6b_ace15.safetensors", "qwen_1.7b_ace15.safetensors",
     "ace_1.5_vae.safetensors")
@@ -62,35 +54,87 @@ DOWNLOADS = "https://huggingface.co/Comfy-Org/ace_step_1.5_ComfyUI_files/resolve
 SECONDS = 60.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """An example workflow: the prompt that it is made of, and how it is presented."""
+
+    name: str
+    prompt: Path
+    titles: tuple[str, str]
+    """Of the group that ends with the trainer, and of that of all other nodes."""
+    note: str
+    """In Markdown: how to use it."""
+    previews: bool = False
+    """Press Run for the picture too, so that ComfyUI's own previews show what was made."""
+
+    @property
+    def file(self) -> Path:
+        return PACK / "example_workflows" / f"{self.name}.json"
+
+    @property
+    def thumbnail(self) -> Path:
+        return self.file.with_suffix(".jpg")
+
+
+GENERATE = Example(
+    name="Train, then generate", prompt=HERE / "train_then_generate.api.json", titles=("1. Train", "2. Generate"),
+    note="1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
+         "2. Press **Run**. The adapter lands in your LoRA list. Cancel keeps what is trained; Run continues.\n"
+         "3. Change the prompt and press **Run** again: the training is not repeated. Your trigger word calls the "
+         "style.")
+ESTIMATE = Example(
+    name="Estimate, choose, train", prompt=HERE / "estimate_choose_train.api.json",
+    titles=("1. Estimate, choose, train", "2. What it found"),
+    note="1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
+         "2. Press **Run**. The heat map shows what your music would change most; the best modules are framed.\n"
+         "3. **Configure LoRA** trains only those: *top_k* of them. To look first, mute **Train Adapter** (Ctrl+M).",
+    previews=True)
+EXAMPLES = (GENERATE, ESTIMATE)
+PROMPT = GENERATE.prompt
+DEMO = HERE / "train_then_generate.json"
+"""The first one with the demo's own values, which `run.py comfyui` opens."""
+
+
 def main() -> None:
-    """Writes the two workflow files and the two pictures."""
+    """Writes the workflow files and the pictures."""
     stage = set_stage()
-    prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
-    with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server:
-        # Trained first and without a page: what the nodes show then comes from their history.
-        outcome = server.run(prompt)
-        if outcome.status != "success":
-            raise SystemExit(f"The workflow ended with {outcome.status}. {outcome.exception_message}")
-        with chromium() as browser:
-            for path, content in ((DEMO, prompt), (EXAMPLE, for_people(prompt))):
-                configure(server, nodes_2=False)
-                with open_page(browser, server, **VIEW) as page:
-                    path.write_text(json.dumps(draw(page, content), indent=2) + "\n", encoding="utf-8", newline="\n")
+    with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server, chromium() as browser:
+        for example in EXAMPLES:
+            prompt = json.loads(example.prompt.read_text(encoding="utf-8"))
+            # Run first and without a page: what the nodes show then comes from their history.
+            outcome = server.run(prompt)
+            if outcome.status != "success":
+                raise SystemExit(f"{example.name} ended with {outcome.status}. {outcome.exception_message}")
+            configure(server, nodes_2=False)
+            with open_page(browser, server, **VIEW) as page:
+                write(example.file, draw(page, example, for_people(prompt)))
+            with open_page(browser, server, **VIEW) as page:
+                graph = draw(page, example, prompt)
+            if example == GENERATE:
+                write(DEMO, graph)
             configure(server, nodes_2=True, **BARE_PAGE)
             with open_page(browser, server, **VIEW) as page:
-                show(page, json.loads(DEMO.read_text(encoding="utf-8")))
-                photograph(page)
+                show(page, graph, run=example.previews)
+                photograph(page, example)
+
+
+def write(path: Path, graph: dict[str, Any]) -> None:
+    """A workflow file."""
+    path.write_text(json.dumps(graph, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def for_people(prompt: Prompt) -> dict[str, Any]:
-    """The demo's prompt with what a real training takes instead: usual file names, the defaults, whole minutes."""
+    """A demo prompt with what a real training takes instead: usual file names, the defaults, whole minutes."""
     values: dict[str, dict[str, Any]] = {
         "SideStepLoadACEStepCheckpoint": {"model": f"diffusion_models/{MODEL}",
                                           "text_encoder": "automatic", "vae": "automatic"},
         "SideStepPreprocessAudioFolder": {**PreprocessConfig().to_json(), "folder": "my_songs",
                                           "dataset_name": "my_music", "trigger_word": "mystyle"},
+        # target_mlp is each example's own: an estimate is to choose among the MLPs too.
         "SideStepConfigureLoRA": {name: " ".join(value) if isinstance(value, list) else value
-                                  for name, value in LoraConfig().to_json().items()},
+                                  for name, value in LoraConfig().to_json().items() if name != "target_mlp"}
+                                 | SelectionConfig().to_json(),
+        "SideStepEstimateGradients": {**EstimateConfig().to_json(), "top_k": SelectionConfig.top_k},
         TRAINER: {**TrainConfig().to_json(), "chunk_duration": SECONDS, "adapter_name": "my_lora"},
         "UNETLoader": {"unet_name": MODEL},
         "DualCLIPLoader": {"clip_name1": TEXT_ENCODER, "clip_name2": LANGUAGE_MODEL},
@@ -106,12 +150,12 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
     return changed
 
 
-def draw(page: Page, prompt: Prompt) -> dict[str, Any]:
+def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
     """The prompt as a workflow file, with its nodes arranged so that they overlap in neither render mode."""
-    page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, NAME])
-    layout = (Path(__file__).parent / "layout.js").read_text(encoding="utf-8")
-    page.evaluate(layout, {"sizes": sizes(page), "trainer": TRAINER, "titles": ["1. Train", "2. Generate"],
-                           "note": NOTE})
+    page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, example.name])
+    layout = (HERE / "layout.js").read_text(encoding="utf-8")
+    page.evaluate(layout, {"sizes": sizes(page), "trainer": TRAINER, "titles": example.titles,
+                           "note": {"title": "How to use this", "size": [460, 200], "text": example.note}})
     graph: dict[str, Any] = json.loads(page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
     # Without an id every copy that a person opens gets its own, and keeps its own training history.
     del graph["id"]
@@ -142,20 +186,25 @@ def sizes(page: Page) -> dict[str, list[float]]:
     return found
 
 
-def show(page: Page, graph: dict[str, Any]) -> None:
-    """Open a workflow file and wait until it is drawn."""
-    page.evaluate("([graph, name]) => window.app.loadGraphData(graph, true, true, name)", [graph, NAME])
+def show(page: Page, graph: dict[str, Any], *, run: bool) -> None:
+    """Open a workflow and wait until it is drawn, with what it made if it is run, which repeats nothing."""
+    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.wait_for_timeout(DRAWN)
+    if run:
+        page.evaluate("() => void window.app.queuePrompt(0)")
+        page.wait_for_timeout(2 * DRAWN)
 
 
-def photograph(page: Page) -> None:
-    """Takes the picture of the graph, and makes the thumbnail of it."""
-    PICTURE.parent.mkdir(exist_ok=True)
-    PICTURE.write_bytes(picture_of_graph(page))
-    with Image.open(PICTURE) as image:
+def photograph(page: Page, example: Example) -> None:
+    """Makes the thumbnail of the graph; that of the first example is the picture in the README too."""
+    picture = picture_of_graph(page)
+    if example == GENERATE:
+        PICTURE.parent.mkdir(exist_ok=True)
+        PICTURE.write_bytes(picture)
+    with Image.open(io.BytesIO(picture)) as image:
         small = image.convert("RGB")
         small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH), Image.Resampling.LANCZOS)
-        small.save(THUMBNAIL, quality=88)
+        small.save(example.thumbnail, quality=88)
 
 
 def picture_of_graph(page: Page) -> bytes:

@@ -6,20 +6,28 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import events  # noqa: F401  (registers the routes)
 from .apply_adapter import ApplyAdapter
+from .compare_estimates import CompareEstimates
 from .configure_loha import ConfigureLoHA
 from .configure_lokr import ConfigureLoKR
 from .configure_lora import ConfigureLoRA
+from .estimate_gradients import EstimateGradients
 from .load_adapter import LoadAdapter
 from .load_checkpoint import LoadACEStepCheckpoint
+from .load_estimate import LoadEstimate
 from .load_preset import LoadPreset
 from .merge_adapter import MergeAdapter
 from .preprocess_audio import PreprocessAudioFolder
+from .save_estimate import SaveEstimate
 from .save_preset import SavePreset
 from .train_adapter import TrainAdapter
 
 NODES: list[type[io.ComfyNode]] = [
     LoadACEStepCheckpoint,
     PreprocessAudioFolder,
+    EstimateGradients,
+    LoadEstimate,
+    SaveEstimate,
+    CompareEstimates,
     LoadPreset,
     ConfigureLoRA,
     ConfigureLoKR,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sidestep_core.adapter_config import LokrConfig
+from ..sidestep_core.sensitivity import Estimate
 from . import placement
 from .sockets import CATEGORY, AdapterConfigSocket
 
@@ -43,10 +44,11 @@ class ConfigureLoKR(io.ComfyNode):
                 io.Boolean.Input("weight_decompose", default=LokrConfig.weight_decompose, optional=True, advanced=True,
                                  tooltip=("DoRA: train the length of each column of a weight apart from its direction. "
                                           "On the input side, as only that is exact in ComfyUI.")),
+                *placement.selection_inputs(),
             ],
             outputs=[AdapterConfigSocket.Output(display_name="adapter_config")],
         )
 
     @classmethod
-    def execute(cls, **widgets: object) -> io.NodeOutput:
-        return placement.configure(LokrConfig, widgets)
+    def execute(cls, estimate: Estimate | None = None, **widgets: object) -> io.NodeOutput:
+        return placement.configure(LokrConfig, widgets, estimate)

@@ -15,17 +15,23 @@ import folder_paths
 
 from ..sidestep_core import layouts, merge
 from ..sidestep_core.checkpoint import Checkpoint
+from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
 from ..sidestep_core.storage import read_json
 
 AUTOMATIC = "automatic"
 _MODEL_KINDS = ("diffusion_models", "checkpoints")
+_ESTIMATES = "sidestep_estimates"
+"""Our own kind of model folder: so it can be shared through extra_model_paths.yaml."""
 _OFFICIAL = "official"
 _OFFICIAL_MARK = "silence_latent.pt"
 """A file that every official ACE-Step 1.5 folder has and no other model has."""
 MOST_CHARACTERS, MOST_BYTES = 80, 200
 """File systems take 255 bytes, and more is added to a name, such as the step; outside ASCII a character has up to 4."""
 _WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+# Folders that extra_model_paths.yaml names are there already, and come first.
+folder_paths.add_model_folder_path(_ESTIMATES, str(Path(folder_paths.models_dir) / "sidestep" / "estimates"))
 
 
 def safe_name(name: str, what: str) -> str:
@@ -61,6 +67,29 @@ def runs_folder() -> Path:
 def presets_folder() -> Path:
     """Where a person's own presets live."""
     return _output("presets")
+
+
+def estimates_folder() -> Path:
+    """Where estimates are put: in ComfyUI's models folder, or what extra_model_paths.yaml names first."""
+    return Path(folder_paths.get_folder_paths(_ESTIMATES)[0])
+
+
+def kept_estimates_folder(dataset: Dataset) -> Path:
+    """Where the estimates that were made of a dataset are kept."""
+    return estimates_folder() / dataset.folder.name
+
+
+def estimate_file(name: str) -> Path:
+    """Where an estimate is saved under a name.  ConfigError when the name cannot be a file name."""
+    return estimates_folder() / f"{safe_name(name, 'name')}.json"
+
+
+def estimate_files() -> dict[str, Path]:
+    """Every estimate in ComfyUI's folders for them, by its name below them."""
+    names = [name for name in folder_paths.get_filename_list(_ESTIMATES)
+             if name.endswith(".json") and not PurePath(name).name.startswith(".")]
+    paths = {name: folder_paths.get_full_path(_ESTIMATES, name) for name in names}
+    return {PurePath(name).as_posix(): Path(path) for name, path in paths.items() if path is not None}
 
 
 def _output(kind: str) -> Path:

@@ -9,13 +9,14 @@ from comfy_api.latest import io
 from ..sidestep_core import presets
 from ..sidestep_core.presets import Imported
 from . import folders, preset_files
+from .configured import Configured
 from .sockets import CATEGORY, AdapterConfigSocket, TrainConfigSocket
 
 log = logging.getLogger(__name__)
 
 
 class LoadPreset(io.ComfyNode):
-    """preset or its JSON, changes -> AdapterConfig, TrainConfig"""
+    """preset or its JSON, changes -> Configured, TrainConfig"""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -50,7 +51,7 @@ class LoadPreset(io.ComfyNode):
         for note in found.notes:
             log.warning("Preset %s: %s", name, note)
         description = _describe(found)
-        return io.NodeOutput(chosen.adapter, chosen.train, description, ui={"sidestep": [{
+        return io.NodeOutput(Configured(config=chosen.adapter), chosen.train, description, ui={"sidestep": [{
             "name": name, "description": chosen.description, "notes": list(found.notes), "message": description,
             "adapter": chosen.adapter.to_json(), "settings": chosen.train.to_json(),
         }]})

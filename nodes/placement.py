@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import get_args
 
 from comfy_api.latest import io
 
 from ..sidestep_core.adapter_config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig, Placement
 from ..sidestep_core.errors import ConfigError
+from ..sidestep_core.selection import Choose, Granularity, SelectionConfig, applied
+from ..sidestep_core.sensitivity import Estimate
 from ..sidestep_core.setting_text import parse
+from .configured import Configured
+from .sockets import EstimateSocket
+
+SELECTION = tuple(field.name for field in fields(SelectionConfig))
+"""Names of the widgets that say how an estimate chooses."""
+EVERY = SelectionConfig(choose="percentile", percentile=100.0)
+"""All modules that an estimate has and the adapter may sit on."""
 
 
 def dropout_input() -> io.Input:
@@ -37,12 +48,51 @@ def inputs() -> list[io.Input]:
     ]
 
 
-def configure(kind: type[LoraConfig] | type[LokrConfig] | type[LohaConfig],
-              widgets: Mapping[str, object]) -> io.NodeOutput:
-    """The config of these widgets, and for the page what it adapts."""
+def selection_inputs() -> list[io.Input]:
+    """Where an estimate chooses the place, and how."""
+    usual = SelectionConfig
+    return [
+        EstimateSocket.Input("estimate", optional=True, tooltip=(
+            "From Estimate Gradients or Load Estimate. When connected it chooses, as the widgets for it say, among the "
+            "modules that this node allows; switch target_mlp on to have the MLPs among them.")),
+        io.Combo.Input("choose", options=list(get_args(Choose)), default=usual.choose, optional=True, advanced=True,
+                       tooltip=("With an estimate: the top_k best modules, the best percentile, or as many as fit "
+                                "into million_parameters.")),
+        io.Combo.Input("granularity", options=list(get_args(Granularity)), default=usual.granularity, optional=True,
+                       advanced=True, tooltip=(
+            "module: single matrices. layer: those of one attention or MLP together.")),
+        io.Int.Input("top_k", default=usual.top_k, min=1, max=512, optional=True, advanced=True, tooltip=(
+            "How many, where choose is top_k. 16 is what Side-Step took.")),
+        io.Float.Input("percentile", default=usual.percentile, min=0.1, max=100.0, step=1.0, optional=True,
+                       advanced=True, tooltip="Share of all modules in percent, where choose is percentile."),
+        io.Float.Input("million_parameters", default=usual.million_parameters, min=0.01, max=1000.0, step=0.5,
+                       optional=True, advanced=True, tooltip=(
+            "What the adapter may have in all, where choose is parameters.")),
+        io.Int.Input("minimum_per_category", default=usual.minimum_per_category, min=0, max=128, optional=True,
+                     advanced=True, tooltip=(
+            "At least so many of self-attention, of cross-attention and of MLP each.")),
+        io.Boolean.Input("rank_by_score", default=usual.rank_by_score, optional=True, advanced=True, tooltip=(
+            "More rank where the score is higher, with no more parameters in all.")),
+        io.Int.Input("min_rank", default=usual.min_rank, min=1, max=usual.max_rank, optional=True, advanced=True,
+                     tooltip="The lowest that rank_by_score gives."),
+        io.Int.Input("max_rank", default=usual.max_rank, min=usual.min_rank, max=512, optional=True, advanced=True,
+                     tooltip="The highest that rank_by_score gives."),
+    ]
+
+
+def configure(kind: type[LoraConfig] | type[LokrConfig] | type[LohaConfig], widgets: Mapping[str, object],
+              estimate: Estimate | None = None) -> io.NodeOutput:
+    """The config of these widgets on the modules that the estimate chooses, and for the page what it adapts."""
+    values = {name: value for name, value in widgets.items() if name not in SELECTION}
     config = kind(**{name: parse(kind, name, value) if isinstance(value, str) else value
-                     for name, value in widgets.items()})
-    return io.NodeOutput(config, ui={"sidestep": [facts(config)]})
+                     for name, value in values.items()})
+    if estimate is None:
+        return io.NodeOutput(Configured(config=config), ui={"sidestep": [facts(config)]})
+    selection = SelectionConfig.from_json({name: widgets[name] for name in SELECTION if name in widgets})
+    chosen = applied(config, estimate, selection)
+    allowed = applied(config, estimate, EVERY)
+    return io.NodeOutput(Configured(config=chosen, estimate=estimate), ui={"sidestep": [
+        chosen_facts(chosen, estimate, len(allowed.module_ranks) - 1)]})
 
 
 def facts(config: AdapterConfig) -> dict[str, object]:
@@ -61,6 +111,32 @@ def facts(config: AdapterConfig) -> dict[str, object]:
     modules = {size: len(one.parameters) for size, one in found.items()}
     told = ", ".join(f"{modules[size]} modules and {one.total:,} parameters on {size}" for size, one in found.items())
     full = max(len(one.full) for one in found.values())
-    note = f" {full} blocks are full matrices, on which linear_dim and alpha have no effect." if full else ""
     return {**config.to_json(), "modules": modules, "parameters": {size: one.total for size, one in found.items()},
-            "message": f"{config.kind}: {told}.{note}"}
+            "message": f"{config.kind}: {told}.{_full(full)}"}
+
+
+def chosen_facts(config: AdapterConfig, estimate: Estimate, allowed: int) -> dict[str, object]:
+    """The same for modules that an estimate chose among so many, on the model that it was made for."""
+    from ..sidestep_core.heatmap import Grid
+    from ..sidestep_core.kinds import capacity_of
+    from ..sidestep_core.tables import summary
+    from ..sidestep_core.targets import target_modules
+
+    ranks = target_modules(config, Grid.of([estimate]).layers)
+    message = f"{config.kind}: the estimate chose {summary(ranks, allowed)}"
+    parameters = {}
+    shapes = {score.module: score.shape for score in estimate.scores if score.module in ranks}
+    if all(map(all, shapes.values())):
+        made = capacity_of(config, ranks, shapes)
+        parameters = {"the estimated model": made.total}
+        message += f" {made.total:,} parameters.{_full(len(made.full))}"
+    if len(set(ranks.values())) > 1:
+        message += f" Ranks from {min(ranks.values())} to {max(ranks.values())}."
+    if allowed < len(estimate.scores):
+        message += f" This node leaves out {len(estimate.scores) - allowed} of the measured modules."
+    return {**config.to_json(), "modules": {"the estimated model": len(ranks)}, "parameters": parameters,
+            "ranks": dict(ranks), "message": message}
+
+
+def _full(count: int) -> str:
+    return f" {count} blocks are full matrices, on which linear_dim and alpha have no effect." if count else ""

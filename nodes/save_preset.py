@@ -9,11 +9,11 @@ from comfy_api.latest import io
 
 from ..sidestep_core import presets, storage
 from ..sidestep_core.adapter import Adapter
-from ..sidestep_core.adapter_config import AdapterConfig
 from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.presets import Preset
 from ..sidestep_core.train_config import TrainConfig
 from . import preset_files
+from .configured import Configured
 from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, TrainConfigSocket
 
 _made: dict[str, Path] = {}
@@ -50,7 +50,7 @@ class SavePreset(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, name: str, description: str, overwrite: bool, adapter_config: AdapterConfig | None = None,
+    def execute(cls, name: str, description: str, overwrite: bool, adapter_config: Configured | None = None,
                 settings: TrainConfig | None = None, adapter: Adapter | None = None) -> io.NodeOutput:
         path = preset_files.own_file(name)
         known = _known(adapter_config, settings, adapter)
@@ -70,10 +70,11 @@ class SavePreset(io.ComfyNode):
         return float("nan") if name in _made and not _made[name].is_file() else ""
 
 
-def _known(adapter_config: AdapterConfig | None, settings: TrainConfig | None, adapter: Adapter | None) -> Preset:
+def _known(configured: Configured | None, settings: TrainConfig | None, adapter: Adapter | None) -> Preset:
     """What is connected, over what the adapter was trained with, over the defaults."""
-    if adapter_config is None and settings is None and adapter is None:
+    if configured is None and settings is None and adapter is None:
         raise ConfigError("Nothing is connected. Connect what the preset is to hold: adapter_config, settings, or a "
                           "finished adapter.")
     known = presets.of_adapter(adapter.path) if adapter is not None else Preset(name="")
-    return replace(known, adapter=adapter_config or known.adapter, train=settings or known.train)
+    return replace(known, adapter=known.adapter if configured is None else configured.config,
+                   train=settings or known.train)

@@ -1,4 +1,4 @@
-"""The types that travel between our nodes: frozen handles of sidestep_core, never tensors."""
+"""The types that travel between our nodes: frozen handles, never tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ CheckpointSocket = io.Custom("SIDESTEP_CHECKPOINT")
 DatasetSocket = io.Custom("SIDESTEP_DATASET")
 """sidestep_core.dataset.Dataset"""
 AdapterConfigSocket = io.Custom("SIDESTEP_ADAPTER_CONFIG")
-"""sidestep_core.adapter_config.AdapterConfig"""
+"""nodes.configured.Configured: an AdapterConfig, and the estimate that chose its modules"""
 TrainConfigSocket = io.Custom("SIDESTEP_TRAIN_CONFIG")
 """sidestep_core.train_config.TrainConfig"""
 AdapterSocket = io.Custom("SIDESTEP_ADAPTER")
 """sidestep_core.adapter.Adapter"""
+EstimateSocket = io.Custom("SIDESTEP_ESTIMATE")
+"""sidestep_core.sensitivity.Estimate"""

@@ -14,9 +14,11 @@ from ..sidestep_core.adapter import Adapter
 from ..sidestep_core.adapter_config import AdapterConfig
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.dataset import Dataset
+from ..sidestep_core.selection import SelectionConfig
 from ..sidestep_core.storage import TensorFile, fingerprint
 from ..sidestep_core.train_config import TrainConfig
-from . import events, folders, models, run_choices, samples
+from . import estimate_inline, events, folders, models, run_choices, samples
+from .configured import Configured
 from .host import run_stage
 from .sockets import (
     CATEGORY,
@@ -38,7 +40,7 @@ _made: dict[str, Path] = {}
 
 
 class TrainAdapter(io.ComfyNode):
-    """Checkpoint, Dataset, AdapterConfig -> Adapter"""
+    """Checkpoint, Dataset, Configured -> Adapter"""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -71,15 +73,20 @@ class TrainAdapter(io.ComfyNode):
                                advanced=True, tooltip=(
                     "Where to go on. A stopped run goes on by itself. A checkpoint of the list begins a run of its own "
                     "at that point; songs, adapter, optimizer, seed and heldout_songs must be the same.")),
+                io.Boolean.Input("auto_estimate", default=False, optional=True, advanced=True, tooltip=(
+                    "First measure, as Estimate Gradients does, which modules your songs would change most, and train "
+                    "only those, of the ones that the Configure node allows.")),
+                io.Int.Input("top_k", default=SelectionConfig.top_k, min=1, max=512, optional=True, advanced=True,
+                             tooltip="How many modules auto_estimate chooses."),
             ],
             outputs=[AdapterSocket.Output(display_name="adapter")],
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: AdapterConfig, adapter_name: str,
+    def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: Configured, adapter_name: str,
                 settings: TrainConfig | None = None, start_from: Adapter | None = None,
-                if_already_trained: str = CONTINUE, resume_from: str = run_choices.LATEST,
-                **method: object) -> io.NodeOutput:
+                if_already_trained: str = CONTINUE, resume_from: str = run_choices.LATEST, auto_estimate: bool = False,
+                top_k: int = SelectionConfig.top_k, **method: object) -> io.NodeOutput:
         from ..sidestep_core import run_state
         from ..sidestep_core.train import identity, train
 
@@ -87,12 +94,18 @@ class TrainAdapter(io.ComfyNode):
             log.info("The settings of this training come from the input 'settings'; the node's widgets are not used.")
         config = settings or TrainConfig.from_json(method)
         target = folders.adapter_file(adapter_name)
+        node_id = cls.hidden.unique_id
+        if auto_estimate:
+            adapter_config = estimate_inline.chosen(node_id, checkpoint, dataset, adapter_config, config, top_k)
+        adapter_settings = adapter_config.config
+        warnings = adapter_config.mismatches(checkpoint, dataset)
+        for warning in warnings:
+            log.warning(warning)
         first_weights = None if start_from is None else start_from.path
         beginning = run_choices.checkpoint_of(resume_from)
-        key = fingerprint(identity(checkpoint, dataset, adapter_config, config, start_from=first_weights,
+        key = fingerprint(identity(checkpoint, dataset, adapter_settings, config, start_from=first_weights,
                                    resume_from=beginning))
         run = _run_folder(adapter_name, key, if_already_trained)
-        node_id = cls.hidden.unique_id
         events.replay(node_id, run.name, metrics.read(run / metrics.FILE))
         if run_state.finished(run) is None:
             models.make_room()
@@ -100,14 +113,15 @@ class TrainAdapter(io.ComfyNode):
         adapter = run_stage(
             node_id, run.name,
             lambda report: train(
-                models.HostModels(), checkpoint, dataset, adapter_config, on, run, target, start_from=first_weights,
+                models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target, start_from=first_weights,
                 resume_from=beginning, load=models.load_as_comfyui,
                 sample=samples.sampler_for(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
                 report=report),
-            summary=lambda adapter: f"{adapter.path.name} is in your LoRA list.",
+            summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
         )
         _made[adapter_name] = adapter.path
-        return io.NodeOutput(adapter, ui={"sidestep": [_facts(adapter, adapter_config)]})
+        return io.NodeOutput(adapter, ui={"sidestep": [
+            _facts(adapter, adapter_settings) | {"warnings": list(warnings)}]})
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str = CONTINUE, **_: object) -> float | str:

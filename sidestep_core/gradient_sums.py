@@ -191,7 +191,8 @@ def lora_a(width: int, seed: int) -> Tensor:
     """A [R, width] of a LoRA as PEFT draws it, uniform within 1 / sqrt(width)."""
     random = flow.generator(seed, "probe", width)
     draws = torch.rand(LORA_RANK, width, generator=random)
-    return (2 * draws - 1) / width**0.5
+    scaled: Tensor = (2 * draws - 1) / width**0.5
+    return scaled
 
 
 def _directions(width: int, seed: int, side: str) -> Tensor:

@@ -28,6 +28,7 @@ LAYERS = {
     "tensorboard": 3, "setting_text": 3, "pieces": 3, "sensitivity": 3,
     "checkpoint": 4, "conditions": 4, "decoder": 4, "lora": 4, "lycoris": 4, "optimizers": 4, "run_state": 4,
     "foreign_presets": 4, "layouts": 4, "estimate_config": 4, "gradient_sums": 4,
+    "heatmap": 4, "tables": 4,
     "loss": 5, "codes": 5, "kinds": 5, "memory": 5, "stopping": 5, "presets": 5, "merge": 5,
     "step": 6, "encoding": 6, "selection": 6,
     "preprocess": 7, "results": 7, "estimate": 7,
@@ -40,6 +41,7 @@ LAYERS = {
 OWNERS = {
     "safetensors": {"storage"}, "peft": {"lora"}, "transformers": {"conditions", "optimizers"}, "av": {"audio"},
     "torchaudio": {"audio"}, "bitsandbytes": {"optimizers"}, "prodigyopt": {"optimizers"}, "flash_attn": {"layers"},
+    "PIL": {"heatmap"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two
 things for us: a text encoder and an optimizer)."""

@@ -43,8 +43,8 @@ function addPoint(points, { step, metrics }) {
 /** The state that a node's output stands for, when ComfyUI took it from its cache and nothing was reported. */
 export function fromOutput({ sidestep: [facts] }) {
   const { adapter, steps = 1, heldout_last: heldout, songs } = facts;
-  const message = adapter ? `${fileName(adapter)} is in your LoRA list.` : `${songs} songs ready.`;
-  const stage = adapter ? "train" : "preprocess";
+  const ready = adapter ? `${fileName(adapter)} is in your LoRA list.` : `${songs} songs ready.`;
+  const { message = ready, stage = adapter ? "train" : "preprocess" } = facts;
   return { stage, status: "finished", step: steps, total: steps, message, metrics: { heldout }, points: [], samples: [] };
 }
 

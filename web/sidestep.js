@@ -7,11 +7,14 @@ import { advance, explains, fromOutput } from "./progress.js";
 
 const EVENT = "sidestep.progress";
 const WIDGET = "sidestep_progress";
-const BESIDE_SETTINGS = [WIDGET, "adapter_name", "if_already_trained", "resume_from"];
+const BESIDE_SETTINGS = [WIDGET, "adapter_name", "if_already_trained", "resume_from", "auto_estimate", "top_k"];
+const OF_ESTIMATE = ["choose", "granularity", "top_k", "percentile", "million_parameters", "minimum_per_category",
+  "rank_by_score", "min_rank", "max_rank"];
 const MARGIN = 10;
 const WIDTH = 320; // of a new node, so that the numbers fit
 const PANELS = {
   SideStepTrainAdapter: { chart: true, idle: "Not trained yet", hint: "Run the workflow: the loss curve grows here." },
+  SideStepEstimateGradients: { chart: false, idle: "Not measured yet", hint: "Trains nothing: it measures where to." },
   SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
 };
 
@@ -138,15 +141,22 @@ function addNote(node) {
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
 }
 
-/** Grey out the widgets that count for nothing while the input `settings` is connected. */
-function watchSettings(node) {
+/** Grey out the widgets that count for nothing, as `counts(widget name, whether the input is connected)` says. */
+function watchInput(node, input, counts) {
+  const update = () => {
+    const linked = node.inputs.some(({ name, link }) => name === input && link != null);
+    for (const widget of node.widgets) widget.disabled = !counts(widget.name, linked);
+  };
   const { onConnectionsChange } = node;
   node.onConnectionsChange = function () {
     onConnectionsChange?.apply(this, arguments);
-    const linked = node.inputs.some(({ name, link }) => name === "settings" && link != null);
-    for (const widget of node.widgets) if (!BESIDE_SETTINGS.includes(widget.name)) widget.disabled = linked;
+    update();
   };
+  update();
 }
+
+const besideSettings = (name, linked) => !linked || BESIDE_SETTINGS.includes(name);
+const besideEstimate = (name, linked) => linked || !OF_ESTIMATE.includes(name);
 
 /** Let the mouse wheel zoom the canvas over a panel too, in both render modes. */
 function zoomCanvas(event) {
@@ -167,9 +177,12 @@ app.registerExtension({
   init: addStyles,
   nodeCreated(node) {
     addPanel(node);
-    if (NOTES.has(node.comfyClass)) addNote(node);
+    if (NOTES.has(node.comfyClass)) {
+      addNote(node);
+      watchInput(node, "estimate", besideEstimate);
+    }
     if (node.comfyClass.startsWith("SideStep")) foldAdvanced(node);
-    if (node.comfyClass === "SideStepTrainAdapter") watchSettings(node);
+    if (node.comfyClass === "SideStepTrainAdapter") watchInput(node, "settings", besideSettings);
   },
   afterConfigureGraph: restoreAll,
   setup() {

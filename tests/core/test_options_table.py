@@ -10,6 +10,8 @@ import pytest
 
 from sidestep_core.adapter_config import KINDS
 from sidestep_core.config import Config, PreprocessConfig
+from sidestep_core.estimate_config import EstimateConfig
+from sidestep_core.selection import SelectionConfig
 from sidestep_core.train_config import TrainConfig
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "options.md"
@@ -36,7 +38,7 @@ OPTIONS = {
 }
 """Subcommand -> its options, as the argument reference lists them."""
 
-CONFIGS = [TrainConfig, PreprocessConfig, *KINDS.values()]
+CONFIGS = [TrainConfig, PreprocessConfig, EstimateConfig, SelectionConfig, *KINDS.values()]
 
 
 def sections() -> dict[str, str]:
@@ -73,11 +75,14 @@ def test_every_setting_is_in_the_page(kind: type[Config]) -> None:
 
 def test_what_is_named_exists() -> None:
     """A renamed setting must not live on in the page."""
-    known = {field.name for kind in CONFIGS for field in fields(kind)}
+    known = {field.name for kind in CONFIGS for field in fields(kind)} | set(OPTIONS)
     of_nodes = {"model", "text_encoder", "vae", "variant", "dataset", "dataset_name", "adapter_name", "folder",
-                "resume_from", "start_from", "json", "kind"}
+                "resume_from", "start_from", "json", "kind", "auto_estimate", "estimate", "estimate_file", "estimate_1",
+                "estimate_4", "name"}
     values = {"adamw", "adamw8bit", "adafactor", "prodigy", "cosine", "cosine_restarts", "linear", "constant",
               "constant_with_warmup", "auto", "automatic", "on", "off", "both", "self", "cross", "none", "min_snr",
-              "min_snr_flow", "prepend", "continuous", "logit_normal", "discrete", "silence", "last"}
+              "min_snr_flow", "prepend", "continuous", "logit_normal", "discrete", "silence", "last",
+              "parameters", "layer", "module", "signal", "gain", "gradient_norm",
+              "gradient_norm_per_size", "fisher"}
     named = re.findall(r"`([a-z]\w*)`", re.sub(r"^#.*$", "", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert sorted(set(named) - known - of_nodes - values) == []

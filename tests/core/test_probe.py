@@ -64,10 +64,15 @@ def test_in_bfloat16_it_shows_what_autograd_gives_there(checkpoint: Checkpoint) 
 def test_it_changes_no_bit_of_a_prediction_and_leaves_nothing_behind(checkpoint: Checkpoint) -> None:
     decoder = fresh(checkpoint)
     expected = velocity(decoder)
-    with pytest.raises(KeyboardInterrupt), probing(decoder, MODULES, lambda *_: None):
-        assert torch.equal(velocity(decoder), expected)
-        assert velocity(decoder).requires_grad
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with probing(decoder, MODULES, lambda *_: None):
+            assert torch.equal(velocity(decoder), expected)
+            assert velocity(decoder).requires_grad
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     after = velocity(decoder)
     assert torch.equal(after, expected)
     assert not after.requires_grad
@@ -93,7 +98,8 @@ def test_what_is_below_the_lowest_module_takes_no_part_in_the_backward_pass(chec
     assert forwards == {"lower": 1, "upper": 2 if recomputed else 1}
 
 
-@pytest.mark.parametrize("module", ["layers.9.self_attn.q_proj", "layers.0.self_attn", "time_embed.linear_1", "norm_out"])
+@pytest.mark.parametrize("module", ["layers.9.self_attn.q_proj", "layers.0.self_attn", "time_embed.linear_1",
+                                    "norm_out"])
 def test_what_is_no_projection_is_refused_and_nothing_is_touched(checkpoint: Checkpoint, module: str) -> None:
     decoder = fresh(checkpoint)
     with pytest.raises(ConfigError, match=rf"no linear layer '{module}'"):

@@ -11,28 +11,38 @@ from demo.server import ComfyUI
 from sidestep_core.adapter_config import LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.config import Config
 from sidestep_core.errors import ConfigError
+from sidestep_core.estimate_config import EstimateConfig
+from sidestep_core.selection import SelectionConfig
 from sidestep_core.setting_text import parse
 from sidestep_core.train_config import TrainConfig
 
 TRAINER = "SideStepTrainAdapter"
-OF_THE_NODE = ("checkpoint", "dataset", "adapter_config", "settings", "start_from", "adapter_name",
-               "if_already_trained", "resume_from")
+ESTIMATING = "SideStepEstimateGradients"
+OF_THE_NODE = {"checkpoint", "dataset", "adapter_config", "settings", "start_from", "adapter_name",
+               "if_already_trained", "resume_from", "auto_estimate", "estimate"}
+OF_THE_PICTURE = {TRAINER: {"top_k"}, ESTIMATING: {"top_k"}}
+"""Not a setting of that node's config."""
 BASIC = ["max_steps", "learning_rate", "chunk_duration", "seed"]
 NODES: list[tuple[str, type[Config]]] = [
     (TRAINER, TrainConfig), ("SideStepConfigureLoRA", LoraConfig), ("SideStepConfigureLoKR", LokrConfig),
-    ("SideStepConfigureLoHA", LohaConfig),
+    ("SideStepConfigureLoHA", LohaConfig), (ESTIMATING, EstimateConfig),
+    *((node, SelectionConfig) for node in ("SideStepConfigureLoRA", "SideStepConfigureLoKR", "SideStepConfigureLoHA")),
 ]
-BETWEEN = [(TRAINER, "cfg_ratio", -0.5), (TRAINER, "chunk_duration", 0.5), (TRAINER, "max_latent_length", 12),
-           ("SideStepConfigureLoKR", "factor", 0)]
+BETWEEN: list[tuple[str, type[Config], str, float]] = [
+    (TRAINER, TrainConfig, "cfg_ratio", -0.5), (TRAINER, TrainConfig, "chunk_duration", 0.5),
+    (TRAINER, TrainConfig, "max_latent_length", 12), ("SideStepConfigureLoKR", LokrConfig, "factor", 0),
+    (ESTIMATING, EstimateConfig, "chunk_duration", 0.5), (ESTIMATING, EstimateConfig, "estimate_batches", 3)]
 """Numbers that lie between two valid ones of a widget; the config refuses them by name."""
 
 
-def widgets_of(server: ComfyUI, node: str) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Type and options of each widget, in the order of the page."""
+def widgets_of(server: ComfyUI, node: str, kind: type[Config]) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """Type and options of each widget that is not there for something else, in the order of the page."""
+    others = {field.name for other, of_other in NODES if other == node and of_other != kind
+              for field in fields(of_other)} | OF_THE_NODE | OF_THE_PICTURE.get(node, set())
     inputs = server.get_json(f"/object_info/{node}")[node]["input"]
     every = {**inputs["required"], **inputs.get("optional", {})}
     return {name: (io_type, options[0] if options else {}) for name, (io_type, *options) in every.items()
-            if name not in OF_THE_NODE}
+            if name not in others}
 
 
 def as_config(kind: type[Config], name: str, value: object) -> Config:
@@ -42,7 +52,7 @@ def as_config(kind: type[Config], name: str, value: object) -> Config:
 
 @pytest.mark.parametrize(("node", "kind"), NODES)
 def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, node: str, kind: type[Config]) -> None:
-    widgets = widgets_of(server, node)
+    widgets = widgets_of(server, node, kind)
     assert widgets.keys() == {field.name for field in fields(kind)}
     for field in fields(kind):
         assert field.default is not MISSING
@@ -54,7 +64,7 @@ def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, no
 def test_the_choices_are_all_that_there_are(server: ComfyUI, node: str, kind: type[Config]) -> None:
     choices = {name: list(get_args(hint)) for name, hint in get_type_hints(kind).items()
                if get_origin(hint) is Literal}
-    found = {name: options["options"] for name, (_, options) in widgets_of(server, node).items()
+    found = {name: options["options"] for name, (_, options) in widgets_of(server, node, kind).items()
              if "options" in options}
     assert found == choices
 
@@ -62,7 +72,7 @@ def test_the_choices_are_all_that_there_are(server: ComfyUI, node: str, kind: ty
 @pytest.mark.parametrize(("node", "kind"), NODES)
 def test_what_a_widget_allows_is_valid(server: ComfyUI, node: str, kind: type[Config]) -> None:
     numbers = 0
-    for name, (_, options) in widgets_of(server, node).items():
+    for name, (_, options) in widgets_of(server, node, kind).items():
         for value in [options["default"], *options.get("options", [])]:
             as_config(kind, name, value)
         if "min" in options:
@@ -73,16 +83,17 @@ def test_what_a_widget_allows_is_valid(server: ComfyUI, node: str, kind: type[Co
     assert numbers >= 3
 
 
-@pytest.mark.parametrize(("node", "name", "value"), BETWEEN)
-def test_what_lies_between_is_refused_by_name(server: ComfyUI, node: str, name: str, value: float) -> None:
-    options = widgets_of(server, node)[name][1]
+@pytest.mark.parametrize(("node", "kind", "name", "value"), BETWEEN)
+def test_what_lies_between_is_refused_by_name(server: ComfyUI, node: str, kind: type[Config], name: str,
+                                              value: float) -> None:
+    options = widgets_of(server, node, kind)[name][1]
     assert options["min"] < value < options["max"]
     with pytest.raises(ConfigError, match=name):
-        as_config(dict(NODES)[node], name, value)
+        as_config(kind, name, value)
 
 
 def test_the_basic_ones_come_first_and_the_others_are_advanced_in_their_groups(server: ComfyUI) -> None:
-    widgets = widgets_of(server, TRAINER)
+    widgets = widgets_of(server, TRAINER, TrainConfig)
     others = [field.name for field in fields(TrainConfig) if field.name not in BASIC]
     assert list(widgets) == [*BASIC, *others]
     assert [name for name, (_, options) in widgets.items() if not options.get("advanced")] == BASIC
@@ -108,11 +119,11 @@ def test_advanced_settings_need_not_be_named_by_a_prompt(server: ComfyUI) -> Non
     ("inference_steps", ("metadata", "never")),
 ])
 def test_the_words_are_honest(server: ComfyUI, name: str, said: tuple[str, ...]) -> None:
-    tooltip = widgets_of(server, TRAINER)[name][1]["tooltip"]
+    tooltip = widgets_of(server, TRAINER, TrainConfig)[name][1]["tooltip"]
     assert [part for part in said if part not in tooltip] == []
 
 
-@pytest.mark.parametrize("node", [node for node, _ in NODES])
-def test_every_widget_says_what_it_is_in_a_few_words(server: ComfyUI, node: str) -> None:
-    lengths = {name: len(options.get("tooltip", "")) for name, (_, options) in widgets_of(server, node).items()}
+@pytest.mark.parametrize(("node", "kind"), NODES)
+def test_every_widget_says_what_it_is_in_a_few_words(server: ComfyUI, node: str, kind: type[Config]) -> None:
+    lengths = {name: len(options.get("tooltip", "")) for name, (_, options) in widgets_of(server, node, kind).items()}
     assert {name: length for name, length in lengths.items() if not 15 <= length <= 450} == {}

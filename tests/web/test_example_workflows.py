@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page
 from demo.browser import configure, open_page
 from demo.server import ComfyUI, Prompt
 from demo.stage import PACK
-from demo.workflow import DEMO, PROMPT, THUMBNAIL, for_people
+from demo.workflow import DEMO, EXAMPLES, PROMPT, Example, for_people
 
-EXAMPLES = sorted((PACK / "example_workflows").glob("*.json"))
+FILES = [DEMO, *(example.file for example in EXAMPLES)]
 TITLE_BAR = 30
 
 
@@ -28,13 +28,14 @@ def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> I
         yield opened
 
 
-@pytest.mark.parametrize("path", [DEMO, *EXAMPLES], ids=lambda path: path.stem)
-def test_the_workflow_is_the_demos_prompt(page: Page, path: Path) -> None:
-    prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
-    expected = prompt if path == DEMO else for_people(prompt)
-    show(page, path)
-    asked = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    assert meaning(asked) == meaning(expected)
+def test_the_demos_workflow_is_its_prompt(page: Page) -> None:
+    assert meaning(asked_by(page, DEMO)) == meaning(json.loads(PROMPT.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+def test_an_example_is_its_prompt_for_people(page: Page, example: Example) -> None:
+    prompt = json.loads(example.prompt.read_text(encoding="utf-8"))
+    assert meaning(asked_by(page, example.file)) == meaning(for_people(prompt))
 
 
 def test_a_changed_number_is_noticed() -> None:
@@ -42,7 +43,7 @@ def test_a_changed_number_is_noticed() -> None:
     assert meaning(prompt) != meaning(for_people(prompt))
 
 
-@pytest.mark.parametrize("path", [DEMO, *EXAMPLES], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_no_two_nodes_overlap(page: Page, path: Path) -> None:
     show(page, path)
     boxes = page.evaluate("() => window.app.graph.nodes.map(({ title, pos, size }) => [title, ...pos, ...size])")
@@ -51,12 +52,19 @@ def test_no_two_nodes_overlap(page: Page, path: Path) -> None:
 
 
 def test_every_example_has_a_thumbnail_and_no_id() -> None:
-    assert EXAMPLES
-    assert THUMBNAIL.with_suffix(".json") in EXAMPLES
-    for path in EXAMPLES:
+    files = sorted((PACK / "example_workflows").glob("*.json"))
+    assert files == sorted(example.file for example in EXAMPLES)
+    for path in files:
         assert path.with_suffix(".jpg").is_file()
         # With one, two copies would share one training history.
         assert "id" not in json.loads(path.read_text(encoding="utf-8"))
+
+
+def asked_by(page: Page, path: Path) -> Prompt:
+    """What the page would ask for with that workflow open."""
+    show(page, path)
+    prompt: Prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
+    return prompt
 
 
 def show(page: Page, path: Path) -> None:

@@ -164,7 +164,8 @@ def test_widgets_that_settings_replace_are_disabled(page: Page, prompt: Prompt) 
         const preset = graph.add(LiteGraph.createNode('SideStepLoadPreset'));
         preset.connect('settings', trainer, 'settings');
     }""", TRAINER)
-    assert widgets(page, disabled=False) == {"adapter_name", "if_already_trained", "resume_from"}
+    assert widgets(page, disabled=False) == {"adapter_name", "if_already_trained", "resume_from", "auto_estimate",
+                                             "top_k"}
     assert {"max_steps", "learning_rate", "seed"} <= widgets(page, disabled=True)
     if page.evaluate("() => LiteGraph.vueNodesMode"):
         expect(steps).to_be_disabled()

@@ -1,0 +1,108 @@
+"""EstimateGradients: where in the model the gradient of the songs lies, as a heat map, a table, and for choosing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args, get_type_hints
+
+from comfy_api.latest import io
+
+from ..sidestep_core.checkpoint import Checkpoint
+from ..sidestep_core.dataset import Dataset
+from ..sidestep_core.estimate_config import EstimateConfig
+from ..sidestep_core.selection import SelectionConfig, select
+from ..sidestep_core.sensitivity import Estimate
+from . import folders, models
+from .host import run_stage
+from .pictures import to_image
+from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, EstimateSocket
+
+TITLE = "Where this music needs capacity"
+
+
+class EstimateGradients(io.ComfyNode):
+    """Checkpoint, Dataset -> Estimate, heat map, table"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepEstimateGradients",
+            display_name="Estimate Gradients",
+            category=CATEGORY,
+            description="Measures, without training, which modules of the model your songs would change most. Connect "
+                        "the estimate to a Configure node to train just those.",
+            search_aliases=["sensitivity", "heat map", "selective", "side-step"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                CheckpointSocket.Input("checkpoint"),
+                DatasetSocket.Input("dataset"),
+                io.Int.Input("top_k", default=SelectionConfig.top_k, min=1, max=512, tooltip=(
+                    "How many of the best modules the picture and the table mark. What is trained is chosen on the "
+                    "Configure node.")),
+                *setting_inputs(),
+            ],
+            outputs=[EstimateSocket.Output(display_name="estimate"), io.Image.Output(display_name="heat_map"),
+                     io.String.Output(display_name="table")],
+        )
+
+    @classmethod
+    def execute(cls, checkpoint: Checkpoint, dataset: Dataset, top_k: int, **settings: object) -> io.NodeOutput:
+        from ..sidestep_core import heatmap, tables
+
+        config = EstimateConfig.from_json(settings)
+        found = measure(cls.hidden.unique_id, checkpoint, dataset, config)
+        chosen = select(found, SelectionConfig(top_k=top_k), rank=1)
+        picture = to_image(heatmap.draw(found, chosen, TITLE))
+        return io.NodeOutput(found, picture, tables.table(found, chosen), ui={"sidestep": [{
+            "modules": len(found.scores), "samples": found.batches, "agreement": found.agreement,
+            "chosen": list(chosen), "stage": "estimate", "message": _summary(found),
+        }]})
+
+
+def setting_inputs() -> list[io.Input]:
+    """One widget for each setting of an estimate, under the same name and with the same default."""
+    usual, kinds = EstimateConfig, get_type_hints(EstimateConfig)
+    return [
+        io.Combo.Input("score", options=list(get_args(kinds["score"])), default=usual.score, tooltip=(
+            "signal: how much of the gradient all samples agree on, the best guide to a training. gain: how much a "
+            "LoRA there would lower the loss at first. gradient_norm: how strong the gradient is; ..._per_size: for "
+            "the size of the matrix. fisher: its mean square.")),
+        io.Int.Input("estimate_batches", default=usual.estimate_batches, min=0, max=10_000, tooltip=(
+            "Samples to measure at most, at least 4; fewer where the ranking is stable before. 0: ten of each song, 24 "
+            "to 400 in all.")),
+        io.Float.Input("chunk_duration", default=usual.chunk_duration, min=0.0, max=600.0, step=1.0, tooltip=(
+            "Measure random pieces of so many seconds, as in training. 0: whole songs.")),
+        io.Boolean.Input("target_mlp", default=usual.target_mlp, optional=True, tooltip=(
+            "Also measure the three matrices of every MLP.")),
+        io.Combo.Input("attention_type", options=list(get_args(kinds["attention_type"])), default=usual.attention_type,
+                       optional=True, advanced=True, tooltip="Which attentions are measured."),
+        # The page would give a seed a widget that randomises it after each run, which would measure anew each time.
+        io.Int.Input("seed", default=usual.seed, min=0, max=2**53, control_after_generate=False, optional=True,
+                     advanced=True, tooltip="The same seed, songs and settings give the same estimate."),
+        io.String.Input("device", default=usual.device, optional=True, advanced=True, tooltip=(
+            "auto, cpu, cuda, cuda:1, mps or xpu.")),
+        io.Combo.Input("precision", options=list(get_args(kinds["precision"])), default=usual.precision, optional=True,
+                       advanced=True, tooltip="auto: bf16 where the device has it, else fp32."),
+    ]
+
+
+def measure(node_id: str, checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig) -> Estimate:
+    """The estimate, kept in ComfyUI's folder for them: a finished one is taken from there, a stopped one continued."""
+    from ..sidestep_core.estimate import estimate
+
+    on = replace(config, device=models.device(config.device))
+    models.make_room()
+    return run_stage(
+        node_id, f"estimate-{dataset.folder.name}",
+        lambda report: estimate(models.HostModels(), checkpoint, dataset, on, folders.kept_estimates_folder(dataset),
+                                report=report),
+        summary=_summary,
+    )
+
+
+def _summary(found: Estimate) -> str:
+    """What was measured, and how sure the ranking is."""
+    best = ", ".join(score.module.removeprefix("layers.") for score in found.ranked()[:3])
+    return (f"{len(found.scores)} modules measured on {found.batches} samples; two halves of them agree by "
+            f"{found.agreement:.2f}. Most to learn: {best}.")

@@ -18,3 +18,5 @@ AdapterSocket = io.Custom("SIDESTEP_ADAPTER")
 """sidestep_core.adapter.Adapter"""
 EstimateSocket = io.Custom("SIDESTEP_ESTIMATE")
 """sidestep_core.sensitivity.Estimate"""
+SongsSocket = io.Custom("SIDESTEP_SONGS")
+"""sidestep_core.songs.SongFolder"""

@@ -1,7 +1,7 @@
 """Side-Step: train adapters for ACE-Step 1.5.  Pure torch; knows nothing of ComfyUI.
 
     open_checkpoint    file or folder           -> Checkpoint       checkpoint.py
-    find_songs         folder                   -> Scan of Songs    songs.py
+    find_songs         folder                   -> SongFolder       songs.py
     preprocess         Checkpoint + songs       -> Dataset          preprocess.py
     LoraConfig ...     what to adapt, and how   -> AdapterConfig    adapter_config.py, targets.py, kinds.py
     TrainConfig        every other setting      -> TrainConfig      train_config.py; both in one file: presets.py

@@ -14,6 +14,8 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 from .errors import ConfigError
 
 TriggerPosition = Literal["prepend", "append", "replace"]
+Normalise = Literal["none", "peak", "lufs"]
+Conditioning = Literal["comfyui", "official"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -76,6 +78,10 @@ class PreprocessConfig(Config):
     """Only the first seconds of longer songs are used; 0 uses whole songs."""
     tile_seconds: float = 10.0
     """How much audio the VAE encodes at once; affects memory, never the result."""
+    normalise: Normalise = "none"
+    """none; peak: loudest sample at -1 dBFS; lufs: loudness at -14 LUFS, less where a true peak would pass -1 dBTP."""
+    conditioning: Conditioning = "comfyui"
+    """Whose generation the conditions are those of: ComfyUI's, or that of the official program and of diffusers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

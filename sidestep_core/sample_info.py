@@ -30,6 +30,10 @@ class SampleInfo:
     size: int
     modified: int
     """Size in bytes and modification time in nanoseconds of the audio file: while both stay, it is not read again."""
+    repeats: int = 1
+    """How often an epoch visits it."""
+    foreign_condition: str = ""
+    """Name of the file of a condition that another program made; there is no prompt to make others of."""
 
     @property
     def seconds(self) -> float:

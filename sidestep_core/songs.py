@@ -14,14 +14,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
+from .config import TriggerPosition
 from .errors import DatasetError
 from .sidecars import SIDECARS, Entry, Notes, json_entries, notes_from, read_json, read_sidecars, read_text
+from .song_report import SongReport
 
 EXTENSIONS = frozenset(
     ".aac .ac3 .aif .aifc .aiff .alac .ape .au .caf .dts .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .mp4 .mpc .oga .ogg "
     ".opus .spx .tak .tta .w64 .wav .wave .webm .wma .wv".split()
 )
+PromptOverride = Literal["", "caption", "genre"]
 DATASET_FILE = "dataset.json"
 TABLE_FILES = ("key_bpm.csv", "metadata.csv")
 _PATH_COLUMNS = ("file", "filename", "file_name", "path", "audio_path")
@@ -47,6 +51,17 @@ class Song:
     genre: str = ""
     tag: str = ""
     """The song's own trigger word."""
+    tag_position: TriggerPosition | None = None
+    """Where the trigger word goes; None leaves it to the dataset."""
+    prompt_override: PromptOverride = ""
+    """Always the caption, or always the genre; empty where a training may choose by its genre_ratio."""
+    instrumental: bool = False
+    """Said so; its lyrics, if any, are kept but not sung."""
+    repeats: int = 1
+    """How often an epoch visits it."""
+    start: float = 0.0
+    stop: float = 0.0
+    """The section of the file, in seconds; stop 0 is its end.  Sections of one file have names of their own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +73,17 @@ class Problem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scan:
-    """The songs of a folder by name, and what is wrong with the files that are not among them."""
+class SongFolder:
+    """The songs of a folder by name, what is wrong with the files that are not among them, and what they sound like."""
 
+    folder: Path
+    """Absolute."""
     songs: tuple[Song, ...]
     problems: tuple[Problem, ...]
+    reports: tuple[SongReport, ...] = ()
+    """Of the songs that were listened to, by name."""
+    genre_ratio: float = 0.0
+    """Share of visits, 0 to 1, that show the genre in place of the caption, where a training leaves it to the songs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +103,7 @@ class _Row:
     entries: Sequence[Entry]
 
 
-def find_songs(folder: Path) -> Scan:
+def find_songs(folder: Path) -> SongFolder:
     """Every audio file below `folder` with its notes, sorted by name.
 
     Hidden files and folders are skipped, links are followed once.  Raises DatasetError when there is no such folder,
@@ -107,7 +128,8 @@ def find_songs(folder: Path) -> Scan:
         if not found:
             reasons.append(_nothing_found(folder))
         raise DatasetError(f"No song in {folder} can be used. {' '.join(reasons)}")
-    return Scan(songs=tuple(songs), problems=tuple(sorted(problems, key=lambda problem: problem.name)))
+    return SongFolder(folder=folder, songs=tuple(songs),
+                      problems=tuple(sorted(problems, key=lambda problem: problem.name)))
 
 
 def _song(name: str, found: _Found, rows: Sequence[_Row]) -> Song:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidestep_core.songs import Scan, Song, find_songs
+from sidestep_core.songs import Song, SongFolder, find_songs
 
 
 def put(folder: Path, **files: str) -> None:
@@ -35,5 +35,5 @@ def problem_in(folder: Path) -> str:
     return f"{scan.problems[0].name}: {scan.problems[0].reason}"
 
 
-def names(scan: Scan) -> list[str]:
+def names(scan: SongFolder) -> list[str]:
     return [song.name for song in scan.songs]

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     "errors": 0, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
+    "song_report": 0,
     "config": 1, "storage": 1, "sidecars": 1, "audio": 1, "prompts": 1, "strict_json": 1, "probe": 1,
     "adapter_config": 2, "train_config": 2, "songs": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
     "factors": 2, "scales": 2,

@@ -97,8 +97,9 @@ def _output(kind: str) -> Path:
 
 
 def adapter_file(name: str) -> Path:
-    """Where an adapter of this name is put: ComfyUI's first LoRA folder."""
-    return Path(folder_paths.get_folder_paths("loras")[0]) / f"{safe_name(name, 'adapter_name')}.safetensors"
+    """Where an adapter of this name, with or without its ending, is put: ComfyUI's first LoRA folder."""
+    stem = safe_name(name.strip().removesuffix(".safetensors"), "adapter_name")
+    return Path(folder_paths.get_folder_paths("loras")[0]) / f"{stem}.safetensors"
 
 
 def adapter_choices() -> list[str]:

@@ -31,6 +31,11 @@ def test_ordinary_names_are_kept(folders: Any, name: str) -> None:
     assert folders.safe_name(f" {name} ", "adapter_name") == name
 
 
+@pytest.mark.parametrize("name", ["my lora", " my lora.safetensors "])
+def test_an_adapters_file_has_one_ending(folders: Any, name: str) -> None:
+    assert folders.adapter_file(name).name == "my lora.safetensors"
+
+
 def test_an_official_folders_vae_gets_the_hosts_names(comfy: ModuleType, demo_models: Path) -> None:
     vae_names = pack_module("nodes.vae_names")
     hosts = read_tensors(demo_models / "vae" / "ace_1.5_vae.safetensors")

@@ -1,7 +1,7 @@
 """Where the gradient of a dataset lies: a score for each module of the decoder, without training anything.
 
 Every module sees the same samples at the same times with the same noise, so their scores compare.  When half of the
-samples ranks the modules as the other half does, more of them would change nothing.
+songs ranks the modules as the other half does, more samples would change nothing.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class _Measurement:
 
     objective: Objective
     samples: tuple[Sample, ...]
+    quarters: tuple[int, ...]
+    """Of each song, where there are enough of them; a song that is in one is in no other."""
     modules: tuple[str, ...]
     config: EstimateConfig
     sums: GradientSums
@@ -128,8 +130,17 @@ def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, d
     need = memory.plan(decoder, (), modules, 0.0, samples, training)
     decoder.recomputed_layers = need.recomputed
     objective = Objective.of(checkpoint, training, decoder, weights, silence_TC, device, dtype)
-    return _Measurement(objective=objective, samples=samples, modules=modules, config=config, need=need, part=part,
+    return _Measurement(objective=objective, samples=samples, quarters=_quarters(len(samples), config.seed),
+                        modules=modules, config=config, need=need, part=part,
                         sums=sums_of(config.score, shapes, device, config.seed))
+
+
+def _quarters(songs: int, seed: int) -> tuple[int, ...]:
+    """The quarter of each song, by turns in the order of the first visits; none below four songs."""
+    if songs < QUARTERS:
+        return ()
+    order = [data.visited(songs, seed, visit) for visit in range(songs)]
+    return tuple(order.index(song) % QUARTERS for song in range(songs))
 
 
 def _shape(layer: nn.Module) -> Shape:
@@ -172,7 +183,10 @@ def _measure_sample(work: _Measurement) -> None:
     loss.weighted_B.sum().backward()
     t = float(loss.t_B[0])
     span = 0 if t < TEXTURE_BELOW else 2 if t > STRUCTURE_ABOVE else 1
-    if not work.sums.commit(step % QUARTERS, span):
+    # One song at two times has more in common than two songs: only apart can they say what all of them share.
+    songs, seed = work.quarters, work.config.seed
+    quarter = songs[data.visited(len(songs), seed, step)] if songs else step % QUARTERS
+    if not work.sums.commit(quarter, span):
         raise TrainingDiverged(f"The gradient of sample {step + 1} is not finite. Use precision fp32, or check the "
                                "dataset.")
 

@@ -63,7 +63,8 @@ class Estimate:
     batches: int = 0
     """Samples that were measured."""
     agreement: float = 0.0
-    """Rank correlation between the two halves of them; 1 is a ranking that more samples will not change."""
+    """Rank correlation between two halves of the songs, or of the samples where these are below four; 1 is a ranking
+    that more samples will not change."""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def ranked(self) -> tuple[ModuleScore, ...]:

@@ -18,6 +18,7 @@ from sidestep_core.errors import AdapterError, CheckpointError, ConfigError
 from sidestep_core.merge import Bake
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.storage import TensorFile, read_metadata, read_tensors, write_tensors
+from tests.quantised import STYLES, quantise
 
 CPU = torch.device("cpu")
 CHANGED = ("layers.0.self_attn.q_proj.weight", "layers.1.cross_attn.o_proj.weight")
@@ -99,35 +100,11 @@ def test_an_official_folder_becomes_one_file(tmp_path: Path, sharded: bool) -> N
     assert different == {f"decoder.{name}" for name in CHANGED}
 
 
-def quantise(path: Path, prefix: str, style: str) -> dict[str, Tensor]:
-    """Make every projection of the decoder fp8 or int8, in one of the layouts in use."""
-    tensors, layers = read_tensors(path), {}
-    for name in [name for name in tensors if name.startswith(f"{prefix}decoder.") and "_proj.weight" in name]:
-        layer, scale = name.removesuffix(".weight"), torch.tensor(0.01)
-        if style == "int8":
-            tensors[name] = (tensors[name].float() / scale).round().clamp(-127, 127).to(torch.int8)
-            tensors[f"{layer}.comfy_quant"] = torch.tensor(list(b'{"format":"int8_tensorwise"}'), dtype=torch.uint8)
-        else:
-            tensors[name] = (tensors[name].float() / (scale if style != "plain" else 1)).to(torch.float8_e4m3fn)
-        if style in ("int8", "declared"):
-            tensors[f"{layer}.weight_scale"] = scale
-            layers[layer] = {"format": "float8_e4m3fn"}
-        elif style == "marked":
-            tensors[f"{layer}.scale_weight"] = scale
-    if style == "marked":
-        tensors[f"{prefix}scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
-    layers |= {"text.layer": {"format": "float8_e4m3fn"}}
-    tensors["text.layer.weight"] = torch.zeros(3, dtype=torch.float8_e4m3fn)
-    declared = {"_quantization_metadata": json.dumps({"layers": layers})} if style == "declared" else {}
-    write_tensors(path, tensors, declared)
-    return tensors
-
-
-@pytest.mark.parametrize("style", ["plain", "marked", "declared", "int8"])
+@pytest.mark.parametrize("style", STYLES)
 def test_a_quantised_model_is_written_whole(tmp_path: Path, style: str) -> None:
     paths = write_tiny_all_in_one(tmp_path)
     prefix = "model.diffusion_model."
-    quantise(paths.model, prefix, style)
+    quantise(paths.model, style, prefix)
     source = open_checkpoint(paths.model)
     assert merge.quantised(source)
     found = merge.merge(source, BAKE, tmp_path / "new_turbo.safetensors", FACTS)

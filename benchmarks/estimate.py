@@ -3,8 +3,10 @@
 `memory_ratio` and `time_ratio` compare one sample of an estimate with one training step, and with one forward and
 backward pass, of the same song, on a mid-size decoder.  `planted_hits`: in so many of 20 seeds the two modules that the
 data depends on rank first.  `partial_step_ratio`: the time of a step that adapts only the upper quarter of the layers,
-over that of a step that adapts all, the worse of with and without recomputation.  `selective`: held-out loss with the
-modules that an estimate chose, over that with one rank for all, at the same number of parameters and steps.
+over that of a step that adapts all, the worse of with and without recomputation.  `halves`: rank correlation of the
+estimates of two halves of a dataset; the modules that they choose overlap more (`same_style_jaccard`) than those of two
+styles (`other_style_jaccard`).  `selective`: what training leaves of the held-out loss, with half of the parameters of
+an adapter of rank 8 on all modules: on the modules that an estimate chose, with ranks by score, and with one rank.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +55,8 @@ so that it shows after so few steps."""
 FULL = LoraConfig(rank=8, alpha=8.0, dropout=0.0, target_mlp=True)
 HALF = LoraConfig(rank=4, alpha=4.0, dropout=0.0, target_mlp=True)
 STEPS = 60
-TARGETS = {"memory_ratio": 1.2, "time_ratio": 1.5, "planted_hits": 19, "partial_step_ratio": 0.65}
+AT_MOST = {"memory_ratio": 1.2, "time_ratio": 1.5, "partial_step_ratio": 0.65}
+AT_LEAST = {"planted_hits": 19, "halves": 0.9}
 
 
 def allocated(work: Work) -> tuple[int, int]:
@@ -238,15 +241,13 @@ def main() -> int:
         torch.set_num_threads(1)
         checkpoint = tiny_checkpoint(folder / "tiny")
         planting = Planting(folder, checkpoint, write_dataset(folder / "songs", checkpoint, (FRAMES,) * SONGS))
-        parts: dict[str, Callable[[], object]] = {
-            "planted_hits": lambda: sum(hits(planting)), "styles": lambda: styles(planting),
-            "selective": lambda: selective(planting),
-        }
-        for part, work in parts.items():
-            found[part] = work()
-            print(part, found[part], flush=True)
-    for part, target in TARGETS.items():
-        print(f"{part:20} {found[part]:6}  (target {'>=' if part == 'planted_hits' else '<='} {target})")
+        found["planted_hits"] = sum(hits(planting))
+        print("planted_hits", found["planted_hits"], flush=True)
+        found |= styles(planting)
+        found["selective"] = selective(planting)
+    for sign, targets in (("<=", AT_MOST), (">=", AT_LEAST)):
+        for part, target in targets.items():
+            print(f"{part:20} {found[part]:6}  (target {sign} {target})")
     print(json.dumps(found))
     return 0
 

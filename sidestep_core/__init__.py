@@ -5,6 +5,8 @@
     preprocess         Checkpoint + songs       -> Dataset          preprocess.py
     LoraConfig ...     what to adapt, and how   -> AdapterConfig    adapter_config.py, targets.py, kinds.py
     TrainConfig        every other setting      -> TrainConfig      train_config.py; both in one file: presets.py
+    estimate           Checkpoint + Dataset     -> Estimate         estimate.py; its file: sensitivity.py
+    applied            Estimate + AdapterConfig -> AdapterConfig    selection.py: which modules, with which ranks
     train              all of the above         -> Adapter          train.py
     layouts.read       adapter file of any kind -> Content          layouts.py
     merge              Checkpoint + adapters    -> model file       merge.py
@@ -12,6 +14,9 @@
 `train` encodes what the dataset still lacks (ensure_conditions, encoding.py), puts an adapter on the decoder
 (kinds.attach: lora.py through PEFT, or lycoris.py), starts it where the run stands (start.py), and writes and proves
 what it makes (results.py, run_state.py).  The mathematics is in flow.py and loss.py; one step is in step.py.
+
+`estimate` trains nothing: it looks at the gradients of the frozen weights (probe.py) and keeps a few sums of them, of
+which it makes the scores (gradient_sums.py).  They are shown by heatmap.py and tables.py.
 
 Every stage takes frozen handles (paths and small facts), returns one, and reports through one callable (progress.py),
 which may cancel it.  What a person can mend is a SideStepError (errors.py).

@@ -51,7 +51,7 @@ class _Measurement:
     objective: Objective
     samples: tuple[Sample, ...]
     quarters: tuple[int, ...]
-    """Of each song, where there are enough of them; a song that is in one is in no other."""
+    """Where each song is counted; none where the songs are too few to be kept apart."""
     modules: tuple[str, ...]
     config: EstimateConfig
     sums: GradientSums
@@ -61,6 +61,12 @@ class _Measurement:
     @property
     def most(self) -> int:
         return self.config.estimate_batches or min(MOST, max(FEWEST, VISITS * len(self.samples)))
+
+    def quarter(self, step: int) -> int:
+        """Where a sample is counted: by its song, as two samples of one song share what other songs do not have."""
+        if not self.quarters:
+            return step % QUARTERS
+        return self.quarters[data.visited(len(self.samples), self.config.seed, step)]
 
     def agreement(self) -> float:
         """Rank correlation between the scores by two quarters and by the other two."""
@@ -136,7 +142,7 @@ def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, d
 
 
 def _quarters(songs: int, seed: int) -> tuple[int, ...]:
-    """The quarter of each song, by turns in the order of the first visits; none below four songs."""
+    """Of each song, by turns in the order of the first visits, so that all fill alike; none below four songs."""
     if songs < QUARTERS:
         return ()
     order = [data.visited(songs, seed, visit) for visit in range(songs)]
@@ -183,10 +189,7 @@ def _measure_sample(work: _Measurement) -> None:
     loss.weighted_B.sum().backward()
     t = float(loss.t_B[0])
     span = 0 if t < TEXTURE_BELOW else 2 if t > STRUCTURE_ABOVE else 1
-    # One song at two times has more in common than two songs: only apart can they say what all of them share.
-    songs, seed = work.quarters, work.config.seed
-    quarter = songs[data.visited(len(songs), seed, step)] if songs else step % QUARTERS
-    if not work.sums.commit(quarter, span):
+    if not work.sums.commit(work.quarter(step), span):
         raise TrainingDiverged(f"The gradient of sample {step + 1} is not finite. Use precision fp32, or check the "
                                "dataset.")
 

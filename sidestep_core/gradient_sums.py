@@ -1,7 +1,8 @@
 """What the gradients of many samples add up to, and the scores that are made of it.
 
 The samples go into four quarters, and by their times into three spans.  Of each gradient only a few numbers are kept.
-Sums of two quarters share no sample, and no song, so the product of them is free of what single ones are about.
+Sums of two quarters share no sample (and no song, see estimate.py), so the product of them is free of what single ones
+are about.
 Shapes: M module, Q quarter, K span, N position, O output and I input feature of a module, R row of a projection.
 """
 

@@ -131,7 +131,7 @@ def test_a_list_of_side_step_is_read() -> None:
 
 
 def test_a_list_of_ace_lora_trainer_is_read() -> None:
-    entries = [{"module": f"base_model.model.{Q}", "score": 0.25, "rank": 1}, {"module": UP, "score": 0.5, "rank": 2}]
+    entries = [{"module": Q, "score": 0.25, "raw_norm": 0.1}, {"module": UP, "score": 0.5, "raw_norm": 0.2}]
     assert read(json.dumps(entries), "list.json") == Estimate(
         scores=(ModuleScore(module=Q, mean=0.25), ModuleScore(module=UP, mean=0.5)), score=IMPORTED)
 

@@ -46,7 +46,7 @@ MIDDLE = replace(GEOMETRY, layers=8)
 LENGTH = 1500
 """Frames of the mid-size decoder's song: a minute."""
 LORA = LoraConfig(dropout=0.0)
-ROUNDS = 4
+ROUNDS = 6
 SEEDS, SAMPLES = 20, 96
 SONGS, FRAMES = 24, 40
 LOUD = 0.1
@@ -112,23 +112,22 @@ def cost(folder: Path) -> dict[str, float]:
     print(f"beyond the decoder: estimate {(sample - loaded) / MIB:.0f} MiB, training step {(step - loaded) / MIB:.0f} "
           "MiB", flush=True)
     passed = passing(training(checkpoint, dataset, LORA))
-    ends = [time.perf_counter()]
-    config = EstimateConfig(chunk_duration=0, device="cpu", estimate_batches=8)
-    bare = []
+    samples, bare, ended = [], [], 0.0
 
     def report(progress: Progress) -> None:
         # In turn with bare passes: whatever else the machine does slows both.
-        ends.append(time.perf_counter())
+        nonlocal ended
         if progress.stage == "estimate":
+            samples.append(time.perf_counter() - ended)
             bare.append(seconds(passed))
-            ends.append(time.perf_counter())
+        ended = time.perf_counter()
 
+    config = EstimateConfig(chunk_duration=0, device="cpu", estimate_batches=8)
     stage.estimate(source, checkpoint, dataset, config, folder / "estimates", report=report)
-    ends.append(time.perf_counter())
-    # Without loading, and without the bare passes.
-    whole = sum(end - start for start, end in zip(ends[2:-1:2], ends[3::2], strict=True))
-    print(f"{len(bare)} samples {whole:.2f} s, as many passes {sum(bare):.2f} s", flush=True)
-    return {"memory_ratio": round((sample - loaded) / (step - loaded), 3), "time_ratio": round(whole / sum(bare), 3),
+    # Without the first sample, in whose time the decoder is loaded, but with the scores that are made at the end.
+    whole, passes = sum(samples[1:]) + time.perf_counter() - ended, sum(bare[1:])
+    print(f"{len(samples) - 1} samples {whole:.2f} s, as many passes {passes:.2f} s", flush=True)
+    return {"memory_ratio": round((sample - loaded) / (step - loaded), 3), "time_ratio": round(whole / passes, 3),
             "partial_step_ratio": max(partial(checkpoint, dataset, recompute) for recompute in ("on", "off"))}
 
 

@@ -24,8 +24,8 @@ import torch
 
 from benchmarks.step import GEOMETRY, Work, seconds
 from demo.tiny import write_tiny_models
-from sidestep_core import dataset as data
 from sidestep_core import estimate as stage
+from sidestep_core import visits
 from sidestep_core.adapter_config import AdapterConfig, LoraConfig
 from sidestep_core.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.dataset import Dataset
@@ -88,7 +88,7 @@ def stepping(train: Training) -> Work:
 def passing(train: Training) -> Work:
     """Forward and backward pass of a training step, without what the optimizer does."""
     objective = train.objective
-    (batch,) = data.batches(train.trained_on, objective.silence_TC, objective.config, 0)
+    (batch,) = visits.batches(train.trained_on, objective.silence_TC, objective.config, 0)
 
     def work() -> None:
         objective.decoder.train()

@@ -16,7 +16,6 @@ from torch import Tensor
 
 VOCABULARY = 151669
 STRIDES = (2, 4, 4, 6, 10)
-WIDTHS = (1, 1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,8 @@ class Geometry:
     text_head_dim: int = 16
     text_mlp: int = 64
     vae_channels: int = 2
+    vae_widths: tuple[int, ...] = (1, 1, 2, 4, 8, 16)
+    """Of the VAE's stages, in units of vae_channels.  diffusers builds it for 128 channels only."""
 
 
 DEMO = Geometry(
@@ -198,7 +199,7 @@ def _residual_units(name: str, first: int, width: int) -> Fills:
 
 def vae(size: Geometry) -> Fills:
     """Oobleck with the names of stable-audio-tools, as in ComfyUI's file."""
-    widths = [factor * size.vae_channels for factor in WIDTHS]
+    widths = [factor * size.vae_channels for factor in size.vae_widths]
     yield from _convolution("encoder.layers.0", widths[0], 2, 7, 4.0)
     yield from _convolution("decoder.layers.0", widths[-1], 64, 7, 1.0)
     for index, stride in enumerate(STRIDES):

@@ -161,7 +161,7 @@ def _vae_config(size: Geometry) -> dict[str, object]:
         "_class_name": "AutoencoderOobleck",
         "encoder_hidden_size": size.vae_channels,
         "downsampling_ratios": list(STRIDES),
-        "channel_multiples": [1, 2, 4, 8, 16],
+        "channel_multiples": list(size.vae_widths[1:]),
         "decoder_channels": size.vae_channels,
         "decoder_input_channels": 64,
         "audio_channels": 2,

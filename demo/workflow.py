@@ -37,7 +37,8 @@ SCALE = 0.8
 BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False}
 
 TRAINER = "SideStepTrainAdapter"
-WIDTHS = {TRAINER: 380, "TextEncodeAceStepAudio1.5": 380, "KSampler": 300, "PreviewImage": 860, "PreviewAny": 620}
+WIDTHS = {TRAINER: 380, "TextEncodeAceStepAudio1.5": 380, "KSampler": 300, "PreviewImage": 860, "PreviewAny": 620,
+          "SideStepBuildDataset": 620, "SideStepAnalyzeSongs": 620, "SideStepPreprocessAudioFolder": 420}
 WIDTH = 320
 EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 100, "PreviewImage": 560, "PreviewAny": 560}
 """Added to what a node needs at least, so that its text or picture can be read."""
@@ -89,7 +90,15 @@ ESTIMATE = Example(
          "2. Press **Run**. The heat map shows what your music would change most; the best modules are framed.\n"
          "3. **Configure LoRA** trains only those: *top_k* of them. To look first, mute **Train Adapter** (Ctrl+M).",
     previews=True)
-EXAMPLES = (GENERATE, ESTIMATE)
+BUILD = Example(
+    name="Build a dataset, then train", prompt=HERE / "build_then_train.api.json",
+    titles=("1. Songs, dataset, training", "2. What is in it"),
+    note="1. Put your songs into one folder and write its path into **Build Dataset**.\n"
+         "2. Mute **Train Adapter** (Ctrl+M) and press **Run**. Look through the table: listen, and correct captions, "
+         "lyrics and tempo with the pencil.\n"
+         "3. Unmute it and press **Run** again: only what you changed is prepared anew.",
+    previews=True)
+EXAMPLES = (GENERATE, ESTIMATE, BUILD)
 PROMPT = GENERATE.prompt
 DEMO = HERE / "train_then_generate.json"
 """The first one with the demo's own values, which `run.py comfyui` opens."""
@@ -130,6 +139,8 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
                                           "text_encoder": "automatic", "vae": "automatic"},
         "SideStepPreprocessAudioFolder": {**PreprocessConfig().to_json(), "folder": "my_songs",
                                           "dataset_name": "my_music", "trigger_word": "mystyle"},
+        "SideStepBuildDataset": {"folder": "my_songs", "dataset_name": "my_music", "tag": "mystyle"},
+        "SideStepAnalyzeSongs": {"dataset_name": "my_music"},
         # target_mlp is each example's own: an estimate is to choose among the MLPs too.
         "SideStepConfigureLoRA": {name: " ".join(value) if isinstance(value, list) else value
                                   for name, value in LoraConfig().to_json().items() if name != "target_mlp"}
@@ -152,6 +163,8 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
 
 def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
     """The prompt as a workflow file, with its nodes arranged so that they overlap in neither render mode."""
+    # A page that has just been opened may still be loading ComfyUI's own first workflow, over this one.
+    page.wait_for_timeout(DRAWN)
     page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, example.name])
     layout = (HERE / "layout.js").read_text(encoding="utf-8")
     page.evaluate(layout, {"sizes": sizes(page), "trainer": TRAINER, "titles": example.titles,
@@ -188,6 +201,7 @@ def sizes(page: Page) -> dict[str, list[float]]:
 
 def show(page: Page, graph: dict[str, Any], *, run: bool) -> None:
     """Open a workflow and wait until it is drawn, with what it made if it is run, which repeats nothing."""
+    page.wait_for_timeout(DRAWN)
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.wait_for_timeout(DRAWN)
     if run:

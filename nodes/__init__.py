@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import events  # noqa: F401  (registers the routes)
+from . import events, song_routes  # noqa: F401  (register the routes)
+from .analyze_songs import AnalyzeSongs
 from .apply_adapter import ApplyAdapter
+from .build_dataset import BuildDataset
+from .caption_songs import CaptionSongs
 from .compare_estimates import CompareEstimates
 from .configure_loha import ConfigureLoHA
 from .configure_lokr import ConfigureLoKR
 from .configure_lora import ConfigureLoRA
+from .dataset_cache import DatasetCache
 from .estimate_gradients import EstimateGradients
+from .import_tensors import ImportTensors
 from .load_adapter import LoadAdapter
 from .load_checkpoint import LoadACEStepCheckpoint
 from .load_estimate import LoadEstimate
@@ -19,11 +24,20 @@ from .merge_adapter import MergeAdapter
 from .preprocess_audio import PreprocessAudioFolder
 from .save_estimate import SaveEstimate
 from .save_preset import SavePreset
+from .song_audio import SongAudio
+from .split_songs import SplitSongs
 from .train_adapter import TrainAdapter
 
 NODES: list[type[io.ComfyNode]] = [
     LoadACEStepCheckpoint,
+    BuildDataset,
+    AnalyzeSongs,
+    SplitSongs,
+    SongAudio,
+    CaptionSongs,
     PreprocessAudioFolder,
+    ImportTensors,
+    DatasetCache,
     EstimateGradients,
     LoadEstimate,
     SaveEstimate,

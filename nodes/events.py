@@ -1,6 +1,6 @@
 """Live progress for the browser: a websocket event per point, and the history behind a GET route.
 
-The only file that imports the host's `server` and aiohttp.  The browser side is `web/sidestep.js`.
+Only this file and `song_routes.py` import the host's `server` and aiohttp.  The browser side is `web/sidestep.js`.
 """
 
 from __future__ import annotations

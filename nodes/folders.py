@@ -54,6 +54,16 @@ def dataset_folder(name: str) -> Path:
     return _output("datasets") / safe_name(name, "dataset_name")
 
 
+def songs_folder(name: str) -> Path:
+    """Where the dataset.json and the report of the songs of this name are written."""
+    return _output("songs") / safe_name(name, "dataset_name")
+
+
+def heard_folder() -> Path:
+    """Where it is kept what songs sound like, so that none is listened to twice."""
+    return _output("heard")
+
+
 def run_folder(name: str, key: str) -> Path:
     """Where the training run of this name and identity lives."""
     return _output("runs") / f"{safe_name(name, 'adapter_name')}-{key}"
@@ -125,11 +135,11 @@ def merged_file(checkpoint: Checkpoint, name: str) -> Path:
     return Path(folder_paths.get_folder_paths(kind)[0]) / f"{stem}.safetensors"
 
 
-def audio_folder(text: str) -> Path:
-    """A folder by its full path, or relative to ComfyUI's input folder."""
+def given_folder(text: str, what: str = "songs") -> Path:
+    """A folder of `what` by its full path, or relative to ComfyUI's input folder."""
     text = text.strip().strip("\"'").strip()
     if not text:
-        raise DatasetError("No folder is given. Enter the path of a folder with songs.")
+        raise DatasetError(f"No folder is given. Enter the path of a folder with {what}.")
     folder = Path(folder_paths.get_input_directory()) / os.path.expanduser(text)  # noqa: PTH111 (leaves ~nobody alone)
     if folder.is_file():
         raise DatasetError(f"{folder} is a file. Enter the folder that it is in.")

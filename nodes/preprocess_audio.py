@@ -1,19 +1,21 @@
-"""PreprocessAudioFolder: a folder of songs becomes what training reads, encoded once."""
+"""PreprocessAudioFolder: songs become what training reads, encoded once."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 from comfy_api.latest import io
 
 from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.config import PreprocessConfig
+from ..sidestep_core.config import Conditioning, Normalise, PreprocessConfig
 from ..sidestep_core.dataset import Dataset
-from ..sidestep_core.songs import Problem, find_songs
-from . import folders, models
+from ..sidestep_core.songs import Problem, SongFolder, find_songs
+from . import folders, models, song_previews
 from .host import run_stage
-from .sockets import CATEGORY, CheckpointSocket, DatasetSocket
+from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, SongsSocket
 
 if TYPE_CHECKING:
     from ..sidestep_core.preprocess import Preprocessed
@@ -27,7 +29,7 @@ _made: dict[str, Dataset] = {}
 
 
 class PreprocessAudioFolder(io.ComfyNode):
-    """Checkpoint, folder -> Dataset"""
+    """Checkpoint, folder or Songs -> Dataset"""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -58,42 +60,64 @@ class PreprocessAudioFolder(io.ComfyNode):
                 io.Float.Input("tile_seconds", default=PreprocessConfig.tile_seconds, min=1.0, max=600.0, step=1.0,
                                advanced=True, tooltip=(
                     "How much audio is encoded at once. Lower it if memory runs out; the result stays the same.")),
+                SongsSocket.Input("songs", optional=True, tooltip=(
+                    "From Build Dataset, Analyze Songs or Caption Songs, in place of a folder.")),
+                io.Combo.Input("normalise", options=list(get_args(Normalise)), default=PreprocessConfig.normalise,
+                               optional=True, advanced=True, tooltip=(
+                    "Make all songs equally loud. peak: the loudest moment at -1 dBFS. lufs: a loudness of -14 LUFS, "
+                    "as streaming services have it. none: as they are.")),
+                io.Combo.Input("conditioning", options=list(get_args(Conditioning)),
+                               default=PreprocessConfig.conditioning, optional=True, advanced=True, tooltip=(
+                    "comfyui: for generating in ComfyUI. official: for generating in ACE-Step's own program or in "
+                    "diffusers, which feed the model differently.")),
             ],
             outputs=[DatasetSocket.Output(display_name="dataset")],
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, folder: str, dataset_name: str, trigger_word: str, trigger_position: str,
-                max_seconds: float, tile_seconds: float) -> io.NodeOutput:
+    def execute(cls, checkpoint: Checkpoint, folder: str, dataset_name: str, trigger_word: str,
+                songs: SongFolder | None = None, **settings: object) -> io.NodeOutput:
         from ..sidestep_core.preprocess import preprocess
 
-        config = PreprocessConfig(trigger_word=trigger_word, trigger_position=trigger_position, max_seconds=max_seconds,
-                                  tile_seconds=tile_seconds)
-        scan = find_songs(folders.audio_folder(folder))
-        for problem in scan.problems:
+        found = songs or _found(folders.given_folder(folder))
+        config = PreprocessConfig.from_json({**settings, "trigger_word": trigger_word or _shared_tag(found)})
+        for problem in found.problems:
             log.warning("%s is left out: %s", problem.name, problem.reason)
         target = folders.dataset_folder(dataset_name)
         models.make_room()
         done = run_stage(
             cls.hidden.unique_id, target.name,
-            lambda report: preprocess(models.HostModels(), checkpoint, scan.songs, target, config,
-                                      device=models.device("auto"), report=report),
-            summary=lambda done: _summary(done, scan.problems),
+            lambda report: preprocess(models.HostModels(), checkpoint, found.songs, target, config,
+                                      genre_ratio=found.genre_ratio, device=models.device("auto"), report=report),
+            summary=lambda done: _summary(done, found.problems),
         )
         _made[dataset_name] = done.dataset
-        problems = [{"name": problem.name, "reason": problem.reason} for problem in (*scan.problems, *done.problems)]
-        return io.NodeOutput(done.dataset, ui={"sidestep": [{
-            "songs": len(done.dataset.samples), "encoded": done.made, "minutes": round(done.dataset.seconds / 60, 1),
-            "folder": str(target), "problems": problems,
-        }]})
+        problems = (*found.problems, *done.problems)
+        return io.NodeOutput(done.dataset, ui={"sidestep": [
+            song_previews.show(replace(found, problems=problems)) | {
+                "songs": len(done.dataset.samples), "encoded": done.made, "folder": str(target),
+                "minutes": round(done.dataset.seconds / 60, 1), "message": _summary(done, found.problems)}]})
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, dataset_name: str, **_: object) -> float | str:
+    def fingerprint_inputs(cls, dataset_name: str, folder: str = "", **linked: object) -> float | str:
         """Looks again when a song or a text file in the folder changed, or a file of the dataset is gone."""
         made = _made.get(dataset_name)
         if made is not None and not made.is_whole():
             return float("nan")
-        return folders.content_stamp(folders.audio_folder(folder))
+        # Songs that are connected are watched by the node that found them.
+        return "" if "songs" in linked else folders.content_stamp(folders.given_folder(folder))
+
+
+def _found(folder: Path) -> SongFolder:
+    found = find_songs(folder)
+    song_previews.remember(found, folder)
+    return found
+
+
+def _shared_tag(found: SongFolder) -> str:
+    """The trigger word that all songs have; empty where they differ."""
+    tags = {song.tag for song in found.songs}
+    return tags.pop() if len(tags) == 1 else ""
 
 
 def _summary(done: Preprocessed, found: tuple[Problem, ...]) -> str:

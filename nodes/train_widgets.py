@@ -86,7 +86,9 @@ WIDGETS: Mapping[str, Widget] = {
         "Share of samples trained without caption and lyrics; guidance (CFG) needs some. -1: 0.15 as the model was "
         "trained, or 0 on turbo at discrete times. Sources disagree for turbo: it samples without guidance, so 0 "
         "wastes nothing; it was trained with 0.15, so 0.15 changes least.", -1.0),
-    "genre_ratio": share("Chance that a song is shown with its genre in place of its caption, where it has both."),
+    "genre_ratio": share(
+        "Chance that a song is shown with its genre in place of its caption, where it has both. -1: what the dataset "
+        "was built with, which is 0 if nothing was said.", -1.0),
     "context_mode": Widget(
         "What the model is told about the music to come. silence: nothing, as when ComfyUI's text node has "
         "generate_audio_codes off. codes: the song's own audio codes; ComfyUI's text node feeds codes by default. "

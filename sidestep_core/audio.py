@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from .audio_files import BROKEN_SHARE, check_length, first_audio, opened, stated_seconds
 from .errors import DatasetError
 
 if TYPE_CHECKING:
@@ -26,40 +27,62 @@ SAMPLE_RATE = 48_000
 MIN_SECONDS = 1.0
 SILENCE_DBFS = -60.0
 """A song whose loudest sample is below this holds dither or nothing."""
+LONGEST_SECONDS = 3600.0
+"""What is decoded at once, 1.4 GB; a longer file is split or cut first."""
 
 # Flat to 21 kHz from 44.1 kHz material with residuals below -90 dB; FFmpeg's default filter loses 2 dB there.
 _RESAMPLER = f"{SAMPLE_RATE}:filter_size=128:cutoff=0.98"
-# A player skips what it cannot decode (tags behind the last frame, a flipped bit); more than this is a damaged file.
-_BROKEN_SHARE = 0.05
-_MISSING_SECONDS = 1.0
 
 
-def decode(path: Path, *, max_seconds: float = 0) -> Tensor:
+def decode(path: Path, *, start: float = 0, max_seconds: float = 0, tick: Callable[[], None] = lambda: None) -> Tensor:
     """The first audio stream of a file: float32 [2, samples] at 48 kHz, nominally in [-1, 1].
 
     Mono is copied to both channels.  Surround is mixed down (centre and surrounds at -3 dB, no LFE, as FFmpeg does)
-    and turned down to a peak of 1 where the sum is louder.  Encoder delay that the file states is cut off.
+    and the whole song turned down to a peak of 1 where the sum is louder.  Encoder delay that the file states is cut.
 
-    max_seconds: the rest of a longer song is not even decoded; 0 decodes everything.
+    start, max_seconds: only this section, sample for sample what it is in the whole song; so what is before it is
+    decoded too, and dropped.  What is behind it is not (but for surround, whose loudest moment may be there).
+    max_seconds 0 is all the rest.
+    tick: called for every piece that is decoded; may raise.
     Raises DatasetError naming the file when it holds no audio, is damaged (over 5 % of the packets cannot be decoded),
-    or is truncated (over 1 s and 5 % shorter than its header says).
+    is truncated (over 1 s and 5 % shorter than its header says), ends before `start`, or is longer than an hour
+    where max_seconds does not say less.
     """
-    import av
-
-    limit = round(max_seconds * SAMPLE_RATE)
-    try:
-        # Some files are scripts that name other files or addresses (playlists); only local ones may be opened.
-        with av.open(path, metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
-            waveform, whole = _decode(container, _first_audio(container, path), path, limit)
-            if whole:
-                _check_length(container, path, waveform.shape[1] / SAMPLE_RATE)
-    except av.error.InvalidDataError as error:
-        size = path.stat().st_size
-        reason = "is damaged or not an audio file" if size else "is empty (0 bytes)"
-        raise DatasetError(f"{path.name} {reason}. Export it again or remove it.") from error
-    except av.error.FFmpegError as error:
-        raise DatasetError(f"{path.name} cannot be decoded: {error.strerror}.") from error
+    first = round(start * SAMPLE_RATE)
+    stop = round((start + max_seconds) * SAMPLE_RATE) if max_seconds else 0
+    with opened(path) as container:
+        stream = first_audio(container, path)
+        stated = stated_seconds(container)
+        _check_room(path, (max_seconds or (stated or 0) - start))
+        waveform, samples, whole = _decode(container, stream, path, first, stop, tick)
+        if whole:
+            check_length(path, stated, samples / SAMPLE_RATE)
+    if not waveform.shape[1]:
+        raise DatasetError(f"{path.name} ends at {samples / SAMPLE_RATE:.1f} s, before its section at {start:.1f} s. "
+                           "Split it into sections again.")
     return waveform
+
+
+def blocks(path: Path, seconds: float) -> Iterator[Tensor]:
+    """The whole song as `decode` gives it, in pieces of so many seconds (the last is shorter), for files of any length.
+
+    Surround is not turned down.  Raises DatasetError as `decode` does, at the end where damage shows only there.
+    """
+    size = round(seconds * SAMPLE_RATE)
+    samples = held = 0
+    waiting: list[Tensor] = []
+    with opened(path) as container:
+        for chunk, _ in _resample(_frames(container, first_audio(container, path), path)):
+            waiting.append(chunk)
+            samples += chunk.shape[1]
+            held += chunk.shape[1]
+            while held >= size:
+                joined = torch.cat(waiting, dim=1)
+                waiting, held = [joined[:, size:].clone()], held - size
+                yield joined[:, :size].contiguous()
+        check_length(path, stated_seconds(container), samples / SAMPLE_RATE)
+    if held:
+        yield torch.cat(waiting, dim=1)
 
 
 def flac(waveform: Tensor) -> bytes:
@@ -97,39 +120,45 @@ def problem(waveform: Tensor) -> str | None:
     return None
 
 
-def _first_audio(container: InputContainer, path: Path) -> AudioStream:
-    if not container.streams.audio:
-        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-        raise DatasetError(f"{path.name} holds no audio (only {kinds}). Remove it or export its sound.")
-    return container.streams.audio[0]
-
-
-def _decode(container: InputContainer, stream: AudioStream, path: Path, limit: int) -> tuple[Tensor, bool]:
-    """The stereo waveform, cut at `limit` samples unless that is 0, and whether the file was read to its end."""
+def _decode(container: InputContainer, stream: AudioStream, path: Path, first: int, stop: int,
+            tick: Callable[[], None]) -> tuple[Tensor, int, bool]:
+    """The stereo waveform from sample `first` to `stop` (0 is the end), how many samples were decoded in all, and
+    whether these were all of the file's."""
     chunks: list[Tensor] = []
     samples = 0
     loudest_downmix = 0.0
     for chunk, downmixed in _resample(_frames(container, stream, path)):
-        chunks.append(chunk)
+        tick()
+        part = chunk[:, max(0, first - samples) : max(0, stop - samples) if stop else None]
         samples += chunk.shape[1]
+        if part.shape[1]:
+            # A copy, as a few samples of a frame would keep all of it.
+            chunks.append(part.clone())
+            _check_room(path, (samples - first) / SAMPLE_RATE if not stop else 0)
         if downmixed:
             loudest_downmix = max(loudest_downmix, float(chunk.abs().max()))
-        if limit and samples >= limit:
+        if stop and samples >= stop and not downmixed:
             break
+    else:
+        stop = 0
     if not samples:
         raise DatasetError(f"{path.name} is damaged: none of its audio could be decoded. Export it again or remove it.")
-    waveform = torch.cat(chunks, dim=1)[:, : limit or samples]
+    waveform = torch.cat(chunks, dim=1) if chunks else torch.empty(2, 0)
     if loudest_downmix > 1:
         waveform /= loudest_downmix
-    return waveform.contiguous(), not limit or samples < limit
+    return waveform, samples, not stop
+
+
+def _check_room(path: Path, seconds: float) -> None:
+    if seconds > LONGEST_SECONDS:
+        raise DatasetError(f"{path.name} is longer than {LONGEST_SECONDS / 60:g} minutes, which is too much at once. "
+                           "Split it into sections, or set a maximum length.")
 
 
 def _frames(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[AudioFrame]:
     """Every frame that can be decoded; raises DatasetError at the end if too many packets could not."""
     import av
 
-    if stream.codec_context is None:
-        raise DatasetError(f"{path.name} has no decoder here (copy-protected, or a rare format). Export it as FLAC.")
     packets = broken = 0
     for packet in container.demux(stream):
         packets += 1
@@ -137,7 +166,7 @@ def _frames(container: InputContainer, stream: AudioStream, path: Path) -> Itera
             yield from packet.decode()
         except av.error.FFmpegError:
             broken += 1
-    if broken > 1 and broken > packets * _BROKEN_SHARE:
+    if broken > 1 and broken > packets * BROKEN_SHARE:
         raise DatasetError(f"{path.name} is damaged: {broken} of {packets} packets could not be decoded. "
                            f"Export it again or remove it.")
 
@@ -168,8 +197,10 @@ def _resampler(rate: int, sample_format: str, layout: str, downmix: bool) -> Gra
     source = graph.add_abuffer(sample_rate=rate, format=sample_format, layout=layout, time_base=Fraction(1, rate))
     # Mono stays mono here: FFmpeg would turn it down by 3 dB.
     output = "sample_fmts=fltp" + (":channel_layouts=stereo" if downmix else "")
-    sink = graph.add("abuffersink")
-    graph.link_nodes(source, graph.add("aresample", _RESAMPLER), graph.add("aformat", output), sink).configure()
+    # A second at a time: the frames of a codec are so short that handling them one by one took a third of the time.
+    seconds = graph.add("asetnsamples", f"{SAMPLE_RATE}:pad=0")
+    graph.link_nodes(source, graph.add("aresample", _RESAMPLER), graph.add("aformat", output), seconds,
+                     graph.add("abuffersink")).configure()
     return graph
 
 
@@ -188,25 +219,3 @@ def _pull(graph: Graph) -> Iterator[Tensor]:
         except (av.error.BlockingIOError, av.error.EOFError):
             return
         yield torch.from_numpy(frame.to_ndarray()).expand(2, -1)
-
-
-def _check_length(container: InputContainer, path: Path, seconds: float) -> None:
-    """Raises DatasetError when over 1 s and 5 % of what the header states is missing."""
-    stated = _stated_seconds(container)
-    if stated is not None and stated - seconds > max(_MISSING_SECONDS, stated * _BROKEN_SHARE):
-        raise DatasetError(f"{path.name} is truncated or damaged: decoded {seconds:.1f} of {stated:.1f} s. "
-                           f"Copy it again or remove it.")
-
-
-def _stated_seconds(container: InputContainer) -> float | None:
-    """How long the file's own header says the audio is, or None where FFmpeg would only guess."""
-    stream = container.streams.audio[0]
-    # Raw AAC, and MP3 without a LAME header (seen by its encoder delay), get a guess from size and bit rate.
-    if container.format.name == "aac" or (container.format.name == "mp3" and not stream.start_time):
-        return None
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    # Matroska states one length for all its streams; a video's is not the audio's.
-    if container.duration is not None and not container.streams.video:
-        return container.duration / 1_000_000
-    return None

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Variant = Literal["turbo", "base", "sft"]
 
+TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
+VAE_FOLDER = "vae"
+"""Beside an official folder."""
 SIZES = {(2048, 24): "2B", (2560, 32): "XL"}
 SAMPLED = ("_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tokens.weight", ".weight_v")
 """Weights whose bytes go into the fingerprint; a merged adapter or a fine-tune changes at least these."""
@@ -59,6 +62,13 @@ class Checkpoint:
         """By the names of transformers' Qwen3Model."""
         return Weights.open(self.text_encoder, self.text_encoder_prefix)
 
+    @property
+    def has_timbre_token(self) -> bool:
+        """Whether the official program gives the timbre a token of its own: in XL, whose decoder is wider than its
+        condition encoder.  Every file holds such a token; in 2B nothing uses it."""
+        model = self.model_weights()
+        return _decoder_width(model) != model.shape("encoder.text_projector.weight")[0]
+
 
 class ModelSource(Protocol):
     """What preprocessing needs from its surroundings: the host's VAE, tokenizer and silence latent."""
@@ -88,8 +98,8 @@ def open_checkpoint(
     folder = _official_folder(model)
     source = folder or model
     found = locate(parts.MODEL, source)
-    text = _find(parts.TEXT_ENCODER, text_encoder, found, folder and folder.parent / "Qwen3-Embedding-0.6B")
-    audio = _find(parts.VAE, vae, found, folder and folder.parent / "vae")
+    text = _find(parts.TEXT_ENCODER, text_encoder, found, folder and folder.parent / TEXT_ENCODER_FOLDER)
+    audio = _find(parts.VAE, vae, found, folder and folder.parent / VAE_FOLDER)
     contents = found.weights(), text.weights(), audio.weights()
     check_text_encoder(contents[1], contents[0])
     check_vae(contents[2])
@@ -106,7 +116,7 @@ def open_checkpoint(
         size=_size(contents[0]),
         timestep_mu=_number(config, "timestep_mu", TimestepLaw.mu),
         timestep_sigma=_number(config, "timestep_sigma", TimestepLaw.sigma),
-        silence_latent=_silence_latent(folder),
+        silence_latent=folder and silence_latent_file(folder),
         fingerprint=fingerprint(*map(_content, contents)),
     )
 
@@ -188,13 +198,18 @@ def _variant_in(text: str) -> str:
 
 
 def _size(model: Weights) -> str:
-    width = model.shape("decoder.layers.0.self_attn_norm.weight")[0]
+    width = _decoder_width(model)
     layers = model.under("decoder.").depth()
     return SIZES.get((width, layers), f"{width}x{layers}")
 
 
-def _silence_latent(folder: Path | None) -> Path | None:
-    candidates = [place / "silence_latent.pt" for place in (folder, folder.parent)] if folder else []
+def _decoder_width(model: Weights) -> int:
+    return model.shape("decoder.layers.0.self_attn_norm.weight")[0]
+
+
+def silence_latent_file(folder: Path) -> Path | None:
+    """The latent of silence in an official folder, or beside it."""
+    candidates = (place / "silence_latent.pt" for place in (folder, folder.parent))
     return next((path for path in candidates if path.is_file()), None)
 
 

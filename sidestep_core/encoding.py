@@ -6,26 +6,45 @@ song lie side by side: with its caption and with its genre, for the whole song a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from . import storage
+from . import encoded
 from .checkpoint import Checkpoint, ModelSource
 from .codes import load_audio_codes
-from .conditions import STYLE, TextEncoder, load_condition_encoder
-from .dataset import Dataset, frames_trained
+from .conditions import TextEncoder, load_condition_encoder
+from .dataset import Dataset, frames_trained, words
 from .device import choose_dtype, release_memory
 from .errors import DatasetError
-from .flow import FRAMES_PER_CODE, FRAMES_PER_SECOND
+from .flow import FRAMES_PER_CODE
 from .progress import Progress, Report, ignore
-from .prompts import Prompt
+from .prompts import COMFYUI, OFFICIAL, Prompt
 from .sample_info import SampleInfo
 from .train_config import TrainConfig
 
+log = logging.getLogger(__name__)
+
 Tick = Callable[[int, int, str], None]
 """Called before each unit of work: its number, how many there are, and what it is."""
+
+IMPORTED = "imported"
+"""The style of a dataset whose conditions another program made."""
+TOLD = {
+    OFFICIAL: "This dataset's conditions are those of the official program (Gradio) and of diffusers. Generate there "
+              "with the adapter; for ComfyUI, run PreprocessAudioFolder with conditioning comfyui.",
+    IMPORTED: "This dataset's conditions were made by another program and differ from those of any generation. Better "
+              "run PreprocessAudioFolder on the songs themselves.",
+}
+"""What is said of a style when a dataset of it is trained on."""
+OF_WHOLE_SONGS = " Windows of a song are trained with the condition of the whole song, as there is no text to encode."
+REMEMBERED = 8
+"""How many of the last lyrics and timbres are kept for prompts that share them."""
 
 
 def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig,
@@ -33,19 +52,21 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
     """Encode what a training with this config reads from the dataset and the dataset lacks; mostly nothing.
 
     A window's condition says the window's duration and has a timbre reference of its length; its lyrics are those of
-    the whole song.  Loads no model unless something is missing.  DatasetError where another checkpoint made the
-    dataset, or genres are asked for and no song has one; CheckpointError where codes are asked for and cannot be made.
+    the whole song.  An imported dataset has one condition per song, which serves every window.  Says so where the
+    conditions are not ComfyUI's.  Loads no model unless something is missing.  DatasetError where another checkpoint
+    made the dataset, or genres are asked for and no song has one; CheckpointError where codes are asked for and cannot
+    be made.
     """
-    if (dataset.checkpoint, dataset.style) != (checkpoint.fingerprint, STYLE):
-        raise DatasetError(f"The dataset in {dataset.folder} was made with another checkpoint ({dataset.checkpoint}, "
-                           f"{dataset.style}) than {checkpoint.name} ({checkpoint.fingerprint}, {STYLE}). "
-                           "Run PreprocessAudioFolder again with this checkpoint.")
+    _check_origin(checkpoint, dataset)
     if config.genre_ratio > 0 and not any(sample.genre for sample in dataset.samples):
         raise DatasetError(f"genre_ratio is {config.genre_ratio:g}, but no song of the dataset has both a caption and "
                            "a genre. Set genre_ratio to 0, or write genres beside the songs and run "
                            "PreprocessAudioFolder again.")
+    _tell_style(dataset, config, report)
     prompts: dict[Path, tuple[str, Prompt]] = {}
     for sample in dataset.samples:
+        if sample.foreign_condition:
+            continue
         frames = frames_trained(sample.frames, config)
         wanted = sample.prompts(frames) if config.genre_ratio > 0 else (sample.prompt(frames),)
         prompts |= {dataset.condition(prompt): (sample.name, prompt) for prompt in wanted}
@@ -54,12 +75,32 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
         report(Progress(stage="preprocess", step=number, total=total, message=message))
 
     try:
-        encode_conditions(source, checkpoint, missing(prompts), device, tick)
+        encode_conditions(source, checkpoint, missing(prompts), dataset.style, device, tick)
         release_memory(device)
         if config.context_mode != "silence":
             _encode_codes(source, checkpoint, dataset, device, tick)
     finally:
         release_memory(device)
+
+
+def _check_origin(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    if dataset.checkpoint != checkpoint.fingerprint:
+        raise DatasetError(f"The dataset in {dataset.folder} was made with another checkpoint ({dataset.checkpoint}) "
+                           f"than {checkpoint.name} ({checkpoint.fingerprint}). "
+                           "Run PreprocessAudioFolder again with this checkpoint.")
+    if dataset.style not in (COMFYUI, *TOLD):
+        raise DatasetError(f"The conditions of the dataset in {dataset.folder} are of style {dataset.style!r}, which "
+                           f"this version does not know. Update Side-Step, or run PreprocessAudioFolder again.")
+
+
+def _tell_style(dataset: Dataset, config: TrainConfig, report: Report) -> None:
+    told = TOLD.get(dataset.style, "")
+    if dataset.style == IMPORTED and any(frames_trained(sample.frames, config) < sample.frames
+                                         for sample in dataset.samples):
+        told += OF_WHOLE_SONGS
+    if told:
+        log.warning(told)
+        report(Progress(stage="preprocess", step=0, total=1, message=told, notice=told))
 
 
 def missing(prompts: Mapping[Path, tuple[str, Prompt]]) -> dict[Path, tuple[str, Prompt]]:
@@ -68,20 +109,46 @@ def missing(prompts: Mapping[Path, tuple[str, Prompt]]) -> dict[Path, tuple[str,
 
 
 def encode_conditions(source: ModelSource, checkpoint: Checkpoint, prompts: Mapping[Path, tuple[str, Prompt]],
-                      device: torch.device, tick: Tick) -> None:
-    """Write the condition of every prompt (with its song's name) to its file."""
+                      style: str, device: torch.device, tick: Tick) -> None:
+    """Write the condition of every prompt (with its song's name) to its file, as the program of this style makes it."""
     if not prompts:
         return
     with torch.inference_mode(False), torch.no_grad():
-        text_encoder = TextEncoder(checkpoint.text_encoder_weights(), source.tokenizer_folder, device)
-        dtype = choose_dtype("auto", device)
-        encoder = load_condition_encoder(checkpoint.model_weights().under("encoder."), dtype, device)
+        condition_of = _condition_maker(source, checkpoint, style, device)
         for number, (path, (name, prompt)) in enumerate(prompts.items()):
             tick(number, len(prompts), f"Reading the words of {name}")
-            timbre_TC = source.silence_latent(round(prompt.seconds * FRAMES_PER_SECOND))
-            condition_BSD = encoder(text_encoder.caption(prompt).to(dtype), text_encoder.lyrics(prompt).to(dtype),
-                                    timbre_TC[None].to(device, dtype))
-            storage.write_tensors(path, {"condition": condition_BSD[0].float()})
+            encoded.write(path, "condition", condition_of(replace(prompt, style=style)),
+                          words(checkpoint.fingerprint, style, prompt))
+
+
+def _condition_maker(source: ModelSource, checkpoint: Checkpoint, style: str,
+                     device: torch.device) -> Callable[[Prompt], Tensor]:
+    """A function from a prompt of this style to its condition, float32 [S, D].
+
+    Never a batch of prompts: matrix kernels sum in another order for another number of rows (float32 on two threads
+    already differs), so the bits of a file would depend on which others were missing with it, and a killed run that
+    goes on would leave other files than an undisturbed one.  What prompts share is computed once, which gains more: the
+    lyrics of a song with its caption, its genre and every window, and the timbre of equal lengths.
+    """
+    dtype = choose_dtype("auto", device)
+    texts = TextEncoder(checkpoint.text_encoder_weights(), source.tokenizer_folder, device)
+    encoder = load_condition_encoder(checkpoint.model_weights().under("encoder."), dtype, device, style=style,
+                                     timbre_token=checkpoint.has_timbre_token)
+
+    @lru_cache(REMEMBERED)
+    def lyrics(ids: tuple[int, ...]) -> Tensor:
+        encoded_BLD: Tensor = encoder.lyric_encoder(texts.rows(ids).to(dtype))
+        return encoded_BLD
+
+    @lru_cache(REMEMBERED)
+    def timbre(frames: int) -> Tensor:
+        return encoder.timbre(source.silence_latent(frames)[None].to(device, dtype))
+
+    def condition(prompt: Prompt) -> Tensor:
+        return encoder.pack(texts.caption(prompt).to(dtype), lyrics(tuple(texts.lyrics_ids(prompt))),
+                            timbre(prompt.timbre_frames))[0].float()
+
+    return condition
 
 
 def _encode_codes(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, device: torch.device,
@@ -98,4 +165,4 @@ def _encode_codes(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
             tick(number, len(wanted), f"Listening for the audio codes of {sample.name}")
             latents_TC = dataset.read_latents(sample).to(device)
             codes_N = audio_codes.of(latents_TC, silence_TC)
-            storage.write_tensors(path, {"codes": audio_codes.latents(codes_N)[:sample.frames].cpu()})
+            encoded.write(path, "codes", audio_codes.latents(codes_N)[:sample.frames])

@@ -7,6 +7,7 @@ songs ranks the modules as the other half does, more samples would change nothin
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 
 from . import dataset as data
-from . import memory, sensitivity, storage
+from . import memory, sensitivity, storage, visits
 from .adapter_config import LoraConfig
 from .checkpoint import Checkpoint, ModelSource
 from .dataset import Dataset, Sample
@@ -66,7 +67,7 @@ class _Measurement:
         """Where a sample is counted: by its song, as two samples of one song share what other songs do not have."""
         if not self.quarters:
             return step % QUARTERS
-        return self.quarters[data.visited(len(self.samples), self.config.seed, step)]
+        return self.quarters[visits.song_of_visit(self.samples, self.config.seed, step)]
 
     def agreement(self) -> float:
         """Rank correlation between the scores by two quarters and by the other two."""
@@ -94,7 +95,8 @@ def estimate(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, conf
     try:
         with own_random_state(device):
             with explain_out_of_memory("loading the decoder", ADVICE):
-                ensure_conditions(source, checkpoint, dataset, config.training(), device, report)
+                ensure_conditions(source, checkpoint, dataset, data.resolved(config.training(), dataset), device,
+                                  report)
                 work = _prepare(checkpoint, dataset, config, device, path.with_suffix(".part"))
             _resume(work)
             with explain_out_of_memory("estimating", f"It needs {work.need}. {ADVICE}"):
@@ -125,7 +127,7 @@ def _finished(path: Path) -> Estimate | None:
 
 def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, device: torch.device,
              part: Path) -> _Measurement:
-    training = config.training()
+    training = data.resolved(config.training(), dataset)
     dtype = choose_dtype(config.precision, device)
     samples, silence_TC = data.load_samples(dataset, training)
     weights = checkpoint.model_weights()
@@ -136,17 +138,18 @@ def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, d
     need = memory.plan(decoder, (), modules, 0.0, samples, training)
     decoder.recomputed_layers = need.recomputed
     objective = Objective.of(checkpoint, training, decoder, weights, silence_TC, device, dtype)
-    return _Measurement(objective=objective, samples=samples, quarters=_quarters(len(samples), config.seed),
+    return _Measurement(objective=objective, samples=samples, quarters=_quarters(samples, config.seed),
                         modules=modules, config=config, need=need, part=part,
                         sums=sums_of(config.score, shapes, device, config.seed))
 
 
-def _quarters(songs: int, seed: int) -> tuple[int, ...]:
+def _quarters(samples: Sequence[Sample], seed: int) -> tuple[int, ...]:
     """Of each song, by turns in the order of the first visits, so that all fill alike; none below four songs."""
-    if songs < QUARTERS:
+    if len(samples) < QUARTERS:
         return ()
-    order = [data.visited(songs, seed, visit) for visit in range(songs)]
-    return tuple(order.index(song) % QUARTERS for song in range(songs))
+    epoch = visits.visits_per_epoch(samples)
+    order = list(dict.fromkeys(visits.song_of_visit(samples, seed, visit) for visit in range(epoch)))
+    return tuple(order.index(song) % QUARTERS for song in range(len(samples)))
 
 
 def _shape(layer: nn.Module) -> Shape:
@@ -184,7 +187,7 @@ def _measure(work: _Measurement, report: Report) -> None:
 
 def _measure_sample(work: _Measurement) -> None:
     objective, step = work.objective, work.sums.samples
-    (batch,) = data.batches(work.samples, objective.silence_TC, objective.config, step)
+    (batch,) = visits.batches(work.samples, objective.silence_TC, objective.config, step)
     loss = training_loss(objective, batch.to(objective.device, objective.dtype))
     loss.weighted_B.sum().backward()
     t = float(loss.t_B[0])

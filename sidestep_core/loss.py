@@ -14,14 +14,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from . import dataset as data
-from . import flow
+from . import flow, visits
 from .checkpoint import Checkpoint
-from .dataset import Batch, Sample
+from .dataset import Sample
 from .decoder import Decoder
 from .errors import TrainingDiverged
 from .progress import Progress, Report, ignore
 from .train_config import AUTO, TrainConfig
+from .visits import Batch
 from .weights import Weights
 
 CFG_RATIO = 0.15
@@ -124,7 +124,7 @@ def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Prog
     objective.decoder.eval()
     losses = []
     for sample in samples:
-        batch = data.whole(sample, objective.silence_TC, config).to(objective.device, objective.dtype)
+        batch = visits.whole(sample, objective.silence_TC, config).to(objective.device, objective.dtype)
         for time in flow.HELDOUT_TIMES:
             noise_BTC = flow.noise_like(batch.x0_BTC, flow.generator(config.seed, "heldout", sample.name, str(time)))
             t_B = torch.full((1,), time, device=objective.device)

@@ -1,4 +1,10 @@
-"""The text that ComfyUI makes of what a person types, to the letter."""
+"""The text that ComfyUI, or the official program, makes of what a person types, to the letter.
+
+The official program (Gradio) and diffusers tell the model to fill a mask, where ComfyUI always tells it to make tokens;
+they cut a begun second off the duration, keep the caption as it is typed, know no escapes, and have a timbre reference
+of thirty seconds whatever the length.  Sources: ACE-Step-1.5's conditioning_text.py and metadata formatting, diffusers'
+pipeline_ace_step.py, ComfyUI's text_encoders/ace15.py.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +12,30 @@ import math
 import re
 from dataclasses import dataclass
 
+from .flow import FRAMES_PER_SECOND
+
+COMFYUI = "comfyui"
+OFFICIAL = "official"
+"""The styles: whose generation it is."""
 CAPTION_TEMPLATE = (
     "# Instruction\nGenerate audio semantic tokens based on the given conditions:\n\n"
     "# Caption\n{caption}\n\n# Metas\n{metas}\n<|endoftext|>\n<|endoftext|>"
 )
 LYRICS_TEMPLATE = "# Languages\n{language}\n\n# Lyric\n{lyrics}<|endoftext|><|endoftext|>"
+OFFICIAL_CAPTION_TEMPLATE = (
+    "# Instruction\nFill the audio semantic mask based on the given conditions:\n\n"
+    "# Caption\n{caption}\n\n# Metas\n{metas}\n<|endoftext|>\n"
+)
+OFFICIAL_LYRICS_TEMPLATE = "# Languages\n{language}\n\n# Lyric\n{lyrics}<|endoftext|>"
+"""Without the <|endoftext|> that the official tokenizer adds to every text."""
+OFFICIAL_TIMBRE_FRAMES = 30 * FRAMES_PER_SECOND
+"""The official `timbre_fix_frame`."""
 UNKNOWN = "N/A"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """The fields of the host's text node, as a person would fill them in for this song."""
+    """The fields of a program's text form, as a person would fill them in for this song."""
 
     caption: str
     lyrics: str
@@ -25,28 +44,41 @@ class Prompt:
     key: str
     signature: str
     seconds: float
+    style: str = COMFYUI
+    """Whose text is made of them: ComfyUI's, or that of the official program and of diffusers."""
 
     @property
     def caption_text(self) -> str:
         """What the text encoder reads: instruction, caption and metas."""
+        official = self.style == OFFICIAL
         metas = {
             "bpm": UNKNOWN if self.bpm is None else str(self.bpm),
-            # The host's node offers beats per bar only: "4/4" and "6/8" are its 4 and 6.
+            # Both programs offer beats per bar only: "4/4" and "6/8" are their 4 and 6.
             "timesignature": self.signature.split("/")[0].strip() or UNKNOWN,
             "keyscale": _spelled_out(self.key) or UNKNOWN,
-            "duration": f"{math.ceil(self.seconds)} seconds",
+            "duration": f"{int(self.seconds) if official else math.ceil(self.seconds)} seconds",
         }
         lines = "\n".join(f"- {name}: {value}" for name, value in metas.items())
+        if official:
+            return OFFICIAL_CAPTION_TEMPLATE.format(caption=self.caption, metas=lines)
         return _plain_parentheses(CAPTION_TEMPLATE.format(caption=self.caption.strip(), metas=lines))
 
     @property
     def lyrics_text(self) -> str:
         """What the lyric encoder reads: language and lyrics."""
-        return _plain_parentheses(LYRICS_TEMPLATE.format(language=self.language.strip().lower(), lyrics=self.lyrics))
+        language = self.language.strip().lower()
+        if self.style == OFFICIAL:
+            return OFFICIAL_LYRICS_TEMPLATE.format(language=language, lyrics=self.lyrics)
+        return _plain_parentheses(LYRICS_TEMPLATE.format(language=language, lyrics=self.lyrics))
+
+    @property
+    def timbre_frames(self) -> int:
+        """How many frames of silence stand for the timbre reference that nobody gave."""
+        return OFFICIAL_TIMBRE_FRAMES if self.style == OFFICIAL else round(self.seconds * FRAMES_PER_SECOND)
 
 
 def _spelled_out(key: str) -> str:
-    """A key as the host's node offers it: "Am" and "a min" are "A minor"; what is no key stays as it is."""
+    """A key as both programs offer it: "Am" and "a min" are "A minor"; what is no key stays as it is."""
     match = re.fullmatch(r"([A-Ga-g])([#b]?)\s*(?:(m|[Mm]in|[Mm]inor)|M|[Mm]aj|[Mm]ajor|)", key.strip())
     if match is None:
         return key.strip()

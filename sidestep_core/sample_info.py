@@ -33,7 +33,8 @@ class SampleInfo:
     repeats: int = 1
     """How often an epoch visits it."""
     foreign_condition: str = ""
-    """Name of the file of a condition that another program made; there is no prompt to make others of."""
+    """Name of the file of a condition that another program made (and of one with the genre, where the song has one); no
+    other is made, of the fields above or of another length."""
 
     @property
     def seconds(self) -> float:

@@ -29,7 +29,7 @@ class SongReport:
     loudness: float
     """Integrated, in LUFS; -inf where it is silent or too short."""
     clipped: float
-    """Share of the samples that are in runs at full scale, 0 to 1."""
+    """Share of the samples that are in runs at full scale, 0 to 1; what an MP3 encoder turned down is not found."""
     silent: float
     """Share of the song that is quieter than -60 dBFS, 0 to 1."""
     mono: bool
@@ -41,3 +41,10 @@ class SongReport:
     signature: Heard | None = None
     warnings: tuple[str, ...] = ()
     """Whole sentences for the person who owns the song."""
+
+
+def clock(seconds: float) -> str:
+    """Whole seconds as reports write them: 3:05, 1:03:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

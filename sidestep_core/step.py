@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from . import dataset as data
-from . import flow, kinds, memory, optimizers, stopping
+from . import flow, kinds, memory, optimizers, stopping, visits
 from .adapter import LiveAdapter
 from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint
@@ -59,8 +59,13 @@ class Training:
         return self.heldout or self.trained_on
 
     @property
+    def epoch(self) -> int:
+        """How many visits an epoch has."""
+        return visits.visits_per_epoch(self.trained_on)
+
+    @property
     def total_steps(self) -> int:
-        return self.config.total_steps(len(self.trained_on))
+        return self.config.total_steps(self.epoch)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -92,7 +97,7 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, co
     config = optimizers.effective(config)
     dtype = choose_dtype(config.precision, device)
     samples, silence_TC = data.load_samples(dataset, config)
-    trained_on, heldout = data.split_heldout(samples, config)
+    trained_on, heldout = visits.split_heldout(samples, config)
     stopping.check(config, len(heldout))
     weights = checkpoint.model_weights()
     decoder = load_decoder(weights.under("decoder."), dtype, device)
@@ -132,10 +137,10 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
     gradient = torch.nn.utils.clip_grad_norm_(training.adapter.parameters, config.max_grad_norm)
     loss = torch.cat([batch.loss_B for batch in losses]).tolist()
     times = torch.cat([batch.t_B for batch in losses]).tolist()
-    visits = data.visits_of_step(config, len(training.trained_on), step)
+    visited = visits.visits_of_step(config, training.epoch, step)
     numbers = {"loss": sum(loss) / len(loss), "gradient": float(gradient),
                "lr": learning_rate(config, training.total_steps, step),
-               "epoch": visits.stop / len(training.trained_on)}
+               "epoch": visited.stop / training.epoch}
     if config.loss_weighting != "none":
         numbers["weighted"] = float(torch.cat([batch.weighted_B.detach() for batch in losses]).mean())
     if fp16:
@@ -154,10 +159,10 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
 def _backward(training: Training, step: int, scale: float, report: Report) -> list[BatchLoss]:
     """Gradients of the step's mean loss times `scale`, and the losses of its batches, without their graphs."""
     config, objective = training.config, training.objective
-    count = len(data.visits_of_step(config, len(training.trained_on), step))
+    count = len(visits.visits_of_step(config, training.epoch, step))
     objective.decoder.train()
     losses = []
-    for number, batch in enumerate(data.batches(training.trained_on, objective.silence_TC, config, step)):
+    for number, batch in enumerate(visits.batches(training.trained_on, objective.silence_TC, config, step)):
         torch.manual_seed(flow.seed(config.seed, "dropout", step, number))
         loss = training_loss(objective, batch.to(objective.device, objective.dtype))
         (loss.weighted_B.sum() / count * scale).backward()

@@ -30,6 +30,10 @@ class BadTensorFile(SideStepError):
     """A file is not safetensors, or is cut off."""
 
 
+class CannotWrite(SideStepError, OSError):
+    """The disk is full, or does not let us; what was there before is unchanged."""
+
+
 RENAME_SECONDS = 5.0
 LARGEST_HEADER = 100_000_000
 """Bytes, as in safetensors: what claims more is no such file, and is not read into memory."""
@@ -78,15 +82,19 @@ def _rename(source: Path, target: Path) -> None:
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` write the file it is given, which then becomes `path`; whatever stops it, `path` stays as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         _flush_to_disk(temporary)
         _rename(temporary, path)
         _flush_folder(path.parent)
+    except OSError as error:
+        raise CannotWrite(f"{path} could not be written ({error.strerror or error}). Free some space, or make "
+                          f"{path.parent} writable.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def require_writable(folder: Path) -> None:
@@ -105,11 +113,8 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8."""
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
+    """Write a text file as UTF-8, with the line ends that the text has."""
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -140,7 +145,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             save_file(contiguous, temporary, metadata=dict(metadata or {}))
         except SafetensorError as error:
             # Its only way to say that the disk is full.
-            raise OSError(f"{path} could not be written: {error}") from error
+            raise OSError(str(error)) from error
         if temporary.stat().st_mode != usual_mode:
             temporary.chmod(usual_mode)
 
@@ -251,9 +256,8 @@ def copy(source: Path, target: Path) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` (which must not exist yet) when the block ends without an exception,
     and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    temporary.mkdir()
+    temporary.mkdir(parents=True)
     try:
         yield temporary
         _rename(temporary, path)
@@ -270,20 +274,24 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process had begun to write here and below.  Only for folders that one process at a time
-    writes."""
-    for leftover in list(folder.rglob(".*.tmp")):
+    """Remove what a killed process, or safetensors in it, had begun to write here and below.  Only for folders that one
+    process at a time writes."""
+    for leftover in [*folder.rglob(".*.tmp"), *folder.rglob(".tmp??????")]:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
-            with contextlib.suppress(PermissionError):
+            with contextlib.suppress(OSError):
                 leftover.unlink(missing_ok=True)
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hash_file(path: Path, tick: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits; `tick` is called for every piece of them."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+            tick()
+    return digest.hexdigest()
 
 
 def fingerprint(*parts: Json) -> str:

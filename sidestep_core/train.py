@@ -12,12 +12,11 @@ from typing import Any
 import torch
 
 from . import adapter as adapter_file
-from . import dataset as data
-from . import layouts, optimizers, results, run_state, start, stopping, storage
+from . import layouts, optimizers, results, run_state, start, stopping, storage, visits
 from .adapter import Adapter, Loader
 from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint, ModelSource
-from .dataset import Dataset
+from .dataset import Dataset, resolved
 from .device import choose_device, explain_out_of_memory, own_random_state, release_memory
 from .encoding import ensure_conditions
 from .loss import heldout_loss
@@ -66,10 +65,11 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     the first weights.  `load` is the program that the saved file is proven with.  When `report` raises `Cancelled` (or
     anything that is no Exception rises), the last finished step is kept as a checkpoint and as a usable adapter.
     """
+    config = resolved(config, dataset)
     own = start.is_own(folder, resume_from)
     run_identity = identity(checkpoint, dataset, adapter, config, start_from=start_from,
                             resume_from=None if own else resume_from)
-    start.place(folder, run_identity, resume_from, config.total_steps(data.trained_songs(dataset, config)))
+    start.place(folder, run_identity, resume_from, config.total_steps(visits.trained_visits(dataset, config)))
     facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
              "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": inference(checkpoint, config),
              "train": optimizers.effective(config).to_json()}
@@ -99,7 +99,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
 def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig, *,
              start_from: Path | None = None, resume_from: Path | None = None) -> dict[str, Any]:
     """What makes a run this run; the same identity finds the same run on the disk again."""
-    used = optimizers.effective(config).to_json()
+    used = optimizers.effective(resolved(config, dataset)).to_json()
     found: dict[str, Any] = {"checkpoint": checkpoint.fingerprint, "dataset": dataset.fingerprint,
                              "adapter": adapter.to_json(),
                              "train": {key: value for key, value in used.items() if key not in NOT_THE_METHOD}}

@@ -64,8 +64,9 @@ class TrainConfig(Config):
     cfg_ratio: float = AUTO
     """Chance that a sample trains without its caption and lyrics, which classifier-free guidance needs.  -1: 0.15, or
     0 where times are discrete on turbo, which samples without guidance."""
-    genre_ratio: float = 0.0
-    """Chance that a visit uses a song's genre in place of its caption, where it has both."""
+    genre_ratio: float = AUTO
+    """Chance that a visit uses a song's genre in place of its caption, where it has both.  -1: what the dataset says,
+    which is 0 where nobody said anything."""
     context_mode: ContextMode = "silence"
     """What the decoder is told about the output: silence, the song's own audio codes, or each of them at times."""
     codes_ratio: float = 0.5
@@ -126,10 +127,10 @@ class TrainConfig(Config):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}.")
-        for name in ("genre_ratio", "codes_ratio"):
-            require(0 <= getattr(self, name) <= 1, f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
-        require(self.cfg_ratio == AUTO or 0 <= self.cfg_ratio <= 1,
-                f"cfg_ratio must lie between 0 and 1, or be -1 (automatic), got {self.cfg_ratio}.")
+        require(0 <= self.codes_ratio <= 1, f"codes_ratio must lie between 0 and 1, got {self.codes_ratio}.")
+        for name in ("cfg_ratio", "genre_ratio"):
+            require(getattr(self, name) == AUTO or 0 <= getattr(self, name) <= 1,
+                    f"{name} must lie between 0 and 1, or be -1 (automatic), got {getattr(self, name)}.")
         require(0 <= self.ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {self.ema_decay}.")
         require(self.chunk_duration == 0 or self.chunk_duration >= 1,
                 f"chunk_duration must be 0 (whole songs) or at least 1, got {self.chunk_duration}.")
@@ -148,6 +149,7 @@ class TrainConfig(Config):
     def samples_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation
 
-    def total_steps(self, songs: int) -> int:
-        """Optimizer steps of the whole run; the last one takes what is left of the last epoch."""
-        return -(-self.epochs * songs // self.samples_per_step) if self.epochs else self.max_steps
+    def total_steps(self, epoch: int) -> int:
+        """Optimizer steps of the whole run, where an epoch has so many visits; the last step takes what is left of the
+        last epoch."""
+        return -(-self.epochs * epoch // self.samples_per_step) if self.epochs else self.max_steps

@@ -21,28 +21,33 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     "errors": 0, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
-    "song_report": 0,
-    "config": 1, "storage": 1, "sidecars": 1, "audio": 1, "prompts": 1, "strict_json": 1, "probe": 1,
-    "adapter_config": 2, "train_config": 2, "songs": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
-    "factors": 2, "scales": 2,
+    "song_report": 0, "mp4": 0, "lyric_parts": 0, "ahead": 0,
+    "config": 1, "storage": 1, "audio_files": 1, "prompts": 1, "strict_json": 1, "probe": 1,
+    "torch_file": 1,
+    "adapter_config": 2, "train_config": 2, "notes": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
+    "factors": 2, "scales": 2, "audio": 2, "encoded": 2,
     "device": 3, "dataset": 3, "targets": 3, "parts": 3, "layers": 3, "schedules": 3, "ema": 3, "optimizer_state": 3,
-    "tensorboard": 3, "setting_text": 3, "pieces": 3, "sensitivity": 3,
+    "tensorboard": 3, "setting_text": 3, "sidecars": 3, "embedded": 3, "pieces": 3, "sensitivity": 3,
+    "loudness": 3, "fingerprints": 3, "tempo": 3,
     "checkpoint": 4, "conditions": 4, "decoder": 4, "lora": 4, "lycoris": 4, "optimizers": 4, "run_state": 4,
     "foreign_presets": 4, "layouts": 4, "estimate_config": 4, "gradient_sums": 4,
-    "heatmap": 4, "tables": 4,
-    "loss": 5, "codes": 5, "kinds": 5, "memory": 5, "stopping": 5, "presets": 5, "merge": 5,
-    "step": 6, "encoding": 6, "selection": 6,
+    "heatmap": 4, "tables": 4, "song_files": 4, "song_lists": 4, "visits": 4, "levels": 4, "musical_key": 4,
+    "songs": 5, "loss": 5, "codes": 5, "kinds": 5, "memory": 5, "stopping": 5, "presets": 5, "merge": 5,
+    "song_warnings": 5, "standalone": 5,
+    "write_back": 6, "captions": 6, "build": 6, "dataset_json": 6, "step": 6, "encoding": 6, "selection": 6,
+    "listening": 6, "sections": 6, "song_table": 6, "cache": 6, "latents": 6,
     "preprocess": 7, "results": 7, "estimate": 7,
-    "start": 8,
+    "start": 8, "foreign_tensors": 8,
     "train": 9,
     "__init__": 10,
 }  # fmt: skip
 """Of every file of sidestep_core; each may import only files of lower layers."""
 
 OWNERS = {
-    "safetensors": {"storage"}, "peft": {"lora"}, "transformers": {"conditions", "optimizers"}, "av": {"audio"},
-    "torchaudio": {"audio"}, "bitsandbytes": {"optimizers"}, "prodigyopt": {"optimizers"}, "flash_attn": {"layers"},
-    "PIL": {"heatmap"},
+    "safetensors": {"storage"}, "peft": {"lora"}, "transformers": {"conditions", "optimizers"},
+    "av": {"audio", "audio_files"}, "torchaudio": {"loudness", "tempo"}, "pyloudnorm": {"loudness"},
+    "librosa": {"tempo", "musical_key"}, "diffusers": {"standalone"},
+    "bitsandbytes": {"optimizers"}, "prodigyopt": {"optimizers"}, "flash_attn": {"layers"}, "PIL": {"heatmap"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two
 things for us: a text encoder and an optimizer)."""

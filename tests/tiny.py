@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from demo.tiny import write_tiny_models
-from sidestep_core import flow, storage
+from sidestep_core import encoded, flow
 from sidestep_core.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.conditions import END_OF_TEXT
 from sidestep_core.dataset import Dataset, write_manifest
@@ -82,14 +82,14 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
     for index, info in enumerate(infos):
         random = flow.generator("song", index)
         latents_TC = torch.randn(info.frames, 64, generator=random)
-        storage.write_tensors(dataset.latents(info), {"latents": latents_TC})
+        encoded.write(dataset.latents(info), "latents", latents_TC)
         for length in (info.frames, *windows):
             for prompt in info.prompts(length):
-                storage.write_tensors(dataset.condition(prompt),
-                                      {"condition": torch.randn(tokens, width, generator=random)})
+                encoded.write(dataset.condition(prompt), "condition", torch.randn(tokens, width, generator=random),
+                              dataset.words(prompt))
         if codes:
-            storage.write_tensors(dataset.codes(info), {"codes": latents_TC + 1})
+            encoded.write(dataset.codes(info), "codes", latents_TC + 1)
     silence = torch.randn(max(frames), 64, generator=flow.generator("silence"))
-    storage.write_tensors(dataset.silence, {"silence": silence})
+    encoded.write(dataset.silence, "silence", silence)
     write_manifest(dataset)
     return dataset

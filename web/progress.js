@@ -4,12 +4,14 @@ const MOST_POINTS = 4000;
 
 const STAGES = {
   load: "Loading the model",
+  listen: "Listening",
   preprocess: "Preparing songs",
   estimate: "Measuring the model",
   train: "Training",
   sample: "Generating a preview",
   save: "Saving the adapter",
 };
+const IN_PERCENT = new Set(["listen", "preprocess", "estimate", "sample"]);
 const ENDINGS = { finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
 
 /** The state after an event; `state` is the state so far (null before the first event), `event` one websocket event. */
@@ -74,7 +76,7 @@ export function count(state) {
   const { stage, status, step, total, points } = state;
   if (status === "finished" && points.length) return `${points.at(-1).step.toLocaleString()} steps`;
   if (!total || stage === "load") return "";
-  if (stage === "preprocess" || stage === "estimate" || stage === "sample") return `${Math.floor(100 * share(state))} %`;
+  if (IN_PERCENT.has(stage)) return `${Math.floor(100 * share(state))} %`;
   return `step ${step.toLocaleString()} of ${total.toLocaleString()}`;
 }
 

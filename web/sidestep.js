@@ -1,30 +1,39 @@
-// Shows live training and preprocessing progress on Side-Step's nodes, and restores it after a page reload.
+// Shows live progress on Side-Step's nodes and restores it after a page reload; shows songs, and greys out widgets.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { grow, rootGraph, zoomCanvas } from "./canvas.js";
 import { createPanel } from "./panel.js";
 import { advance, explains, fromOutput } from "./progress.js";
+import { addSongTable } from "./songs.js";
 
 const EVENT = "sidestep.progress";
 const WIDGET = "sidestep_progress";
 const BESIDE_SETTINGS = [WIDGET, "adapter_name", "if_already_trained", "resume_from", "auto_estimate", "top_k"];
 const OF_ESTIMATE = ["choose", "granularity", "top_k", "percentile", "million_parameters", "minimum_per_category",
   "rank_by_score", "min_rank", "max_rank"];
+const MAKE_NO_CHOICE = new Set(["listen", "preprocess"]); // stages after which no list has a new entry
 const MARGIN = 10;
 const WIDTH = 320; // of a new node, so that the numbers fit
 const PANELS = {
   SideStepTrainAdapter: { chart: true, idle: "Not trained yet", hint: "Run the workflow: the loss curve grows here." },
   SideStepEstimateGradients: { chart: false, idle: "Not measured yet", hint: "Trains nothing: it measures where to." },
+  SideStepAnalyzeSongs: { chart: false, idle: "Not heard yet", hint: "Needed once: what is heard is remembered." },
   SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
 };
 
-const NOTES = new Set(["SideStepConfigureLoRA", "SideStepConfigureLoKR", "SideStepConfigureLoHA"]);
+const CAPACITY = "Run the workflow: how many parameters this makes is shown here.";
+const NOTES = { // what a line of text below the widgets says before the first run
+  SideStepConfigureLoRA: CAPACITY,
+  SideStepConfigureLoKR: CAPACITY,
+  SideStepConfigureLoHA: CAPACITY,
+  SideStepDatasetCache: "Run the workflow: how much room the dataset takes is shown here.",
+  SideStepImportTensors: "Run the workflow: what was imported is shown here.",
+};
 const NOTE_HEIGHT = 50;
 
 const address = ({ node_id, run }, step) =>
   api.apiURL(`/sidestep/nodes/${encodeURIComponent(node_id)}/runs/${encodeURIComponent(run)}/samples/${step}`);
-
-const rootGraph = () => app.rootGraph ?? app.graph;
 
 /** Every node with a panel as [execution id, panel]; a node inside subgraphs has an id like "5:12". */
 function* panels(graph = rootGraph(), path = "") {
@@ -48,14 +57,6 @@ function setState(panel, state) {
   });
 }
 
-/** Make room for what the panel has got; a node that is large enough stays as it is. */
-function grow(node) {
-  const needed = node.computeSize()[1];
-  if (needed <= node.size[1] || window.LiteGraph.vueNodesMode) return; // Nodes 2.0 lays itself out
-  node.setSize([node.size[0], needed]);
-  app.canvas.setDirty(true, true);
-}
-
 async function restore(id, panel) {
   const request = (panel.request = (panel.request ?? 0) + 1);
   const response = await api.fetchApi(`/sidestep/nodes/${encodeURIComponent(id)}/history`);
@@ -77,7 +78,7 @@ async function onProgress({ detail: event }) {
     setState(panel, advance(panel.state, event));
     if (incomplete) await restore(id, panel);
   }
-  if (event.status === "finished" && event.stage !== "preprocess") await app.refreshComboInNodes();
+  if (event.status === "finished" && !MAKE_NO_CHOICE.has(event.stage)) await app.refreshComboInNodes();
 }
 
 function addPanel(node) {
@@ -119,7 +120,7 @@ function foldAdvanced(node) {
 function addNote(node) {
   const element = document.createElement("div");
   element.className = "sidestep-capacity";
-  element.textContent = "Run the workflow: how many parameters this makes is shown here.";
+  element.textContent = NOTES[node.comfyClass];
   element.addEventListener("wheel", zoomCanvas);
   const widget = node.addDOMWidget("sidestep_note", "SIDESTEP_NOTE", element, {
     serialize: false,
@@ -156,14 +157,8 @@ function watchInput(node, input, counts) {
 }
 
 const besideSettings = (name, linked) => !linked || BESIDE_SETTINGS.includes(name);
+const besideSongs = (name, linked) => !linked || name !== "folder";
 const besideEstimate = (name, linked) => linked || !OF_ESTIMATE.includes(name);
-
-/** Let the mouse wheel zoom the canvas over a panel too, in both render modes. */
-function zoomCanvas(event) {
-  event.preventDefault();
-  event.stopPropagation();
-  app.canvas.processMouseWheel(event);
-}
 
 function addStyles() {
   const link = document.createElement("link");
@@ -177,12 +172,12 @@ app.registerExtension({
   init: addStyles,
   nodeCreated(node) {
     addPanel(node);
-    if (NOTES.has(node.comfyClass)) {
-      addNote(node);
-      watchInput(node, "estimate", besideEstimate);
-    }
+    addSongTable(node);
+    if (node.comfyClass in NOTES) addNote(node);
+    if (NOTES[node.comfyClass] === CAPACITY) watchInput(node, "estimate", besideEstimate);
     if (node.comfyClass.startsWith("SideStep")) foldAdvanced(node);
     if (node.comfyClass === "SideStepTrainAdapter") watchInput(node, "settings", besideSettings);
+    if (node.comfyClass === "SideStepPreprocessAudioFolder") watchInput(node, "songs", besideSongs);
   },
   afterConfigureGraph: restoreAll,
   setup() {

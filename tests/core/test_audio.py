@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from demo.songs import write_demo_songs
-from sidestep_core.audio import SAMPLE_RATE, decode, flac, problem
+from sidestep_core.audio import SAMPLE_RATE, blocks, decode, flac, problem
+from sidestep_core.audio_files import facts
 from sidestep_core.errors import DatasetError
 from sidestep_core.songs import find_songs
 from tests.tolerance import FP32
@@ -129,6 +130,76 @@ def test_max_seconds_is_the_beginning(tmp_path: Path) -> None:
     whole = decode(path)
     assert torch.equal(decode(path, max_seconds=1.5), whole[:, :72_000])
     assert torch.equal(decode(path, max_seconds=60), whole)
+
+
+@pytest.mark.parametrize("case", FORMATS, ids=lambda case: case.file)
+def test_a_section_is_what_it_is_in_the_whole_song(tmp_path: Path, case: Format) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 2 * case.rate))
+    path = encode(tmp_path / case.file, noise, case.rate, case.codec, case.sample_format)
+    whole = decode(path)
+    section = decode(path, start=0.7, max_seconds=0.613)
+    assert torch.equal(section, whole[:, 33_600:63_024])
+    assert not torch.equal(section, whole[:, 33_601:63_025])
+    assert torch.equal(decode(path, start=1.25), whole[:, 60_000:])
+    assert torch.equal(torch.cat(list(blocks(path, 0.3)), dim=1), whole)
+
+
+def test_a_section_of_surround_is_turned_down_as_the_whole_song_is(tmp_path: Path) -> None:
+    wave = tone(SAMPLE_RATE, 3, *[1000.0] * 6)
+    wave[:, : 2 * SAMPLE_RATE] *= 0.1
+    path = encode(tmp_path / "a.wav", wave, SAMPLE_RATE, "pcm_f32le", "flt", "5.1")
+    assert torch.equal(decode(path, start=0.5, max_seconds=1), decode(path)[:, 24_000:72_000])
+
+
+def test_a_section_behind_the_end(tmp_path: Path) -> None:
+    path = wav(tmp_path / "a.wav", tone(SAMPLE_RATE, 1, 440, 440))
+    with pytest.raises(DatasetError, match=r"a\.wav ends at 1\.0 s, before its section at 2\.0 s"):
+        decode(path, start=2)
+
+
+def test_blocks_of_a_truncated_file_end_in_an_error(tmp_path: Path) -> None:
+    path = encode(tmp_path / "a.flac", tone(44_100, 10, 440, 1000), 44_100, "flac", "s16")
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    pieces = blocks(path, 2)
+    assert next(pieces).shape == (2, 96_000)
+    with pytest.raises(DatasetError, match=r"a\.flac is truncated or damaged"):
+        list(pieces)
+
+
+def eight_hours(path: Path) -> Path:
+    """Eight hours of almost nothing, at 1 kHz."""
+    wav(path, tone(1000, 8, 200), 1000, "mono")
+    content = path.read_bytes()
+    at, size = content.index(b"data") + 4, 8 * 3600 * 1000 * 2
+    path.write_bytes(content[:at] + size.to_bytes(4, "little") + content[at + 4 :])
+    with path.open("rb+") as file:
+        file.truncate(at + 4 + size)
+    return path
+
+
+def test_more_than_an_hour_at_once_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    path = eight_hours(tmp_path / "a.wav")
+    assert facts(path).seconds == 8 * 3600
+    for seconds in (0, 3601):
+        with pytest.raises(DatasetError, match=r"a\.wav is longer than 60 minutes.*Split it into sections"):
+            decode(path, max_seconds=seconds)
+    assert decode(path, start=1, max_seconds=2).shape == (2, 96_000)
+
+
+def test_what_states_no_length_is_refused_as_soon_as_it_is_too_long(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encode(tmp_path / "a.aac", tone(44_100, 4, 440, 440), 44_100, "aac", "fltp")
+    monkeypatch.setattr("sidestep_core.audio.LONGEST_SECONDS", 3.0)
+    with pytest.raises(DatasetError, match="is longer than"):
+        decode(path)
+    assert decode(path, start=2).shape[1] > 2 * SAMPLE_RATE
+
+
+def test_one_khz_is_decoded(tmp_path: Path) -> None:
+    waveform = decode(wav(tmp_path / "a.wav", tone(1000, 2, 200, 300), 1000))
+    assert waveform.shape == (2, 96_000)
+    assert [loudest_pitch(channel) for channel in waveform] == [200, 300]
 
 
 def test_the_first_audio_stream_counts_and_pictures_do_not(tmp_path: Path) -> None:

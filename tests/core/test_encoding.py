@@ -13,11 +13,12 @@ import torch
 from sidestep_core import storage
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.codes import load_audio_codes
-from sidestep_core.conditions import TextEncoder, load_condition_encoder
+from sidestep_core.conditions import ProjectedEncoder, TextEncoder, load_condition_encoder
 from sidestep_core.dataset import Dataset, load_samples
-from sidestep_core.encoding import ensure_conditions
+from sidestep_core.encoding import encode_conditions, ensure_conditions
 from sidestep_core.errors import CheckpointError, DatasetError
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
+from sidestep_core.prompts import Prompt
 from sidestep_core.train_config import TrainConfig
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset
 
@@ -159,6 +160,77 @@ def test_genres_that_nobody_wrote_are_an_error(source: TinySource, checkpoint: C
     bare = write_dataset(tmp_path, checkpoint, (30,))
     with pytest.raises(DatasetError, match=r"genre_ratio is 0\.3, but no song .* Set genre_ratio to 0"):
         ensure_conditions(source, checkpoint, bare, GENRE, CPU)
+
+
+def test_a_style_of_another_program_is_told_and_followed(ensure: Ensure) -> None:
+    official = replace(ensure.dataset, style="official")
+    ensure.dataset = official
+    reports: list[Progress] = []
+    made = ensure(TrainConfig(), reports.append)
+    assert made == {official.condition(info.prompt()) for info in official.samples}
+    assert reports[0].notice.startswith("This dataset's conditions are those of the official program")
+    assert "for ComfyUI, run PreprocessAudioFolder with conditioning comfyui" in reports[0].notice
+    assert [report.notice for report in reports[1:]] == [""] * len(made)
+    text_encoder = TextEncoder(ensure.checkpoint.text_encoder_weights(), ensure.source.tokenizer_folder, CPU)
+    encoder = load_condition_encoder(ensure.checkpoint.model_weights().under("encoder."), torch.float32, CPU,
+                                     style="official")
+    prompt = replace(official.samples[0].prompt(), style="official")
+    with torch.no_grad():
+        expected = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
+                           ensure.source.silence_latent(750)[None])[0]
+    assert torch.equal(storage.read_tensors(official.condition(prompt))["condition"], expected)
+
+
+def test_windows_of_one_duration_share_their_official_condition(ensure: Ensure) -> None:
+    """Its timbre reference is always as long, so only what is said counts."""
+    info = ensure.dataset.samples[2]
+    for style, different in (("comfyui", 2), ("official", 1)):
+        dataset = replace(ensure.dataset, style=style)
+        assert len({dataset.condition(info.prompt(frames)) for frames in (99, 99 - 1)}) == different
+
+
+def test_an_unknown_style_is_an_error(ensure: Ensure) -> None:
+    ensure.dataset = replace(ensure.dataset, style="sung")
+    with pytest.raises(DatasetError, match=r"style 'sung', which this version does not know. Update Side-Step"):
+        ensure(TrainConfig())
+
+
+@pytest.mark.parametrize("style", ["comfyui", "official"])
+def test_each_condition_is_what_it_is_by_itself(ensure: Ensure, tmp_path: Path, style: str) -> None:
+    """Whichever others are encoded with it, before it, or are there already: bit for bit."""
+    prompts = [prompt for info in ensure.dataset.samples for frames in (info.frames, 38, 30)
+               for prompt in info.prompts(frames)]
+    prompts += [replace(prompts[0], lyrics=f"la {number}") for number in range(12)]
+
+    def encoded(folder: str, order: list[Prompt]) -> dict[str, str]:
+        paths = {tmp_path / folder / f"{prompts.index(prompt)}.safetensors": ("song", prompt) for prompt in order}
+        encode_conditions(ensure.source, ensure.checkpoint, paths, style, CPU, lambda *_: None)
+        return {path.name: storage.hash_file(path) for path in paths}
+
+    alone: dict[str, str] = {}
+    for prompt in prompts:
+        alone |= encoded("alone", [prompt])
+    assert len(alone) == len(set(prompts)) == 28
+    assert encoded("together", prompts) == encoded("backwards", prompts[::-1]) == alone
+
+
+def test_what_prompts_share_is_encoded_once(ensure: Ensure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    read = ProjectedEncoder.read
+
+    def counted(encoder: ProjectedEncoder, x_BLD: torch.Tensor) -> torch.Tensor:
+        seen.append(x_BLD.shape[1])
+        return read(encoder, x_BLD)
+
+    monkeypatch.setattr(ProjectedEncoder, "read", counted)
+    info = ensure.dataset.samples[2]
+    prompts = [prompt for frames in (103, 38) for prompt in info.prompts(frames)]
+    encode_conditions(ensure.source, ensure.checkpoint,
+                      {tmp_path / f"{number}.safetensors": ("song", prompt) for number, prompt in enumerate(prompts)},
+                      "comfyui", CPU, lambda *_: None)
+    assert len(prompts) == 4
+    lyrics = len(info.lyrics) + len("# Languages\nen\n\n# Lyric\n") + 2
+    assert sorted(seen) == sorted([lyrics, 103, 38])
 
 
 def test_another_checkpoint_writes_nothing_into_the_dataset(ensure: Ensure, tmp_path: Path) -> None:

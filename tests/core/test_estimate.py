@@ -19,7 +19,7 @@ from demo.tiny import write_tiny_models
 from sidestep_core import estimate as stage
 from sidestep_core import sensitivity, storage
 from sidestep_core.checkpoint import Checkpoint, open_checkpoint
-from sidestep_core.dataset import Dataset, open_dataset
+from sidestep_core.dataset import Dataset, Sample, open_dataset
 from sidestep_core.errors import DatasetError, TrainingDiverged
 from sidestep_core.estimate import FEWEST, SAVE_EVERY
 from sidestep_core.estimate_config import EstimateConfig
@@ -132,12 +132,16 @@ def test_the_fewest_songs_have_scores_too(checkpoint: Checkpoint, tmp_path: Path
 
 
 def test_a_song_stays_in_one_quarter() -> None:
-    for songs in (4, 5, 24):
-        quarters = stage._quarters(songs, seed=3)
+    def songs(count: int, repeats: int = 1) -> list[Sample]:
+        return [Sample(name=str(number), latents_TC=torch.empty(0), condition_SD=torch.empty(0),
+                       repeats=1 + number % repeats) for number in range(count)]
+
+    for count, repeats in ((4, 1), (5, 1), (24, 1), (24, 3)):
+        quarters = stage._quarters(songs(count, repeats), seed=3)
         counts = [quarters.count(quarter) for quarter in range(4)]
         assert max(counts) - min(counts) <= 1
-    assert stage._quarters(24, seed=3) != stage._quarters(24, seed=4)
-    assert stage._quarters(3, seed=3) == ()
+    assert stage._quarters(songs(24), seed=3) != stage._quarters(songs(24), seed=4)
+    assert stage._quarters(songs(3), seed=3) == ()
 
 
 def test_a_dataset_of_another_checkpoint_is_refused(dataset: Dataset, tmp_path: Path) -> None:

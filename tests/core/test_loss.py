@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from sidestep_core import dataset as data
-from sidestep_core import flow, lora
+from sidestep_core import flow, lora, visits
 from sidestep_core.adapter_config import LoraConfig
 from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.dataset import Batch, Dataset, Sample
+from sidestep_core.dataset import Dataset, Sample
 from sidestep_core.decoder import load_decoder
 from sidestep_core.errors import TrainingDiverged
 from sidestep_core.loss import BatchLoss, HeldoutLoss, Objective, cfg_ratio, heldout_loss, timestep_law, training_loss
 from sidestep_core.progress import Progress
 from sidestep_core.targets import target_modules
 from sidestep_core.train_config import TrainConfig
+from sidestep_core.visits import Batch
 from tests.tiny import write_dataset
 from tests.tolerance import FP32, PERTURBED, deviation
 
@@ -51,7 +52,7 @@ class Learning:
     parameters: tuple[torch.nn.Parameter, ...]
 
     def batches(self, step: int = 0) -> list[Batch]:
-        return list(data.batches(self.samples, self.objective.silence_TC, self.objective.config, step))
+        return list(visits.batches(self.samples, self.objective.silence_TC, self.objective.config, step))
 
     def loss(self) -> BatchLoss:
         """Of the first batch."""
@@ -159,9 +160,9 @@ def test_every_visit_has_its_own_noise(checkpoint: Checkpoint, short: Dataset) -
 
 
 def gradient(run: Learning, step: int) -> Tensor:
-    visits = data.visits_of_step(run.objective.config, len(run.samples), step)
+    visited = visits.visits_of_step(run.objective.config, len(run.samples), step)
     for batch in run.batches(step):
-        (training_loss(run.objective, batch).weighted_B.sum() / len(visits)).backward()
+        (training_loss(run.objective, batch).weighted_B.sum() / len(visited)).backward()
     return torch.cat([parameter.grad.flatten() for parameter in run.parameters if parameter.grad is not None])
 
 

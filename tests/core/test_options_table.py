@@ -78,11 +78,11 @@ def test_what_is_named_exists() -> None:
     known = {field.name for kind in CONFIGS for field in fields(kind)} | set(OPTIONS)
     of_nodes = {"model", "text_encoder", "vae", "variant", "dataset", "dataset_name", "adapter_name", "folder",
                 "resume_from", "start_from", "json", "kind", "auto_estimate", "estimate", "estimate_file", "estimate_1",
-                "estimate_4", "name"}
+                "estimate_4", "name", "tag", "tag_position", "all_instrumental", "language", "prompt_override"}
     values = {"adamw", "adamw8bit", "adafactor", "prodigy", "cosine", "cosine_restarts", "linear", "constant",
               "constant_with_warmup", "auto", "automatic", "on", "off", "both", "self", "cross", "none", "min_snr",
               "min_snr_flow", "prepend", "continuous", "logit_normal", "discrete", "silence", "last",
               "parameters", "layer", "module", "signal", "gain", "gradient_norm",
-              "gradient_norm_per_size", "fisher"}
+              "gradient_norm_per_size", "fisher", "peak", "lufs", "comfyui", "official"}
     named = re.findall(r"`([a-z]\w*)`", re.sub(r"^#.*$", "", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert sorted(set(named) - known - of_nodes - values) == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
 import shutil
+import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,31 +18,31 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidestep_core import flow, preprocess, storage
+from sidestep_core import preprocess, storage
 from sidestep_core.audio import decode
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.conditions import TextEncoder, load_condition_encoder
 from sidestep_core.config import PreprocessConfig
 from sidestep_core.dataset import MANIFEST, Dataset, load_samples, open_dataset
 from sidestep_core.errors import DatasetError
-from sidestep_core.preprocess import Preprocessed, caption_of, encode_tiled, genre_of
+from sidestep_core.preprocess import Preprocessed
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
 from sidestep_core.prompts import Prompt
 from sidestep_core.songs import Song, find_songs
 from sidestep_core.train_config import TrainConfig
 from tests.tiny import SAMPLES_PER_FRAME, TinySource, tiny_checkpoint
-from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
 RATE = 48_000
 CONFIG = PreprocessConfig(trigger_word="zxq")
 WHOLE = TrainConfig()
+SECONDS_FOR_TEN_THOUSAND = 3.0
 NOTES = "caption: calm lo-fi\nbpm: 90\nkey: C major\nsignature: 4/4\nlanguage: en\nlyrics:\nRain\n"
 
 
 def write_song(path: Path, seconds: float, pitch: float = 440.0, loudness: float = 0.5) -> None:
-    time = np.arange(round(seconds * RATE)) / RATE
-    tone = np.round(32767 * loudness * np.sin(2 * np.pi * pitch * time)).astype("<i2")
+    moments = np.arange(round(seconds * RATE)) / RATE
+    tone = np.round(32767 * loudness * np.sin(2 * np.pi * pitch * moments)).astype("<i2")
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -72,6 +74,10 @@ class Run:
                  into: Path | None = None) -> Preprocessed:
         return preprocess.preprocess(self.source, self.checkpoint, find_songs(self.folder).songs,
                                      into or self.dataset_folder, config, device="cpu", report=report)
+
+    def of(self, songs: Sequence[Song], config: PreprocessConfig = CONFIG) -> Preprocessed:
+        """Of these songs."""
+        return preprocess.preprocess(self.source, self.checkpoint, songs, self.dataset_folder, config, device="cpu")
 
     def encoded_again(self, config: PreprocessConfig = CONFIG) -> list[int]:
         """Samples of each piece of audio that one more run encodes."""
@@ -395,6 +401,117 @@ def test_latents_that_are_not_finite_are_an_error(run: Run) -> None:
     assert not list(run.dataset_folder.glob("*.safetensors"))
 
 
+def test_a_thousand_bad_files_are_a_thousand_lines(run: Run) -> None:
+    for number in range(1000):
+        (run.folder / f"bad{number:04}.mp3").write_bytes(b"no music %d" % number)
+    made = run()
+    assert [problem.name for problem in made.problems] == [f"bad{number:04}.mp3" for number in range(1000)]
+    assert [sample.name for sample in made.dataset.samples] == ["a.wav", "b.wav"]
+
+
+def test_ten_thousand_songs_are_looked_at_quickly(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing is known of them; CPU time, because another program may have the processor."""
+    song = find_songs(run.folder).songs[0]
+    songs = [replace(song, name=f"{number}.wav", start=0.0, stop=1.0 + number % 2 / 100, caption=f"song {number}")
+             for number in range(10_000)]
+    begun = time.process_time()
+    plan = list(preprocess._plan(run.checkpoint, songs, run.dataset_folder, None, CONFIG, ignore))
+    assert time.process_time() - begun < SECONDS_FOR_TEN_THOUSAND
+    assert len(plan) == 10_000
+    assert len({job.latents for job in plan if isinstance(job, preprocess._Job)}) == 2
+
+
+def test_a_second_run_opens_no_file_but_the_manifest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run()
+
+    def opened(path: Path, *_: object, **__: object) -> None:
+        raise AssertionError(f"{path} is opened")
+
+    monkeypatch.setattr(storage, "_read_header", opened)
+    monkeypatch.setattr(storage, "hash_file", opened)
+    monkeypatch.setattr(storage, "write_atomically", opened)
+    assert run().made == 0
+
+
+@pytest.mark.parametrize(("start", "stop"), [(2.0, 1.0), (1.0, 1.0), (-1.0, 0.0), (-2.0, -1.0)])
+def test_a_section_that_ends_before_it_begins_is_reported(run: Run, start: float, stop: float) -> None:
+    songs = find_songs(run.folder).songs
+    made = run.of([songs[0], replace(songs[1], start=start, stop=stop)])
+    assert [problem.name for problem in made.problems] == ["b.wav"]
+    assert made.problems[0].reason == f"its section ends at {stop:g} s, but begins at {start:g} s"
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path / "file", tmp_path / "file" / "dataset"):
+        with pytest.raises(DatasetError, match=r"The folder .*file.* cannot be made \(.*\)\. Make its place writable"):
+            run(into=place)
+
+
+def test_a_place_that_may_not_be_written_to_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not where nothing is to be written."""
+    made = run()
+    before = contents(run.dataset_folder)
+
+    def refused(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    # By their opening, because root may write anywhere.
+    monkeypatch.setattr(Path, "touch", refused)
+    monkeypatch.setattr(Path, "write_bytes", refused)
+    assert run().dataset == made.dataset
+    write_song(run.folder / "c.wav", 1.5, pitch=200.0)
+    with pytest.raises(DatasetError, match=r"could not be written \(Permission denied\).*make .*dataset writable"):
+        run()
+    assert contents(run.dataset_folder) == before
+
+
+# Sections, loudness, repeats, instrumentals
+
+
+def test_sections_of_one_file_are_songs_of_their_own(run: Run) -> None:
+    """Hashed once, encoded each for itself, and known again."""
+    whole = find_songs(run.folder).songs[1]
+    sections = [replace(whole, name="b.wav [0:00-0:01]", stop=1.0),
+                replace(whole, name="b.wav [0:01-0:02]", start=1.0, lyrics="Sun", repeats=3)]
+    first = run.of([whole, *sections])
+    assert first.problems == ()
+    assert [(sample.name, sample.frames, sample.repeats) for sample in first.dataset.samples] == [
+        ("b.wav", 51, 1), ("b.wav [0:00-0:01]", 25, 1), ("b.wav [0:01-0:02]", 26, 3)]
+    assert len({sample.latents for sample in first.dataset.samples}) == 3
+    samples = load_samples(first.dataset, WHOLE)[0]
+    assert not torch.equal(samples[1].latents_TC, samples[2].latents_TC[:25])
+    assert open_dataset(run.dataset_folder) == first.dataset
+    assert run.of([whole, *sections]).made == 0
+    again = run.of([whole, sections[0], replace(sections[1], start=0.9)])
+    assert again.made == 1
+
+
+def test_a_section_is_cut_further_by_the_longest_length(run: Run) -> None:
+    whole = find_songs(run.folder).songs[1]
+    config = replace(CONFIG, max_seconds=1.0)
+    made = run.of([whole, replace(whole, name="end", start=0.5), replace(whole, name="both", stop=1.0)], config)
+    assert [sample.frames for sample in made.dataset.samples] == [25, 25, 25]
+    latents = [sample.latents for sample in made.dataset.samples]
+    assert latents[0] == latents[2] != latents[1]
+
+
+def test_another_loudness_is_encoded_anew_and_the_other_is_kept(run: Run) -> None:
+    before = sample_files(run())
+    loud = replace(CONFIG, normalise="peak")
+    assert len(run.encoded_again(loud)) == 2
+    after = run(loud)
+    assert {files[0] for files in sample_files(after).values()}.isdisjoint(files[0] for files in before.values())
+    assert [files[1:] for files in sample_files(after).values()] == [files[1:] for files in before.values()]
+    assert run.encoded_again() == []
+
+
+def test_an_instrumental_has_no_lyrics(run: Run) -> None:
+    song = replace(find_songs(run.folder).songs[0], instrumental=True)
+    assert song.lyrics == "Rain"
+    assert run.of([song]).dataset.samples[0].lyrics == "[Instrumental]"
+
+
 # Songs that are the same
 
 
@@ -417,83 +534,7 @@ def test_equal_audio_with_other_words_is_encoded_once(run: Run) -> None:
     assert one["condition"].shape != other["condition"].shape
 
 
-# Tiles
-
-
-def reach(frames: int) -> Callable[[Tensor], Tensor]:
-    """An encoder that reads so many frames of context on both sides; the real one reads seven."""
-    weight = torch.randn(64, 2, 2 * frames + 1, generator=flow.generator("reach"))
-
-    def encode(waveform: Tensor) -> Tensor:
-        return torch.nn.functional.conv1d(waveform[..., ::SAMPLES_PER_FRAME], weight, padding=frames)
-
-    return encode
-
-
-SOUND = torch.randn(2, 130 * SAMPLES_PER_FRAME + 7, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("seconds", [1.0, 1.04, 1.3, 2.0, 5.2, 5.24, 5.28, 100.0])
-def test_tiles_of_any_size_give_what_the_whole_gives(seconds: float) -> None:
-    latents_TC = encode_tiled(reach(7), SOUND, seconds)
-    padded = torch.nn.functional.pad(SOUND, (0, SAMPLES_PER_FRAME - 7))
-    assert latents_TC.shape == (131, 64)
-    assert deviation(latents_TC, reach(7)(padded[None])[0].T) < FP32
-
-
-def test_tiles_that_overlap_too_little_are_noticed() -> None:
-    whole, tiled = encode_tiled(reach(12), SOUND, 100.0), encode_tiled(reach(12), SOUND, 1.0)
-    assert deviation(tiled, whole) > PERTURBED
-
-
-@pytest.mark.parametrize("samples", [1, 1919, 1920, 1921, 25 * 1920, 25 * 1920 + 1])
-def test_the_last_frame_is_filled_with_silence(samples: int) -> None:
-    sound = SOUND[:, :samples]
-    frames = -(-samples // SAMPLES_PER_FRAME)
-    padded = torch.nn.functional.pad(sound, (0, frames * SAMPLES_PER_FRAME - samples))
-    assert torch.equal(encode_tiled(reach(1), sound, 100.0), reach(1)(padded[None])[0].T)
-
-
-def test_every_tile_is_reported() -> None:
-    ticks: list[None] = []
-    encode_tiled(reach(1), SOUND, 1.0, lambda: ticks.append(None))
-    assert len(ticks) == 6
-
-
 # Prompts
-
-
-@pytest.mark.parametrize(("caption", "genre", "own", "tag", "position", "expected"), [
-    ("calm", "", "", "", "prepend", "calm"),
-    ("calm", "", "", "zxq", "prepend", "zxq, calm"),
-    ("calm", "", "", "zxq", "append", "calm, zxq"),
-    ("calm", "", "", "zxq", "replace", "zxq"),
-    ("calm", "", "own", "zxq", "prepend", "own, calm"),
-    ("calm", "lo-fi", "", "zxq", "prepend", "zxq, calm"),
-    ("", "lo-fi", "", "zxq", "append", "lo-fi, zxq"),
-    ("", "", "", "zxq", "append", "zxq"),
-    ("", "", "", "", "prepend", ""),
-    (" calm ", "", "", " zxq ", "prepend", "zxq, calm"),
-])  # fmt: skip
-def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own: str, tag: str, position: str,
-                                                  expected: str) -> None:
-    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, tag=own)
-    assert caption_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
-
-
-@pytest.mark.parametrize(("caption", "genre", "tag", "position", "expected"), [
-    ("calm", "lo-fi", "", "prepend", "lo-fi"),
-    ("calm", " lo-fi ", "zxq", "prepend", "zxq, lo-fi"),
-    ("calm", "lo-fi", "zxq", "append", "lo-fi, zxq"),
-    ("calm", "", "zxq", "append", ""),
-    ("", "lo-fi", "zxq", "append", ""),
-    ("lo-fi", "lo-fi", "", "prepend", ""),
-    ("calm", "lo-fi", "zxq", "replace", ""),
-])  # fmt: skip
-def test_a_genre_counts_where_it_says_something_else_than_the_caption(caption: str, genre: str, tag: str,
-                                                                      position: str, expected: str) -> None:
-    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre)
-    assert genre_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
 
 
 def test_a_genre_has_a_condition_of_its_own(run: Run) -> None:

@@ -88,6 +88,42 @@ def test_keys_are_spelled_as_the_hosts_node_does(typed: str, said: str) -> None:
     assert f"- keyscale: {said}\n" in prompt.caption_text
 
 
+def test_the_official_text_is_diffusers_to_the_letter() -> None:
+    official = replace(PROMPT, style="official")
+    assert official.caption_text == (
+        "# Instruction\n"
+        "Fill the audio semantic mask based on the given conditions:\n"
+        "\n"
+        "# Caption\n"
+        "calm lo-fi\n"
+        "\n"
+        "# Metas\n"
+        "- bpm: 90\n"
+        "- timesignature: 4\n"
+        "- keyscale: C major\n"
+        "- duration: 8 seconds\n"
+        "<|endoftext|>\n"
+    )
+    assert official.lyrics_text == "# Languages\nen\n\n# Lyric\n[Verse]\nRain<|endoftext|>"
+    assert "- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n" in replace(UNKNOWN, style="official").caption_text
+
+
+@pytest.mark.parametrize(("seconds", "said", "frames"), [(8.0, 8, 200), (8.96, 8, 224), (0.04, 0, 1)])
+def test_the_official_program_cuts_seconds_off_and_has_one_timbre_reference(seconds: float, said: int,
+                                                                            frames: int) -> None:
+    prompt = replace(PROMPT, seconds=seconds)
+    assert prompt.timbre_frames == frames
+    official = replace(prompt, style="official")
+    assert f"\n- duration: {said} seconds\n" in official.caption_text
+    assert official.timbre_frames == 750
+
+
+def test_the_official_program_knows_no_escapes_and_strips_nothing() -> None:
+    official = replace(PROMPT, caption=r" live \(remix\) ", lyrics=r"oh \(oh\) ", style="official")
+    assert "# Caption\n live \\(remix\\) \n" in official.caption_text
+    assert "# Lyric\noh \\(oh\\) <|" in official.lyrics_text
+
+
 def test_languages_are_codes_in_small_letters() -> None:
     prompt = Prompt(caption="", lyrics="la", language=" EN ", bpm=None, key="", signature="", seconds=1.0)
     assert prompt.lyrics_text.startswith("# Languages\nen\n")

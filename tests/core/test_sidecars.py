@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,9 @@ def test_key_value_lines(tmp_path: Path) -> None:
     ("Time Signature: 3/4", "signature", "3/4"), ("sig: 4", "signature", "4"),
     ("lang: de", "language", "de"), ("language: N/A", "language", "unknown"),
     ("trigger: abc", "tag", "abc"), ("tags: rock, live", "genre", "rock, live"),
+    ("tag_position: Append", "tag_position", "append"), ("prompt_override: genre", "prompt_override", "genre"),
+    ("prompt_override: none", "prompt_override", ""), ("repeat: 3", "repeats", 3), ("repeats: 3.0", "repeats", 3),
+    ("is_instrumental: yes", "instrumental", True), ("instrumental: false", "instrumental", False),
 ])
 def test_key_aliases(tmp_path: Path, line: str, field: str, value: object) -> None:
     put(tmp_path, song__wav="x", song__txt=f"caption: c\n{line}\n")
@@ -124,6 +130,17 @@ def test_json_beside_the_song(tmp_path: Path) -> None:
     ({"bad__json": "{\n'caption': 1}"}, "bad.json line 2 is not valid JSON"),
     ({"bad__json": "[1]"}, "bad.json must be a JSON object"),
     ({"bad__json": '{"caption": {"a": 1}}'}, "bad.json: caption must be text"),
+    ({"bad__txt": "repeat: 0\n"}, "bad.txt line 1 must be a whole number from 1 to 1000, got '0'"),
+    ({"bad__txt": "repeat: 1.5\n"}, "bad.txt line 1 must be a whole number from 1 to 1000, got '1.5'"),
+    ({"bad__txt": "prompt_override: both\n"}, "line 1 must be caption or genre, got 'both'"),
+    ({"bad__txt": "tag_position: middle\n"}, "line 1 must be prepend or append or replace, got 'middle'"),
+    ({"bad__txt": "caption: a\0b"}, "bad.txt is no text: it holds NUL characters"),
+    ({"bad__lyrics__txt": "\0\1\2"}, "bad.lyrics.txt is no text"),
+    ({"bad__txt": "la la\n" * 900_000}, "bad.txt is 5.4 MB, too large for notes on a song (at most 1 MB)"),
+    ({"bad__json": '{"caption": "a", "caption": "b"}'}, "bad.json says caption twice. Remove one of them."),
+    ({"bad__json": '{"caption": "\\ud800"}'}, "bad.json: caption is not valid Unicode"),
+    ({"bad__json": '{"bpm": ' + "9" * 5000 + "}"}, "bad.json is not usable JSON"),
+    ({"bad__json": "[" * 100_000}, "bad.json is not usable JSON"),
     ({"bad__json": '{"bpm": true}'}, "bad.json: bpm must be text, got True"),
     ({"dataset__json": '[{"audio_path": "bad.wav", "bpm": "x"}]'}, "bad.wav: dataset.json sample 1: bpm must be"),
     ({"metadata__csv": "file,bpm\nbad.wav,x\n"}, "bad.wav: metadata.csv line 2: bpm must be"),
@@ -137,6 +154,36 @@ def test_a_sidecar_in_another_encoding(tmp_path: Path) -> None:
     put(tmp_path, bad__wav="x")
     (tmp_path / "bad.txt").write_bytes("caption: ok\nlyrics: d\u00e9j\u00e0".encode("cp1252"))
     assert "bad.txt line 2 is not UTF-8 text. Save the file as UTF-8." in problem_in(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["a" + " " * 900_000, "a " * 450_000, "x" * 900_000, "<bpm" * 200_000, "[" * 900_000,
+                                  "a: " * 300_000, "# c\n" * 200_000, "bpm:\n" * 150_000])
+def test_a_long_sidecar_takes_no_time(tmp_path: Path, text: str) -> None:
+    put(tmp_path, song__wav="x", song__txt=text)
+    begin = time.process_time()
+    find_songs(tmp_path)
+    assert time.process_time() - begin < 3
+
+
+def test_lyrics_of_an_instrumental_are_kept(tmp_path: Path) -> None:
+    put(tmp_path, song__wav="x", song__txt="is_instrumental: true\nlyrics:\nla\n")
+    assert (song_in(tmp_path).lyrics, song_in(tmp_path).instrumental) == ("la", True)
+
+
+@pytest.mark.parametrize(("text", "caption"), [
+    ("caption: # 1 hit\n# a comment\n", "# 1 hit"), ("caption:\n# a comment\nbpm: 3\n# another\n", ""),
+    ("# a comment\n", ""), ("# a comment\ncalm\n  # another\n", "calm"),
+])  # fmt: skip
+def test_a_comment_is_never_a_caption(tmp_path: Path, text: str, caption: str) -> None:
+    put(tmp_path, song__wav="x", song__txt=text)
+    assert song_in(tmp_path).caption == caption
+
+
+if sys.platform != "win32":  # which has no pipes in folders
+    def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+        put(tmp_path, bad__wav="x")
+        os.mkfifo(tmp_path / "bad.txt")
+        assert "bad.wav: bad.txt is no ordinary file" in problem_in(tmp_path)
 
 
 def test_a_folder_is_neither_song_nor_sidecar(tmp_path: Path) -> None:

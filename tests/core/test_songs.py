@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from sidestep_core.errors import DatasetError
-from sidestep_core.songs import Song, _Found, _song, find_songs
+from sidestep_core.songs import Song, _require_usable, find_songs
 from tests.song_folders import names, put, song_in, write
 
 
@@ -31,8 +36,9 @@ def test_dataset_json(tmp_path: Path, as_list: bool) -> None:
     content = samples if as_list else {"metadata": {"custom_tag": "ours"}, "samples": samples}
     write(tmp_path / "dataset.json", json.dumps(content))
     first, second = find_songs(tmp_path).songs
-    assert (first.name, first.caption, first.lyrics, first.tag) == ("a/song.wav", "folk", "yes", "mine")
-    assert (second.name, second.caption, second.lyrics) == ("b/song.wav", "second", "")
+    assert (first.name, first.caption, first.lyrics, first.tag) == ("a/song.wav", "first", "yes", "mine")
+    assert (first.genre, first.prompt_override, first.repeats, first.instrumental) == ("folk", "genre", 3, False)
+    assert (second.name, second.caption, second.lyrics, second.instrumental) == ("b/song.wav", "second", "no", True)
     assert second.tag == ("" if as_list else "ours")
 
 
@@ -96,6 +102,7 @@ def test_sidecar_over_dataset_over_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("files", "expected"), [
     ({"dataset__json": "{"}, "dataset.json line 1 is not valid JSON"),
+    ({"dataset__json": "[" * 100_000}, "dataset.json is not usable JSON"),
     ({"dataset__json": '{"songs": []}'}, "dataset.json must hold a list of samples"),
     ({"dataset__json": '[{"caption": "x"}]'}, "dataset.json sample 1 has no audio_path"),
     ({"metadata__csv": "a,b\n1,2\n"}, "metadata.csv has no column 'file'"),
@@ -134,6 +141,139 @@ def test_empty_and_missing_files_are_problems(tmp_path: Path) -> None:
     assert "empty (0 bytes)" in scan.problems[0].reason
 
 
+def test_what_vanishes_during_the_search_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/song.wav", "gone/song.wav", "z/song.wav"):
+        write(tmp_path / name)
+    stat = Path.stat
+
+    def vanish(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "gone":
+            shutil.rmtree(path, ignore_errors=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", vanish)
+    scan = find_songs(tmp_path)
+    assert names(scan) == ["a/song.wav", "z/song.wav"]
+    [problem] = scan.problems
+    assert (problem.name, problem.reason) == ("gone", "The folder cannot be read: No such file or directory.")
+
+
+UNREADABLE = """
+import os, pathlib, sys
+import av
+from sidestep_core.songs import find_songs
+if os.geteuid() == 0:
+    os.setuid(65534)
+scan = find_songs(pathlib.Path(sys.argv[1]))
+print([song.name for song in scan.songs])
+for problem in scan.problems:
+    print(problem.name, "|", problem.reason)
+"""
+
+
+if sys.platform != "win32":  # where chmod does not take reading away
+    def test_what_may_not_be_read_is_told(tmp_path: Path) -> None:
+        """As another user, because root may read everything; in a folder that this user can reach."""
+        with tempfile.TemporaryDirectory() as place:
+            root = Path(place)
+            root.chmod(0o755)
+            for name in ("good.wav", "secret.wav", "noted.wav", "noted.txt", "locked/song.wav"):
+                write(root / name)
+                (root / name).chmod(0o644)
+            for name in ("secret.wav", "noted.txt", "locked"):
+                (root / name).chmod(0)
+            try:
+                run = subprocess.run([sys.executable, "-c", UNREADABLE, place], capture_output=True, text=True,
+                                     check=True)
+            finally:
+                (root / "locked").chmod(0o755)
+        assert run.stdout.splitlines() == [
+            "['good.wav']",
+            "locked | The folder cannot be read: Permission denied.",
+            "noted.wav | noted.txt cannot be read: Permission denied.",
+            "secret.wav | It cannot be opened: permission denied. Allow your account to read it."]
+
+
+def test_ten_thousand_songs_would_take_seconds(tmp_path: Path) -> None:
+    """A tenth of them; what takes a few milliseconds for each would be most of a minute for all."""
+    for number in range(1000):
+        (tmp_path / f"{number:05}.wav").write_bytes(b"RIFF\x24\0\0\0WAVE")
+        (tmp_path / f"{number:05}.txt").write_text(f"caption: song {number}\n", encoding="utf-8")
+    begin = time.process_time()
+    scan = find_songs(tmp_path)
+    assert len(scan.songs) == 1000
+    assert time.process_time() - begin < 2
+
+
+# What could be meant in two ways
+
+
+def test_songs_that_share_a_sidecar_are_told(tmp_path: Path) -> None:
+    put(tmp_path, song__wav="x", song__mp3="x", song__txt="caption: both\n", other__wav="x", other__flac="x")
+    scan = find_songs(tmp_path)
+    assert [song.caption for song in scan.songs] == ["", "", "both", "both"]
+    assert [notice.name for notice in scan.notices] == ["song.mp3", "song.wav"]
+    assert "shares song.txt with song.wav" in scan.notices[0].reason
+    assert scan.problems == ()
+
+
+@pytest.mark.parametrize(("files", "told"), [
+    ({"song__txt": "caption: first\nbpm: 90\ncaption: second\n"}, "song.txt line 3 says 'second', which counts"),
+    ({"song__txt": "keyscale: C major\nkey: A minor\n"}, "song.txt line 2 says 'A minor', which counts"),
+    ({"song__txt": "caption: first\n", "song__caption__txt": "second"}, "song.caption.txt says 'second'"),
+    ({"song__caption": "first", "song_caption__txt": "second"}, "song_caption.txt says 'second', which counts; before, "
+                                                                 "caption was 'first'. Remove one of them."),
+    ({"song__json": '{"caption": "first"}', "song__txt": "second\n"}, "song.txt says 'second'"),
+    ({"dataset__json": '[{"audio_path": "song.wav", "caption": "first", "Caption": "second"}]'},
+     "dataset.json sample 1: Caption says 'second'"),
+])  # fmt: skip
+def test_two_words_for_one_thing_are_told(tmp_path: Path, files: dict[str, str], told: str) -> None:
+    put(tmp_path, song__wav="x", **files)
+    scan = find_songs(tmp_path)
+    [notice] = scan.notices
+    assert notice.name == "song.wav"
+    assert told in notice.reason
+    assert scan.songs[0].caption in ("second", "")
+
+
+def test_the_same_word_twice_is_no_question(tmp_path: Path) -> None:
+    put(tmp_path, song__wav="x", song__json='{"caption": "a  b", "bpm": 90, "tempo": "90.2"}', song__txt="a b\n",
+        song__caption__txt="a\nb\n")
+    assert find_songs(tmp_path).notices == ()
+
+
+def test_a_weak_word_that_nothing_is_sung_does_not_silence_lyrics(tmp_path: Path) -> None:
+    put(tmp_path, song__wav="x", dataset__json='[{"audio_path": "song.wav", "is_instrumental": true, "lyrics": ""}]')
+    assert song_in(tmp_path).instrumental
+    put(tmp_path, song__lyrics__txt="la")
+    assert (song_in(tmp_path).lyrics, song_in(tmp_path).instrumental) == ("la", False)
+    put(tmp_path, song__txt="is_instrumental: true\n")
+    assert (song_in(tmp_path).lyrics, song_in(tmp_path).instrumental) == ("la", True)
+
+
+@pytest.mark.parametrize(("metadata", "sample", "expected"), [
+    ({"custom_tag": "t", "tag_position": "append"}, {}, ("t", "append", False)),
+    ({"tag_position": "append"}, {}, ("", None, False)),
+    ({"tag_position": "append"}, {"custom_tag": "own"}, ("own", "append", False)),
+    ({"custom_tag": "t", "tag_position": "append"}, {"tag_position": "replace"}, ("t", "replace", False)),
+    ({"all_instrumental": True}, {}, ("", None, True)),
+    ({"all_instrumental": True}, {"is_instrumental": False}, ("", None, False)),
+])  # fmt: skip
+def test_what_a_list_says_of_all_its_songs(tmp_path: Path, metadata: object, sample: dict[str, object],
+                                           expected: object) -> None:
+    content = {"metadata": metadata, "samples": [{"audio_path": "song.wav", **sample}]}
+    put(tmp_path, song__wav="x", dataset__json=json.dumps(content))
+    song = song_in(tmp_path)
+    assert (song.tag, song.tag_position, song.instrumental) == expected
+
+
+def test_the_genre_ratio_of_a_list_is_percent(tmp_path: Path) -> None:
+    put(tmp_path, song__wav="x", dataset__json='{"metadata": {"genre_ratio": 25}, "samples": []}')
+    assert find_songs(tmp_path).genre_ratio == 0.25
+    put(tmp_path, dataset__json='{"samples": []}')
+    assert find_songs(tmp_path).genre_ratio == 0
+
+
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     music = tmp_path / "music"
     write(music / "song.wav")
@@ -164,9 +304,9 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
 def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     """Straight at the function, as most systems refuse to make such a file."""
     path = write(tmp_path / "song.wav")
-    assert _song("song.wav", _Found(path=path, sidecars={}), []).name == "song.wav"
+    _require_usable(path, "song.wav")
     with pytest.raises(DatasetError, match="not valid Unicode"):
-        _song("\udcff.wav", _Found(path=path, sidecars={}), [])
+        _require_usable(path, "\udcff.wav")
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:

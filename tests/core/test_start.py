@@ -218,6 +218,14 @@ def test_what_is_only_shown_or_noted_makes_no_other_run(checkpoint: Checkpoint, 
         assert identity(checkpoint, dataset, LORA, other) != identity(checkpoint, dataset, LORA, KEPT)
 
 
+def test_a_genre_ratio_left_to_the_dataset_is_that_of_the_dataset(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    told = replace(dataset, genre_ratio=0.25)
+    quarter, never = replace(KEPT, genre_ratio=0.25), replace(KEPT, genre_ratio=0.0)
+    assert identity(checkpoint, told, LORA, KEPT) == identity(checkpoint, dataset, LORA, quarter)
+    assert identity(checkpoint, dataset, LORA, KEPT) == identity(checkpoint, told, LORA, never)
+    assert identity(checkpoint, told, LORA, KEPT) != identity(checkpoint, dataset, LORA, KEPT)
+
+
 # Weights of another file
 
 

@@ -15,16 +15,17 @@ import torch
 from torch import Tensor
 
 from sidestep_core import dataset as data
-from sidestep_core import flow
+from sidestep_core import flow, visits
 from sidestep_core.adapter_config import LoraConfig
 from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.dataset import Batch, Dataset
+from sidestep_core.dataset import Dataset
 from sidestep_core.errors import TrainingDiverged
 from sidestep_core.loss import HeldoutLoss, training_loss
 from sidestep_core.loss import heldout_loss as heldout_loss_of
 from sidestep_core.progress import Progress
 from sidestep_core.step import SCALE_DOUBLES_EVERY, Training, optimizer_step, prepare
 from sidestep_core.train_config import TrainConfig
+from sidestep_core.visits import Batch
 from tests.tiny import tiny_checkpoint, write_dataset
 from tests.tolerance import BF16, FP32, GOLDEN, PERTURBED, deviation
 
@@ -86,15 +87,15 @@ def heldout_of(training: Training, step: int) -> HeldoutLoss:
 
 
 def first_batch(training: Training) -> Batch:
-    return next(data.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
+    return next(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
 
 
 # The step
 
 
 def gradient_of(training: Training, step: int = 3) -> Tensor:
-    samples = len(data.visits_of_step(training.config, len(training.trained_on), step))
-    for batch in data.batches(training.trained_on, training.objective.silence_TC, training.config, step):
+    samples = len(visits.visits_of_step(training.config, len(training.trained_on), step))
+    for batch in visits.batches(training.trained_on, training.objective.silence_TC, training.config, step):
         (training_loss(training.objective, batch).weighted_B.sum() / samples).backward()
     gradients = [parameter.grad for parameter in training.adapter.parameters]
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
@@ -115,7 +116,7 @@ def test_the_batch_size_changes_only_the_speed(checkpoint: Checkpoint, dataset: 
 
 def test_the_loss_of_a_step_is_the_mean_of_its_samples(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepare(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=5), CPU))
-    batches = data.batches(training.trained_on, training.objective.silence_TC, training.config, 0)
+    batches = visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0)
     losses = [float(loss) for batch in batches for loss in training_loss(training.objective, batch).loss_B]
     assert len(losses) == 5
     assert optimizer_step(training, 0).numbers["loss"] == pytest.approx(sum(losses) / 5, rel=FP32)
@@ -182,7 +183,7 @@ def test_the_last_step_of_an_epoch_is_the_mean_of_what_is_left(checkpoint: Check
     config = replace(CONFIG, heldout_songs=1, epochs=2, gradient_accumulation=4)
     training = awake(prepare(checkpoint, dataset, LORA, config, CPU))
     assert training.total_steps == 2
-    batches = list(data.batches(training.trained_on, training.objective.silence_TC, config, 1))
+    batches = list(visits.batches(training.trained_on, training.objective.silence_TC, config, 1))
     assert [visit for batch in batches for visit in batch.visits] == [4, 5]
     losses = [float(loss) for batch in batches for loss in training_loss(training.objective, batch).loss_B]
     by_hand = gradient_of(training, 1)
@@ -195,7 +196,7 @@ def test_the_last_step_of_an_epoch_is_the_mean_of_what_is_left(checkpoint: Check
 
 def test_a_step_tells_the_time_and_loss_of_every_sample(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepare(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3), CPU))
-    batches = list(data.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
+    batches = list(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
     found = [training_loss(training.objective, batch) for batch in batches]
     expected = [(float(t), float(loss)) for batch in found for t, loss in zip(batch.t_B, batch.loss_B, strict=True)]
     result = optimizer_step(training, 0)
@@ -283,7 +284,7 @@ def test_the_heldout_loss_is_measured_on_held_out_songs(checkpoint: Checkpoint, 
     training = prepare(checkpoint, dataset, LORA, CONFIG, CPU)
     with watched(training) as seen:
         heldout_loss(training, 0)
-    trained, heldout = data.split_heldout(data.load_samples(dataset, CONFIG)[0], CONFIG)
+    trained, heldout = visits.split_heldout(data.load_samples(dataset, CONFIG)[0], CONFIG)
     assert [sample.name for sample in training.measured_on] == [sample.name for sample in heldout]
     assert [sample.name for sample in training.trained_on] == [sample.name for sample in trained]
     assert [float(one.t_B) for one in seen] == pytest.approx(flow.HELDOUT_TIMES)

@@ -33,7 +33,7 @@ FIELDS = dict(
     ema_decay=st.floats(0, 1, exclude_max=True), timestep_mode=one_of(train_config.TimestepMode),
     timestep_preset=one_of(train_config.TimestepPreset), timestep_mu=finite, timestep_sigma=positive,
     discrete_shift=one_of(train_config.DiscreteShift), loss_weighting=one_of(train_config.LossWeighting),
-    snr_gamma=positive, cfg_ratio=st.just(AUTO) | share, genre_ratio=share,
+    snr_gamma=positive, cfg_ratio=st.just(AUTO) | share, genre_ratio=st.just(AUTO) | share,
     context_mode=one_of(train_config.ContextMode), codes_ratio=share,
     chunk_duration=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
     max_latent_length=st.just(0) | st.integers(25, 10**6), heldout_songs=st.integers(-1, 10**6), heldout_every=counts,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from demo.tiny import DEMO_LANGUAGE_MODEL, DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE
-from sidestep_core import flow, preprocess
+from sidestep_core import flow, latents
 from sidestep_core.audio import decode
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.conditions import ConditionEncoder, TextEncoder, load_condition_encoder
-from sidestep_core.preprocess import encode_tiled
+from sidestep_core.latents import encode_tiled
 from sidestep_core.prompts import Prompt
 from tests.host.pack import pack_module
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -127,5 +127,5 @@ def test_latents_are_the_mean_of_the_hosts_vae_and_tiles_join_exactly(
     encode = source.audio_encoder(checkpoint, CPU)
     assert deviation(encode_tiled(encode, waveform, 60.0), mean) <= FP32
     assert deviation(encode_tiled(encode, waveform, 1.0), mean) <= FP32
-    monkeypatch.setattr(preprocess, "TILE_OVERLAP", 2)
+    monkeypatch.setattr(latents, "TILE_OVERLAP", 2)
     assert deviation(encode_tiled(encode, waveform, 1.0), mean) > FP32

@@ -1,0 +1,80 @@
+"""BuildDataset: a folder of songs, with everything that is written about them, to look through and to correct."""
+
+from __future__ import annotations
+
+import logging
+
+from comfy_api.latest import io
+
+from ..sidestep_core.build import BuildConfig, build
+from ..sidestep_core.dataset_json import write_dataset_json
+from ..sidestep_core.songs import DATASET_FILE, find_songs
+from . import folders, song_previews
+from .sockets import CATEGORY, SongsSocket
+
+log = logging.getLogger(__name__)
+
+AS_WRITTEN = "as written"
+"""The choice that leaves it to each song's own notes."""
+
+
+class BuildDataset(io.ComfyNode):
+    """folder -> Songs"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepBuildDataset",
+            display_name="Build Dataset",
+            category=CATEGORY,
+            description="Finds the songs of a folder and what is written about each. Look through them in the table, "
+                        "listen, and correct what is wrong.",
+            search_aliases=["songs", "captions", "audio dataset", "dataset.json", "side-step"],
+            is_output_node=True,
+            inputs=[
+                io.String.Input("folder", default="", tooltip=(
+                    "Folder with songs (wav, mp3, flac, ogg, opus, m4a, ...), with its subfolders: a full path, or "
+                    "the name of a folder in ComfyUI's input folder.")),
+                io.String.Input("dataset_name", default="my_music", tooltip=(
+                    "A dataset.json of the songs is written to output/sidestep/songs under this name. Nothing is "
+                    "written into your folder.")),
+                io.String.Input("tag", default=BuildConfig.tag, tooltip=(
+                    "A made-up word put into every caption, which calls the style in your prompt later. A song whose "
+                    "notes name another keeps that. Empty: trigger_word of Preprocess Audio Folder counts.")),
+                io.Combo.Input("tag_position", options=["prepend", "append", "replace"],
+                               default=BuildConfig.tag_position, advanced=True, tooltip=(
+                    "The tag before the caption, after it, or instead of it.")),
+                io.Float.Input("genre_ratio", default=BuildConfig.genre_ratio, min=0.0, max=1.0, step=0.05,
+                               advanced=True, tooltip=(
+                    "How often a song shows its genre in place of its caption: 0.2 is one time in five. Counts where "
+                    "genre_ratio of Train Adapter is -1.")),
+                io.Combo.Input("prompt_override", options=[AS_WRITTEN, "caption", "genre"], default=AS_WRITTEN,
+                               advanced=True, tooltip=(
+                    "caption or genre: songs always show that, unless their notes say otherwise. As written: only "
+                    "what the notes say.")),
+                io.Boolean.Input("all_instrumental", default=BuildConfig.all_instrumental, advanced=True, tooltip=(
+                    "Nothing is sung in any of these songs, whatever their notes say.")),
+                io.String.Input("language", default=BuildConfig.language, advanced=True, tooltip=(
+                    "Of the lyrics of songs that do not say theirs: en, de, ja ...")),
+            ],
+            outputs=[SongsSocket.Output(display_name="songs")],
+        )
+
+    @classmethod
+    def execute(cls, folder: str, dataset_name: str, prompt_override: str, **settings: object) -> io.NodeOutput:
+        override = "" if prompt_override == AS_WRITTEN else prompt_override
+        config = BuildConfig.from_json({**settings, "prompt_override": override})
+        target = folders.songs_folder(dataset_name) / DATASET_FILE
+        given = folders.given_folder(folder)
+        read = find_songs(given)
+        song_previews.remember(read, given)
+        found = build(read, config)
+        for problem in found.problems:
+            log.warning("%s is left out: %s", problem.name, problem.reason)
+        write_dataset_json(found, target, dataset_name.strip())
+        return io.NodeOutput(found, ui={"sidestep": [song_previews.show(found) | {"file": str(target)}]})
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: str, **_: object) -> str:
+        """Looks again when a song or a text file in the folder changed."""
+        return folders.content_stamp(folders.given_folder(folder))

@@ -1,0 +1,85 @@
+"""SongAudio: a clip of every song as ComfyUI's AUDIO, for nodes that listen and describe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sidestep_core import audio
+from ..sidestep_core.errors import ConfigError, DatasetError
+from ..sidestep_core.progress import Progress, Report
+from ..sidestep_core.songs import Problem, Song, SongFolder
+from .host import run_stage
+from .sockets import CATEGORY, SongsSocket
+
+MOST_BYTES = 8 << 30
+"""Of all clips together: ComfyUI holds them in memory at once."""
+BYTES_PER_SECOND = audio.SAMPLE_RATE * 2 * 4
+
+
+class SongAudio(io.ComfyNode):
+    """Songs -> list of AUDIO, list of names, Songs"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepSongAudio",
+            display_name="Song Audio",
+            category=CATEGORY,
+            description="A clip of every song as a list of AUDIO. Connect it to any node that listens and writes text, "
+                        "and that text to Caption Songs.",
+            search_aliases=["caption", "audio list", "describe", "side-step"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                SongsSocket.Input("songs"),
+                io.Float.Input("seconds", default=30.0, min=1.0, max=600.0, step=1.0, tooltip=(
+                    "Length of each clip; shorter songs are whole. Most listening models take 30 seconds at most.")),
+                io.Float.Input("start", default=30.0, min=0.0, max=3600.0, step=1.0, tooltip=(
+                    "Where in the song the clip begins, in seconds; earlier where the song is too short for that.")),
+            ],
+            outputs=[io.Audio.Output(display_name="audio", is_output_list=True),
+                     io.String.Output(display_name="names", is_output_list=True),
+                     SongsSocket.Output(display_name="songs")],
+        )
+
+    @classmethod
+    def execute(cls, songs: SongFolder, seconds: float, start: float) -> io.NodeOutput:
+        size = len(songs.songs) * seconds * BYTES_PER_SECOND
+        if size > MOST_BYTES:
+            raise ConfigError(f"{len(songs.songs)} clips of {seconds:g} s would take {size / 2**30:.0f} GB of memory. "
+                              "Lower seconds, or caption the songs folder by folder.")
+        heard = run_stage(cls.hidden.unique_id, "clips",
+                          lambda report: list(_clips(songs, seconds, start, report)),
+                          summary=lambda heard: f"{len(heard)} clips.")
+        clips = [(song, clip) for song, clip in heard if isinstance(clip, Tensor)]
+        problems = [Problem(name=song.name, reason=clip) for song, clip in heard if isinstance(clip, str)]
+        if not clips:
+            raise DatasetError(f"No song can be read. {problems[0].name}: {problems[0].reason}")
+        names = [song.name for song, _ in clips]
+        kept = replace(songs, songs=tuple(song for song, _ in clips), problems=(*songs.problems, *problems),
+                       reports=tuple(report for report in songs.reports if report.name in set(names)))
+        waves = [{"waveform": clip[None], "sample_rate": audio.SAMPLE_RATE} for _, clip in clips]
+        return io.NodeOutput(waves, names, kept)
+
+
+def _clips(songs: SongFolder, seconds: float, start: float, report: Report) -> Iterator[tuple[Song, Tensor | str]]:
+    """Each song with its clip [2, samples], or with the reason why there is none."""
+    for number, song in enumerate(songs.songs):
+        report(Progress(stage="listen", step=number, total=len(songs.songs), message=song.name))
+        try:
+            yield song, _clip(song, seconds, start)
+        except DatasetError as error:
+            yield song, str(error)
+
+
+def _clip(song: Song, seconds: float, start: float) -> Tensor:
+    """[2, samples] of the song, or of its section."""
+    end = song.stop or audio.facts(song.path).seconds
+    if not end:
+        return audio.decode(song.path, max_seconds=seconds)  # the header does not say where a later clip would fit
+    length = min(seconds, end - song.start)
+    first = min(song.start + start, end - length)
+    return audio.decode(song.path, start=max(0.0, first), max_seconds=length)

@@ -1,0 +1,117 @@
+"""Answers the table of songs in the page: rows, sound and waveforms to GET, notes to write to POST.
+
+Nothing is written by running a workflow: only a POST writes beside a song, which a person's click sends.  The host
+turns away requests from other sites.  The browser side is `web/songs.js`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from aiohttp import web
+from server import PromptServer
+
+from ..sidestep_core.errors import DatasetError, SideStepError
+from . import song_previews, song_sounds
+from .events import dumps
+
+Result = TypeVar("Result")
+
+ROWS = 20
+"""Where the page does not say how many."""
+SONG = r"/sidestep/songs/{key}/{index:\d{1,9}}"
+
+_threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="side-step-songs")
+"""Few, so that a page that asks for many waveforms leaves the processor to the work."""
+
+
+@PromptServer.instance.routes.get("/sidestep/songs/{key}")
+async def get_rows(request: web.Request) -> web.Response:
+    """Rows of the table from `first` on, `count` of them."""
+    key, first, count = request.match_info["key"], _number(request, "first", 0), _number(request, "count", ROWS)
+    if not song_previews.is_known(key):
+        # Not a 404: a workflow that was saved before ComfyUI was restarted is normal, and browsers log every 404.
+        return web.Response(status=204)
+    return _json(await _work(lambda: song_previews.rows(key, first, count)))
+
+
+@PromptServer.instance.routes.get(SONG + "/audio")
+async def get_audio(request: web.Request) -> web.StreamResponse:
+    """The song's file, whole or in the ranges that players ask for; as FLAC where `as=flac` or browsers cannot."""
+    song = await _work(lambda: _song(request))
+    headers = {"Cache-Control": "no-cache"}
+    if request.query.get("as") != "flac" and song_sounds.browsers_play(song.path):
+        if not song.path.is_file():
+            raise web.HTTPNotFound(text="This song is not there any more.")
+        return web.FileResponse(song.path, headers=headers | {"Content-Type": song_sounds.media_type(song.path)})
+    return web.FileResponse(await _work(lambda: song_sounds.as_flac(song)),
+                            headers=headers | {"Content-Type": "audio/flac"})
+
+
+@PromptServer.instance.routes.get(SONG + "/peaks")
+async def get_peaks(request: web.Request) -> web.Response:
+    """The shape of the waveform; none of a song that cannot be decoded, which its row says."""
+    return _json({"peaks": await _work(lambda: _peaks(_song(request)))})
+
+
+@PromptServer.instance.routes.post(SONG + "/notes")
+async def post_notes(request: web.Request) -> web.Response:
+    """Writes what a person changed of a song's notes beside it; its new row."""
+    words = await _body(request)
+    key, index = request.match_info["key"], int(request.match_info["index"])
+    return _json(await _work(lambda: song_previews.save(key, index, words)))
+
+
+@PromptServer.instance.routes.post("/sidestep/songs/{key}/notes")
+async def post_all_notes(request: web.Request) -> web.Response:
+    """Writes beside every song what is known of it here and not there."""
+    await _body(request)
+    written = await _work(lambda: song_previews.save_all(request.match_info["key"]))
+    return _json({"songs": written.songs, "problems": list(written.problems[:song_previews.MOST_PROBLEMS])})
+
+
+def _peaks(song: song_previews.Song) -> list[int]:
+    try:
+        return song_sounds.peaks(song)
+    except DatasetError:
+        return []  # not an error status: browsers log each
+
+
+def _song(request: web.Request) -> song_previews.Song:
+    return song_previews.song_at(request.match_info["key"], int(request.match_info["index"]))
+
+
+async def _work(work: Callable[[], Result]) -> Result:
+    """The result of work that may take a while; what is wrong with a song, or with a text, becomes the answer."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_threads, work)
+    except song_previews.Gone as error:
+        raise web.HTTPNotFound(text=str(error)) from error
+    except (SideStepError, OSError) as error:
+        raise web.HTTPUnprocessableEntity(text=str(error)) from error
+
+
+async def _body(request: web.Request) -> Mapping[str, object]:
+    """The JSON object of a request.  Other kinds are refused, as pages of other sites can send those unasked."""
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(text="Send JSON.")
+    try:
+        body = await request.json()
+    except json.JSONDecodeError as error:
+        raise web.HTTPBadRequest(text="Send valid JSON.") from error
+    if not isinstance(body, dict):
+        raise web.HTTPBadRequest(text="Send a JSON object.")
+    return body
+
+
+def _number(request: web.Request, name: str, usual: int) -> int:
+    text = request.query.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else usual
+
+
+def _json(content: object) -> web.Response:
+    return web.json_response(content, dumps=dumps)

@@ -1,0 +1,54 @@
+"""SplitSongs: long songs become sections, each with its own part of the lyrics."""
+
+from __future__ import annotations
+
+from typing import get_args, get_type_hints
+
+from comfy_api.latest import io
+
+from ..sidestep_core.sections import SHORTEST, SplitConfig
+from ..sidestep_core.songs import SongFolder
+from . import song_previews
+from .host import run_stage
+from .sockets import CATEGORY, SongsSocket
+
+
+class SplitSongs(io.ComfyNode):
+    """Songs -> Songs"""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepSplitSongs",
+            display_name="Split Songs",
+            category=CATEGORY,
+            description="Long songs become sections that begin on bar lines or in silence. Lyrics are divided by their "
+                        "[Verse]-style markers. The files stay as they are.",
+            search_aliases=["sections", "slice audio", "side-step"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                SongsSocket.Input("songs"),
+                io.Float.Input("seconds", default=SplitConfig.seconds, min=2 * SHORTEST, max=3600.0, step=1.0, tooltip=(
+                    "No section is longer. Songs up to this length stay whole.")),
+                io.Combo.Input("at", options=list(get_args(get_type_hints(SplitConfig)["at"])), default=SplitConfig.at,
+                               tooltip=(
+                    "bars: where a bar begins; where no beat is heard, as for silence. silence: at the quietest "
+                    "moments.")),
+            ],
+            outputs=[SongsSocket.Output(display_name="songs")],
+        )
+
+    @classmethod
+    def execute(cls, songs: SongFolder, **settings: object) -> io.NodeOutput:
+        from ..sidestep_core.sections import split
+
+        config = SplitConfig.from_json(settings)
+        parts = run_stage(cls.hidden.unique_id, "split", lambda report: split(songs, config, report=report),
+                          summary=lambda parts: _summary(songs, parts))
+        return io.NodeOutput(parts, ui={"sidestep": [
+            song_previews.show(parts) | {"stage": "listen", "message": _summary(songs, parts)}]})
+
+
+def _summary(songs: SongFolder, parts: SongFolder) -> str:
+    return f"{len(parts.songs)} parts of {len(songs.songs)} songs."

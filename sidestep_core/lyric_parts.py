@@ -1,0 +1,45 @@
+"""Lyrics for the sections of a song, which nobody timed: by their order, and by how much is sung."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+_MARKER = re.compile(r"\s*\[[^\[\]]+\]\s*")
+_INTERLUDE_LINES = 2
+"""A part without words, such as [Intro], lasts about as long as so many lines."""
+
+
+def divide(lyrics: str, cuts: Sequence[float]) -> list[str]:
+    """One text for each section of a song that is cut at these shares of its length (0 to 1, ascending).
+
+    Parts that begin with a marker such as [Verse] stay whole; without markers, paragraphs; in one paragraph, lines.
+    Each part takes as long as it has lines, and belongs to the section in which its middle falls.  Every line is in
+    exactly one text, in the old order; only blank lines where a text begins or ends are dropped.
+    """
+    parts = _parts(lyrics.splitlines())
+    lengths = [max(_INTERLUDE_LINES, sum(bool(line.strip()) and not _MARKER.fullmatch(line) for line in part))
+               for part in parts]
+    sections: list[list[str]] = [[] for _ in range(len(cuts) + 1)]
+    for part, length, end in zip(parts, lengths, accumulate(lengths), strict=True):
+        middle = (end - length / 2) / sum(lengths)
+        sections[sum(cut <= middle for cut in cuts)] += part
+    return ["\n".join(lines).strip() for lines in sections]
+
+
+def _parts(lines: Sequence[str]) -> list[list[str]]:
+    """The lines in groups that stay together."""
+    if any(_MARKER.fullmatch(line) for line in lines):
+        begins = [bool(_MARKER.fullmatch(line)) for line in lines]
+    else:
+        begins = [bool(line.strip()) and not before.strip() for before, line in zip(["", *lines], lines, strict=False)]
+        if sum(begins) == 1:
+            begins = [True] * len(lines)
+    parts: list[list[str]] = []
+    for line, begin in zip(lines, begins, strict=True):
+        if begin or not parts:
+            parts.append([])
+        parts[-1].append(line)
+    # What is before the first marker (a title, a blank line) belongs to the first part.
+    return [parts[0] + parts[1], *parts[2:]] if len(parts) > 1 and not begins[0] else parts

@@ -1,0 +1,103 @@
+"""Audio files below a folder, and the sidecars that lie beside each; no file is opened."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .sidecars import SIDECARS
+
+EXTENSIONS = frozenset(
+    ".aac .ac3 .aif .aifc .aiff .alac .ape .au .caf .dts .eac3 .flac .m4a .m4b .mka .mp2 .mp3 .mp4 .mpc .oga .ogg "
+    ".opus .spx .tak .tta .w64 .wav .wave .webm .wma .wv".split()
+)
+
+Tell = Callable[[str, str], None]
+"""Called with the name of what is left out, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioFile:
+    """An audio file, the name of each sidecar beside it by its suffix, and the files that share these sidecars."""
+
+    path: Path
+    sidecars: dict[str, str]
+    twins: tuple[str, ...] = ()
+    """Names of other audio files with the same stem."""
+
+
+def walk(root: Path, tell: Tell) -> Iterator[AudioFile]:
+    """Every audio file with its sidecars; hidden ones are skipped.
+
+    A folder reached by two links, or by a loop of them, is read once.
+    """
+    def unreadable(error: OSError) -> None:
+        tell(relative(Path(error.filename), root), f"The folder cannot be read: {error.strerror}.")
+
+    seen: set[tuple[int, int]] = set()
+    for place, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        folder = Path(place)
+        try:
+            facts = folder.stat()
+        except OSError as error:
+            unreadable(error)
+            subfolders.clear()
+            continue
+        # Some network and cloud drives number no file: there every folder would look like the first.
+        if facts.st_ino and (facts.st_dev, facts.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
+        yield from _songs_of(folder, [name for name in files if not _hidden(name)])
+
+
+def sidecars_of(song: Path) -> dict[str, str]:
+    """The name of each sidecar beside one song, by its suffix."""
+    with os.scandir(song.parent) as entries:
+        files = [entry.name for entry in entries if not _hidden(entry.name) and entry.is_file()]
+    return next((found.sidecars for found in _songs_of(song.parent, files) if found.path.name == song.name), {})
+
+
+def relative(path: Path, root: Path) -> str:
+    """The path from the root on, with forward slashes."""
+    return path.relative_to(root).as_posix()
+
+
+def printable(name: str) -> str:
+    """The name without the bytes that no text file, and so no dataset, can hold."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def what_is_there(folder: Path) -> str:
+    """What was looked for, and what is there instead."""
+    endings = Counter(Path(name).suffix.lower() or "no ending" for _, _, files in os.walk(folder) for name in files)
+    others = ", ".join(f"{count} x {ending}" for ending, count in endings.most_common(5)) or "no file at all"
+    return f"Looked for {' '.join(sorted(EXTENSIONS))}; found {others}."
+
+
+def _songs_of(folder: Path, files: Sequence[str]) -> Iterator[AudioFile]:
+    paths = [folder / file for file in files]
+    songs = [path for path in paths if path.suffix.lower() in EXTENSIONS]
+    named: dict[str, list[str]] = defaultdict(list)
+    for path in songs:
+        named[path.stem].append(path.name)
+    sidecars: dict[str, dict[str, str]] = defaultdict(dict)
+    for path in paths:
+        for suffix in SIDECARS:
+            stem = path.name[: -len(suffix)]
+            # song_lyrics.txt is the lyrics of song.wav, unless there is a song_lyrics.wav that it belongs to.
+            belongs = path.stem == stem or path.stem not in named
+            if path.name.lower().endswith(suffix) and stem in named and belongs:
+                sidecars[stem][suffix] = path.name
+    for path in songs:
+        yield AudioFile(path=path, sidecars=sidecars[path.stem],
+                        twins=tuple(name for name in named[path.stem] if name != path.name))
+
+
+def _hidden(name: str) -> bool:
+    """Also AppleDouble files, which macOS puts beside every file on foreign disks as ._name."""
+    return name.startswith(".") or name == "__MACOSX"

@@ -1,0 +1,62 @@
+// One player for all rows of a table.  Nothing is loaded until a song is played.
+
+import { make } from "./elements.js";
+import { played } from "./song_rows.js";
+
+/**
+ * {element, toggle(row), seek(row, share), stop(), state(index)}; `address(index, asFlac)` makes the address of a song,
+ * `changed()` is called when something is to be drawn anew, `failed(text)` where a song cannot be played.
+ */
+export function createPlayer({ address, changed, failed }) {
+  const audio = make("audio", "");
+  audio.preload = "none";
+  let current = null; // row in the player
+  let asFlac = false;
+
+  /** Where the song begins in what is played: a file that is played as it is holds the whole song. */
+  const start = () => (asFlac ? 0 : current.start);
+
+  function load(row, flac, share) {
+    current = row;
+    asFlac = flac;
+    const from = start() + share * row.seconds;
+    const end = row.section && !flac ? `,${row.start + row.seconds}` : "";
+    audio.src = `${address(row.index, flac)}#t=${from}${end}`;
+    // Refused when another press comes first, and where the song cannot be played, which onerror sees to.
+    audio.play().catch(() => {});
+  }
+
+  function toggle(row) {
+    if (row.index !== current?.index) return load(row, !row.as_it_is, 0);
+    if (audio.paused) audio.play().catch(() => {});
+    else audio.pause();
+  }
+
+  function seek(row, share) {
+    if (row.index !== current?.index) return load(row, !row.as_it_is, share);
+    audio.currentTime = start() + share * row.seconds;
+    if (audio.paused) audio.play().catch(() => {});
+  }
+
+  function stop() {
+    current = null;
+    audio.removeAttribute("src");
+    audio.load();
+  }
+
+  /** {playing, share} of a row. */
+  function state(row) {
+    if (row.index !== current?.index) return { playing: false, share: 0 };
+    return { playing: !audio.paused, share: played(audio.currentTime, start(), row.seconds) };
+  }
+
+  for (const event of ["play", "pause", "ended", "timeupdate", "emptied"]) audio.addEventListener(event, changed);
+  audio.addEventListener("error", () => {
+    if (!current) return;
+    if (!asFlac) return load(current, true, 0); // this browser does not know the format
+    failed(`${current.name} cannot be played.`);
+    stop();
+  });
+
+  return { element: audio, toggle, seek, stop, state };
+}

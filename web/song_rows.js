@@ -1,0 +1,53 @@
+// Pure functions: what the server says of songs -> what the table shows.
+
+export const PAGE = 20; // rows at a time, so that ten thousand songs are as quick as ten
+
+/** What a person can edit, with the label and the kind of its field. */
+export const FIELDS = [
+  { name: "caption", label: "Caption", lines: 3 },
+  { name: "lyrics", label: "Lyrics", lines: 6 },
+  { name: "genre", label: "Genre" },
+  { name: "bpm", label: "BPM" },
+  { name: "key", label: "Key" },
+  { name: "signature", label: "Time signature" },
+  { name: "language", label: "Language" },
+];
+
+/** 192.4 -> "3:12"; hours only where there are some. */
+export function clock(seconds) {
+  if (!Number.isFinite(seconds)) return "-";
+  const whole = Math.max(0, Math.floor(seconds));
+  const parts = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const [hours, minutes, rest] = parts.map((part) => String(part).padStart(2, "0"));
+  return parts[0] ? `${parts[0]}:${minutes}:${rest}` : `${parts[1]}:${rest}`;
+}
+
+/** SVG path of a waveform in a box as wide as there are peaks and 100 high: one stroke for each. */
+export const wave = (peaks) =>
+  peaks.map((height, index) => `M${index + 0.5} ${50 - Math.max(height, 2) / 2}v${Math.max(height, 2)}`).join("");
+
+/** "1 song", "1,200 songs" */
+export const count = (number, thing) => `${number.toLocaleString()} ${thing}${number === 1 ? "" : "s"}`;
+
+/** "1 - 20 of 10,000" */
+export const range = ({ first, rows, total }) =>
+  total <= PAGE ? count(total, "song")
+    : `${(first + 1).toLocaleString()} - ${(first + rows.length).toLocaleString()} of ${total.toLocaleString()}`;
+
+/** What is to be looked at in a row, as sentences. */
+export function problems(row) {
+  const missing = row.caption || row.genre ? [] : ["It has no caption."];
+  return [...missing, ...row.warnings];
+}
+
+/** What stands in the cell of a value, and the whole story behind it. */
+export function cell(row, name) {
+  const heard = row.heard[name];
+  return { text: row[name] || "-", story: heard ? `Heard: ${heard}` : "" };
+}
+
+/** What the caption's cell says: the caption, or what takes its place. */
+export const words = (row) => row.caption || (row.genre ? `Genre: ${row.genre}` : "No caption");
+
+/** Where the player is, from 0 to 1, in a song that begins at `start` of what is played. */
+export const played = (time, start, seconds) => Math.min(1, Math.max(0, (time - start) / (seconds || 1)));

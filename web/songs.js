@@ -1,0 +1,79 @@
+// Shows the songs of dataset nodes in a table, to listen to and to correct.
+
+import { api } from "../../scripts/api.js";
+import { zoomCanvas } from "./canvas.js";
+import { createSongTable } from "./song_table.js";
+
+const WIDGET = "sidestep_songs";
+const MARGIN = 10;
+const WIDTH = 620; // of a new node, so that a caption can be read
+const HINT = "Run the workflow: the songs are shown here.";
+const TABLES = { // height in pixels
+  SideStepBuildDataset: 300,
+  SideStepAnalyzeSongs: 300,
+  SideStepSplitSongs: 300,
+  SideStepCaptionSongs: 300,
+  SideStepPreprocessAudioFolder: 200,
+};
+
+const path = (key, index) => `/sidestep/songs/${encodeURIComponent(key)}${index === undefined ? "" : `/${index}`}`;
+
+/** {answer}, or {wrong} in words. */
+async function ask(route, body) {
+  const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  try {
+    const response = await api.fetchApi(route, body ? post : undefined);
+    if (response.status === 204) return { wrong: HINT };
+    return response.ok ? { answer: await response.json() } : { wrong: await response.text() };
+  } catch {
+    return { wrong: "ComfyUI does not answer." };
+  }
+}
+
+const server = {
+  rows: (key, first, count) => ask(`${path(key)}?first=${first}&count=${count}`),
+  peaks: (key, index) => ask(`${path(key, index)}/peaks`),
+  audio: (key, index, asFlac) => api.apiURL(`${path(key, index)}/audio${asFlac ? "?as=flac" : ""}`),
+  save: (key, index, words) => ask(`${path(key, index)}/notes`, words),
+  saveAll: (key) => ask(`${path(key)}/notes`, {}),
+};
+
+/** Add the table to a node that has songs. */
+export function addSongTable(node) {
+  const height = TABLES[node.comfyClass];
+  if (!height) return;
+  const table = createSongTable({ hint: HINT, height, server });
+  const widget = node.addDOMWidget(WIDGET, "SIDESTEP_SONGS", table.element, {
+    serialize: false,
+    hideOnZoom: false,
+    margin: MARGIN,
+    getMinHeight: () => height + 2 * MARGIN,
+  });
+  widget.serialize = false; // options.serialize keeps it out of the prompt, this one out of the workflow file
+  table.element.addEventListener("wheel", scrollOrZoom);
+  const { onExecuted, onConfigure, onRemoved } = node;
+  node.onExecuted = function (output) {
+    onExecuted?.apply(this, arguments);
+    const key = output.sidestep?.[0]?.preview;
+    if (!key || key === this.properties.songs) return;
+    // Saved with the workflow: after a reload ComfyUI may have the node's result still, and not tell it once more.
+    this.properties.songs = key;
+    table.show(key);
+  };
+  node.onConfigure = function () {
+    onConfigure?.apply(this, arguments);
+    if (typeof this.properties.songs === "string") table.show(this.properties.songs);
+  };
+  node.onRemoved = function () {
+    table.stop();
+    onRemoved?.apply(this, arguments);
+  };
+  node.setSize([Math.max(WIDTH, node.size[0]), node.computeSize()[1]]);
+}
+
+/** The wheel scrolls what can be scrolled, and zooms the canvas elsewhere. */
+function scrollOrZoom(event) {
+  const scrolls = event.target.closest("textarea, .sidestep-list, .sidestep-reasons");
+  if (scrolls && scrolls.scrollHeight > scrolls.clientHeight) event.stopPropagation();
+  else zoomCanvas(event);
+}

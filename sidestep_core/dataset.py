@@ -156,6 +156,8 @@ class Sample:
     """Latents of the song's audio codes, where a training asks for them."""
     repeats: int = 1
     """How often an epoch visits it."""
+    audio: str = ""
+    """What its audio file is known by: sections of one file have the same."""
 
 
 def frames_trained(frames: int, config: TrainConfig) -> int:
@@ -179,6 +181,7 @@ def load_samples(dataset: Dataset, config: TrainConfig) -> tuple[tuple[Sample, .
             genre_SD=_read_condition(dataset, info, frames, genre=True) if with_genre else None,
             codes_TC=encoded.read(dataset.codes(info), "codes", info.name) if with_codes else None,
             repeats=info.repeats,
+            audio=info.audio,
         ))
     return tuple(samples), encoded.read(dataset.silence, "silence", "silence")
 

@@ -77,7 +77,8 @@ class TrainConfig(Config):
     """The same window in latent frames (25 per second); where it is not 0 it counts instead of chunk_duration."""
 
     heldout_songs: int = -1
-    """Songs never trained on, for the held-out loss; -1: one in ten, none below four songs."""
+    """Songs never trained on, for the held-out loss; -1: one in ten, none below four songs.  All sections of a song
+    are in or out together."""
     heldout_every: int = 50
     """Steps between two held-out losses; the first step and the last always have one."""
     early_stopping: int = 0

@@ -5,8 +5,10 @@ Shapes: B batch, T latent frame, C latent channel, S condition token, D width.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -59,10 +61,16 @@ def trained_visits(dataset: Dataset, config: TrainConfig) -> int:
 
 
 def split_heldout(samples: Sequence[_S], config: TrainConfig) -> tuple[tuple[_S, ...], tuple[_S, ...]]:
-    """(trained on, held out): a choice by seed and name, so that adding a song does not reshuffle the others."""
-    count = _heldout(len(samples), config)
-    ranked = sorted(samples, key=lambda sample: flow.seed(config.seed, "heldout", sample.name))
-    chosen = {sample.name for sample in ranked[:count]}
+    """(trained on, held out): a choice by seed and name, so that adding a song does not reshuffle the others.
+
+    Sections of one audio file, and copies of it, are one song here: part of it in training would give the rest away.
+    """
+    songs: dict[str, list[_S]] = {}
+    for sample in samples:
+        songs.setdefault(sample.audio or sample.name, []).append(sample)
+    count = _heldout(len(songs), config)
+    ranked = sorted(songs.values(), key=lambda same: flow.seed(config.seed, "heldout", min(one.name for one in same)))
+    chosen = {sample.name for same in ranked[:count] for sample in same}
     trained = tuple(sample for sample in samples if sample.name not in chosen)
     return trained, tuple(sample for sample in samples if sample.name in chosen)
 
@@ -76,16 +84,19 @@ def visited(count: int, seed: int, visit: int) -> int:
 
 def song_of_visit(samples: Sequence[Sample | SampleInfo], seed: int, number: int) -> int:
     """Index of the song that visit number `number` shows."""
-    return _turn(_turns(samples), seed, number)[0]
+    return _turn(_ends(samples), seed, number)[0]
 
 
-def _turns(samples: Sequence[Sample | SampleInfo]) -> list[tuple[int, int]]:
-    """The turns of an epoch: index of the song, and how many turns it had before."""
-    return [(index, turn) for index, sample in enumerate(samples) for turn in range(sample.repeats)]
+def _ends(samples: Sequence[Sample | SampleInfo]) -> list[int]:
+    """After how many turns of an epoch in the songs' own order those of each end."""
+    return list(accumulate(sample.repeats for sample in samples))
 
 
-def _turn(turns: Sequence[tuple[int, int]], seed: int, number: int) -> tuple[int, int]:
-    return turns[visited(len(turns), seed, number)]
+def _turn(ends: Sequence[int], seed: int, number: int) -> tuple[int, int]:
+    """Index of the song that a visit shows, and how many turns of the epoch are it before this one."""
+    turn = visited(ends[-1], seed, number)
+    index = bisect_right(ends, turn)
+    return index, turn - (ends[index - 1] if index else 0)
 
 
 def visits_of_step(config: TrainConfig, epoch: int, step: int) -> range:
@@ -109,11 +120,11 @@ class _Visit:
 def batches(samples: Sequence[Sample], silence_TC: Tensor, config: TrainConfig, step: int) -> Iterator[Batch]:
     """The batches of one optimizer step: its visits in groups of equal shape, at most batch_size in each."""
     groups: dict[tuple[int, int], list[_Visit]] = {}
-    turns = _turns(samples)
-    for number in visits_of_step(config, len(turns), step):
-        index, turn = _turn(turns, config.seed, number)
+    ends = _ends(samples)
+    for number in visits_of_step(config, ends[-1], step):
+        index, turn = _turn(ends, config.seed, number)
         sample = samples[index]
-        visit = _visit(sample, silence_TC, config, number, number // len(turns) * sample.repeats + turn)
+        visit = _visit(sample, silence_TC, config, number, number // ends[-1] * sample.repeats + turn)
         groups.setdefault((visit.x0_TC.shape[0], visit.condition_SD.shape[0]), []).append(visit)
     for group in groups.values():
         for first in range(0, len(group), config.batch_size):

@@ -121,6 +121,26 @@ def first_frames_of_step(config: TrainConfig, step: int, samples: tuple[Sample, 
     return [int(x0_TC[0, 0]) for batch in batches(samples, SILENT, config, step) for x0_TC in batch.x0_BTC]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sections_of_a_song_are_held_out_together(seed: int) -> None:
+    samples = tuple(replace(sample, audio=f"{number // 4}") for number, sample in enumerate(songs(*[5] * 24)))
+    trained, heldout = split_heldout(samples, TrainConfig(heldout_songs=2, seed=seed))
+    assert len(heldout) == 8
+    assert not {sample.audio for sample in trained} & {sample.audio for sample in heldout}
+
+
+def test_sections_of_a_song_are_one_song() -> None:
+    samples = tuple(replace(sample, audio="the same") for sample in songs(*[5] * 24))
+    assert not split_heldout(samples, TrainConfig())[1]
+    with pytest.raises(DatasetError, match="heldout_songs is 1 but the dataset has 1"):
+        split_heldout(samples, TrainConfig(heldout_songs=1))
+
+
+def test_many_repeats_take_no_memory() -> None:
+    first = next(batches(repeated(10**6, 1, 1), SILENT, TrainConfig(gradient_accumulation=1), 0))
+    assert song_numbers(first) == [0]
+
+
 def test_repeats_do_not_change_which_songs_are_held_out() -> None:
     plain, often = songs(*[5] * 10), repeated(*range(1, 11), frames=5)
     chosen = [[sample.name for sample in split_heldout(samples, CONFIG)[1]] for samples in (plain, often)]

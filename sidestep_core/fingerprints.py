@@ -7,9 +7,7 @@ rises or falls (after J. Haitsma and T. Kalker, "A Highly Robust Audio Fingerpri
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +28,8 @@ _OVERLAP = 0.5
 # Words that more songs share than that (fade-outs, held tones) tell nothing, and would take long.
 _MOST_PLACES = 64
 _MOST_SHIFTS = 8
+_SHIFTS = 4096
+"""More than there are shifts of a fingerprint in either direction."""
 
 
 def fingerprint(waveform_CN: Tensor) -> str:
@@ -48,20 +48,36 @@ def fingerprint(waveform_CN: Tensor) -> str:
 def duplicates(fingerprints: Sequence[str]) -> list[tuple[int, int]]:
     """Pairs of the numbers of those that are the same recording, the smaller first, in order."""
     words = [_words(text) for text in fingerprints]
-    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, song in enumerate(words):
-        for time, word in enumerate(song.tolist()):
-            if word:
-                places[word].append((number, time))
-    shifts: dict[tuple[int, int], Counter[int]] = defaultdict(Counter)
-    for found in places.values():
-        if len(found) <= _MOST_PLACES:
-            for (one, when), (other, then) in combinations(found, 2):
-                if one != other:
-                    shifts[one, other][when - then] += 1
-    return sorted(pair for pair, counts in shifts.items()
-                  if any(difference(words[pair[0]], words[pair[1]], shift) < SAME
-                         for shift, _ in counts.most_common(_MOST_SHIFTS)))
+    return sorted({(one, other) for one, other, shift in _alike(words)
+                   if difference(words[one], words[other], shift) < SAME})
+
+
+def _alike(words: Sequence[Tensor]) -> Iterator[tuple[int, int, int]]:
+    """Pairs of songs that share words, each with the shifts in words by which they share the most.
+
+    Tensors of all the words there are, since ten thousand songs have as many as ten million.
+    """
+    texts = torch.cat([torch.empty(0, dtype=torch.long), *words])
+    songs = torch.repeat_interleave(torch.tensor([len(song) for song in words], dtype=torch.long))
+    times = torch.cat([torch.empty(0, dtype=torch.long), *(torch.arange(len(song)) for song in words)])
+    order = texts.argsort(stable=True)
+    _, places = texts[order].unique_consecutive(return_counts=True)
+    order = order[(places.repeat_interleave(places) <= _MOST_PLACES) & (texts[order] != 0)]
+    texts, songs, times = texts[order], songs[order], times[order]
+    found = [torch.empty(0, dtype=torch.long)]
+    for apart in range(1, min(_MOST_PLACES, len(texts))):
+        same = ((texts[apart:] == texts[:-apart]) & (songs[apart:] != songs[:-apart])).nonzero().flatten()
+        pairs = songs[same] * len(words) + songs[same + apart]
+        found.append(pairs * _SHIFTS + times[same] - times[same + apart] + _SHIFTS // 2)
+    alike, counts = torch.cat(found).unique(return_counts=True)
+    # The most frequent shifts of each pair first, the pairs in order.
+    order = counts.argsort(descending=True, stable=True)
+    order = order[(alike[order] // _SHIFTS).argsort(stable=True)]
+    pairs = alike[order] // _SHIFTS
+    earlier = torch.searchsorted(pairs, pairs)
+    for one in alike[order][torch.arange(len(pairs)) - earlier < _MOST_SHIFTS].tolist():
+        pair, shift = divmod(one, _SHIFTS)
+        yield *divmod(pair, len(words)), shift - _SHIFTS // 2
 
 
 def difference(one: Tensor, other: Tensor, shift: int) -> float:

@@ -28,6 +28,8 @@ MANIFEST = "manifest.json"
 FORMAT = 3
 READABLE = (2, FORMAT)
 """Format 2 had no repeats and no foreign conditions."""
+IMPORTED = "imported"
+"""The style of a dataset whose conditions another program made; the others are those of prompts.py."""
 CONDITION_VERSION = 1
 CODES_VERSION = 1
 """Parts of the files' names; raised when the same song or prompt would be encoded differently."""
@@ -98,7 +100,9 @@ class Dataset:
     @property
     def silence(self) -> Path:
         """File of the silence latent, as long as the longest song; by its length, so that no other dataset's is it."""
-        return self.folder / f"silence-{max((sample.frames for sample in self.samples), default=0)}.safetensors"
+        frames = max((sample.frames for sample in self.samples), default=0)
+        # Another program's may be rounded.
+        return self.folder / f"silence-{frames}{'-imported' if self.style == IMPORTED else ''}.safetensors"
 
 
 def _often(sample: SampleInfo) -> tuple[str, ...]:

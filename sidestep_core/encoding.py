@@ -19,7 +19,7 @@ from . import encoded
 from .checkpoint import Checkpoint, ModelSource
 from .codes import load_audio_codes
 from .conditions import TextEncoder, load_condition_encoder
-from .dataset import Dataset, frames_trained, words
+from .dataset import IMPORTED, Dataset, frames_trained, words
 from .device import choose_dtype, release_memory
 from .errors import DatasetError
 from .flow import FRAMES_PER_CODE
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 Tick = Callable[[int, int, str], None]
 """Called before each unit of work: its number, how many there are, and what it is."""
 
-IMPORTED = "imported"
-"""The style of a dataset whose conditions another program made."""
 TOLD = {
     OFFICIAL: "This dataset's conditions are those of the official program (Gradio) and of diffusers. Generate there "
               "with the adapter; for ComfyUI, run PreprocessAudioFolder with conditioning comfyui.",

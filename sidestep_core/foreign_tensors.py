@@ -14,7 +14,7 @@ heading, a timbre reference of zeros.  Sources: Side-Step's data/preprocess.py a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -22,16 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import storage, torch_file
+from . import encoded, storage, torch_file
 from .captions import INSTRUMENTAL
 from .checkpoint import Checkpoint, variants_in
-from .dataset import MANIFEST, Dataset, write_manifest
-from .encoding import IMPORTED, TOLD
+from .dataset import IMPORTED, MANIFEST, Dataset, write_manifest
+from .encoding import TOLD
 from .errors import DatasetError
 from .notes import Notes, json_entries, notes_from
-from .preprocess import Preprocessed
+from .preprocess import Preprocessed, prepare, what_is_done_is_kept
 from .progress import Progress, Report, ignore
 from .sample_info import SampleInfo
+from .song_files import printable
 from .songs import Problem
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,6 @@ class _Song:
     genre_SD: Tensor | None
     silence_TC: Tensor
     notes: Notes
-    repeats: int
 
 
 def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
@@ -67,9 +67,20 @@ def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
     if folder.resolve() == source_folder.resolve():
         raise DatasetError(f"The dataset cannot be made in {folder}, which holds the files. Choose another name.")
     files, problems = _listed(source_folder)
+    with what_is_done_is_kept(folder):
+        prepare(folder)
+        dataset, made = _imported(files, problems, source_folder, checkpoint, folder, report)
+    for problem in problems:
+        log.warning("%s is left out: %s", problem.name, problem.reason)
+    notice = TOLD[IMPORTED] + _other_variant(source_folder, checkpoint)
+    report(Progress(stage="preprocess", step=len(files), total=len(files), message=notice, notice=notice))
+    return Preprocessed(dataset=dataset, problems=tuple(problems), made=made)
+
+
+def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Path, checkpoint: Checkpoint,
+              folder: Path, report: Report) -> tuple[Dataset, int]:
+    """The dataset of these files, and for how many of them something was written now."""
     width = checkpoint.model_weights().shape("encoder.text_projector.weight")[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.remove_leftovers(folder)
     samples: list[SampleInfo] = []
     tags: set[str] = set()
     made = 0
@@ -81,6 +92,8 @@ def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
             song = _read(path, width)
             _check_silence(song, silence_TC, told)
             sample, new = _write(song, name, path, checkpoint, folder)
+        except storage.CannotWrite:
+            raise
         except (DatasetError, torch_file.BadTorchFile) as error:
             problems.append(Problem(name=name, reason=str(error)))
         except OSError as error:
@@ -96,13 +109,9 @@ def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
                            + "; ".join(f"{problem.name}: {problem.reason}" for problem in problems[:5]))
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=IMPORTED,
                       tag=tags.pop() if len(tags) == 1 else "", samples=tuple(samples))
-    storage.write_tensors(dataset.silence, {"silence": silence_TC})
+    encoded.write(dataset.silence, "silence", silence_TC)
     write_manifest(dataset)
-    for problem in problems:
-        log.warning("%s is left out: %s", problem.name, problem.reason)
-    notice = TOLD[IMPORTED] + _other_variant(source_folder, checkpoint)
-    report(Progress(stage="preprocess", step=len(files), total=len(files), message=notice, notice=notice))
-    return Preprocessed(dataset=dataset, problems=tuple(problems), made=made)
+    return dataset, made
 
 
 def _listed(folder: Path) -> tuple[list[Path], list[Problem]]:
@@ -112,6 +121,9 @@ def _listed(folder: Path) -> tuple[list[Path], list[Problem]]:
     entries, problems = _entries(folder)
     files = []
     for entry in entries:
+        if entry != printable(entry):
+            problems.append(Problem(name=printable(entry), reason="has a name that is not valid Unicode. Rename it"))
+            continue
         path = _inside(folder, entry)
         if path is None:
             problems.append(Problem(name=entry, reason=f"is listed in {MANIFEST} but is not in the folder"))
@@ -176,14 +188,12 @@ def _read(path: Path, width: int) -> _Song:
     metadata = content.get("metadata", {})
     if not isinstance(metadata, dict):
         raise DatasetError(f"metadata is {type(metadata).__name__}, not a dictionary")
-    repeats = metadata.get("repeat", 1)
     return _Song(
         latents_TC=latents_TC,
         condition_SD=_condition(content, "", width, limit),
         genre_SD=_condition(content, "_genre", width, limit) if "encoder_hidden_states_genre" in content else None,
         silence_TC=context_TC[:, :CHANNELS],
         notes=notes_from(json_entries(_texts(metadata), "metadata")),
-        repeats=repeats if isinstance(repeats, int) and repeats > 0 else 1,
     )
 
 
@@ -211,9 +221,10 @@ def _tensor(content: Mapping[Any, Any], name: str, width: int, limit: int) -> Te
                            "or is no song")
     if value.dtype not in FLOATS:
         raise DatasetError(f"{name} is of {value.dtype}, not of floating-point numbers")
+    value = value.float()
     if not torch.isfinite(value).all():
-        raise DatasetError(f"{name} has values that are not finite")
-    return value.float()
+        raise DatasetError(f"{name} has values that are not finite in float32")
+    return value
 
 
 def _real(content: Mapping[Any, Any], name: str, limit: int) -> int:
@@ -267,7 +278,7 @@ def _write(song: _Song, name: str, path: Path, checkpoint: Checkpoint, folder: P
         genre=(notes.get("genre") or "genre") if genre else "", lyrics=lyrics or INSTRUMENTAL,
         language=notes.get("language", "unknown"), bpm=notes.get("bpm"), key=notes.get("key", ""),
         signature=notes.get("signature", ""), audio=digest, size=facts.st_size, modified=facts.st_mtime_ns,
-        repeats=song.repeats, foreign_condition=condition,
+        repeats=notes.get("repeats", 1), foreign_condition=condition,
     ), bool(missing)
 
 

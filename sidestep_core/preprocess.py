@@ -60,9 +60,9 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
     `genre_ratio` is what the songs' dataset.json says of it, for trainings that leave it to the dataset.
     """
     place = choose_device(device)
-    with (_what_is_done_is_kept(folder), explain_out_of_memory("preprocessing", "Lower tile_seconds."),
+    with (what_is_done_is_kept(folder), explain_out_of_memory("preprocessing", "Lower tile_seconds."),
           torch.inference_mode(False), torch.no_grad()):
-        _prepare(folder)
+        prepare(folder)
         before = _dataset_before(folder)
         plan = list(_plan(checkpoint, songs, folder, before, config, report))
         jobs = [job for job in plan if isinstance(job, _Job)]
@@ -99,7 +99,7 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
 
 
 @contextlib.contextmanager
-def _what_is_done_is_kept(folder: Path) -> Iterator[None]:
+def what_is_done_is_kept(folder: Path) -> Iterator[None]:
     """Says so where the person, or the disk, stopped it."""
     try:
         yield
@@ -109,7 +109,7 @@ def _what_is_done_is_kept(folder: Path) -> Iterator[None]:
         raise DatasetError(f"{error} What is encoded so far is kept; run again to go on.") from error
 
 
-def _prepare(folder: Path) -> None:
+def prepare(folder: Path) -> None:
     """The dataset's folder, without what a killed process had begun to write there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

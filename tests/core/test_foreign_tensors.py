@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidestep_core import storage
+from sidestep_core import cache, storage
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.dataset import Dataset, load_samples, open_dataset
 from sidestep_core.encoding import ensure_conditions
@@ -181,6 +181,8 @@ LEFT_OUT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "65 channels": (lambda s: s | {"context_latents": torch.zeros(60, 65)}, r"context_latents has shape \[60, 65\]"),
     "whole numbers": (lambda s: s | {"target_latents": torch.zeros(60, 64, dtype=torch.int8)}, r"is of torch\.int8"),
     "not finite": (lambda s: s | {"target_latents": s["target_latents"].log()}, "target_latents has .* not finite"),
+    "beyond float32": (lambda s: s | {"target_latents": s["target_latents"].double() * 1e300}, "not finite in float32"),
+    "endless repeats": (lambda s: s | {"metadata": {"repeat": 10**9}}, "metadata: repeat must be a whole number"),
     "no latents": (lambda s: {key: s[key] for key in s if key != "target_latents"}, "has no target_latents"),
     "text for a tensor": (lambda s: s | {"target_latents": "x"}, "target_latents is no plain tensor"),
     "sparse": (lambda s: s | {"target_latents": s["target_latents"].float().to_sparse()}, "is no plain tensor"),
@@ -221,6 +223,35 @@ def test_a_hostile_file_is_refused_and_runs_nothing(take: Take, tensors: Path, t
     assert [entry.name for entry in found.problems] == ["bad.pt", "cut.pt", "empty.pt"]
     assert "would run code when opened" in found.problems[0].reason
     assert all("was cut off" in entry.reason for entry in found.problems[1:])
+
+
+def test_a_full_disk_is_told_as_such(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    take()
+    manifest = take().dataset.folder / "manifest.json"
+    before = manifest.read_bytes()
+    for path in manifest.parent.glob("*.latents.safetensors"):
+        path.unlink()
+
+    def full(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "_flush_to_disk", full)
+    with pytest.raises(DatasetError, match="could not be written .*No space left"):
+        take()
+    assert manifest.read_bytes() == before
+
+
+def test_a_name_that_is_not_unicode_is_told(take: Take, tensors: Path) -> None:
+    (tensors / "manifest.json").write_text(json.dumps({"samples": ["album__0.pt", "\udcff.pt"]}), encoding="utf-8")
+    found = take()
+    assert names(found) == ["album__0.pt"]
+    assert "not valid Unicode" in problem(found)
+
+
+def test_songs_preprocessed_in_the_same_folder_have_a_silence_of_their_own(take: Take) -> None:
+    dataset = take().dataset
+    assert replace(dataset, style="comfyui").silence != dataset.silence
+    assert cache.usage(dataset.folder).orphans == 0
 
 
 def test_half_songs_are_left_out(take: Take, tensors: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sidestep_core import audio
+from ..sidestep_core import audio, audio_files
 from ..sidestep_core.errors import ConfigError, DatasetError
 from ..sidestep_core.progress import Progress, Report
 from ..sidestep_core.songs import Problem, Song, SongFolder
@@ -77,7 +77,7 @@ def _clips(songs: SongFolder, seconds: float, start: float, report: Report) -> I
 
 def _clip(song: Song, seconds: float, start: float) -> Tensor:
     """[2, samples] of the song, or of its section."""
-    end = song.stop or audio.facts(song.path).seconds
+    end = song.stop or audio_files.facts(song.path).seconds
     if not end:
         return audio.decode(song.path, max_seconds=seconds)  # the header does not say where a later clip would fit
     length = min(seconds, end - song.start)

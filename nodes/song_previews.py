@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from ..sidestep_core import audio
+from ..sidestep_core import audio_files
 from ..sidestep_core.errors import ConfigError, DatasetError
 from ..sidestep_core.notes import Notes, settled
 from ..sidestep_core.song_report import Heard, SongReport
@@ -217,7 +217,7 @@ def _row(index: int, song: Song, report: SongReport | None, notices: list[str]) 
     warnings = [*notices, *(report.warnings if report else ())]
     seconds = 0.0
     try:
-        seconds = report.seconds if report else audio.facts(song.path).seconds
+        seconds = report.seconds if report else audio_files.facts(song.path).seconds
     except DatasetError as error:
         warnings.append(str(error))
     heard = {"bpm": report.bpm, "key": report.key, "signature": report.signature} if report else {}

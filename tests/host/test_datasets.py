@@ -211,7 +211,7 @@ def test_a_clip_is_a_part_of_its_song(server: ComfyUI) -> None:
     outcome = ran(server, prompt)
     clips = outcome.outputs["p"]["audio"]
     assert len(clips) == len(NAMES)
-    from sidestep_core.audio import facts as facts_of
+    from sidestep_core.audio_files import facts as facts_of
 
     path = server.base / "temp" / clips[0]["subfolder"] / clips[0]["filename"]
     assert facts_of(path).seconds == pytest.approx(1.5, abs=0.01)

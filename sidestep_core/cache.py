@@ -21,8 +21,8 @@ from .progress import Progress, Report, ignore
 from .songs import Problem
 
 _CONDITION = ".condition.safetensors"
-_OURS = re.compile(r"manifest\.json|silence-\d+(-imported)?\.safetensors|[0-9a-f]{16}\.(latents|condition|codes)\.safetensors"
-                   r"|\.[0-9a-f]{8}\.tmp|\.tmp\w{6}")
+_OURS = re.compile(r"manifest\.json|silence-\d+(-imported)?\.safetensors"
+                   r"|[0-9a-f]{16}\.(latents|condition|codes)\.safetensors|\.[0-9a-f]{8}\.tmp|\.tmp\w{6}")
 _CHANNELS = 64
 _WORDS = ("condition", "genre")
 

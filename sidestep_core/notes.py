@@ -61,7 +61,8 @@ NAMES: dict[str, Field] = {
 _NOTHING = {"", "n/a", "na", "none", "null", "unknown"}
 _MAX_BPM = 999
 _MAX_REPEATS = 1000
-_QUOTED = 40
+QUOTED = 100
+"""Characters of a wrong value that are shown."""
 
 
 def field_of(name: str) -> Field | None:
@@ -89,8 +90,8 @@ def notes_from(entries: Iterable[Entry], remarks: list[str] | None = None) -> No
         if meant is None:
             continue
         if remarks is not None and said.get(field, meant) != meant:
-            remarks.append(f"{where} says {meant!r:.{_QUOTED}}, which counts; before, {field} was "
-                           f"{said[field]!r:.{_QUOTED}}. Remove one of them.")
+            remarks.append(f"{where} says {meant!r:.{QUOTED}}, which counts; before, {field} was "
+                           f"{said[field]!r:.{QUOTED}}. Remove one of them.")
         said[field] = meant
     return cast("Notes", said)
 
@@ -133,7 +134,7 @@ def _text(value: Any, where: str) -> str:
         case list() if all(isinstance(item, str) for item in value):
             text = ", ".join(value)
         case _:
-            raise DatasetError(f"{where} must be text, got {value!r}.")
+            raise DatasetError(f"{where} must be text, got {value!r:.{QUOTED}}.")
     if text != text.encode("utf-8", "replace").decode():
         raise DatasetError(f"{where} is not valid Unicode. Write it again.")
     return "" if text.lower() in _NOTHING else text
@@ -157,9 +158,9 @@ def _bpm(value: Any, where: str) -> int | None:
     try:
         bpm = round(float(text or 0))
     except (ValueError, OverflowError) as error:
-        raise DatasetError(f"{where} must be beats per minute such as 120, got {value!r}.") from error
+        raise DatasetError(f"{where} must be beats per minute such as 120, got {value!r:.{QUOTED}}.") from error
     if not 0 <= bpm <= _MAX_BPM:
-        raise DatasetError(f"{where} must be beats per minute from 1 to {_MAX_BPM}, got {value!r}.")
+        raise DatasetError(f"{where} must be beats per minute from 1 to {_MAX_BPM}, got {value!r:.{QUOTED}}.")
     return bpm or None
 
 
@@ -169,7 +170,7 @@ def _repeats(value: Any, where: str) -> int | None:
         return None
     repeats = float(text) if text.replace(".", "", 1).isdecimal() else 0.0
     if not (repeats.is_integer() and 1 <= repeats <= _MAX_REPEATS):
-        raise DatasetError(f"{where} must be a whole number from 1 to {_MAX_REPEATS}, got {value!r}.")
+        raise DatasetError(f"{where} must be a whole number from 1 to {_MAX_REPEATS}, got {value!r:.{QUOTED}}.")
     return int(repeats)
 
 
@@ -180,7 +181,7 @@ def _flag(value: Any, where: str) -> bool | None:
     if text in {"false", "no", "0"}:
         return False
     if text:
-        raise DatasetError(f"{where} must be true or false, got {value!r}.")
+        raise DatasetError(f"{where} must be true or false, got {value!r:.{QUOTED}}.")
     return None
 
 
@@ -188,7 +189,7 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[Any, str], str | None]:
     def meaning(value: Any, where: str) -> str | None:
         text = _text(value, where).lower()
         if text and text not in choices:
-            raise DatasetError(f"{where} must be {' or '.join(choices)}, got {value!r}.")
+            raise DatasetError(f"{where} must be {' or '.join(choices)}, got {value!r:.{QUOTED}}.")
         return text or None
 
     return meaning

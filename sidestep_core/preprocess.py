@@ -131,9 +131,6 @@ def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, before: D
             _tick(report, number, len(songs), f"Looking at {song.name}")
 
         tick()
-        if song.start < 0 or (song.stop and song.stop <= song.start):
-            yield Problem(name=song.name, reason=f"its section ends at {song.stop:g} s, but begins at {song.start:g} s")
-            continue
         try:
             stamp = Stamp.of(song.path)
             digest = known.get((song.name, stamp)) or hashed.get((song.path, stamp))

@@ -20,6 +20,7 @@ import json
 import re
 import stat
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -138,8 +139,8 @@ def read_text(path: Path, largest: int | None = None) -> str:
 def parse_json(sidecar: SidecarText) -> Any:
     """The content of a JSON file; raises DatasetError naming the line that is no JSON."""
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if twice := sorted({name for name in names if field_of(name) and names.count(name) > 1}):
+        counts = Counter(name for name, _ in pairs)
+        if twice := sorted(name for name, count in counts.items() if count > 1 and field_of(name)):
             raise DatasetError(f"{sidecar.file} says {', '.join(twice)} twice. Remove one of them.")
         return dict(pairs)
 

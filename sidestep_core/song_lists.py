@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .errors import DatasetError
-from .notes import Entry, Notes, json_entries, merged, notes_from
+from .notes import QUOTED, Entry, Notes, json_entries, merged, notes_from
 from .sidecars import SidecarText, parse_json, read_text
 
 NAME_KEY = "song"
@@ -89,7 +89,7 @@ def _sample(sample: Mapping[str, Any], shared: Sequence[Entry], where: str, file
     start, stop = (_number(sample.get(name), _MOST_SECONDS, f"{where}: {name}") for name in ("start", "stop"))
     name = sample.get(NAME_KEY)
     return Row(reference=reference, where=where, entries=json_entries(sample, where), shared=shared, start=start,
-               stop=stop, name=name if isinstance(name, str) else "")
+               stop=stop, name=name if isinstance(name, str) and name.strip() else "")
 
 
 def _number(value: object, most: float, where: str) -> float:
@@ -97,7 +97,7 @@ def _number(value: object, most: float, where: str) -> float:
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-        raise DatasetError(f"{where} must be a number from 0 to {most:,}, got {value!r}.")
+        raise DatasetError(f"{where} must be a number from 0 to {most:,}, got {value!r:.{QUOTED}}.")
     return float(value)
 
 
@@ -134,7 +134,7 @@ def assign(rows: Iterable[Row], names: Iterable[str], root: Path,
     assigned: dict[str, list[Row]] = {}
 
     def free(name: str, row: Row) -> bool:
-        return name not in assigned or (row.is_section and all(other.is_section for other in assigned[name]))
+        return name not in assigned or (row.is_section and assigned[name][0].is_section)
 
     waiting = []
     for row in rows:
@@ -148,8 +148,8 @@ def assign(rows: Iterable[Row], names: Iterable[str], root: Path,
         if len(left) == 1 and _paths_of(row.reference, root)[0] not in by_path:
             assigned.setdefault(left[0], []).append(row)
         else:
-            tell(row.where, f"Names {row.reference!r}, which is not in the folder, or is not one song only, or is "
-                            "named twice.")
+            tell(row.where, f"Names {row.reference!r:.{QUOTED}}, which is not in the folder, or is not one song only, or "
+                            "is named twice.")
     return assigned
 
 

@@ -60,6 +60,10 @@ class Song:
     stop: float = 0.0
     """The section of the file, in seconds; stop 0 is its end.  Sections of one file have names of their own."""
 
+    def __post_init__(self) -> None:
+        if self.start < 0 or (self.stop and self.stop <= self.start):
+            raise DatasetError(f"Its section ends at {self.stop:g} s, but begins at {self.start:g} s. Correct it.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -110,7 +114,8 @@ def find_songs(folder: Path) -> SongFolder:
     for name in sorted(files):
         rows = [row for source in assigned for row in source.get(name, ())]
         with gathered.song(name) as remarks:
-            gathered.songs += _songs_of(name, files[name], rows, remarks)
+            for song in _songs_of(name, files[name], rows, remarks):
+                gathered.add(song, DATASET_FILE)
     if not files:
         gathered.leave_out(folder.name, what_is_there(folder))
     return gathered.folder(folder, listed.genre_ratio)
@@ -119,8 +124,7 @@ def find_songs(folder: Path) -> SongFolder:
 def _in_list(file: Path) -> SongFolder:
     """The songs that a dataset.json lists, as it describes them; what lies beside them is not read."""
     listed = read_dataset_json(file)
-    named = Path(listed.folder or ".")
-    folder = named if named.is_absolute() and named.is_dir() else file.parent
+    folder = _folder_of(listed, file)
     gathered = _Gathered()
     if not listed.rows:
         gathered.leave_out(file.name, "It lists no song.")
@@ -129,7 +133,6 @@ def _in_list(file: Path) -> SongFolder:
         near = {relative(found.path, file.parent): found.path for found in walk(file.parent, gathered.leave_out)}
         assigned = assign(lost, near, file.parent, gathered.leave_out)
         paths |= {row.where: near[name] for name, rows in assigned.items() for row in rows}
-    names: set[str] = set()
     for row in listed.rows:
         if row.where not in paths:
             continue
@@ -137,21 +140,35 @@ def _in_list(file: Path) -> SongFolder:
         name = relative(path, folder) if path.is_relative_to(folder) else path.as_posix()
         with gathered.song(name) as remarks:
             _require_usable(path, name)
-            song = _song(path, name, row.notes(remarks), row)
-            if song.name in names:
-                raise DatasetError(f"{row.where} lists it a second time. Remove one of the two.")
-            names.add(song.name)
-            gathered.songs.append(song)
+            gathered.add(_song(path, name, row.notes(remarks), row), row.where)
     return gathered.folder(folder, listed.genre_ratio)
+
+
+def _folder_of(listed: DatasetList, file: Path) -> Path:
+    """Where the names of the songs in a dataset.json begin."""
+    named = Path(listed.folder or ".")
+    # It may be longer than any path can be.
+    with contextlib.suppress(OSError):
+        if named.is_absolute() and named.is_dir():
+            return named
+    return file.parent
 
 
 class _Gathered:
     """What a search has found so far."""
 
     def __init__(self) -> None:
-        self.songs: list[Song] = []
+        self.songs: dict[str, Song] = {}
         self.problems: list[Problem] = []
         self.notices: list[Problem] = []
+
+    def add(self, song: Song, where: str) -> None:
+        """DatasetError where its name, which the list at `where` may give it, is that of another or no text."""
+        if song.name != printable(song.name):
+            raise DatasetError("Its name is not valid Unicode. Rename it.")
+        if song.name in self.songs:
+            raise DatasetError(f"{where} lists it a second time. Remove one of the two.")
+        self.songs[song.name] = song
 
     def leave_out(self, name: str, reason: str) -> None:
         self.problems.append(Problem(name=printable(name), reason=reason))
@@ -172,7 +189,7 @@ class _Gathered:
         if not self.songs:
             reasons = " ".join(f"{problem.name}: {problem.reason}" for problem in self.problems[:REASONS_SHOWN])
             raise DatasetError(f"No song in {folder} can be used. {reasons}")
-        return SongFolder(folder=folder, songs=tuple(self.songs),
+        return SongFolder(folder=folder, songs=tuple(self.songs.values()),
                           problems=tuple(sorted(self.problems, key=lambda problem: problem.name)),
                           notices=tuple(self.notices), genre_ratio=genre_ratio)
 

@@ -433,14 +433,6 @@ def test_a_second_run_opens_no_file_but_the_manifest(run: Run, monkeypatch: pyte
     assert run().made == 0
 
 
-@pytest.mark.parametrize(("start", "stop"), [(2.0, 1.0), (1.0, 1.0), (-1.0, 0.0), (-2.0, -1.0)])
-def test_a_section_that_ends_before_it_begins_is_reported(run: Run, start: float, stop: float) -> None:
-    songs = find_songs(run.folder).songs
-    made = run.of([songs[0], replace(songs[1], start=start, stop=stop)])
-    assert [problem.name for problem in made.problems] == ["b.wav"]
-    assert made.problems[0].reason == f"its section ends at {stop:g} s, but begins at {start:g} s"
-
-
 def test_a_file_in_place_of_the_folder_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for place in (tmp_path / "file", tmp_path / "file" / "dataset"):

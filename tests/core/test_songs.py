@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,6 +308,35 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     _require_usable(path, "song.wav")
     with pytest.raises(DatasetError, match="not valid Unicode"):
         _require_usable(path, "\udcff.wav")
+
+
+@pytest.mark.parametrize("samples", [
+    [{"audio_path": "a.wav", "song": "\ud800", "start": 1, "stop": 2}],
+    [{"audio_path": "a.wav", "start": 5, "stop": 2}],
+    [{"audio_path": "a.wav", "caption": {"x": "y" * 10**6}}],
+    [{"audio_path": "a.wav", "song": "x", "start": 1, "stop": 2}, {"audio_path": "a.wav", "song": "x", "start": 2}],
+], ids=["name that is no text", "stop before start", "endless value", "one name twice"])
+def test_a_bad_entry_of_a_list_costs_one_song_and_a_short_line(tmp_path: Path, samples: list[dict[str, Any]]) -> None:
+    for name in ("a.wav", "b.wav"):
+        write(tmp_path / name)
+    (tmp_path / "dataset.json").write_text(json.dumps(samples), encoding="utf-8")
+    found = find_songs(tmp_path)
+    assert "b.wav" in [song.name for song in found.songs]
+    assert [problem.name for problem in found.problems] == ["a.wav"]
+    assert len(found.problems[0].reason) < 200
+
+
+def test_an_endless_folder_in_a_list_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    content = {"metadata": {"folder": "/" + "x" * 9999}, "samples": [{"audio_path": "a.wav"}]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
+    assert [song.name for song in find_songs(tmp_path / "dataset.json").songs] == ["a.wav"]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(2.0, 1.0), (1.0, 1.0), (-1.0, 0.0), (-2.0, -1.0)])
+def test_a_section_ends_after_it_begins(tmp_path: Path, start: float, stop: float) -> None:
+    with pytest.raises(DatasetError, match=f"section ends at {stop:g} s, but begins at {start:g} s"):
+        Song(path=tmp_path / "a.wav", name="a.wav", start=start, stop=stop)
 
 
 def test_nothing_to_train_on(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from typing import TypedDict
 from ..sidestep_core import audio_files
 from ..sidestep_core.errors import ConfigError, DatasetError
 from ..sidestep_core.notes import Notes, settled
+from ..sidestep_core.sidecars import notes_in, read_sidecars
+from ..sidestep_core.song_files import sidecars_of
 from ..sidestep_core.song_report import Heard, SongReport
 from ..sidestep_core.songs import Song, SongFolder
 from ..sidestep_core.write_back import write_sidecar
@@ -45,9 +47,17 @@ class Words(TypedDict):
     signature: str
 
 
-_shown: OrderedDict[str, SongFolder] = OrderedDict()
-_beside: OrderedDict[Path, Words | None] = OrderedDict()
-"""What is written about a song on the disk; None where a list elsewhere says it."""
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """Songs in a table, and what was written about each when its folder was read (None: as in _found, or unknown)."""
+
+    folder: SongFolder
+    read: tuple[Words | None, ...]
+
+
+_shown: OrderedDict[str, _Shown] = OrderedDict()
+_found: OrderedDict[Path, Words | None] = OrderedDict()
+"""What was written about a song when its folder was read last; None where a list elsewhere says it."""
 _lock = threading.Lock()
 """For what is remembered."""
 _writing = threading.Lock()
@@ -72,7 +82,7 @@ def show(found: SongFolder) -> dict[str, object]:
     """What a node tells the page about its songs: how many there are, and the id to ask for them."""
     key = secrets.token_urlsafe(16)
     with _lock:
-        _shown[key] = found
+        _shown[key] = _Shown(folder=found, read=tuple(_found.get(song.path) for song in found.songs))
         while len(_shown) > MOST_SHOWN:
             _shown.popitem(last=False)
     text = f"{len(found.songs)} song{'s' * (len(found.songs) != 1)}"
@@ -112,21 +122,23 @@ def remember(found: SongFolder, given: Path) -> None:
     described_elsewhere = any(not song.path.is_relative_to(given.absolute()) for song in found.songs)
     with _lock:
         for song in found.songs:
-            _beside.pop(song.path, None)
-            _beside[song.path] = None if described_elsewhere else words_of(song)
-        while len(_beside) > MOST_REMEMBERED:
-            _beside.popitem(last=False)
+            _found.pop(song.path, None)
+            _found[song.path] = None if described_elsewhere else words_of(song)
+        while len(_found) > MOST_REMEMBERED:
+            _found.popitem(last=False)
 
 
 def save(key: str, index: int, words: Mapping[str, object]) -> dict[str, object]:
-    """Write what a person wants to have written of a song beside it, as far as it is not there, and give its new row.
+    """Write the texts that a person changed of a song beside it, with all that is known of it here and not there, and
+    give its new row.
 
     Raises ConfigError or DatasetError where a text is not what its name says; then nothing is written.
     """
     with _writing:
         song = song_at(key, index)
-        _write(song, words)
-        _replace_song(key, index, replace(song, **_values(song, _texts(words))))
+        texts = _texts(words)
+        _write(key, index, texts)
+        _replace_song(key, index, replace(song, **_values(song, _there(key, index) | _changed(song, texts))))
         [row] = _rows(_folder(key), range(index, index + 1))
         return row
 
@@ -135,34 +147,59 @@ def save_all(key: str) -> Written:
     """Write beside every song what is known of it here and not there, such as an analysed tempo or a new caption."""
     with _writing:
         count, problems = 0, []
-        for song in _folder(key).songs:
+        for index, song in enumerate(_folder(key).songs):
             try:
-                count += _write(song, {name: text for name, text in words_of(song).items() if text})
+                count += _write(key, index, {})
             except (DatasetError, ConfigError, OSError) as error:
                 problems.append(f"{song.name}: {error}")
         return Written(songs=count, problems=tuple(problems))
 
 
-def _write(song: Song, words: Mapping[str, object]) -> bool:
-    """Whether there was something to write."""
+def _write(key: str, index: int, texts: Mapping[str, str]) -> bool:
+    """Whether there was something to write.
+
+    What a person wrote in another table, another tab or an editor since the folder was read is never undone by what is
+    merely known here.
+    """
+    song, read = song_at(key, index), _read(key, index)
     if song.start or song.stop:
         raise DatasetError("This is a section of a song, and its words are part of the song's. Edit the whole song, in "
                            "the table of Build Dataset.")
     with _lock:
-        there = _beside.get(song.path, words_of(song))
-    if there is None:
-        raise DatasetError("A dataset.json elsewhere describes this song, and what lies beside it is not read. Edit "
-                           "that file, or enter the folder of the songs on Build Dataset.")
+        if song.path in _found and _found[song.path] is None:
+            raise DatasetError("A dataset.json elsewhere describes this song, and what lies beside it is not read. "
+                               "Edit that file, or enter the folder of the songs on Build Dataset.")
     if not song.path.is_file():
         raise DatasetError("The song is not there any more.")
-    texts = _texts(words)
-    new = {name: text for name, text in texts.items() if text != there[name]}
-    values = _values(song, new)
+    changed = _changed(song, texts)
+    found_out = {name: text for name, text in words_of(song).items() if text and text != read[name]}
+    if not changed and not found_out:
+        return False
+    there = _there(key, index)
+    values = _values(song, {name: text for name, text in found_out.items() if there[name] == read[name]} | changed)
     if values:
         write_sidecar(song, values)
-        with _lock:
-            _beside[song.path] = words_of(replace(song, **_values(song, {**there, **texts})))
     return bool(values)
+
+
+def _changed(song: Song, texts: Mapping[str, str]) -> dict[str, str]:
+    known = words_of(song)
+    return {name: text for name, text in texts.items() if text != known[name]}
+
+
+def _read(key: str, index: int) -> Words:
+    """What was written about a song when its folder was read."""
+    with _lock:
+        read = _shown[key].read[index]
+    return words_of(song_at(key, index)) if read is None else read
+
+
+def _there(key: str, index: int) -> dict[str, str]:
+    """What is written about a song now: its sidecars are read anew."""
+    song, read = song_at(key, index), _read(key, index)
+    said = notes_in(read_sidecars(song.path.parent, sidecars_of(song.path)))
+    now = words_of(replace(song, **said))
+    return {name: now[name] if name in said else text for name, text in read.items()}
 
 
 def words_of(song: Song) -> Words:
@@ -193,7 +230,8 @@ def _values(song: Song, texts: Mapping[str, str]) -> Notes:
 def _replace_song(key: str, index: int, song: Song) -> None:
     found = _folder(key)
     with _lock:
-        _shown[key] = replace(found, songs=(*found.songs[:index], song, *found.songs[index + 1:]))
+        songs = (*found.songs[:index], song, *found.songs[index + 1:])
+        _shown[key] = replace(_shown[key], folder=replace(found, songs=songs))
 
 
 def _folder(key: str) -> SongFolder:
@@ -201,7 +239,7 @@ def _folder(key: str) -> SongFolder:
         if key not in _shown:
             raise Gone("These songs were shown before ComfyUI was restarted. Run the workflow again.")
         _shown.move_to_end(key)
-        return _shown[key]
+        return _shown[key].folder
 
 
 def _rows(found: SongFolder, places: range) -> list[dict[str, object]]:

@@ -6,6 +6,11 @@ from __future__ import annotations
 class SideStepError(Exception):
     """Base of every error this package raises on purpose."""
 
+    def __str__(self) -> str:
+        """The message as every log can write it: a name on a disk may be bytes that are no text, and ComfyUI's queue
+        stands still for good where writing its log fails."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 class ConfigError(SideStepError, ValueError):
     """A setting is out of range or contradicts another."""

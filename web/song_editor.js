@@ -3,9 +3,10 @@
 import { make } from "./elements.js";
 import { FIELDS } from "./song_rows.js";
 
-/** An element; `save(values)` gives a promise of nothing, or of what is wrong in words; `close()` ends the editing. */
+/** An element; `save(changed values)` gives a promise of nothing, or of what is wrong in words; `close()` ends the editing. */
 export function createEditor(row, { save, close }) {
   const fields = new Map(FIELDS.map((field) => [field.name, input(field, row[field.name])]));
+  const before = new Map([...fields].map(([name, { value }]) => [name, value])); // as the fields hold it: \n for \r\n
   const note = make("span", "sidestep-edit-note");
   const saving = button("Save", "sidestep-save");
   const cancel = button("Cancel", "");
@@ -19,10 +20,11 @@ export function createEditor(row, { save, close }) {
   }
 
   async function submit() {
-    const values = Object.fromEntries([...fields].map(([name, { value }]) => [name, value]));
+    // Only these: what was changed meanwhile in another table or tab stays.
+    const changed = [...fields].filter(([name, { value }]) => value !== before.get(name));
     saving.disabled = true;
     note.textContent = "";
-    const wrong = await save(values);
+    const wrong = await save(Object.fromEntries(changed.map(([name, { value }]) => [name, value])));
     saving.disabled = false;
     if (wrong) note.textContent = wrong;
   }

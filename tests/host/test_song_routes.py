@@ -176,6 +176,30 @@ def test_all_notes_are_written_at_once(server: ComfyUI, folder: Path) -> None:
     assert json.loads(ask(server, f"{key}/notes", {})[2]) == {"songs": 0, "problems": []}
 
 
+def test_a_later_correction_is_not_undone_from_another_table(server: ComfyUI, folder: Path) -> None:
+    """The caption is corrected in the table of Build Dataset, the tempo then in one that shows the caption before."""
+    prompt = {"b": building(folder=folder.name),
+              "c": node("SideStepCaptionSongs", songs=["b", 0], captions=["t", 0], replace=True),
+              "l": node("SideStepSongAudio", songs=["b", 0], seconds=1.0, start=0.0),
+              "t": node("StringConcatenate", string_a="about", string_b=["l", 1], delimiter=" ")}
+    outcome = ran(server, prompt)
+    first, second = (told(outcome, name)["preview"] for name in ("b", "c"))
+    assert ask(server, f"{first}/0/notes", {"caption": "by hand"})[0] == 200
+    (folder / "paper waltz.caption.txt").write_text("in an editor", encoding="utf-8")
+    row = json.loads(ask(server, f"{second}/0/notes", {"bpm": "77"})[2])
+    assert (row["caption"], row["bpm"]) == ("by hand", "77")
+    assert json.loads(ask(server, f"{second}/notes", {})[2]) == {"songs": 1, "problems": []}
+    captions = [song.caption for song in find_songs(folder).songs]
+    assert captions == ["by hand", "in an editor", f"about {NAMES[2]}"]
+    assert find_songs(folder).songs[0].bpm == 77
+
+
+def test_a_text_can_be_taken_away_and_written_again(server: ComfyUI, folder: Path, key: str) -> None:
+    for caption in ("", CAPTIONS[0]):
+        assert json.loads(ask(server, f"{key}/0/notes", {"caption": caption})[2])["caption"] == caption
+        assert find_songs(folder).songs[0].caption == caption
+
+
 def test_songs_that_a_list_elsewhere_describes_cannot_be_written(server: ComfyUI, folder: Path) -> None:
     listed = server.base / "input" / "a list"
     listed.mkdir()

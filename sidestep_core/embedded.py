@@ -7,11 +7,11 @@ advertisement of the program that wrote it: neither is ever a caption.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from .errors import DatasetError
 from .notes import Entry, Field, Notes, notes_from
+from .prompts import spelled_out
 
 FIELDS: frozenset[Field] = frozenset({"genre", "lyrics", "bpm", "key"})
 """What tags can say."""
@@ -22,7 +22,6 @@ _NAMES: Mapping[str, Field] = {
     "bpm": "bpm", "tbpm": "bpm", "tmpo": "bpm", "tempo": "bpm", "fbpm": "bpm",
     "initialkey": "key", "initial key": "key", "initial_key": "key", "tkey": "key", "key": "key",
 }  # fmt: skip
-_KEY = re.compile(r"([A-Ga-g])([#b]?)\s*(m|M|[Mm]in(?:or)?|[Mm]aj(?:or)?)?")
 
 
 def notes_in_tags(tags: Mapping[str, str], file: str, remarks: list[str]) -> Notes:
@@ -33,18 +32,9 @@ def notes_in_tags(tags: Mapping[str, str], file: str, remarks: list[str]) -> Not
         field = _NAMES.get(name.lower()) or ("lyrics" if name.lower().startswith("lyrics-") else None)
         if field is None:
             continue
-        entry = Entry(field, _key(text) if field == "key" else text, f"The tag {name} of {file}")
+        entry = Entry(field, spelled_out(text) if field == "key" else text, f"The tag {name} of {file}")
         try:
             notes = notes_from([entry]) | notes
         except DatasetError as error:
             remarks.append(f"{error} It is not used.")
     return notes
-
-
-def _key(text: str) -> str:
-    """Am, as tags write it, is A minor; what is no key (a Camelot number, a word) stays as it is."""
-    match = _KEY.fullmatch(text.strip())
-    if not match:
-        return text
-    scale = "minor" if match[3] == "m" or "min" in (match[3] or "").lower() else "major"
-    return f"{match[1].upper()}{match[2]} {scale}"

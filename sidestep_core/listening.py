@@ -104,8 +104,7 @@ def _hear(song: Song, tick: Callable[[], None]) -> SongReport:
     facts = audio_files.facts(song.path)
     length = song.stop - song.start if song.stop else 0.0
     limit = min(length, LISTENED_SECONDS) if length else LISTENED_SECONDS
-    waveform = audio.decode(song.path, start=song.start, max_seconds=limit)
-    tick()
+    waveform = audio.decode(song.path, start=song.start, max_seconds=limit, tick=tick)
     if reason := audio.problem(waveform):
         raise DatasetError(reason)
     measured, loudness, mark = levels(waveform), integrated(waveform), fingerprint(waveform)

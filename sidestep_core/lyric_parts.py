@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
-_MARKER = re.compile(r"\s*\[[^\[\]]+\]\s*")
+MARKER = re.compile(r"\s*\[[^\[\]]+\]\s*")
+"""A line of lyrics that names a part, such as [Verse]."""
 _INTERLUDE_LINES = 2
 """A part without words, such as [Intro], lasts about as long as so many lines."""
 
@@ -19,7 +20,7 @@ def divide(lyrics: str, cuts: Sequence[float]) -> list[str]:
     exactly one text, in the old order; only blank lines where a text begins or ends are dropped.
     """
     parts = _parts(lyrics.splitlines())
-    lengths = [max(_INTERLUDE_LINES, sum(bool(line.strip()) and not _MARKER.fullmatch(line) for line in part))
+    lengths = [max(_INTERLUDE_LINES, sum(bool(line.strip()) and not MARKER.fullmatch(line) for line in part))
                for part in parts]
     sections: list[list[str]] = [[] for _ in range(len(cuts) + 1)]
     for part, length, end in zip(parts, lengths, accumulate(lengths), strict=True):
@@ -30,8 +31,8 @@ def divide(lyrics: str, cuts: Sequence[float]) -> list[str]:
 
 def _parts(lines: Sequence[str]) -> list[list[str]]:
     """The lines in groups that stay together."""
-    if any(_MARKER.fullmatch(line) for line in lines):
-        begins = [bool(_MARKER.fullmatch(line)) for line in lines]
+    if any(MARKER.fullmatch(line) for line in lines):
+        begins = [bool(MARKER.fullmatch(line)) for line in lines]
     else:
         begins = [bool(line.strip()) and not before.strip() for before, line in zip(["", *lines], lines, strict=False)]
         if sum(begins) == 1:

@@ -31,6 +31,8 @@ OFFICIAL_LYRICS_TEMPLATE = "# Languages\n{language}\n\n# Lyric\n{lyrics}<|endoft
 OFFICIAL_TIMBRE_FRAMES = 30 * FRAMES_PER_SECOND
 """The official `timbre_fix_frame`."""
 UNKNOWN = "N/A"
+_ACCIDENTALS = {"": "", "#": "#", "b": "b", "\u266f": "#", "\u266d": "b"}
+_KEY = re.compile(r"([A-Ga-g])([#b\u266f\u266d]?)\s*(?:(m|(?i:min|minor))|M|(?i:maj|major)|)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ class Prompt:
             "bpm": UNKNOWN if self.bpm is None else str(self.bpm),
             # Both programs offer beats per bar only: "4/4" and "6/8" are their 4 and 6.
             "timesignature": self.signature.split("/")[0].strip() or UNKNOWN,
-            "keyscale": _spelled_out(self.key) or UNKNOWN,
+            "keyscale": spelled_out(self.key) or UNKNOWN,
             "duration": f"{int(self.seconds) if official else math.ceil(self.seconds)} seconds",
         }
         lines = "\n".join(f"- {name}: {value}" for name, value in metas.items())
@@ -77,12 +79,12 @@ class Prompt:
         return OFFICIAL_TIMBRE_FRAMES if self.style == OFFICIAL else round(self.seconds * FRAMES_PER_SECOND)
 
 
-def _spelled_out(key: str) -> str:
+def spelled_out(key: str) -> str:
     """A key as both programs offer it: "Am" and "a min" are "A minor"; what is no key stays as it is."""
-    match = re.fullmatch(r"([A-Ga-g])([#b]?)\s*(?:(m|[Mm]in|[Mm]inor)|M|[Mm]aj|[Mm]ajor|)", key.strip())
+    match = _KEY.fullmatch(key.strip())
     if match is None:
         return key.strip()
-    return f"{match[1].upper()}{match[2]} {'minor' if match[3] else 'major'}"
+    return f"{match[1].upper()}{_ACCIDENTALS[match[2]]} {'minor' if match[3] else 'major'}"
 
 
 def _plain_parentheses(text: str) -> str:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .errors import DatasetError
+from .lyric_parts import MARKER
 from .notes import NAMES, Entry, Field, Notes, field_of, json_entries, notes_from, paragraph, plain_name
 
 JSON_FILE, TEXT_FILE = ".json", ".txt"
@@ -43,7 +44,6 @@ LARGEST = 1 << 20
 _UNUSED = {"duration"}
 _LONGEST_NAME = 40
 _NAME = re.compile(r"[A-Za-z][A-Za-z _-]*")
-_SECTION_MARKER = re.compile(r"\s*\[[^\[\]]+\]\s*")
 _TAG_NAMES = "|".join(sorted([*NAMES, *_UNUSED], key=len, reverse=True))
 _TAGGED = re.compile(rf"<({_TAG_NAMES})>(.*?)(?:</\1>|(?=<(?:{_TAG_NAMES})>)|\Z)", re.IGNORECASE | re.DOTALL)
 _LYRIC_LINES = 3
@@ -234,6 +234,6 @@ def _without_comments(lines: Sequence[str]) -> str:
 
 def _look_like_lyrics(lines: Sequence[str]) -> bool:
     written = [line.strip() for line in lines if line.strip() and not _is_comment(line)]
-    if any(_SECTION_MARKER.fullmatch(line) for line in written):
+    if any(MARKER.fullmatch(line) for line in written):
         return True
     return len(written) > _LYRIC_LINES and statistics.median(map(len, written)) <= _LYRIC_LINE_LENGTH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ def walk(root: Path, tell: Tell) -> Iterator[AudioFile]:
 
 def sidecars_of(song: Path) -> dict[str, str]:
     """The name of each sidecar beside one song, by its suffix."""
+    stem = _stem(song.name)
     with os.scandir(song.parent) as entries:
-        files = [entry.name for entry in entries if not _hidden(entry.name) and entry.is_file()]
+        files = [entry.name for entry in entries if _composed(entry.name).startswith(stem) and entry.is_file()]
     return next((found.sidecars for found in _songs_of(song.parent, files) if found.path.name == song.name), {})
 
 
@@ -84,18 +86,28 @@ def _songs_of(folder: Path, files: Sequence[str]) -> Iterator[AudioFile]:
     songs = [path for path in paths if path.suffix.lower() in EXTENSIONS]
     named: dict[str, list[str]] = defaultdict(list)
     for path in songs:
-        named[path.stem].append(path.name)
+        named[_stem(path.name)].append(path.name)
     sidecars: dict[str, dict[str, str]] = defaultdict(dict)
     for path in paths:
+        own = _stem(path.name)
         for suffix in SIDECARS:
-            stem = path.name[: -len(suffix)]
+            stem = _composed(path.name[: -len(suffix)])
             # song_lyrics.txt is the lyrics of song.wav, unless there is a song_lyrics.wav that it belongs to.
-            belongs = path.stem == stem or path.stem not in named
+            belongs = own == stem or own not in named
             if path.name.lower().endswith(suffix) and stem in named and belongs:
                 sidecars[stem][suffix] = path.name
     for path in songs:
-        yield AudioFile(path=path, sidecars=sidecars[path.stem],
-                        twins=tuple(name for name in named[path.stem] if name != path.name))
+        yield AudioFile(path=path, sidecars=sidecars[_stem(path.name)],
+                        twins=tuple(name for name in named[_stem(path.name)] if name != path.name))
+
+
+def _stem(file: str) -> str:
+    return _composed(Path(file).stem)
+
+
+def _composed(name: str) -> str:
+    """With composed characters, as macOS decomposes what others write."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _hidden(name: str) -> bool:

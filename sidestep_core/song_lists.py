@@ -148,8 +148,8 @@ def assign(rows: Iterable[Row], names: Iterable[str], root: Path,
         if len(left) == 1 and _paths_of(row.reference, root)[0] not in by_path:
             assigned.setdefault(left[0], []).append(row)
         else:
-            tell(row.where, f"Names {row.reference!r:.{QUOTED}}, which is not in the folder, or is not one song only, or "
-                            "is named twice.")
+            tell(row.where, f"Names {row.reference!r:.{QUOTED}}, which is not in the folder, or is not one song only, "
+                            "or is named twice.")
     return assigned
 
 

@@ -140,6 +140,18 @@ def test_cancelling_keeps_what_is_heard(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_decoding_can_be_cancelled(tmp_path: Path) -> None:
+    song = Song(path=wav(tmp_path / "a.wav", noise(20).numpy()), name="a.wav", start=18.0)
+    left = iter(range(10))
+
+    def stop(progress: Progress) -> None:
+        if next(left, None) is None:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        listen(SongFolder(folder=tmp_path, songs=(song,), problems=()), ListenConfig(), tmp_path / "cache", report=stop)
+
+
 def test_sections_are_heard_by_themselves(tmp_path: Path) -> None:
     both = torch.cat([music(bpm=97, bars=8), music(bpm=120, bars=10)], dim=1)
     whole = Song(path=wav(tmp_path / "a.wav", both.numpy()), name="a.wav")

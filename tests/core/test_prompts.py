@@ -80,6 +80,7 @@ def test_braces_and_line_breaks_are_only_text() -> None:
 
 @pytest.mark.parametrize(("typed", "said"), [
     ("A minor", "A minor"), ("Am", "A minor"), ("am", "A minor"), ("F#m", "F# minor"), ("Bb maj", "Bb major"),
+    ("A MINOR", "A minor"), ("c\u266f min", "C# minor"), ("B\u266d", "Bb major"),
     ("C", "C major"), ("CM", "C major"), ("D Major", "D major"), ("a Minor", "A minor"), ("eb min", "Eb minor"),
     ("", "N/A"), ("H-Moll", "H-Moll"),
 ])

@@ -16,6 +16,7 @@ import pytest
 
 from sidestep_core.errors import DatasetError
 from sidestep_core.songs import Song, _require_usable, find_songs
+from sidestep_core.write_back import write_sidecar
 from tests.song_folders import names, put, song_in, write
 
 
@@ -300,6 +301,15 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
     assert {song.name: song.caption for song in scan.songs} == {name: name.encode().hex() for name in odd}
     assert [song.bpm for song in scan.songs if song.bpm] == [77]
     assert scan.problems == ()
+
+
+def test_decomposed_names_have_the_sidecars_of_composed_ones(tmp_path: Path) -> None:
+    write(tmp_path / "Cafe\u0301.wav")
+    write(tmp_path / "Caf\u00e9.txt", "piano")
+    write(tmp_path / "Caf\u00e9_lyrics.txt", "la la")
+    song = find_songs(tmp_path).songs[0]
+    assert (song.caption, song.lyrics) == ("piano", "la la")
+    assert write_sidecar(song, {"caption": "organ"}).name == "Caf\u00e9.txt"
 
 
 def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:

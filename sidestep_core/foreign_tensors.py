@@ -33,7 +33,7 @@ from .preprocess import Preprocessed, prepare, what_is_done_is_kept
 from .progress import Progress, Report, ignore
 from .sample_info import SampleInfo
 from .song_files import printable
-from .songs import Problem
+from .songs import Problem, none_left
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +105,7 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
             if len(song.silence_TC) > len(silence_TC):
                 silence_TC, told = song.silence_TC, name
     if not samples:
-        raise DatasetError(f"No file of {source_folder} can be imported. "
-                           + "; ".join(f"{problem.name}: {problem.reason}" for problem in problems[:5]))
+        raise none_left(f"No file of {source_folder} can be imported", problems)
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=IMPORTED,
                       tag=tags.pop() if len(tags) == 1 else "", samples=tuple(samples))
     encoded.write(dataset.silence, "silence", silence_TC)

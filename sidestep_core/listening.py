@@ -24,7 +24,7 @@ from .musical_key import musical_key
 from .progress import Progress, Report, ignore
 from .song_report import Heard, SongReport
 from .song_warnings import warnings
-from .songs import Problem, Song, SongFolder
+from .songs import Problem, Song, SongFolder, none_left
 from .tempo import analysed, rhythm
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def listen(found: SongFolder, config: ListenConfig, cache: Path, *, report: Repo
         songs.append(_filled(song, heard, config))
         reports.append(heard)
     if not songs:
-        raise DatasetError("No song can be used. " + " ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
+        raise none_left("No song can be used", problems)
     _tick(report, len(found.songs), len(found.songs), "Looking for duplicates")
     return replace(found, songs=tuple(songs), reports=tuple(_with_duplicates(reports, songs)),
                    problems=tuple(sorted(problems, key=lambda problem: problem.name)))

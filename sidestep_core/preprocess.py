@@ -25,7 +25,7 @@ from .errors import DatasetError
 from .latents import Recording, Stamp, encode_recordings
 from .progress import Cancelled, Progress, Report, ignore
 from .sample_info import SampleInfo
-from .songs import Problem, Song
+from .songs import Problem, Song, none_left
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
             release_memory(place)
         problems = tuple(_problems(plan, unusable))
         if not samples:
-            raise DatasetError("No song can be used. " + "; ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
+            raise none_left("No song can be used", problems)
         if not dataset.silence.is_file():
             longest = max(sample.frames for sample in samples)
             encoded.write(dataset.silence, "silence", source.silence_latent(longest))

@@ -21,7 +21,7 @@ from .errors import DatasetError
 from .lyric_parts import divide
 from .progress import Progress, Report, ignore
 from .song_report import clock
-from .songs import Problem, Song, SongFolder
+from .songs import Problem, Song, SongFolder, none_left
 from .tempo import analysed, rhythm
 
 SHORTEST = 10.0
@@ -67,7 +67,7 @@ def split(found: SongFolder, config: SplitConfig, *, report: Report = ignore) ->
         except DatasetError as error:
             problems.append(Problem(name=song.name, reason=str(error)))
     if not songs:
-        raise DatasetError("No song can be used. " + " ".join(f"{p.name}: {p.reason}" for p in problems[:5]))
+        raise none_left("No song can be used", problems)
     names = {song.name for song in songs}
     return replace(found, songs=tuple(songs), reports=tuple(heard for heard in found.reports if heard.name in names),
                    problems=tuple(sorted(problems, key=lambda problem: problem.name)))

@@ -90,6 +90,12 @@ class SongFolder:
     """Share of visits, 0 to 1, that show the genre in place of the caption, where a training leaves it to the songs."""
 
 
+def none_left(what: str, problems: Sequence[Problem]) -> DatasetError:
+    """The error that nothing can be used, with the first of the reasons."""
+    reasons = "; ".join(f"{problem.name}: {problem.reason.rstrip('.')}" for problem in problems[:REASONS_SHOWN])
+    return DatasetError(f"{what}. {reasons}.")
+
+
 def find_songs(folder: Path) -> SongFolder:
     """Every audio file below `folder` with its notes, sorted by name; or the songs of a dataset.json.
 
@@ -187,8 +193,7 @@ class _Gathered:
     def folder(self, folder: Path, genre_ratio: float) -> SongFolder:
         """All of it; raises DatasetError where there is no song."""
         if not self.songs:
-            reasons = " ".join(f"{problem.name}: {problem.reason}" for problem in self.problems[:REASONS_SHOWN])
-            raise DatasetError(f"No song in {folder} can be used. {reasons}")
+            raise none_left(f"No song in {folder} can be used", self.problems)
         return SongFolder(folder=folder, songs=tuple(self.songs.values()),
                           problems=tuple(sorted(self.problems, key=lambda problem: problem.name)),
                           notices=tuple(self.notices), genre_ratio=genre_ratio)

@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 
 ROWS = 20
 """Where the page does not say how many."""
+MOST_BYTES = 10_000_000
+"""In a request; more than all texts that can be written, however they are encoded."""
 SONG = r"/sidestep/songs/{key}/{index:\d{1,9}}"
 
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="side-step-songs")
@@ -45,8 +47,7 @@ async def get_audio(request: web.Request) -> web.StreamResponse:
     song = await _work(lambda: _song(request))
     headers = {"Cache-Control": "no-cache"}
     if request.query.get("as") != "flac" and song_sounds.browsers_play(song.path):
-        if not song.path.is_file():
-            raise web.HTTPNotFound(text="This song is not there any more.")
+        await _work(lambda: song_sounds.require_audio(song.path))
         return web.FileResponse(song.path, headers=headers | {"Content-Type": song_sounds.media_type(song.path)})
     return web.FileResponse(await _work(lambda: song_sounds.as_flac(song)),
                             headers=headers | {"Content-Type": "audio/flac"})
@@ -99,9 +100,11 @@ async def _body(request: web.Request) -> Mapping[str, object]:
     """The JSON object of a request.  Other kinds are refused, as pages of other sites can send those unasked."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Send JSON.")
+    if (request.content_length or 0) > MOST_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MOST_BYTES, request.content_length or 0)
     try:
-        body = await request.json()
-    except json.JSONDecodeError as error:
+        body = json.loads(await request.read())
+    except (ValueError, RecursionError) as error:  # also text that is not Unicode
         raise web.HTTPBadRequest(text="Send valid JSON.") from error
     if not isinstance(body, dict):
         raise web.HTTPBadRequest(text="Send a JSON object.")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool1d
 
-from ..sidestep_core import audio, storage
+from ..sidestep_core import audio, audio_files, storage
+from ..sidestep_core.errors import DatasetError
 from ..sidestep_core.songs import Song
 
 PLAYED = {".wav": "audio/wav", ".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".oga": "audio/ogg",
@@ -38,6 +39,16 @@ def browsers_play(path: Path) -> bool:
     return path.suffix.lower() in PLAYED
 
 
+def require_audio(path: Path) -> None:
+    """DatasetError where the file is gone, or is no audio by its content: no other is ever sent.
+
+    A link is followed, as it is when songs are looked for; its target may have any name.
+    """
+    if not path.is_file():
+        raise DatasetError("This song is not there any more.")
+    audio_files.facts(path)
+
+
 def media_type(path: Path) -> str:
     """Of a file that browsers play."""
     return PLAYED[path.suffix.lower()]
@@ -45,6 +56,7 @@ def media_type(path: Path) -> str:
 
 def as_flac(song: Song) -> Path:
     """A FLAC file of the song, or of its section, in ComfyUI's folder for what need not last."""
+    require_audio(song.path)
     folder = Path(folder_paths.get_temp_directory()) / "sidestep"
     file = folder / f"{_identity(song)}.flac"
     if not file.is_file():

@@ -51,6 +51,8 @@ def facts(path: Path) -> Facts:
         stated = stated_seconds(container)
         guess = container.duration / 1_000_000 if container.duration else 0.0
         codec = stream.codec_context
+        if not codec.sample_rate:  # FFmpeg takes any file called .flac for one, until it is decoded
+            raise DatasetError(f"{path.name} is damaged or not an audio file. Export it again or remove it.")
         bit_rate = stream.bit_rate or container.bit_rate or 0
         return Facts(seconds=max(0.0, guess if stated is None else stated), guessed=stated is None,
                      sample_rate=codec.sample_rate, channels=codec.channels, codec=codec.codec.canonical_name,

@@ -3,7 +3,7 @@
 import { make } from "./elements.js";
 import { FIELDS } from "./song_rows.js";
 
-/** An element; `save(changed values)` gives a promise of nothing, or of what is wrong in words; `close()` ends the editing. */
+/** {element, isChanged()}; `save(changed values)` gives a promise of nothing, or of what is wrong in words; `close()` ends the editing. */
 export function createEditor(row, { save, close }) {
   const fields = new Map(FIELDS.map((field) => [field.name, input(field, row[field.name])]));
   const before = new Map([...fields].map(([name, { value }]) => [name, value])); // as the fields hold it: \n for \r\n
@@ -19,12 +19,14 @@ export function createEditor(row, { save, close }) {
     note.textContent = "A section: edit the whole song in the table of Build Dataset.";
   }
 
+  const changed = () => [...fields].filter(([name, { value }]) => value !== before.get(name));
+
   async function submit() {
     // Only these: what was changed meanwhile in another table or tab stays.
-    const changed = [...fields].filter(([name, { value }]) => value !== before.get(name));
+    const values = Object.fromEntries(changed().map(([name, { value }]) => [name, value]));
     saving.disabled = true;
     note.textContent = "";
-    const wrong = await save(Object.fromEntries(changed.map(([name, { value }]) => [name, value])));
+    const wrong = await save(values);
     saving.disabled = false;
     if (wrong) note.textContent = wrong;
   }
@@ -39,7 +41,7 @@ export function createEditor(row, { save, close }) {
   for (const type of ["keydown", "keyup", "paste", "copy", "cut"]) {
     element.addEventListener(type, (event) => event.stopPropagation());
   }
-  return element;
+  return { element, isChanged: () => changed().length > 0 };
 }
 
 function input({ name, lines }, value) {

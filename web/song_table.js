@@ -34,6 +34,7 @@ export function createSongTable({ hint, height, server }) {
   const element = make("div", "sidestep-panel sidestep-songs", head, list, left, player.element);
   const inSight = new IntersectionObserver(drawWaves, { root: list, rootMargin: "60px" });
   let key = null;
+  let waiting = null; // the key to show when nobody is writing any more
   let first = 0; // row on top, of the latest request
   let page = null; // the latest answer
   let shown = [];
@@ -63,6 +64,12 @@ export function createSongTable({ hint, height, server }) {
 
   /** Show the songs of this key from the first one on. */
   function show(newKey) {
+    if (shown.some((row) => row.isChanged())) {
+      waiting = newKey;
+      say("The songs were read again. They are shown when you have saved or cancelled what you are writing.");
+      return undefined;
+    }
+    waiting = null;
     key = newKey;
     player.stop();
     return load(0);
@@ -122,7 +129,8 @@ export function createSongTable({ hint, height, server }) {
     penPath.setAttribute("d", EDIT);
     const edit = make("button", "sidestep-edit", pen);
     const line = make("div", "sidestep-song", toggle, svg, ...texts(row), edit);
-    const made = { index: row.index, element: make("div", "", line), asked: false, mark, draw: drawWave };
+    const made = { index: row.index, element: make("div", "", line), asked: false, mark, draw: drawWave,
+      isChanged: () => false };
     line.setAttribute("role", "row");
     toggle.type = edit.type = "button";
     edit.title = "Edit";
@@ -151,10 +159,17 @@ export function createSongTable({ hint, height, server }) {
 
   function editRow(row, made) {
     const open = made.element.querySelector(".sidestep-editor");
-    if (open) return open.remove();
-    const editor = createEditor(row, { save: (values) => save(row, values), close: () => editor.remove() });
+    if (open) return close();
+    const { element: editor, isChanged } = createEditor(row, { save: (values) => save(row, values), close });
+    made.isChanged = isChanged;
     made.element.append(editor);
     editor.querySelector("textarea").focus();
+
+    function close() {
+      made.element.querySelector(".sidestep-editor").remove();
+      made.isChanged = () => false;
+      if (waiting) show(waiting);
+    }
   }
 
   async function save(row, values) {
@@ -167,6 +182,7 @@ export function createSongTable({ hint, height, server }) {
     shown[place].element.replaceWith(fresh.element);
     shown[place] = fresh;
     inSight.observe(fresh.element);
+    if (waiting) await show(waiting);
     say(`${answer.name} is written. Run the workflow again to use it.`);
     return "";
   }

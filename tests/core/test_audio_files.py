@@ -104,3 +104,11 @@ def test_what_is_no_audio(tmp_path: Path, name: str, content: bytes, expected: s
 def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"a\.wav cannot be decoded: No such file"):
         facts(tmp_path / "a.wav")
+
+
+def test_a_text_with_the_name_of_a_song_has_no_facts(tmp_path: Path) -> None:
+    for ending in ("flac", "wav", "mp3", "ogg", "m4a"):
+        path = tmp_path / f"letter.{ending}"
+        path.write_text("a letter " * 1000, encoding="utf-8")
+        with pytest.raises(DatasetError, match=f"letter.{ending}"):
+            facts(path)

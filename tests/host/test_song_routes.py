@@ -91,6 +91,32 @@ def test_other_files_are_sent_as_flac(server: ComfyUI, folder: Path, key: str) -
     assert ask(server, f"{key}/{place}/audio?as=flac", headers={"Range": "bytes=0-3"})[2] == b"fLaC"
 
 
+@pytest.mark.parametrize("query", ["", "?as=flac"])
+def test_only_songs_are_sent(server: ComfyUI, folder: Path, key: str, query: str) -> None:
+    """What has vanished, is no audio, or leads elsewhere since the folder was read."""
+    secret = folder / "secret.txt"
+    secret.write_text("a letter " * 1000, encoding="utf-8")
+    for name in NAMES:
+        (folder / name).unlink()
+    shutil.copy(secret, folder / NAMES[1])
+    (folder / NAMES[2]).symlink_to(secret)
+    for place in range(len(NAMES)):
+        status, _, content = ask(server, f"{key}/{place}/audio{query}")
+        assert status == 422
+        assert NAMES[place] in content.decode() or "not there any more" in content.decode()
+        assert b"a letter" not in content
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"[" * 100_000, b"[1]", b"{", b'{"bpm": NaN}', b" " * 10_000_001])
+def test_a_request_that_is_no_note_is_refused(server: ComfyUI, folder: Path, key: str, body: bytes) -> None:
+    before = files_of(folder)
+    request = urllib.request.Request(f"{server.address}/sidestep/songs/{key}/0/notes", body, JSON)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60)
+    assert refused.value.code in (400, 413, 422)
+    assert files_of(folder) == before
+
+
 def test_a_waveform_is_small_and_has_the_songs_shape(server: ComfyUI, key: str) -> None:
     peaks = json.loads(ask(server, f"{key}/0/peaks")[2])["peaks"]
     assert len(peaks) == 120

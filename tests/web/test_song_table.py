@@ -135,6 +135,20 @@ def test_an_edit_is_written_beside_the_song_and_seen_by_the_next_run(page: Page,
     expect(table.locator(".sidestep-bpm").first).to_have_text("88")
 
 
+def test_what_a_person_is_writing_outlives_a_run(page: Page, folder: Path) -> None:
+    table = show(page, {"1": building(folder=folder.name)})
+    row(table, NAMES[0]).locator(".sidestep-edit").click()
+    caption = row(table, NAMES[0]).locator("[name=caption]")
+    caption.fill("half a thought")
+    (folder / "slow rain.caption.txt").write_text("now it is loud", encoding="utf-8")
+    page.evaluate("() => void window.app.queuePrompt(0)")
+    expect(table).to_contain_text("The songs were read again", timeout=PATIENCE)
+    expect(caption).to_have_value("half a thought")
+    row(table, NAMES[0]).get_by_text("Save").click()
+    expect(table.locator(".sidestep-caption").nth(2)).to_have_text("now it is loud", timeout=PATIENCE)
+    assert [song.caption for song in find_songs(folder).songs] == ["half a thought", CAPTIONS[1], "now it is loud"]
+
+
 def test_a_hostile_name_is_only_text(page: Page, folder: Path) -> None:
     alarms: list[str] = []
     page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))

@@ -51,3 +51,10 @@ def test_a_damaged_file_is_read_without_harm(tmp_path_factory: pytest.TempPathFa
     assert tempo(path) is None or tempo(path) > 0
     path.write_bytes(content[:cut % len(content)])
     assert tempo(path) is None
+
+
+def test_millions_of_empty_atoms_are_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").write_bytes(atom(b"free", b"") * 100_000 + song(b"\0\x80"))
+    assert tempo(tmp_path / "a.m4a") is None
+    (tmp_path / "a.m4a").write_bytes(atom(b"free", b"") * 10_000 + song(b"\0\x80"))
+    assert tempo(tmp_path / "a.m4a") == 128

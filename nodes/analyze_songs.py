@@ -63,7 +63,8 @@ class AnalyzeSongs(io.ComfyNode):
 
 def _summary(heard: SongFolder) -> str:
     """How many songs were heard, and how many of them a person should look at."""
-    text = f"{len(heard.reports)} songs heard."
+    count = len(heard.reports)
+    text = f"{count} song{'s' * (count != 1)} heard."
     warned = sum(bool(report.warnings) for report in heard.reports)
     if warned:
         text += f" {warned} with something to look at: see the table."

@@ -53,7 +53,7 @@ class DatasetCache(io.ComfyNode):
 
 def _room(dataset: Dataset, report: Report) -> str:
     found = cache.usage(dataset.folder)
-    text = f"{len(dataset.samples)} songs, {found.files} files, {_megabytes(found.bytes)}."
+    text = f"{_count(len(dataset.samples), 'song')}, {_count(found.files, 'file')}, {_megabytes(found.bytes)}."
     if not found.orphans:
         return f"{text} All of it is needed."
     return (f"{text} {found.orphans} files ({_megabytes(found.orphan_bytes)}) are needed by no song any more; clean "
@@ -63,16 +63,20 @@ def _room(dataset: Dataset, report: Report) -> str:
 def _check(dataset: Dataset, report: Report) -> str:
     problems = cache.verify(dataset, report=report)
     if not problems:
-        return f"Every file of the {len(dataset.samples)} songs is whole."
-    shown = "; ".join(f"{problem.name}: {problem.reason}" for problem in problems[:PROBLEMS_SHOWN])
-    return f"{len(problems)} problems. {shown}. Run Preprocess Audio Folder again: it makes anew what is missing."
+        return f"Every file of the {_count(len(dataset.samples), 'song')} is whole."
+    shown = " ".join(f"{problem.name}: {problem.reason.removesuffix('.')}." for problem in problems[:PROBLEMS_SHOWN])
+    return f"{_count(len(problems), 'problem')}. {shown}"
 
 
 def _remove(dataset: Dataset, report: Report) -> str:
     removed = cache.clean(dataset.folder)
     if not removed.orphans:
         return "Nothing to remove."
-    return f"{removed.orphans} files removed, {_megabytes(removed.orphan_bytes)}."
+    return f"{_count(removed.orphans, 'file')} removed, {_megabytes(removed.orphan_bytes)}."
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _megabytes(size: int) -> str:

@@ -141,6 +141,8 @@ def given_folder(text: str, what: str = "songs") -> Path:
     if not text:
         raise DatasetError(f"No folder is given. Enter the path of a folder with {what}.")
     folder = Path(folder_paths.get_input_directory()) / os.path.expanduser(text)  # noqa: PTH111 (leaves ~nobody alone)
+    if str(folder) != str(folder).encode("utf-8", "replace").decode():
+        raise DatasetError(f"The name of {folder} is not valid Unicode. Rename the folder.")
     if folder.is_file():
         raise DatasetError(f"{folder} is a file. Enter the folder that it is in.")
     if not folder.is_dir():

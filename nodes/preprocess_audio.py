@@ -122,7 +122,8 @@ def _shared_tag(found: SongFolder) -> str:
 
 def _summary(done: Preprocessed, found: tuple[Problem, ...]) -> str:
     """How many songs are ready, and which are not and why."""
-    text = f"{len(done.dataset.samples)} songs ready, {done.made} encoded now."
+    ready = len(done.dataset.samples)
+    text = f"{ready} song{'s' * (ready != 1)} ready, {done.made} encoded now."
     problems = (*found, *done.problems)
     if not problems:
         return text

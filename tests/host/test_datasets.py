@@ -221,6 +221,7 @@ def test_a_clip_is_a_part_of_its_song(server: ComfyUI) -> None:
     ({"c": node("SideStepCaptionSongs", songs=["b", 0], captions="only one", replace=True)}, "1 texts for 3 songs"),
     ({"l": node("SideStepSongAudio", songs=["b", 0], seconds=600.0, start=0.0)}, ""),
     ({"b": building(folder="no such folder")}, "There is no folder"),
+    ({"b": building(folder="no text \udcff")}, "not valid Unicode"),
     ({"b": building(dataset_name="../escape")}, "cannot be a file name"),
 ])
 def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, nodes: dict[str, Any], said: str) -> None:

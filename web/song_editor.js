@@ -3,11 +3,14 @@
 import { make } from "./elements.js";
 import { FIELDS } from "./song_rows.js";
 
-/** {element, isChanged()}; `save(changed values)` gives a promise of nothing, or of what is wrong in words; `close()` ends the editing. */
-export function createEditor(row, { save, close }) {
+/**
+ * {element, changed()}; `changed` gives the values that are not the row's, and `draft` is what it gave before the table
+ * was drawn anew.  `save(changed values)` gives a promise of nothing, or of what is wrong in words; `close()` ends it.
+ */
+export function createEditor(row, { draft, save, close }) {
   const fields = new Map(FIELDS.map((field) => [field.name, input(field, row[field.name])]));
-  const before = new Map([...fields].map(([name, { value }]) => [name, value])); // as the fields hold it: \n for \r\n
   const note = make("span", "sidestep-edit-note");
+  const before = new Map([...fields].map(([name, { value }]) => [name, value])); // as the fields hold it: \n for \r\n
   const saving = button("Save", "sidestep-save");
   const cancel = button("Cancel", "");
   const labels = FIELDS.map(({ name, label, lines }) =>
@@ -19,14 +22,15 @@ export function createEditor(row, { save, close }) {
     note.textContent = "A section: edit the whole song in the table of Build Dataset.";
   }
 
-  const changed = () => [...fields].filter(([name, { value }]) => value !== before.get(name));
+  for (const [name, value] of Object.entries(draft)) fields.get(name).value = value;
+  /** Only these are saved: what was changed meanwhile in another table or tab stays. */
+  const changed = () => Object.fromEntries(
+    [...fields].map(([name, { value }]) => [name, value]).filter(([name, value]) => value !== before.get(name)));
 
   async function submit() {
-    // Only these: what was changed meanwhile in another table or tab stays.
-    const values = Object.fromEntries(changed().map(([name, { value }]) => [name, value]));
     saving.disabled = true;
     note.textContent = "";
-    const wrong = await save(values);
+    const wrong = await save(changed());
     saving.disabled = false;
     if (wrong) note.textContent = wrong;
   }
@@ -41,7 +45,7 @@ export function createEditor(row, { save, close }) {
   for (const type of ["keydown", "keyup", "paste", "copy", "cut"]) {
     element.addEventListener(type, (event) => event.stopPropagation());
   }
-  return { element, isChanged: () => changed().length > 0 };
+  return { element, changed };
 }
 
 function input({ name, lines }, value) {

@@ -34,7 +34,7 @@ export function createSongTable({ hint, height, server }) {
   const element = make("div", "sidestep-panel sidestep-songs", head, list, left, player.element);
   const inSight = new IntersectionObserver(drawWaves, { root: list, rootMargin: "60px" });
   let key = null;
-  let waiting = null; // the key to show when nobody is writing any more
+  const drafts = new Map(); // what a person is writing: song -> values, kept while its row is not there
   let first = 0; // row on top, of the latest request
   let page = null; // the latest answer
   let shown = [];
@@ -49,7 +49,15 @@ export function createSongTable({ hint, height, server }) {
   all.addEventListener("click", saveAll);
   clear(hint);
 
+  function keepDrafts() {
+    for (const { name, changed } of shown) {
+      const values = changed();
+      if (Object.keys(values).length) drafts.set(name, values);
+    }
+  }
+
   function clear(text) {
+    keepDrafts();
     page = null;
     shown = [];
     list.replaceChildren();
@@ -64,15 +72,10 @@ export function createSongTable({ hint, height, server }) {
 
   /** Show the songs of this key from the first one on. */
   function show(newKey) {
-    if (shown.some((row) => row.isChanged())) {
-      waiting = newKey;
-      say("The songs were read again. They are shown when you have saved or cancelled what you are writing.");
-      return undefined;
-    }
-    waiting = null;
+    keepDrafts();
     key = newKey;
     player.stop();
-    return load(0);
+    return load(drafts.size ? first : 0);
   }
 
   async function load(row) {
@@ -93,9 +96,11 @@ export function createSongTable({ hint, height, server }) {
     back.disabled = page.first === 0;
     forth.disabled = page.first + page.rows.length >= page.total;
     inSight.disconnect();
+    keepDrafts();
     shown = page.rows.map(songRow);
     list.replaceChildren(...shown.map((row) => row.element));
     list.scrollTop = 0;
+    shown.forEach((row, index) => drafts.has(row.name) && editRow(page.rows[index], row));
     for (const row of shown) inSight.observe(row.element);
     drawLeftOut();
   }
@@ -130,7 +135,7 @@ export function createSongTable({ hint, height, server }) {
     const edit = make("button", "sidestep-edit", pen);
     const line = make("div", "sidestep-song", toggle, svg, ...texts(row), edit);
     const made = { index: row.index, element: make("div", "", line), asked: false, mark, draw: drawWave,
-      isChanged: () => false };
+      name: row.name, changed: () => ({}) };
     line.setAttribute("role", "row");
     toggle.type = edit.type = "button";
     edit.title = "Edit";
@@ -159,16 +164,17 @@ export function createSongTable({ hint, height, server }) {
 
   function editRow(row, made) {
     const open = made.element.querySelector(".sidestep-editor");
-    if (open) return close();
-    const { element: editor, isChanged } = createEditor(row, { save: (values) => save(row, values), close });
-    made.isChanged = isChanged;
+    if (open) return open.querySelector("[type=button]").click();
+    const draft = drafts.get(row.name) ?? {};
+    const { element: editor, changed } = createEditor(row, { draft, save: (values) => save(row, values), close });
+    drafts.delete(row.name);
+    made.changed = changed;
     made.element.append(editor);
     editor.querySelector("textarea").focus();
 
     function close() {
-      made.element.querySelector(".sidestep-editor").remove();
-      made.isChanged = () => false;
-      if (waiting) show(waiting);
+      editor.remove();
+      made.changed = () => ({});
     }
   }
 
@@ -182,7 +188,6 @@ export function createSongTable({ hint, height, server }) {
     shown[place].element.replaceWith(fresh.element);
     shown[place] = fresh;
     inSight.observe(fresh.element);
-    if (waiting) await show(waiting);
     say(`${answer.name} is written. Run the workflow again to use it.`);
     return "";
   }

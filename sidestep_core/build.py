@@ -51,7 +51,7 @@ def captioned(found: SongFolder, texts: Sequence[str], replace: bool) -> SongFol
     there is not one text for each song, or one cannot be what it says.
     """
     if len(texts) != len(found.songs):
-        raise DatasetError(f"There are {len(texts)} texts for {len(found.songs)} songs. Give one for each, in their "
+        raise DatasetError(f"Texts: {len(texts)}, songs: {len(found.songs)}. Give one for each, in their "
                            "order.")
     songs = []
     for number, (song, text) in enumerate(zip(found.songs, texts, strict=True), start=1):

@@ -82,7 +82,7 @@ def test_the_rest_of_the_folder_stays() -> None:
 
 
 def test_there_must_be_one_text_for_each_song() -> None:
-    with pytest.raises(DatasetError, match="There are 1 texts for 2 songs"):
+    with pytest.raises(DatasetError, match="Texts: 1, songs: 2"):
         captioned(folder({}, {}), ["one"], True)
 
 

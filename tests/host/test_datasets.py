@@ -218,7 +218,7 @@ def test_a_clip_is_a_part_of_its_song(server: ComfyUI) -> None:
 
 
 @pytest.mark.parametrize(("nodes", "said"), [
-    ({"c": node("SideStepCaptionSongs", songs=["b", 0], captions="only one", replace=True)}, "1 texts for 3 songs"),
+    ({"c": node("SideStepCaptionSongs", songs=["b", 0], captions="only one", replace=True)}, "Texts: 1, songs: 3"),
     ({"l": node("SideStepSongAudio", songs=["b", 0], seconds=600.0, start=0.0)}, ""),
     ({"b": building(folder="no such folder")}, "There is no folder"),
     ({"b": building(folder="no text \udcff")}, "not valid Unicode"),

@@ -65,7 +65,7 @@ class PreprocessAudioFolder(io.ComfyNode):
                 io.Combo.Input("normalise", options=list(get_args(Normalise)), default=PreprocessConfig.normalise,
                                optional=True, advanced=True, tooltip=(
                     "Make all songs equally loud. peak: the loudest moment at -1 dBFS. lufs: a loudness of -14 LUFS, "
-                    "as streaming services have it. none: as they are.")),
+                    "as streaming services have it. none: as they are. Each section of a split song is a song here.")),
                 io.Combo.Input("conditioning", options=list(get_args(Conditioning)),
                                default=PreprocessConfig.conditioning, optional=True, advanced=True, tooltip=(
                     "comfyui: for generating in ComfyUI. official: for generating in ACE-Step's own program or in "

@@ -58,7 +58,8 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
     _check_origin(checkpoint, dataset)
     if config.genre_ratio > 0 and not any(sample.genre for sample in dataset.samples):
         raise DatasetError(f"genre_ratio is {config.genre_ratio:g}, but no song of the dataset has both a caption and "
-                           "a genre. Set genre_ratio to 0, or write genres beside the songs and run "
+                           "a genre that may be told. Set genre_ratio to 0 (where a training leaves it to "
+                           "the dataset, -1, the dataset was built with it), or write genres beside the songs and run "
                            "PreprocessAudioFolder again.")
     _tell_style(dataset, config, report)
     prompts: dict[Path, tuple[str, Prompt]] = {}

@@ -202,9 +202,11 @@ def test_interrupted_it_keeps_what_is_measured_too(checkpoint: Checkpoint, datas
 def test_killed_it_goes_on_from_what_was_saved(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     root, config = tmp_path / "killed", replace(CONFIG, estimate_batches=SAVE_EVERY + 4, score="gain")
     estimated(checkpoint, dataset, tmp_path / "whole", config)
+    # On as many threads as this process: others would round otherwise.
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     with subprocess.Popen([sys.executable, __file__, *checkpoint.model, *checkpoint.text_encoder, checkpoint.vae,
                            dataset.folder, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}) as process:
+                          env=env) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "saved\n"
         process.kill()
@@ -218,7 +220,7 @@ def test_killed_it_goes_on_from_what_was_saved(checkpoint: Checkpoint, dataset: 
 
 def until_killed(paths: Sequence[str]) -> None:
     """What the process that is killed does."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model, text_encoder, vae, songs, folder = map(Path, paths)
     checkpoint = open_checkpoint(model, text_encoder=text_encoder, vae=vae)
 

@@ -27,7 +27,7 @@ from .estimate_config import EstimateConfig
 from .gradient_sums import EVERY_SPAN, QUARTERS, GradientSums, Shape, sums_of
 from .loss import Objective, training_loss
 from .probe import probing
-from .progress import Cancelled, Progress, Report, ignore
+from .progress import Cancelled, Progress, Report, ignore, was_stopped
 from .sensitivity import STRUCTURE_ABOVE, TEXTURE_BELOW, Estimate, ModuleScore, spearman
 from .targets import target_modules
 
@@ -199,8 +199,7 @@ def _measure_sample(work: _Measurement) -> None:
 
 def _keep(work: _Measurement, stop: BaseException) -> None:
     """Keep the finished samples if someone stopped us; Cancelled is told how many they are."""
-    interrupted = isinstance(stop, Cancelled) or not isinstance(stop, Exception)
-    if not interrupted:
+    if not was_stopped(stop):
         return
     storage.write_tensors(work.part, work.sums.tensors())
     if isinstance(stop, Cancelled):

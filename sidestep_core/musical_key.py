@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import MissingDependency
-from .tempo import RATE
+from .tempo import RATE, require_librosa
 
 _MAJOR = (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081)
 _MINOR = (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052)
@@ -58,11 +57,9 @@ def musical_key(mono: Tensor) -> Key | None:
 
 def _chroma(mono: Tensor) -> Tensor:
     """[12, frames]: C to B, the strongest of each frame 1, as a quiet bar says as much as a loud one."""
-    try:
-        import librosa
-    except ImportError as error:
-        raise MissingDependency(f"Hearing tempo and key needs the package librosa, which says: {error}. "
-                                "Run: pip install librosa pyloudnorm") from error
+    require_librosa()
+    import librosa
+
     return torch.from_numpy(librosa.feature.chroma_cqt(y=mono.numpy(), sr=RATE, hop_length=_HOP, bins_per_octave=36))
 
 

@@ -27,6 +27,14 @@ class Cancelled(Exception):
     """A signal, not an error: the person asked to stop.  Stages save their last finished unit, then let it rise."""
 
 
+def was_stopped(error: BaseException) -> bool:
+    """Whether someone stopped the work, rather than that it failed.
+
+    A host may stop us from inside any call, by an exception that is no Exception.
+    """
+    return isinstance(error, Cancelled) or not isinstance(error, Exception)
+
+
 Report = Callable[[Progress], None]
 """Called after every unit of work: a forward and backward pass, a tile of audio, a song.  May raise `Cancelled`."""
 

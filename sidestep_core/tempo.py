@@ -101,12 +101,19 @@ def rhythm(mono: Tensor) -> Rhythm | None:
                   signature_confidence=sure * confidence, downbeat=downbeat)
 
 
-def _listen(mono: Tensor) -> _Sound:
+def require_librosa() -> None:
+    """MissingDependency, with what to install, where librosa cannot be imported."""
     try:
-        import librosa
+        import librosa  # noqa: F401
     except ImportError as error:
         raise MissingDependency(f"Hearing tempo and key needs the package librosa, which says: {error}. "
                                 "Run: pip install librosa pyloudnorm") from error
+
+
+def _listen(mono: Tensor) -> _Sound:
+    require_librosa()
+    import librosa
+
     power = torch.from_numpy(librosa.feature.melspectrogram(y=mono.numpy(), sr=RATE, n_fft=1024, hop_length=_HOP,
                                                             n_mels=_BANDS))
     loud = power.amax(dim=0).sqrt().sort().values[int(0.99 * power.shape[1])].clamp_min(1e-9)

@@ -22,7 +22,7 @@ from .encoding import ensure_conditions
 from .loss import heldout_loss
 from .metrics import FILE as METRICS_FILE
 from .metrics import Metrics
-from .progress import Cancelled, Progress, Report, ignore
+from .progress import Cancelled, Progress, Report, ignore, was_stopped
 from .results import Run
 from .run_state import RunState
 from .step import Training, optimizer_step, prepare
@@ -202,9 +202,7 @@ def _sample(sample: Sampler, training: Training, run: Run, state: RunState, repo
 
 def _keep(training: Training, run: Run, state: RunState, stop: BaseException) -> None:
     """Keep the last finished step if someone stopped the run; Cancelled is told where it is."""
-    # A host may stop us from inside any call, by an exception that is no Exception.
-    interrupted = isinstance(stop, Cancelled) or not isinstance(stop, Exception)
-    if not interrupted or state.step == 0:
+    if not was_stopped(stop) or state.step == 0:
         return
     kept = results.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
     message = (f"Stopped after step {state.step} of {training.total_steps}. The adapter so far: {kept.path}. "

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from . import storage
+from . import peft_layout, storage
 from .errors import AdapterError
 
 METADATA_KEY = "sidestep"
@@ -99,9 +99,19 @@ class Adapter:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write an adapter with everything needed to know later what it is."""
-    # One key only: safetensors writes several in any order, and the same adapter would not be the same file.
-    storage.write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts)})
+    """Write an adapter with everything needed to know later what it is, and for diffusers how strong it is."""
+    storage.write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts)} | peft_layout.header(tensors))
+
+
+def write_peft_config(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the adapter_config.json of a LoRA."""
+    storage.write_json(path, peft_layout.settings(tensors))
+
+
+def write_peft_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write the file beside that: the same numbers, and the strength in settings only."""
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(facts)} | peft_layout.header(tensors)
+    storage.write_tensors(path, peft_layout.without_alphas(tensors), metadata)
 
 
 def open_adapter(path: Path) -> Adapter:

@@ -19,6 +19,8 @@ _NAMES = tuple(re.compile(_PREFIX + body) for body in (
 _OFFICIAL = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "o_proj", "norm_q": "q_norm",
              "norm_k": "k_norm", "proj_in": "proj_in.1", "proj_out": "proj_out.1"}  # fmt: skip
 
+_DIFFUSERS = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "o_proj": "to_out.0"}
+
 
 def official(name: str) -> str | None:
     """Such as `layers.0.self_attn.q_proj`; None when it is no module of the decoder."""
@@ -31,3 +33,9 @@ def official(name: str) -> str | None:
             owner = found.get("attention") or found.get("mlp") or found.get("embedding")
             return ".".join(piece for piece in (layer, owner, _OFFICIAL.get(part, part)) if piece)
     return None
+
+
+def diffusers_name(module: str) -> str:
+    """Such as `layers.0.self_attn.to_q`, of an official name of an attention or an MLP."""
+    owner, _, part = module.rpartition(".")
+    return f"{owner}.{_DIFFUSERS.get(part, part)}"

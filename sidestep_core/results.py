@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from . import adapter as adapter_file
-from . import run_state, storage
+from . import peft_layout, run_state, storage
 from .adapter import Adapter, Loader
 from .run_state import ADAPTER_FILE, AVERAGE_FILE, BEST_FILE, RunState
 from .step import Training
@@ -78,7 +80,8 @@ def publish_final(training: Training, run: Run, state: RunState, ended: str) -> 
     if best:
         training.adapter.load_state(storage.read_tensors(run.best))
         state = replace(state, step=state.best_step, heldout_last=state.best_loss)
-        files[BEST_FILE] = _writer(training, {**_facts(run, state), "ended": ended})
+        facts, tensors = {**_facts(run, state), "ended": ended}, training.adapter.state()
+        files |= {BEST_FILE: _writer(tensors, facts)} | _peft_files(tensors, facts)
     final = run.folder / "final"
     if final.is_dir():
         storage.remove_folder(final)
@@ -95,18 +98,26 @@ def publish_final(training: Training, run: Run, state: RunState, ended: str) -> 
 
 
 def _adapter_files(training: Training, facts: Mapping[str, Any]) -> dict[str, Writer]:
-    """The adapter as it trains, and its average if there is one."""
-    files = {ADAPTER_FILE: _writer(training, facts)}
+    """The adapter as it trains, its average if there is one, and the one of them that people use for PEFT."""
+    tensors = training.adapter.state()
+    files = {ADAPTER_FILE: _writer(tensors, facts)}
     if training.average is not None:
         with training.average.applied():
-            files[AVERAGE_FILE] = _writer(training, facts)
-    return files
+            tensors = training.adapter.state()
+        files[AVERAGE_FILE] = _writer(tensors, facts)
+    return files | _peft_files(tensors, facts)
 
 
-def _writer(training: Training, facts: Mapping[str, Any]) -> Writer:
-    """Writes the adapter as it is now, whenever it is called."""
-    tensors = training.adapter.state()
+def _writer(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Writer:
     return lambda path: adapter_file.write(path, tensors, facts)
+
+
+def _peft_files(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Writer]:
+    """What makes a folder one that PEFT opens; nothing for kinds that it would compute in another way."""
+    if peft_layout.settings(tensors) is None:
+        return {}
+    return {peft_layout.CONFIG_NAME: lambda path: adapter_file.write_peft_config(path, tensors),
+            peft_layout.WEIGHTS_NAME: lambda path: adapter_file.write_peft_weights(path, tensors, facts)}
 
 
 def _facts(run: Run, state: RunState) -> dict[str, Any]:

@@ -3,9 +3,11 @@
     run.json                 what the run is: fingerprints and every setting
     metrics.jsonl            one line per step
     checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
-                             optimizer.safetensors, state.json
+                             optimizer.safetensors, state.json; of a LoRA, adapter_config.json and
+                             adapter_model.safetensors make it a folder that PEFT opens
     best/                    the adapter of the lowest held-out loss so far
-    final/                   the adapter of the last step, its average, and the best one if that was to be published
+    final/                   the adapter of the last step, its average, and the best one if that was to be published;
+                             a folder for PEFT as well
     tensorboard/  samples/   where asked for
     finished.json            the finished adapter; asking for the same run again returns it
 

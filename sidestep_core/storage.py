@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import tensor_header
 from .errors import ConfigError, SideStepError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _rename(source: Path, target: Path) -> None:
             time.sleep(0.1)
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` write the file it is given, which then becomes `path`; whatever stops it, `path` stays as it was."""
     temporary = _temporary(path)
     try:
@@ -119,10 +120,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file of any other kind."""
-    def write(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomically(path, write)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_json(path: Path) -> Json:
@@ -143,6 +141,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         usual_mode = temporary.stat().st_mode
         try:
             save_file(contiguous, temporary, metadata=dict(metadata or {}))
+            tensor_header.sort_metadata(temporary)
         except SafetensorError as error:
             # Its only way to say that the disk is full.
             raise OSError(str(error)) from error

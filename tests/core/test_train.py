@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from sidestep_core import layouts, run_state, storage
 from sidestep_core.adapter import METADATA_KEY, Adapter
@@ -16,8 +17,10 @@ from sidestep_core.dataset import Dataset
 from sidestep_core.errors import AdapterError, ConfigError, DatasetError, TrainingDiverged
 from sidestep_core.metrics import FILE, read
 from sidestep_core.progress import Cancelled, Progress
+from sidestep_core.results import usable
 from sidestep_core.run_state import ADAPTER_FILE, AVERAGE_FILE
 from sidestep_core.train import train
+from tests.adapters import fresh
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset
 from tests.tolerance import FP32, deviation
 from tests.training import CONFIG, LORA, same_tensors, stop_at, trained
@@ -307,6 +310,31 @@ def test_the_best_adapter_is_kept_and_published_if_asked(checkpoint: Checkpoint,
     assert same_tensors(adapter.path, tmp_path / "run" / "best" / ADAPTER_FILE)
     assert same_tensors(adapter.path, tmp_path / "run" / f"checkpoint-step-{best}" / ADAPTER_FILE)
     assert not same_tensors(adapter.path, tmp_path / "run" / "final" / ADAPTER_FILE)
+
+
+@pytest.mark.parametrize("setting", [{}, {"ema_decay": 0.9}, {"publish": "best"}], ids=["last", "average", "best"])
+def test_every_folder_opens_in_peft(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                    setting: dict[str, object]) -> None:
+    """final/ with what was published, each checkpoint with what was measured."""
+    config = replace(CONFIG, max_steps=3, heldout_every=1, save_every=1, learning_rate=0.1, schedule="constant")
+    adapter = trained(checkpoint, dataset, tmp_path, config=replace(config, **setting))
+    run = tmp_path / "run"
+    wanted = {run / "final": adapter.path} | {path: usable(path) for path in run_state.checkpoints(run)}
+    assert len(wanted) > 1
+    for folder, file in wanted.items():
+        for module, delta in opened_by_peft(checkpoint, folder).items():
+            assert deviation(delta, layouts.read(file).pieces[module].delta(torch.zeros_like(delta))) <= FP32
+
+
+def opened_by_peft(checkpoint: Checkpoint, folder: Path) -> dict[str, Tensor]:
+    """What ACE-Step's own program would add to each module."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(fresh(checkpoint), str(folder)).base_model.model
+    found = {name: layer.get_delta_weight("default").detach() for name, layer in model.named_modules()
+             if hasattr(layer, "get_delta_weight")}
+    assert len(found) == 16
+    return found
 
 
 @pytest.mark.parametrize(("setting", "named"), [({"early_stopping": 3}, "early_stopping 3 judge"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .errors import DatasetError
-from .notes import Entry, Field, Notes, notes_from
+from .notes import Entry, Field, Notes, Remarks, notes_from
 from .prompts import spelled_out
 
 FIELDS: frozenset[Field] = frozenset({"genre", "lyrics", "bpm", "key"})
@@ -24,7 +24,7 @@ _NAMES: Mapping[str, Field] = {
 }  # fmt: skip
 
 
-def notes_in_tags(tags: Mapping[str, str], file: str, remarks: list[str]) -> Notes:
+def notes_in_tags(tags: Mapping[str, str], file: str, remarks: Remarks) -> Notes:
     """What tags by name say; `remarks` gets a sentence about each value that is not what its name says."""
     notes: Notes = {}
     for name, text in tags.items():
@@ -34,7 +34,7 @@ def notes_in_tags(tags: Mapping[str, str], file: str, remarks: list[str]) -> Not
             continue
         entry = Entry(field, spelled_out(text) if field == "key" else text, f"The tag {name} of {file}")
         try:
-            notes = notes_from([entry]) | notes
+            notes = notes_from([entry], remarks) | notes
         except DatasetError as error:
-            remarks.append(f"{error} It is not used.")
+            remarks.sentences.append(f"{error} It is not used.")
     return notes

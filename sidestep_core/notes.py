@@ -2,16 +2,20 @@
 
 Values are kept as they are written, but for this: every text other than lyrics is one paragraph (any white space in it
 is one space), lyrics have no white space around them and lines that end in a line feed, and a text that is only a word
-for nothing, such as n/a or unknown, says nothing.
+for nothing, such as n/a or unknown, says nothing.  No more does a text with an illegible character.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from .config import TriggerPosition
 from .errors import DatasetError
+from .key_lines import key_line
+from .legible import BOM, illegible, paragraph, trimmed
+from .lyric_parts import MARKER
 
 PromptOverride = Literal["", "caption", "genre"]
 
@@ -44,20 +48,27 @@ class Entry(NamedTuple):
 Field = Literal["caption", "lyrics", "language", "bpm", "key", "signature", "genre", "tag", "tag_position",
                 "prompt_override", "instrumental", "repeats"]
 NAMES: dict[str, Field] = {
-    "caption": "caption",
-    "lyrics": "lyrics",
+    "caption": "caption", "prompt": "caption", "text": "caption", "description": "caption",
+    "lyrics": "lyrics", "lyric": "lyrics", "raw_lyrics": "lyrics", "formatted_lyrics": "lyrics",
     "language": "language", "lang": "language", "vocal_language": "language",
     "bpm": "bpm", "tempo": "bpm",
-    "key": "key", "keyscale": "key", "key_scale": "key", "scale": "key",
+    "key": "key", "keyscale": "key", "key_scale": "key", "scale": "key", "musical_key": "key",
     "signature": "signature", "timesignature": "signature", "time_signature": "signature", "sig": "signature",
-    "genre": "genre", "genres": "genre", "tags": "genre",
-    "tag": "tag", "custom_tag": "tag", "trigger": "tag", "trigger_word": "tag",
+    "genre": "genre", "genres": "genre", "tags": "genre", "style": "genre", "styles": "genre",
+    "tag": "tag", "custom_tag": "tag", "trigger": "tag", "trigger_word": "tag", "trigger_words": "tag",
     "tag_position": "tag_position", "trigger_position": "tag_position",
     "prompt_override": "prompt_override",
     "instrumental": "instrumental", "is_instrumental": "instrumental",
     "repeats": "repeats", "repeat": "repeats",
+    "\u63cf\u8ff0": "caption", "\u63d0\u793a\u8bcd": "caption", "\u6b4c\u8bcd": "lyrics", "\u6b4c\u8a5e": "lyrics",
+    "\u98ce\u683c": "genre", "\u98a8\u683c": "genre", "\u8bed\u8a00": "language", "\u8a9e\u8a00": "language",
 }  # fmt: skip
-"""Every name of a field, in lower case and with underscores."""
+"""Every name of a field, in lower case and with underscores; of Chinese ones the usual."""
+_WEAK = {"prompt", "text", "description", "raw_lyrics", "formatted_lyrics", "style", "styles"}
+"""Names that other programs use for a field, or for something like it: they count where no other name does."""
+WORDLESS = {"duration", "id", "labeled", "song", "start", "stop", "file", "filename", "file_name", "path", "audio",
+            "audio_path", "audio_file", "audio_filepath"}
+"""Names of what is read elsewhere, or measured, or is no word about a song."""
 _NOTHING = {"", "n/a", "na", "none", "null", "unknown"}
 _MAX_BPM = 999
 _MAX_REPEATS = 1000
@@ -75,25 +86,73 @@ def plain_name(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def notes_from(entries: Iterable[Entry], remarks: list[str] | None = None) -> Notes:
-    """What the entries of a source say; unknown names are ignored, and empty values say nothing.
+@dataclass(frozen=True, kw_only=True)
+class Remarks:
+    """What a person should know about notes that were read."""
 
-    Of two entries for one field the later counts; where they differ, `remarks` gets a sentence about it.  Raises
-    DatasetError where a value cannot be what its name says.
+    sentences: list[str] = field(default_factory=list)
+    unknown: list[Entry] = field(default_factory=list)
+    """Values with names that mean no field."""
+
+
+class IllegibleText(DatasetError):
+    """A text holds characters that nobody typed."""
+
+
+def notes_from(entries: Iterable[Entry], remarks: Remarks | None = None) -> Notes:
+    """What the entries of a source say; unknown names, illegible texts and empty values say nothing.
+
+    Of two entries for one field the later counts, or the one whose name is the field's own; `remarks` gets a sentence
+    where they differ, and about all that is not used.  Raises DatasetError where a value cannot be what its name says.
     """
-    said: dict[Field, Any] = {}
+    remarks = Remarks() if remarks is None else remarks
+    said: dict[Field, tuple[Any, bool]] = {}
     for name, value, where in entries:
-        field = field_of(name)
-        if field is None:
+        about, weak = field_of(name), is_weak(name)
+        if about is None:
+            if plain_name(name) not in WORDLESS and value not in (None, "", [], {}):
+                remarks.unknown.append(Entry(name, value, where))
             continue
-        meant = _MEANING[field](value, where)
+        try:
+            meant = _MEANING[about](value, where)
+        except IllegibleText as error:
+            remarks.sentences.append(f"{error} It is not used.")
+            continue
         if meant is None:
             continue
-        if remarks is not None and said.get(field, meant) != meant:
-            remarks.append(f"{where} says {meant!r:.{QUOTED}}, which counts; before, {field} was "
-                           f"{said[field]!r:.{QUOTED}}. Remove one of them.")
-        said[field] = meant
-    return cast("Notes", said)
+        if weak and about == "caption" and has_markers(value):
+            remarks.sentences.append(f"{where} holds lyrics, so it is not used as the caption. Call it lyrics.")
+            continue
+        old, old_weak = said.get(about, (meant, True))
+        loses = weak and not old_weak
+        if old != meant:
+            counts = f"which does not count; {about} is" if loses else f"which counts; before, {about} was"
+            remarks.sentences.append(f"{where} says {meant!r:.{QUOTED}}, {counts} {old!r:.{QUOTED}}. Remove one of "
+                                     "them.")
+        if not loses:
+            said[about] = (meant, weak)
+            if about == "lyrics":
+                remarks.sentences.extend(_keys_in_lyrics(meant, where))
+    return cast("Notes", {about: meant for about, (meant, _) in said.items()})
+
+
+def is_weak(name: str) -> bool:
+    """Whether a name counts only where none of the field's own is there."""
+    return plain_name(name) in _WEAK
+
+
+def has_markers(value: Any) -> bool:
+    """Whether a text of several lines has one such as [Verse]."""
+    lines = value.strip().splitlines() if isinstance(value, str) else []
+    return len(lines) > 1 and any(MARKER.fullmatch(line) for line in lines)
+
+
+def _keys_in_lyrics(lyrics: str, where: str) -> list[str]:
+    """A sentence about the lines of lyrics that begin with a key."""
+    found = [line.strip() for line in lyrics.split("\n") if (key := key_line(line)) and field_of(key.name)]
+    more = f" and {len(found) - 1} more such" if len(found) > 1 else ""
+    return [f"{where} has the line {found[0]!r:.{QUOTED}}{more} in its lyrics, which is sung. If it is none of them, "
+            "put it above the lyrics."] if found else []
 
 
 def settled(notes: Notes) -> Mapping[Field, Any]:
@@ -117,18 +176,13 @@ def json_entries(values: Mapping[str, Any], where: str) -> list[Entry]:
     return [Entry(name, value, f"{where}: {name}") for name, value in values.items()]
 
 
-def paragraph(text: str) -> str:
-    """The text on one line."""
-    return " ".join(text.split())
-
-
 def _text(value: Any, where: str) -> str:
     """A value as text; '' where it says nothing, in any of the usual ways."""
     match value:
         case None:
             return ""
         case str():
-            text = value.strip()
+            text = value
         case int() | float() if not isinstance(value, bool):
             text = str(value)
         case list() if all(isinstance(item, str) for item in value):
@@ -137,6 +191,9 @@ def _text(value: Any, where: str) -> str:
             raise DatasetError(f"{where} must be text, got {value!r:.{QUOTED}}.")
     if text != text.encode("utf-8", "replace").decode():
         raise DatasetError(f"{where} is not valid Unicode. Write it again.")
+    if wrong := illegible(text):
+        raise IllegibleText(f"{where} {wrong}.")
+    text = trimmed(text.replace(BOM, ""))
     return "" if text.lower() in _NOTHING else text
 
 
@@ -154,7 +211,7 @@ def _language(value: Any, where: str) -> str | None:
 
 def _bpm(value: Any, where: str) -> int | None:
     """Beats per minute, rounded."""
-    text = _text(value, where).lower().removesuffix("bpm").strip()
+    text = _text(value, where).lower().removesuffix("bpm").strip(" ~").replace(",", ".")
     try:
         bpm = round(float(text or 0))
     except (ValueError, OverflowError) as error:

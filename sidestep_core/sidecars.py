@@ -9,45 +9,49 @@ Beside `song.mp3` may lie, from the weakest to the strongest where they contradi
 
 Plain text in `song.txt` is lyrics when a line is a section marker such as [Verse], or when it has more than three
 lines that are mostly (the median) no longer than 60 characters.  Else it is the caption.  If the song has a lyrics
-file of its own it is always the caption, and with a caption file of its own always the lyrics.
+file of its own it is always the caption, and with a caption file of its own always the lyrics.  Lyrics end at lines of
+keys below them, behind an empty line, that nobody would sing.  A file of one field may begin with a key too.
 
-Lines that begin with # are comments, never a caption.
+Lines that begin with # are comments, never a caption; one that is only a key, such as # Caption, is its heading.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import stat
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from .errors import DatasetError
+from .key_lines import is_fence, key_line
+from .legible import paragraph, trimmed
 from .lyric_parts import MARKER
-from .notes import NAMES, Entry, Field, Notes, field_of, json_entries, notes_from, paragraph, plain_name
+from .notes import NAMES, Entry, Field, Notes, Remarks, field_of, is_weak, json_entries, notes_from, plain_name
+from .text_files import read_text, require_text
 
 JSON_FILE, TEXT_FILE = ".json", ".txt"
 CAPTION_FILES = (".caption", "_prompt.txt", "_caption.txt", ".caption.txt")
 LYRICS_FILES = (".lyrics", "_lyrics.txt", ".lyrics.txt")
 OWN_FILES: Mapping[Field, Sequence[str]] = {"caption": CAPTION_FILES, "lyrics": LYRICS_FILES}
 """Files that hold one field only, from the weakest to the strongest."""
-SIDECARS = (JSON_FILE, TEXT_FILE, *CAPTION_FILES, *LYRICS_FILES)
+OF_ONE_FIELD: Mapping[str, Field] = {suffix: field for field, suffixes in OWN_FILES.items() for suffix in suffixes}
+SIDECARS = (JSON_FILE, TEXT_FILE, *OF_ONE_FIELD)
 """What may follow a song's stem, in lower case."""
 LARGEST = 1 << 20
 """Bytes of a sidecar; a song's whole lyrics take a few thousand."""
 
 # Known too, so that they end a caption, but of no use here.
 _UNUSED = {"duration"}
-_LONGEST_NAME = 40
-_NAME = re.compile(r"[A-Za-z][A-Za-z _-]*")
 _TAG_NAMES = "|".join(sorted([*NAMES, *_UNUSED], key=len, reverse=True))
 _TAGGED = re.compile(rf"<({_TAG_NAMES})>(.*?)(?:</\1>|(?=<(?:{_TAG_NAMES})>)|\Z)", re.IGNORECASE | re.DOTALL)
 _LYRIC_LINES = 3
 _LYRIC_LINE_LENGTH = 60
+_NEVER_SUNG: frozenset[Field] = frozenset({"bpm", "instrumental", "repeats", "prompt_override", "tag_position"})
+_UNKNOWN_KEY_WORDS = 2
 
 
 class SidecarText(NamedTuple):
@@ -78,36 +82,41 @@ def read_sidecars(folder: Path, files: Mapping[str, str]) -> Sidecars:
     return {suffix: SidecarText(file, read_text(folder / file, LARGEST)) for suffix, file in files.items()}
 
 
-def notes_in(sidecars: Sidecars, remarks: list[str] | None = None) -> Notes:
-    """What the files beside one song say; `remarks` gets a sentence about each contradiction.
+def notes_in(sidecars: Sidecars, remarks: Remarks | None = None) -> Notes:
+    """What the files beside one song say; `remarks` gets a sentence about all that is not used.
 
     Raises DatasetError naming the file, and the line where it has one, when one is not what its name says.
     """
     entries: list[Entry] = []
     if JSON_FILE in sidecars:
         entries += json_entries(json_object(sidecars[JSON_FILE]), sidecars[JSON_FILE].file)
-    if TEXT_FILE in sidecars:
-        entries += [part.entry for part in parts(sidecars)]
-    for field, suffixes in OWN_FILES.items():
-        entries += [Entry(field, _own(field, sidecars[suffix]), sidecars[suffix].file)
-                    for suffix in suffixes if suffix in sidecars]
+    for suffix in SIDECARS[1:]:
+        entries += [part.entry for part in parts(sidecars, suffix)]
     return notes_from(entries, remarks)
 
 
-def parts(sidecars: Sidecars) -> list[Part]:
-    """What each stretch of `song.txt` says, which the files beside it have a say in."""
+def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
+    """What each stretch of a text file beside a song says; in `song.txt`, the files of one field have a say in it."""
+    if suffix not in sidecars:
+        return []
+    sidecar = sidecars[suffix]
+    if suffix in OF_ONE_FIELD:
+        return list(_parts_of_one(OF_ONE_FIELD[suffix], sidecar))
+
     def spoken(field: Field) -> bool:
-        return any(_own(field, sidecars[suffix]) for suffix in OWN_FILES[field] if suffix in sidecars)
+        return any(part.entry.value for own in OWN_FILES[field] for part in parts(sidecars, own)
+                   if field_of(part.entry.name) == field)
 
-    return list(_parts(sidecars[TEXT_FILE], "caption" if spoken("lyrics") else "lyrics" if spoken("caption") else None))
+    return list(_parts(sidecar, "caption" if spoken("lyrics") else "lyrics" if spoken("caption") else None))
 
 
-def notes_in_text(text: str, where: str) -> Notes:
+def notes_in_text(text: str, where: str, remarks: Remarks | None = None) -> Notes:
     """What a text of any dialect of `song.txt` says; one without keys and tags is a caption.
 
     Raises DatasetError, which begins with `where`, for what cannot be what it says.
     """
-    return notes_from(part.entry for part in _parts(SidecarText(where, text.replace("\r\n", "\n")), "caption"))
+    sidecar = SidecarText(where, text.replace("\r\n", "\n"))
+    return notes_from((part.entry for part in _parts(sidecar, "caption")), remarks)
 
 
 def json_object(sidecar: SidecarText) -> dict[str, Any]:
@@ -116,24 +125,6 @@ def json_object(sidecar: SidecarText) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise DatasetError(f"{sidecar.file} must be a JSON object such as {{\"caption\": \"...\"}}.")
     return values
-
-
-def read_text(path: Path, largest: int | None = None) -> str:
-    """A UTF-8 text file, with or without a byte-order mark; DatasetError when it is in another encoding, or too large.
-    """
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise DatasetError(f"{path.name} is no ordinary file. Rename it.")
-        if largest is not None and facts.st_size > largest:
-            raise DatasetError(f"{path.name} is {facts.st_size / 1e6:.1f} MB, too large for notes on a song (at most "
-                               f"{largest / 1e6:.0f} MB). Shorten or rename it.")
-        return _as_text(SidecarText(path.name, path.read_text(encoding="utf-8-sig")))
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise DatasetError(f"{path.name} line {line} is not UTF-8 text. Save the file as UTF-8.") from error
-    except OSError as error:
-        raise DatasetError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
 def parse_json(sidecar: SidecarText) -> Any:
@@ -157,79 +148,142 @@ def asides(text: str) -> str:
     return "".join(f"{line}\n" for line in text.removesuffix("\n").split("\n") if _is_comment(line) or not line.strip())
 
 
-def _as_text(sidecar: SidecarText) -> str:
-    if "\0" in sidecar.text:
-        raise DatasetError(f"{sidecar.file} is no text: it holds NUL characters. Save it as UTF-8, or rename it.")
-    return sidecar.text
-
-
-def _own(field: Field, sidecar: SidecarText) -> str:
-    """What a file of one field says."""
-    text = _as_text(sidecar)
-    return _without_comments(text.split("\n")) if field == "caption" else text.strip()
+def _parts_of_one(field: Field, sidecar: SidecarText) -> Iterator[Part]:
+    """The parts of a file of one field, which some write with keys nevertheless."""
+    text = require_text(sidecar.text, sidecar.file)
+    lines = text.split("\n")
+    first = next((line for line in lines if line.strip() and not _is_comment(line)), "")
+    if _is_note(first) or _TAGGED.match(first):
+        yield from _parts(sidecar, cast("Literal['caption', 'lyrics']", field))
+    elif value := _without_comments(lines) if field == "caption" else _sung(lines):
+        yield Part(Entry(field, value, sidecar.file), 0, len(text), "plain")
 
 
 def _parts(sidecar: SidecarText, plain: Literal["caption", "lyrics"] | None) -> Iterator[Part]:
     """The parts of a `song.txt`; `plain` says what text without keys is, None lets its look decide."""
-    file, text = sidecar.file, _as_text(sidecar)
-    if text.lstrip().startswith("<") and (tagged := list(_TAGGED.finditer(text))):
-        for match in tagged:
-            yield Part(Entry(match[1], match[2].strip(), f"{file} <{match[1]}>"), match.start(), match.end(), "tag")
+    file, text = sidecar.file, require_text(sidecar.text, sidecar.file)
+    tagged = list(_TAGGED.finditer(text)) if "<" in text else []
+    if tagged and (text.lstrip().startswith("<") or f"</{tagged[0][1]}>" in text):
+        yield from _tags(tagged, text, file)
         return
     lines = text.split("\n")
-    first_key = next((number for number, line in enumerate(lines) if _key_of(line)), len(lines))
+    ends = [0, *accumulate(len(line) + 1 for line in lines)]
+    first_key = next((number for number, line in enumerate(lines) if _known(line)), len(lines))
     head = lines[:first_key]
     look: Field = "lyrics" if _look_like_lyrics(head) else "caption"
     if first_key == len(lines) or look == "lyrics":
         kind = plain or look
-        if value := _without_comments(lines) if kind == "caption" else text.strip():
-            yield Part(Entry(kind, value, file), 0, len(text), "plain")
+        below = _end_of_lyrics(lines, 0) if kind == "lyrics" else len(lines)
+        if value := _without_comments(lines) if kind == "caption" else _sung(lines[:below]):
+            yield Part(Entry(kind, value, file), 0, min(ends[below], len(text)), "plain")
+        yield from _lines(lines, below, file)
         return
-    if caption := _without_comments(head):
-        yield Part(Entry("caption", caption, file), 0, sum(len(line) + 1 for line in head), "plain")
+    written = [line for line in head if line.strip() and not _is_comment(line)]
+    if all(_may_be_key(line) for line in written):
+        first_key = 0
+    elif caption := _without_comments(head):
+        yield Part(Entry("caption", caption, file), 0, ends[first_key], "plain")
     yield from _lines(lines, first_key, file)
 
 
+def _tags(tagged: Sequence[re.Match[str]], text: str, file: str) -> Iterator[Part]:
+    for match in tagged:
+        yield Part(Entry(match[1], trimmed(match[2]), f"{file} <{match[1]}>"), match.start(), match.end(), "tag")
+    for start, stop in zip([0, *(match.end() for match in tagged)], [*(match.start() for match in tagged), len(text)],
+                           strict=True):
+        if words := trimmed(text[start:stop]):
+            yield Part(Entry("text outside the tags", words, file), start, stop, "tag")
+
+
 def _lines(lines: Sequence[str], number: int, file: str) -> Iterator[Part]:
-    """`key: value` lines.  A caption may run over several lines, and everything behind `lyrics:` is lyrics."""
+    """`key: value` lines.  A value may begin below its key, a caption runs on until the next key, and lyrics until the
+    end or until keys that nobody would sing."""
     ends = [0, *accumulate(len(line) + 1 for line in lines)]
     while number < len(lines):
         where = f"{file} line {number + 1}"
-        key, colon, value = lines[number].partition(":")
+        key = key_line(lines[number])
         following = number + 1
-        if not (colon and _is_name(key)):
+        if key is None or (key.heading and _is_comment(lines[number]) and not _known(lines[number])):
             if lines[number].strip() and not _is_comment(lines[number]):
                 raise DatasetError(f"{where} is not 'key: value': {lines[number].strip()[:60]!r}. Put it behind a key.")
         else:
-            if field_of(key) == "lyrics":
-                following = len(lines)
-                value = "\n".join([value, *lines[number + 1:]])
-            elif field_of(key) == "caption":
-                while following < len(lines) and not _key_of(lines[following]):
-                    following += 1
+            field, value = field_of(key.name), key.value
+            if field == "lyrics":
+                following = _end_of_lyrics(lines, following)
+                value = _sung([value, *lines[number + 1:following]])
+            elif field == "caption" or not value.strip():
+                following = _end_of_value(lines, following, field)
                 value = paragraph(f"{value} {_without_comments(lines[number + 1:following])}")
-            yield Part(Entry(key.strip(), value.strip(), where), ends[number], ends[following], "line")
+            yield Part(Entry(key.name.strip(), trimmed(value), where), ends[number], ends[following], "line")
         number = following
 
 
-def _is_name(text: str) -> bool:
-    return len(text) <= _LONGEST_NAME and _NAME.fullmatch(text.strip()) is not None
+def _end_of_value(lines: Sequence[str], begin: int, field: Field | None) -> int:
+    """A caption's paragraphs end at a known key; what is below the key of another field, at anything but its words."""
+    for number in range(begin, len(lines)):
+        line = lines[number]
+        if _known(line) or (field != "caption" and (not line.strip() or _is_comment(line) or key_line(line))):
+            return number
+    return len(lines)
 
 
-def _key_of(line: str) -> str:
+def _end_of_lyrics(lines: Sequence[str], begin: int) -> int:
+    """At the first key behind an empty line from which on everything is keys, one of which nobody would sing; or at a
+    known key that is a heading."""
+    after_gap = [number for number in range(begin + 1, len(lines)) if not lines[number - 1].strip()]
+    heading = next((number for number in after_gap if _known(lines[number]) and _known_heading(lines[number])), None)
+    if heading is not None:
+        return heading
+    last = len(lines)
+    while last > begin and (not lines[last - 1].strip() or _is_comment(lines[last - 1]) or _known(lines[last - 1])):
+        last -= 1
+    first = next((number for number in after_gap if number >= last and _known(lines[number])), len(lines))
+    return first if any(_is_note(line) for line in lines[first:]) else len(lines)
+
+
+def _is_note(line: str) -> bool:
+    """Whether a line says something about a song that nobody would sing."""
+    key = key_line(line)
+    field = field_of(key.name) if key else None
+    if key is None or field is None:
+        return False
+    if field in OWN_FILES and not is_weak(key.name):
+        return True
+    try:
+        return field in _NEVER_SUNG and bool(notes_from([Entry(key.name, key.value, "")]))
+    except DatasetError:
+        return False
+
+
+def _known(line: str) -> str:
     """The known key that a line begins with, or ''."""
-    key, colon, _ = line.partition(":")
-    name = plain_name(key) if colon and _is_name(key) else ""
+    key = key_line(line)
+    name = plain_name(key.name) if key else ""
     return name if name in NAMES or name in _UNUSED else ""
 
 
+def _known_heading(line: str) -> bool:
+    key = key_line(line)
+    return key is not None and key.heading
+
+
+def _may_be_key(line: str) -> bool:
+    """Whether a line looks like a key that is not known."""
+    key = key_line(line)
+    return key is not None and len(key.name.split()) <= _UNKNOWN_KEY_WORDS and bool(key.value.strip())
+
+
 def _is_comment(line: str) -> bool:
-    return line.lstrip().startswith("#")
+    return (line.lstrip().startswith("#") and not _known(line)) or is_fence(line)
 
 
 def _without_comments(lines: Sequence[str]) -> str:
     """A caption is one paragraph, however its lines were broken."""
     return paragraph(" ".join(line for line in lines if not _is_comment(line)))
+
+
+def _sung(lines: Sequence[str]) -> str:
+    return trimmed("\n".join(line for line in lines if not is_fence(line)))
 
 
 def _look_like_lyrics(lines: Sequence[str]) -> bool:

@@ -16,8 +16,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .errors import DatasetError
-from .notes import QUOTED, Entry, Notes, json_entries, merged, notes_from
-from .sidecars import SidecarText, parse_json, read_text
+from .notes import QUOTED, Entry, Notes, Remarks, json_entries, merged, notes_from
+from .sidecars import SidecarText, parse_json
+from .text_files import read_text
 
 NAME_KEY = "song"
 """Of a sample whose path is not its song's name, such as a section; no other program writes it."""
@@ -39,10 +40,10 @@ class Row:
     start: float = 0.0
     stop: float = 0.0
 
-    def notes(self, remarks: list[str]) -> Notes:
+    def notes(self, remarks: Remarks) -> Notes:
         """What it says about the song.  Raises DatasetError where a value is not what its name says."""
         own = notes_from(self.entries, remarks)
-        shared = notes_from(self.shared)
+        shared = notes_from(self.shared, remarks)
         # Where there is no trigger word, the place that all of them have says nothing of this song.
         if "tag" not in own and "tag" not in shared:
             shared.pop("tag_position", None)

@@ -17,7 +17,7 @@ from . import audio_files
 from .config import TriggerPosition
 from .embedded import FIELDS, notes_in_tags
 from .errors import DatasetError
-from .notes import Notes, PromptOverride, merged
+from .notes import Notes, PromptOverride, Remarks, merged
 from .sidecars import notes_in, read_sidecars
 from .song_files import EXTENSIONS, AudioFile, printable, relative, walk, what_is_there
 from .song_lists import DatasetList, Row, assign, read_dataset_json, table_rows
@@ -180,15 +180,15 @@ class _Gathered:
         self.problems.append(Problem(name=printable(name), reason=reason))
 
     @contextlib.contextmanager
-    def song(self, name: str) -> Iterator[list[str]]:
+    def song(self, name: str) -> Iterator[Remarks]:
         """Where a song is looked at: an error costs this song only; remarks about it are kept if it is used."""
-        remarks: list[str] = []
+        remarks = Remarks()
         try:
             yield remarks
         except DatasetError as error:
             self.leave_out(name, str(error))
         else:
-            self.notices += [Problem(name=name, reason=remark) for remark in remarks]
+            self.notices += [Problem(name=name, reason=remark) for remark in remarks.sentences]
 
     def folder(self, folder: Path, genre_ratio: float) -> SongFolder:
         """All of it; raises DatasetError where there is no song."""
@@ -199,7 +199,7 @@ class _Gathered:
                           notices=tuple(self.notices), genre_ratio=genre_ratio)
 
 
-def _songs_of(name: str, file: AudioFile, rows: Sequence[Row], remarks: list[str]) -> list[Song]:
+def _songs_of(name: str, file: AudioFile, rows: Sequence[Row], remarks: Remarks) -> list[Song]:
     """The song with its notes, `rows` from weak to strong; its sections, where the list has such.
 
     Raises DatasetError where something is wrong with it.
@@ -211,8 +211,9 @@ def _songs_of(name: str, file: AudioFile, rows: Sequence[Row], remarks: list[str
             notes = merged(notes, row.notes(remarks))
     notes = merged(notes, notes_in(read_sidecars(file.path.parent, file.sidecars), remarks))
     if file.twins and file.sidecars:
-        remarks.append(f"It shares {', '.join(sorted(file.sidecars.values()))} with {', '.join(file.twins)}; each has "
-                       "these notes. Remove one of the songs, or give them names of their own.")
+        remarks.sentences.append(
+            f"It shares {', '.join(sorted(file.sidecars.values()))} with {', '.join(file.twins)}; each has these "
+            "notes. Remove one of the songs, or give them names of their own.")
     if not notes.keys() >= FIELDS:
         notes = merged(notes_in_tags(audio_files.tags(file.path), file.path.name, remarks), notes)
     sections = [row for row in rows if row.is_section]

@@ -14,10 +14,12 @@ from typing import Any, cast
 
 from . import storage
 from .errors import DatasetError
-from .notes import Field, Notes, field_of, settled
+from .legible import BOM
+from .notes import Field, Notes, field_of, is_weak, settled
 from .sidecars import (
     JSON_FILE,
     OWN_FILES,
+    SIDECARS,
     TEXT_FILE,
     Part,
     Sidecars,
@@ -30,9 +32,10 @@ from .sidecars import (
 )
 from .song_files import sidecars_of
 from .songs import Song
+from .text_files import encoding_of
 
 BACKUP = ".bak"
-_BOM = "\ufeff"
+_TEXTS = tuple(suffix for suffix in SIDECARS if suffix != JSON_FILE)
 _LINE_NAMES: Mapping[Field, str] = {"tag": "custom_tag", "instrumental": "is_instrumental", "repeats": "repeat"}
 _JSON_NAMES: Mapping[Field, str] = {**_LINE_NAMES, "key": "keyscale", "signature": "timesignature"}
 """How Side-Step spells a field in a line and in JSON, where that is not its own name."""
@@ -55,7 +58,7 @@ def write_sidecar(song: Song, notes: Notes) -> Path:
     # What gains first: a crash between two files leaves both rather than none.
     for suffix in sorted(after, key=lambda suffix: not after[suffix].text.strip()):
         if suffix not in before or after[suffix].text != before[suffix].text:
-            written = song.path.with_name(after[suffix].file)
+            written = song.path.parent / after[suffix].file
             _replace(written, after[suffix].text)
     return written
 
@@ -88,16 +91,16 @@ def _candidates(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Iter
     if value is None:
         yield without
         return
-    own = [suffix for suffix in OWN_FILES.get(field, ()) if suffix in sidecars]
-    if own:
-        yield _put(sidecars, stem, own[-1], f"{_asides(field, sidecars[own[-1]].text)}{value}\n")
-    stated = [part for part in parts(sidecars) if _is(part, field)] if TEXT_FILE in sidecars else []
+    for suffix in reversed(OWN_FILES.get(field, ())):
+        if suffix in sidecars and not _has_keys(sidecars, suffix):
+            yield _put(sidecars, stem, suffix, f"{_asides(field, sidecars[suffix].text)}{value}\n")
+            break
+    stated = [suffix for suffix in reversed(_TEXTS) if any(_is(part, field) for part in parts(sidecars, suffix))]
     in_json = JSON_FILE in sidecars and any(field_of(name) == field for name in json_object(sidecars[JSON_FILE]))
     if in_json and not stated:
         yield _put(sidecars, stem, JSON_FILE, _json(sidecars, field, value))
-    if stated:
-        text = sidecars[TEXT_FILE].text
-        yield _put(sidecars, stem, TEXT_FILE, _replaced(text, stated, field, value))
+    for suffix in stated:
+        yield _put(sidecars, stem, suffix, _replaced(sidecars, suffix, field, value))
     yield _put(without, stem, TEXT_FILE, _added(without, field, value))
     if field in OWN_FILES:
         yield _put(without, stem, OWN_FILES[field][-1], f"{value}\n")
@@ -112,15 +115,16 @@ def _put(sidecars: Sidecars, stem: str, suffix: str, text: str) -> Sidecars:
 def _without(sidecars: Sidecars, field: Field) -> Sidecars:
     """The same files, none of which says anything of the field."""
     left = dict(sidecars)
-    for suffix in OWN_FILES.get(field, ()):
+    for suffix in _TEXTS:
         if suffix in left:
-            left[suffix] = left[suffix]._replace(text=_asides(field, left[suffix].text))
-    if TEXT_FILE in left:
-        stated = [part for part in parts(sidecars) if _is(part, field)]
-        left[TEXT_FILE] = left[TEXT_FILE]._replace(text=_replaced(left[TEXT_FILE].text, stated, field, None))
+            left[suffix] = left[suffix]._replace(text=_replaced(sidecars, suffix, field, None))
     if JSON_FILE in left and any(field_of(name) == field for name in json_object(left[JSON_FILE])):
         left[JSON_FILE] = left[JSON_FILE]._replace(text=_json(left, field, None))
     return left
+
+
+def _has_keys(sidecars: Sidecars, suffix: str) -> bool:
+    return any(part.look != "plain" for part in parts(sidecars, suffix))
 
 
 def _keyed(sidecars: Sidecars) -> Sidecars:
@@ -128,7 +132,7 @@ def _keyed(sidecars: Sidecars) -> Sidecars:
     if TEXT_FILE not in sidecars:
         return sidecars
     text = sidecars[TEXT_FILE].text
-    for part in reversed(parts(sidecars)):
+    for part in reversed(parts(sidecars, TEXT_FILE)):
         if part.look == "plain":
             field = cast("Field", part.entry.name)
             line = _line(field, field, part.entry.value)
@@ -140,17 +144,21 @@ def _json(sidecars: Sidecars, field: Field, value: Any) -> str:
     """The text of `song.json`, under the names that it has for the field; without them where the value is None."""
     values = json_object(sidecars[JSON_FILE]) if JSON_FILE in sidecars else {}
     names = [name for name in values if field_of(name) == field]
+    own = [name for name in names if not is_weak(name)]
     if value is None:
         values = {name: kept for name, kept in values.items() if name not in names}
     else:
-        values |= dict.fromkeys(names or [_JSON_NAMES.get(field, field)], value)
+        values |= dict.fromkeys(own or names or [_JSON_NAMES.get(field, field)], value)
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def _replaced(text: str, stated: list[Part], field: Field, value: Any) -> str:
-    """A `song.txt` whose last part about the field says the value, and those before it nothing."""
+def _replaced(sidecars: Sidecars, suffix: str, field: Field, value: Any) -> str:
+    """A text whose part that counts for the field says the value, and the others nothing."""
+    text = sidecars[suffix].text
+    stated = sorted((part for part in parts(sidecars, suffix) if _is(part, field)), key=lambda part: part.start)
+    counts = next((part for part in reversed(stated) if not is_weak(part.entry.name)), stated[-1] if stated else None)
     for part in reversed(stated):
-        said = value if part is stated[-1] else None
+        said = value if part is counts else None
         old = text[part.start:part.stop]
         if part.look == "tag":
             name = part.entry.name
@@ -166,7 +174,7 @@ def _replaced(text: str, stated: list[Part], field: Field, value: Any) -> str:
 def _added(sidecars: Sidecars, field: Field, value: Any) -> str:
     """A `song.txt` that says the value too: as a tag where it has such, else as a line, in front of the lyrics."""
     text = sidecars[TEXT_FILE].text if TEXT_FILE in sidecars else ""
-    there = parts(sidecars) if TEXT_FILE in sidecars else []
+    there = parts(sidecars, TEXT_FILE)
     if any(part.look == "tag" for part in there):
         name = _JSON_NAMES.get(field, field).upper()
         return _ended(text) + f"<{name}>{_spelled(value)}</{name}>\n"
@@ -202,12 +210,14 @@ def _is(part: Part, field: Field) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file with the line ends and the byte-order mark that it had; what it was becomes its .bak."""
-    mark = text.startswith(_BOM)
+    """Write a file with the line ends, the encoding and the byte-order mark that it had; what it was becomes its .bak.
+    """
+    encoding, mark = "utf-8", False
     if path.is_file():
         old = path.read_bytes()
         storage.copy(path, path.with_name(path.name + BACKUP))
-        mark = mark or old.startswith(_BOM.encode())
-        if b"\r\n" in old:
+        encoding = encoding_of(old)
+        mark = old.startswith(BOM.encode())
+        if "\r\n" in old.decode(encoding, "replace"):
             text = text.replace("\n", "\r\n")
-    storage.write_bytes(path, ((_BOM if mark else "") + text).encode())
+    storage.write_bytes(path, ((BOM if mark else "") + text).encode(encoding))

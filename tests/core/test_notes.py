@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.errors import DatasetError
-from sidestep_core.notes import NAMES, Entry, Notes, field_of, merged, notes_from, settled
+from sidestep_core.legible import illegible
+from sidestep_core.notes import NAMES, Entry, Notes, Remarks, field_of, merged, notes_from, settled
 
 
-@given(text=st.text())
+@given(text=st.text().filter(lambda text: not illegible(text)))
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
     notes: Notes = {"caption": text, "lyrics": text, "language": text, "genre": text, "tag": text, "key": text}
@@ -23,7 +24,7 @@ def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(("text", "caption", "lyrics"), [
     (" a\tb\r\nc\u2028d ", "a b c d", "a\tb\nc\u2028d"), ("a\rb", "a b", "a\nb"),
     ("N/A", None, None), ("\n", None, None),
-    ("\ufeffa\x1b", "\ufeffa\x1b", "\ufeffa\x1b"),
+    ("\ufeffa\u200db\u200c", "a\u200db\u200c", "a\u200db\u200c"), ("e\u0301\u200f", "e\u0301\u200f", "e\u0301\u200f"),
 ])  # fmt: skip
 def test_captions_are_paragraphs_and_lyrics_lines(text: str, caption: str | None, lyrics: str | None) -> None:
     assert settled({"caption": text, "lyrics": text}) == {"caption": caption, "lyrics": lyrics}
@@ -46,11 +47,11 @@ def test_the_stronger_counts(weak: Notes, strong: Notes, expected: Notes) -> Non
 
 
 def test_a_value_said_twice_is_remarked_only_where_it_differs() -> None:
-    remarks: list[str] = []
+    remarks = Remarks()
     entries = [Entry("bpm", 90, "one"), Entry("tempo", "90.1", "two"), Entry("bpm", "n/a", "three"),
                Entry("bpm", 91, "four")]
     assert notes_from(entries, remarks) == {"bpm": 91}
-    assert remarks == ["four says 91, which counts; before, bpm was 90. Remove one of them."]
+    assert remarks.sentences == ["four says 91, which counts; before, bpm was 90. Remove one of them."]
 
 
 @pytest.mark.parametrize(("field", "value", "named"), [
@@ -64,3 +65,23 @@ def test_a_value_said_twice_is_remarked_only_where_it_differs() -> None:
 def test_what_cannot_be_is_refused_by_value(field: Any, value: Any, named: str) -> None:
     with pytest.raises(DatasetError, match=named):
         settled({field: value})
+
+
+@pytest.mark.parametrize("sign", ["\ufffd", "\0", "\x1b", "\x0b", "\x7f", "\x83", "\x85", "\u202e", "\u202a", "\u2066"])
+@pytest.mark.parametrize("name", ["caption", "lyrics", "genre", "key", "signature", "language", "custom_tag", "bpm"])
+def test_illegible_text_says_nothing(name: str, sign: str) -> None:
+    for text in (f"zxq{sign}", f"{sign}zxq", f"z{sign}xq"):
+        remarks = Remarks()
+        assert notes_from([Entry(name, text, "song.json: it")], remarks) == {}
+        [sentence] = remarks.sentences
+        assert sentence.startswith("song.json: it holds the ")
+        assert f"character U+{ord(sign):04X}" in sentence
+        assert sentence.endswith("It is not used.")
+
+
+@pytest.mark.parametrize("text", ["\U0001f469\u200d\U0001f3a4", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+                                  "e\u0301", "\u05e9\u05dc\u05d5\u05dd \u200fa\u200e", "\u96e8\u306e\u591c\u6c49"])
+def test_every_script_is_legible(text: str) -> None:
+    remarks = Remarks()
+    assert notes_from([Entry("lyrics", text, "a")], remarks) == {"lyrics": text}
+    assert remarks == Remarks()

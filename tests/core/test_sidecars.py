@@ -43,6 +43,45 @@ def test_key_aliases(tmp_path: Path, line: str, field: str, value: object) -> No
     assert song_in(tmp_path).caption == "c"
 
 
+NOTES = "caption: warm lo-fi\nbpm: 90\nlyrics:\n[Verse]\nRain\n"
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("content", [
+    BOM * 2 + NOTES.encode(), NOTES.replace("lyrics", "\ufefflyrics").encode(), NOTES.encode("utf-16"),
+    NOTES.replace(": ", "\uff1a").replace("lyrics:", "lyrics\uff1a").encode(), NOTES.replace("\n", "\r").encode(),
+    b"**Caption:** warm lo-fi\n**BPM**: 90\n__Lyrics:__\n[Verse]\nRain\n", b"```yaml\n" + NOTES.encode() + b"```\n",
+    b"# Caption\nwarm\nlo-fi\n\n# BPM\n90\n\n# Lyrics\n[Verse]\nRain\n", b"---\n" + NOTES.encode(),
+    b"## Lyrics:\n[Verse]\nRain\n\n## Caption\nwarm lo-fi\n## Tempo\n90\n",
+    b"- caption: warm lo-fi\n* bpm: 90\n1. lyrics:\n[Verse]\nRain\n",
+    b"> **Caption: warm lo-fi**\nbpm: ~90\n" + NOTES[-22:].encode(),
+    b"lyrics:\n[Verse]\nRain\n\ncaption: warm lo-fi\nbpm: 90\n", b"[Verse]\nRain\n\ncaption: warm lo-fi\nbpm: 90\n",
+    b"Caption\xc2\xa0: warm lo-fi\nTempo: 90,0 BPM\n" + NOTES[-22:].encode(),
+    "\u63cf\u8ff0: warm lo-fi\nbpm: 90\n\u6b4c\u8bcd\uff1a\n[Verse]\nRain".encode(),
+])  # fmt: skip
+@pytest.mark.parametrize("file", ["song.txt", "song.caption.txt", "song_lyrics.txt"])
+def test_keys_however_they_are_marked(tmp_path: Path, content: bytes, file: str) -> None:
+    put(tmp_path, song__wav="x")
+    (tmp_path / file).write_bytes(content)
+    if file != "song.txt" and content.startswith(b"[Verse]"):
+        return  # plain text that is one field whatever it looks like
+    song = song_in(tmp_path)
+    assert (song.caption, song.bpm, song.lyrics) == ("warm lo-fi", 90, "[Verse]\nRain")
+    assert find_songs(tmp_path).notices == ()
+
+
+@pytest.mark.parametrize("sung", [
+    "[Verse]\nTempo: I feel it\nKey: to my heart", "la\n\nKey: to my heart", "caption: of us\n\nla",
+    "la\ncaption: this",
+    "la\n\nTempo: I feel it", "la\n\nbpm: 3\n\nla",
+])  # fmt: skip
+def test_a_key_that_may_be_sung_is_told(tmp_path: Path, sung: str) -> None:
+    put(tmp_path, song__wav="x", song__txt=f"genre: pop\nlyrics:\n{sung}\n")
+    assert song_in(tmp_path).lyrics == sung
+    [notice] = find_songs(tmp_path).notices
+    assert "song.txt line 2 has the line" in notice.reason
+
+
 def test_windows_text_files_read_the_same(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", song__txt="\ufeffcaption: a b\r\nbpm: 90\r\nlyrics: first\r\nsecond\r\n")
     song = song_in(tmp_path)

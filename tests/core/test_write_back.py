@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sidestep_core.config import TriggerPosition
 from sidestep_core.errors import DatasetError
+from sidestep_core.legible import illegible
 from sidestep_core.notes import Notes, settled
 from sidestep_core.sidecars import SIDECARS, Sidecars, SidecarText, notes_in, read_sidecars
 from sidestep_core.song_files import sidecars_of
@@ -21,11 +22,15 @@ from tests.song_folders import put, write
 
 PIECES = ["bpm: 3", "caption: x", "lyrics:", "[verse]", "# comment", "<BPM>", "</CAPTION>", "<LYRICS>", "\ufeff",
           "\r\n", "\r", "\n", "\n\n", "\0", "\x1b", "\x0b", "\x85", "\u2028", "\U0001f3b5", "\u05e9\u05dc\u05d5\u05dd",
-          "e\u0301", "{", "\"", "\\", "key:", "is_instrumental: true", "n/a", " ", "a", "one short line\n" * 5,
+          "e\u0301", "{", "\"", "\\", "key:", "\n\nbpm: 3",
+          "**Caption:** ", "# Lyrics", "```", "bpm\uff1a3", "style: x", "text: y",
+          "is_instrumental: true", "n/a", " ", "a", "one short line\n" * 5,
           "mood: blue", "-" * 70]
 TEXT = st.text() | st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=8).map("".join)
+LEGIBLE = TEXT.map(lambda text: "".join(sign for sign in text if not illegible(sign)))
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "caption": TEXT, "lyrics": TEXT, "genre": TEXT, "key": TEXT, "signature": TEXT, "tag": TEXT, "language": TEXT,
+    "caption": LEGIBLE, "lyrics": LEGIBLE, "genre": LEGIBLE, "key": LEGIBLE, "signature": LEGIBLE, "tag": LEGIBLE,
+    "language": LEGIBLE,
     "bpm": st.integers(0, 999) | st.none(), "repeats": st.integers(1, 1000), "instrumental": st.booleans(),
     "prompt_override": st.sampled_from(["", "caption", "genre"]),
     "tag_position": st.sampled_from(get_args(TriggerPosition)),
@@ -51,7 +56,8 @@ def song_at(folder: Path) -> Song:
 @CHECKED
 @example({"caption": "# not a comment", "lyrics": "# sung\nbpm: 3\n[verse]"})
 @example({"caption": "a\nb\r\nc", "lyrics": "\ufeffone\r\ntwo\rthree"})
-@example({"caption": "\0", "lyrics": "\0", "genre": "\0"})
+@example({"caption": "```", "lyrics": "```\nla\n\nbpm: 3", "genre": "---"})
+@example({"caption": "**Caption:** a", "lyrics": "# Caption\n\n# Caption\n**bpm**: 3", "genre": "key\uff1aC"})
 @example({"caption": "", "lyrics": ""})
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, notes: Notes) -> None:
     song = song_at(tmp_path_factory.mktemp("songs"))
@@ -176,6 +182,9 @@ def test_the_backup_is_the_previous_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("notes", "named"), [
     ({"caption": "new", "bpm": 4000}, "bpm must be beats per minute from 1 to 999, got 4000"),
     ({"caption": "new", "lyrics": "\ud800"}, "lyrics is not valid Unicode"),
+    ({"caption": "new", "genre": "Caf\ufffd"}, "genre holds the character U\\+FFFD"),
+    ({"caption": "new", "lyrics": "la\0"}, "lyrics holds the character U\\+0000"),
+    ({"caption": "\u202ewen"}, r"caption holds the hidden character U\+202E"),
     ({"caption": "new", "repeats": 0}, "repeats must be a whole number from 1 to 1000, got 0"),
     ({"caption": "new", "prompt_override": "both"}, "prompt_override must be caption or genre, got 'both'"),
 ])  # fmt: skip

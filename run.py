@@ -1,4 +1,4 @@
-"""The one command of this repository: python run.py demo | test | comfyui | bench.
+"""The one command of this repository: python run.py demo | test | comfyui | bench | hosts.
 
 Needs Python 3.11+ and pip; everything else is set up into .venv and .cache on the first run.
 """
@@ -6,7 +6,9 @@ Needs Python 3.11+ and pip; everything else is set up into .venv and .cache on t
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,11 +34,11 @@ def main() -> int:
     options, rest = parser().parse_known_args()
     if rest and options.command != "test":
         parser().error(f"{options.command} does not know {' '.join(rest)}")
+    if options.command == "hosts":
+        return hosts(options.version)
     try:
         setup = bootstrap.prepare(dev=options.command in ("test", "bench"))
-        env = {**os.environ, "COMFYUI_PATH": str(setup.host), "COMFYUI_PYTHON": str(setup.host_python)}
-        # Every process would compile the same thousands of library files anew, half a minute each time.
-        env.pop("PYTHONDONTWRITEBYTECODE", None)
+        env = environment(setup)
         if options.command == "test":
             env["CHROMIUM"] = str(bootstrap.chromium())
             return test(setup.python, env, rest)
@@ -61,7 +63,18 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("comfyui", help="open the same ComfyUI in your browser")
     bench = commands.add_parser("bench", help="run one benchmark, or all of them")
     bench.add_argument("name", nargs="?", choices=benchmarks(), help="a file of benchmarks/, without .py")
+    versions = [host.version for host in bootstrap.HOSTS]
+    hosts = commands.add_parser("hosts", help=f"the demo in each of ComfyUI {', '.join(versions)}")
+    hosts.add_argument("version", nargs="*", choices=[*versions, []], help="only these")
     return parser
+
+
+def environment(setup: bootstrap.Setup) -> dict[str, str]:
+    """What the modules of this repository read about the set-up."""
+    env = {**os.environ, "COMFYUI_PATH": str(setup.host), "COMFYUI_PYTHON": str(setup.host_python)}
+    # Every process would compile the same thousands of library files anew, half a minute each time.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    return env
 
 
 def absolute(path: str) -> Path:
@@ -92,6 +105,36 @@ def bench(python: Path, env: dict[str, str], name: str | None) -> int:
         print(f"== {each}", flush=True)
         codes.append(foreground(launch(python, f"benchmarks.{each}"), env))
     return next((code for code in codes if code), 0)
+
+
+def hosts(versions: list[str]) -> int:
+    """Plays the demo in each ComfyUI, one after the other; the last line is their facts as JSON.  1 if one failed."""
+    results = {host.version: demo_in(host) for host in bootstrap.HOSTS if not versions or host.version in versions}
+    print(json.dumps(results), flush=True)
+    return int(any("error" in facts for facts in results.values()))
+
+
+def demo_in(host: bootstrap.Host) -> dict[str, object]:
+    """The demo's facts, or what was wrong."""
+    print(f"== ComfyUI {host.version}", flush=True)
+    try:
+        setup = bootstrap.prepare_host(host)
+    except bootstrap.SetupError as error:
+        return {"error": str(error)}
+    base = bootstrap.CACHE / "hosts" / host.version
+    shutil.rmtree(base, ignore_errors=True)  # nothing of an earlier run is taken over
+    command = [*launch(setup.python, "demo.demo"), "--base", base]
+    with subprocess.Popen(command, env=environment(setup), cwd=bootstrap.ROOT, text=True, encoding="utf-8",
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        lines = []
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.strip())
+    if process.returncode:
+        verdict = f"The demo ended with exit code {process.returncode}."
+        return {"error": next((line for line in reversed(lines) if line.startswith("The demo failed")), verdict)}
+    facts: dict[str, object] = json.loads(lines[-1])
+    return facts
 
 
 def launch(python: Path, module: str) -> list[str | Path]:

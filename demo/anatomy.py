@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -53,6 +53,8 @@ DEMO = Geometry(
 )  # fmt: skip
 """The smallest that ComfyUI 0.30 runs in full: it fixes head size 128, 8 key heads, encoder width 2048, 8 + 4 layers,
 and the whole text encoder and VAE."""
+FULL = replace(DEMO, layers=24, hidden=2048, heads=16, mlp=6144, encoder_heads=16, encoder_mlp=6144)
+"""The real 2B's sizes, the only ones that ComfyUI before 0.19 builds: it reads none of them from the file."""
 XL_LIKE = Geometry(layers=3, hidden=96, heads=6, kv_heads=2, mlp=128)
 """Decoder wider than the condition encoder, as in XL."""
 

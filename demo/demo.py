@@ -22,6 +22,8 @@ TIMEOUT = 12 * 3600.0
 """Seconds; a real checkpoint on a slow machine is welcome to take the night."""
 REAL_MODEL = {"learning_rate": 1e-4, "chunk_duration": 60.0, "gradient_checkpointing": "auto"}
 """Settings for a model of real size; the workflow's own suit the embedded one."""
+FULL_SIZE = {"max_steps": 4, "warmup_steps": 1, "gradient_accumulation": 1, "heldout_every": 2, "precision": "bf16"}
+"""Settings for the embedded model of real size, which a machine without a GPU trains too."""
 LINE_SECONDS = 2.0
 """Between two progress lines of one node."""
 
@@ -31,11 +33,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--audio", type=Path)
     parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--base", type=Path, help="where songs, outputs and settings go")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
     try:
-        stage = set_stage(options.audio, options.checkpoint)
+        stage = set_stage(options.audio, options.checkpoint, options.base)
         facts = play(stage) | {"seconds": round(time.monotonic() - started, 1)}
     except (DemoError, ServerError, TimeoutError, OSError, av.error.FFmpegError) as error:
         print(f"The demo failed. {error}", file=sys.stderr)
@@ -58,6 +61,8 @@ def play(stage: Stage) -> dict[str, Any]:
             node["inputs"]["if_already_trained"] = "train again"  # every demo shows a training, not an earlier one
             if not stage.embedded:
                 node["inputs"] |= REAL_MODEL
+            if stage.full_size:
+                node["inputs"] |= FULL_SIZE
     print(f"Starting ComfyUI ({stage.host})", flush=True)
     with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server:
         print(f"ComfyUI answers at {server.address}; its log is {server.log}", flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from .models import DemoError, ModelFiles, model_files, own_model
 from .server import write_paths
 from .songs import write_demo_songs
-from .tiny import DEMO_MODEL, write_demo_models
+from .tiny import DEMO_MODEL, FULL_MODEL, write_demo_models
 
 PACK = Path(__file__).absolute().parent.parent
 BASE = PACK / ".cache" / "demo" / "base"
@@ -25,26 +25,36 @@ class Stage:
     files: ModelFiles
     embedded: bool
     """Random weights: the sound will be noise."""
+    full_size: bool
+    """The embedded checkpoint is as big as the real 2B."""
     extra_args: tuple[str, ...] = ()
 
 
-def set_stage(audio: Path | None = None, checkpoint: Path | None = None) -> Stage:
+def set_stage(audio: Path | None = None, checkpoint: Path | None = None, base: Path | None = None) -> Stage:
     """Everything in place for the ComfyUI in COMFYUI_PATH: the given audio and checkpoint, else the embedded ones.
 
-    Raises DemoError naming what is missing."""
+    `base` holds songs, outputs and settings instead of the usual folder.  Raises DemoError naming what is missing."""
     if audio is not None and not audio.is_dir():
         raise DemoError(f"There is no folder {audio}. Give a folder with songs.")
     host = Path(os.environ["COMFYUI_PATH"]).absolute()
     own = not host.is_relative_to(PACK / ".cache")
     checkpoint = checkpoint or (own_model(host / "models") if own else None)
+    full_size = checkpoint is None and not builds_any_size(host)
     if checkpoint is None:
-        write_demo_models(BASE / "models")
-    files = model_files(checkpoint or BASE / "models" / DEMO_MODEL)
-    songs = audio or BASE / "input" / "demo_songs"
+        write_demo_models(BASE / "models", full_size=full_size)
+    files = model_files(checkpoint or BASE / "models" / (FULL_MODEL if full_size else DEMO_MODEL))
+    own_base = host if own else base or BASE
+    songs = audio or own_base / "input" / "demo_songs"
     if audio is None:
         write_demo_songs(songs)
-    return Stage(host=host, base=host if own else BASE, songs=songs, files=files, embedded=checkpoint is None,
-                 extra_args=() if checkpoint is None and not own else extra_folders(files))
+    return Stage(host=host, base=own_base, songs=songs, files=files, embedded=checkpoint is None, full_size=full_size,
+                 extra_args=(() if checkpoint is None and own_base == BASE else extra_folders(files))
+                 + (("--bf16-unet",) if full_size else ()))
+
+
+def builds_any_size(host: Path) -> bool:
+    """Whether this ComfyUI reads the sizes of ACE-Step from the file, or builds the 2B's whatever the file holds."""
+    return "encoder_hidden_size" in (host / "comfy" / "model_detection.py").read_text(encoding="utf-8")
 
 
 def extra_folders(files: ModelFiles) -> tuple[str, ...]:

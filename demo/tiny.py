@@ -18,7 +18,20 @@ from torch import Tensor
 
 from sidestep_core.storage import read_metadata, write_json, write_tensors
 
-from .anatomy import DEMO, STRIDES, VOCABULARY, XL_LIKE, Fill, Fills, Geometry, model, tensors_of, text_encoder, vae
+from .anatomy import (
+    DEMO,
+    FULL,
+    STRIDES,
+    VOCABULARY,
+    XL_LIKE,
+    Fill,
+    Fills,
+    Geometry,
+    model,
+    tensors_of,
+    text_encoder,
+    vae,
+)
 
 __all__ = ["DEMO", "XL_LIKE", "Geometry", "TinyPaths", "diffusers_vae", "write_demo_models", "write_tiny_all_in_one",
            "write_tiny_models", "write_tiny_official"]  # fmt: skip
@@ -27,6 +40,7 @@ VERSION = "1"
 """Of the demo models; raise it when their weights change, and files of another version are written again."""
 
 DEMO_MODEL = Path("diffusion_models/acestep_v1.5_demo_turbo.safetensors")
+FULL_MODEL = Path("diffusion_models/acestep_v1.5_demo_2b_turbo.safetensors")
 DEMO_TEXT_ENCODER = Path("text_encoders/qwen_0.6b_ace15.safetensors")
 DEMO_LANGUAGE_MODEL = Path("text_encoders/qwen_1.7b_ace15.safetensors")
 DEMO_VAE = Path("vae/ace_1.5_vae.safetensors")
@@ -44,12 +58,12 @@ class TinyPaths:
     vae: Path
 
 
-def write_demo_models(models: Path) -> None:
+def write_demo_models(models: Path, *, full_size: bool = False) -> None:
     """Write the four files that ComfyUI's UNETLoader, DualCLIPLoader (type ace) and VAELoader take, into the folders of
-    a ComfyUI models folder.  Files of this version are left as they are; a file that is not ours raises
-    FileExistsError."""
+    a ComfyUI models folder.  With `full_size` the model is as big as the real 2B: 5 GB.  Files of this version are left
+    as they are; a file that is not ours raises FileExistsError."""
     fills = {
-        DEMO_MODEL: ("", model(DEMO)),
+        FULL_MODEL if full_size else DEMO_MODEL: ("", model(FULL if full_size else DEMO)),
         DEMO_TEXT_ENCODER: ("model.", text_encoder(DEMO)),
         DEMO_LANGUAGE_MODEL: ("model.", _language_model_marks()),
         DEMO_VAE: ("", vae(DEMO)),

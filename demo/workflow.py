@@ -152,7 +152,7 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
         "VAELoader": {"vae_name": VAE},
         "TextEncodeAceStepAudio1.5": {"tags": "mystyle, warm electric piano, soft drums", "duration": SECONDS},
         "EmptyAceStep1.5LatentAudio": {"seconds": SECONDS},
-        "SaveAudioAdvanced": {"filename_prefix": "audio/my_lora"},
+        "SaveAudio": {"filename_prefix": "audio/my_lora"},
     }
     changed: dict[str, Any] = copy.deepcopy(dict(prompt))
     for node in changed.values():

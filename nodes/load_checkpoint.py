@@ -7,7 +7,7 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..sidestep_core.checkpoint import open_checkpoint
-from . import folders
+from . import folders, models
 from .sockets import CATEGORY, CheckpointSocket
 
 TEXT_ENCODER_NAME = r"qwen.*0\.6b"
@@ -47,6 +47,7 @@ class LoadACEStepCheckpoint(io.ComfyNode):
         model_path, text_path, vae_path = _paths(model, text_encoder, vae)
         checkpoint = open_checkpoint(model_path, text_encoder=text_path, vae=vae_path,
                                      variant=None if variant == folders.AUTOMATIC else variant)
+        models.require_buildable(checkpoint)
         return io.NodeOutput(checkpoint, ui={"sidestep": [{
             "name": checkpoint.name, "variant": checkpoint.variant, "size": checkpoint.size,
             "fingerprint": checkpoint.fingerprint,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import re
@@ -15,8 +16,9 @@ import comfy.sd
 import comfy.supported_models
 import comfy.text_encoders
 import comfy.utils
+import comfyui_version
 import torch
-from comfy.ldm.ace.ace_step15 import get_silence_latent
+from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel, get_silence_latent
 from torch import Tensor
 
 from ..sidestep_core import layouts
@@ -26,6 +28,10 @@ from ..sidestep_core.errors import AdapterError, CheckpointError
 from . import changes, vae_names
 
 log = logging.getLogger(__name__)
+
+
+BUILDS_XL = "encoder_hidden_size" in inspect.signature(AceStepConditionGenerationModel.__init__).parameters
+"""Whether this ComfyUI builds a decoder that is wider than its condition encoder: 0.24.1 does, 0.18.2 does not."""
 
 
 class HostModels:
@@ -52,6 +58,15 @@ class HostModels:
     def silence_latent(self, frames: int) -> Tensor:
         """[frames, 64]: what ComfyUI's sampler feeds where no reference is given."""
         return get_silence_latent(frames, torch.device("cpu"))[0].T.contiguous()
+
+
+def require_buildable(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for a model that this ComfyUI cannot build: nothing trained on it could be used here."""
+    if not BUILDS_XL and checkpoint.has_timbre_token:
+        raise CheckpointError(
+            f"ComfyUI {comfyui_version.__version__} cannot load models of the size of {checkpoint.name} "
+            f"({checkpoint.size}), so an adapter trained on it would be of no use here. Update ComfyUI to 0.24.1 or "
+            "newer, or choose a 2B model.")
 
 
 def vae_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -81,7 +96,9 @@ def load_as_comfyui(path: Path) -> Added:
     tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
     depth = 1 + max(int(layer) for key in tensors for layer in re.findall(r"layers[._](\d+)[._]", key))
     tiny = {"audio_model": "ace1.5", "num_dit_layers": depth, "hidden_size": 128, "intermediate_size": 8,
-            "num_heads": 1, "encoder_hidden_size": 8, "encoder_intermediate_size": 8, "encoder_num_heads": 1}
+            "num_heads": 1}
+    if BUILDS_XL:
+        tiny |= {"encoder_hidden_size": 8, "encoder_intermediate_size": 8, "encoder_num_heads": 1}
     config = comfy.supported_models.ACEStep15(tiny)
     # The host's own layers have no weights until a file is loaded into them, where it streams weights (DynamicVRAM).
     config.custom_operations = torch.nn

@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+import tomllib
 import wave
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import bootstrap
+import run
 from demo.models import DemoError, model_files, read_header, with_models
 from demo.verify import verify
 
@@ -53,8 +55,8 @@ def test_package_lists_hold_names_and_versions_only(name: str) -> None:
 def test_an_archive_with_another_checksum_is_not_unpacked(tmp_path: Path) -> None:
     archive = tmp_path / "comfy.tar.gz"
     archive.write_bytes(b"something else")
-    with pytest.raises(bootstrap.SetupError, match=bootstrap.ARCHIVE_SHA256):
-        bootstrap.unpack(archive, tmp_path)
+    with pytest.raises(bootstrap.SetupError, match=bootstrap.PINNED.sha256):
+        bootstrap.unpack(bootstrap.PINNED, archive, tmp_path)
     assert list(tmp_path.iterdir()) == [archive]
 
 
@@ -62,10 +64,56 @@ def test_the_stamp_changes_with_every_list(tmp_path: Path) -> None:
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
     first.write_text("torch", encoding="utf-8")
     second.write_text("peft", encoding="utf-8")
-    before = bootstrap.digest([first, second])
-    assert bootstrap.digest([first, second]) == before
+    here = bootstrap.Environment(tmp_path)
+    before = bootstrap.digest(here, [first, second])
+    assert bootstrap.digest(here, [first, second]) == before
     second.write_text("peft>=1", encoding="utf-8")
-    assert len({before, bootstrap.digest([first, second]), bootstrap.digest([first])}) == 3
+    elsewhere = bootstrap.Environment(tmp_path / "elsewhere")
+    assert len({before, bootstrap.digest(here, [first, second]), bootstrap.digest(here, [first]),
+                bootstrap.digest(elsewhere, [first])}) == 4
+
+
+def test_host_pins_win_over_constraints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "CACHE", tmp_path)
+    host = bootstrap.HOSTS[0]
+    host.folder.mkdir()
+    (host.folder / "requirements.txt").write_text("comfyui-workflow-templates==0.9.10\ntorch\nav>=14\n",
+                                                  encoding="utf-8")
+    constraints = bootstrap.constraints_of(host).read_text(encoding="utf-8")
+    assert "comfyui-workflow-templates" not in constraints  # nor the packages that only come with it
+    assert {"torch", "av"} <= {line.partition("==")[0] for line in constraints.split()}
+
+
+def test_floor_of_comfyui_was_tried() -> None:
+    project = tomllib.loads((bootstrap.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    oldest = min(bootstrap.HOSTS, key=lambda host: [int(part) for part in host.version.split(".")])
+    assert project["tool"]["comfy"]["requires-comfyui"] == f">={oldest.version}"
+    readme = (bootstrap.ROOT / "README.md").read_text(encoding="utf-8")
+    assert [host.version for host in bootstrap.HOSTS if host.version not in readme] == []
+
+
+def test_hosts_reports_each_and_fails_with_one(
+        monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    facts: dict[str, dict[str, object]] = {host.version: {"effect": 1.0} for host in bootstrap.HOSTS}
+    monkeypatch.setattr(run, "demo_in", lambda host: facts[host.version])
+    assert run.hosts([]) == 0
+    facts["0.18.2"] = {"error": "The demo failed."}
+    assert run.hosts([]) == 1
+    assert json.loads(capfd.readouterr().out.splitlines()[-1]) == facts
+
+
+@pytest.mark.parametrize(("code", "facts"), [
+    ("print('a line'); print('{\"effect\": 1.0}')", {"effect": 1.0}),
+    ("print('The demo failed. No room.'); print('more'); raise SystemExit(1)", {"error": "The demo failed. No room."}),
+    ("raise SystemExit(3)", {"error": "The demo ended with exit code 3."}),
+])  # fmt: skip
+def test_a_demo_is_read_to_its_verdict(
+        code: str, facts: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "CACHE", tmp_path)
+    setup = bootstrap.Setup(Path(sys.executable), tmp_path, Path(sys.executable))
+    monkeypatch.setattr(bootstrap, "prepare_host", lambda host: setup)
+    monkeypatch.setattr(run, "launch", lambda python, module: [python, "-c", code])
+    assert run.demo_in(bootstrap.PINNED) == facts
 
 
 def test_comfyui_path_must_be_a_comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def generate_only(short: dict[str, Any]) -> dict[str, Any]:
     """The same generation without the adapter and without training."""
     loader = node_of(short, "UNETLoader")
     rewired = with_inputs(short, {"ModelSamplingAuraFlow": {"model": [loader, 0]}})
-    return upstream(rewired, "SaveAudioAdvanced")
+    return upstream(rewired, "SaveAudio")
 
 
 def ran(server: ComfyUI, prompt: Prompt) -> Outcome:
@@ -115,7 +115,7 @@ def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any
 
 def test_generating_without_the_adapter_is_as_before(server: ComfyUI, generate_only: dict[str, Any], trained: Outcome,
                                                      untouched: str) -> None:
-    again = with_inputs(generate_only, {"SaveAudioAdvanced": {"filename_prefix": "audio/again"}})
+    again = with_inputs(generate_only, {"SaveAudio": {"filename_prefix": "audio/again"}})
     assert audio_digest(server, ran(server, again)) == untouched
 
 

@@ -6,13 +6,11 @@ For developers, after a node or a prompt changed: `python -m demo.workflow` with
 from __future__ import annotations
 
 import copy
-import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from playwright.sync_api import Page
 
 from sidestep_core.adapter_config import LoraConfig
@@ -24,10 +22,10 @@ from sidestep_core.train_config import TrainConfig
 from .browser import chromium, configure, open_page
 from .server import ComfyUI, Prompt
 from .stage import PACK, set_stage
+from .thumbnails import adapter_card, estimate_card, songs_card, write_thumbnails
 
 HERE = Path(__file__).parent
 PICTURE = PACK / "docs" / "graph.png"
-THUMBNAIL_WIDTH = 1000
 TITLE_BAR = 30
 MARGIN = 24
 DRAWN = 1500
@@ -36,16 +34,16 @@ VIEW = {"width": 2400, "height": 1600}
 SCALE = 0.8
 BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False}
 
-TRAINER = "SideStepTrainAdapter"
-WIDTHS = {TRAINER: 380, "TextEncodeAceStepAudio1.5": 380, "KSampler": 300, "PreviewImage": 860, "PreviewAny": 620,
-          "SideStepBuildDataset": 620, "SideStepAnalyzeSongs": 620, "SideStepPreprocessAudioFolder": 420}
-WIDTH = 320
-EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 100, "PreviewImage": 560, "PreviewAny": 560}
+TRAINER, LOADER = "SideStepTrainAdapter", "SideStepLoadACEStepCheckpoint"
+PREPROCESS, LORA, NOTE = "SideStepPreprocessAudioFolder", "SideStepConfigureLoRA", "MarkdownNote"
+EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 40, "PreviewImage": 380, "PreviewAny": 380}
 """Added to what a node needs at least, so that its text or picture can be read."""
+NOTE_HEIGHT = 300
 MODEL, TEXT_ENCODER, LANGUAGE_MODEL, VAE = (
     "acestep_v1.5_turbo.safetensors", "qwen_0.6b_ace15.safetensors", "qwen_1.7b_ace15.safetensors",
     "ace_1.5_vae.safetensors")
 FILES = {
+    LOADER: [("diffusion_models", MODEL), ("text_encoders", TEXT_ENCODER), ("vae", VAE)],
     "UNETLoader": [("diffusion_models", MODEL)],
     "DualCLIPLoader": [("text_encoders", TEXT_ENCODER), ("text_encoders", LANGUAGE_MODEL)],
     "VAELoader": [("vae", VAE)],
@@ -56,17 +54,32 @@ SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Column:
+    """Nodes below each other, all as wide; by their classes, of which a workflow has one node each."""
+
+    width: int
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Columns with a frame around them.  A template is to be at most 1800 x 1160: ComfyUI shows it whole, and leaves
+    its titles readable only so in a window of 1400 x 900."""
+
+    title: str
+    color: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Example:
     """An example workflow: the prompt that it is made of, and how it is presented."""
 
     name: str
     prompt: Path
-    titles: tuple[str, str]
-    """Of the group that ends with the trainer, and of that of all other nodes."""
+    groups: tuple[Group, ...]
     note: str
     """In Markdown: how to use it."""
-    previews: bool = False
-    """Press Run for the picture too, so that ComfyUI's own previews show what was made."""
 
     @property
     def file(self) -> Path:
@@ -77,27 +90,48 @@ class Example:
         return self.file.with_suffix(".jpg")
 
 
+BLUE, GREEN = "#3f789e", "#88aa88"
 GENERATE = Example(
-    name="Train, then generate", prompt=HERE / "train_then_generate.api.json", titles=("1. Train", "2. Generate"),
+    name="Train, then generate", prompt=HERE / "train_then_generate.api.json",
+    groups=(
+        Group(title="1. Train", color=BLUE, columns=(
+            Column(width=340, types=(NOTE, LOADER, LORA)),
+            Column(width=400, types=(PREPROCESS, TRAINER)))),
+        Group(title="2. Generate", color=GREEN, columns=(
+            Column(width=320, types=("UNETLoader", "DualCLIPLoader", "VAELoader", "SideStepApplyAdapter",
+                                     "ModelSamplingAuraFlow", "EmptyAceStep1.5LatentAudio", "ConditioningZeroOut",
+                                     "VAEDecodeAudio")),
+            Column(width=380, types=("TextEncodeAceStepAudio1.5", "KSampler", "SaveAudio"))))),
     note="1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
          "2. Press **Run**. The adapter lands in your LoRA list. Cancel keeps what is trained; Run continues.\n"
          "3. Change the prompt and press **Run** again: the training is not repeated. Your trigger word calls the "
          "style.")
 ESTIMATE = Example(
     name="Estimate, choose, train", prompt=HERE / "estimate_choose_train.api.json",
-    titles=("1. Estimate, choose, train", "2. What it found"),
+    groups=(
+        Group(title="1. Estimate, choose, train", color=BLUE, columns=(
+            Column(width=340, types=(NOTE, LOADER, LORA)),
+            Column(width=400, types=(PREPROCESS, "SideStepEstimateGradients")),
+            Column(width=380, types=(TRAINER,)))),
+        Group(title="2. What it found", color=GREEN, columns=(
+            Column(width=480, types=("PreviewImage", "PreviewAny")),))),
     note="1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
          "2. Press **Run**. The heat map shows what your music would change most; the best modules are framed.\n"
-         "3. **Configure LoRA** trains only those: *top_k* of them. To look first, mute **Train Adapter** (Ctrl+M).",
-    previews=True)
+         "3. **Configure LoRA** trains only those: *top_k* of them. To look first, mute **Train LoRA (ACE-Step)** "
+         "(Ctrl+M).")
 BUILD = Example(
     name="Build a dataset, then train", prompt=HERE / "build_then_train.api.json",
-    titles=("1. Songs, dataset, training", "2. What is in it"),
+    groups=(
+        Group(title="1. Songs, dataset, training", color=BLUE, columns=(
+            Column(width=340, types=(NOTE, LOADER, LORA)),
+            Column(width=540, types=("SideStepBuildDataset", "SideStepAnalyzeSongs")),
+            Column(width=400, types=(PREPROCESS, TRAINER)))),
+        Group(title="2. What is in it", color=GREEN, columns=(
+            Column(width=340, types=("PreviewAny", "SideStepDatasetCache")),))),
     note="1. Put your songs into one folder and write its path into **Build Dataset**.\n"
-         "2. Mute **Train Adapter** (Ctrl+M) and press **Run**. Look through the table: listen, and correct captions, "
-         "lyrics and tempo with the pencil.\n"
-         "3. Unmute it and press **Run** again: only what you changed is prepared anew.",
-    previews=True)
+         "2. Mute **Train LoRA (ACE-Step)** (Ctrl+M) and press **Run**. Look through the table: listen, and correct "
+         "captions, lyrics and tempo with the pencil.\n"
+         "3. Unmute it and press **Run** again: only what you changed is prepared anew.")
 EXAMPLES = (GENERATE, ESTIMATE, BUILD)
 PROMPT = GENERATE.prompt
 DEMO = HERE / "train_then_generate.json"
@@ -121,10 +155,10 @@ def main() -> None:
                 graph = draw(page, example, prompt)
             if example == GENERATE:
                 write(DEMO, graph)
-            configure(server, nodes_2=True, **BARE_PAGE)
-            with open_page(browser, server, **VIEW) as page:
-                show(page, graph, run=example.previews)
-                photograph(page, example)
+                configure(server, nodes_2=True, **BARE_PAGE)
+                with open_page(browser, server, **VIEW) as page:
+                    photograph(page, graph)
+    write_thumbnails({GENERATE.thumbnail: adapter_card, ESTIMATE.thumbnail: estimate_card, BUILD.thumbnail: songs_card})
 
 
 def write(path: Path, graph: dict[str, Any]) -> None:
@@ -135,16 +169,15 @@ def write(path: Path, graph: dict[str, Any]) -> None:
 def for_people(prompt: Prompt) -> dict[str, Any]:
     """A demo prompt with what a real training takes instead: usual file names, the defaults, whole minutes."""
     values: dict[str, dict[str, Any]] = {
-        "SideStepLoadACEStepCheckpoint": {"model": f"diffusion_models/{MODEL}",
-                                          "text_encoder": "automatic", "vae": "automatic"},
-        "SideStepPreprocessAudioFolder": {**PreprocessConfig().to_json(), "folder": "my_songs",
-                                          "dataset_name": "my_music", "trigger_word": "mystyle"},
+        LOADER: {"model": MODEL, "text_encoder": TEXT_ENCODER, "vae": VAE},
+        PREPROCESS: {**PreprocessConfig().to_json(), "folder": "my_songs", "dataset_name": "my_music",
+                     "trigger_word": "mystyle"},
         "SideStepBuildDataset": {"folder": "my_songs", "dataset_name": "my_music", "tag": "mystyle"},
         "SideStepAnalyzeSongs": {"dataset_name": "my_music"},
         # target_mlp is each example's own: an estimate is to choose among the MLPs too.
-        "SideStepConfigureLoRA": {name: " ".join(value) if isinstance(value, list) else value
-                                  for name, value in LoraConfig().to_json().items() if name != "target_mlp"}
-                                 | SelectionConfig().to_json(),
+        LORA: {name: " ".join(value) if isinstance(value, list) else value
+               for name, value in LoraConfig().to_json().items() if name != "target_mlp"}
+              | SelectionConfig().to_json(),
         "SideStepEstimateGradients": {**EstimateConfig().to_json(), "top_k": SelectionConfig.top_k},
         TRAINER: {**TrainConfig().to_json(), "chunk_duration": SECONDS, "adapter_name": "my_lora"},
         "UNETLoader": {"unet_name": MODEL},
@@ -167,8 +200,8 @@ def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
     page.wait_for_timeout(DRAWN)
     page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, example.name])
     layout = (HERE / "layout.js").read_text(encoding="utf-8")
-    page.evaluate(layout, {"sizes": sizes(page), "trainer": TRAINER, "titles": example.titles,
-                           "note": {"title": "How to use this", "size": [460, 200], "text": example.note}})
+    page.evaluate(layout, {"groups": [asdict(group) for group in example.groups], "heights": heights(page, example),
+                           "note": {"title": "How to use this", "height": NOTE_HEIGHT, "text": example.note}})
     graph: dict[str, Any] = json.loads(page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
     # Without an id every copy that a person opens gets its own, and keeps its own training history.
     del graph["id"]
@@ -181,44 +214,32 @@ def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
     return graph
 
 
-def sizes(page: Page) -> dict[str, list[float]]:
-    """Width and height of every node, by id, so that its content fits in either render mode."""
+def heights(page: Page, example: Example) -> dict[str, float]:
+    """Height of every node, by id, so that its content fits in either render mode."""
+    widths = {name: column.width for group in example.groups for column in group.columns for name in column.types}
     page.evaluate("value => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', value)", True)
     page.wait_for_timeout(DRAWN)
     # What the classic canvas needs is computed; Nodes 2.0 is measured, and counts the title bar.
-    found: dict[str, list[float]] = page.evaluate("""async ([widths, usual, extra, title, wait]) => {
+    found: dict[str, float] = page.evaluate("""async ([widths, extra, title, wait]) => {
         const { nodes } = window.app.graph;
-        for (const node of nodes) node.setSize([widths[node.type] ?? usual, title]);
+        for (const node of nodes) node.setSize([widths[node.type], title]);
         await new Promise(resolve => setTimeout(resolve, wait));
         const drawn = ({ id }) => document.querySelector(`[data-node-id="${id}"]`).offsetHeight - title;
-        return Object.fromEntries(nodes.map(node => [node.id, [
-            node.size[0], Math.max(drawn(node), node.computeSize()[1]) + (extra[node.type] ?? 0)]]));
-    }""", [WIDTHS, WIDTH, EXTRA_HEIGHTS, TITLE_BAR, DRAWN])
+        return Object.fromEntries(nodes.map(node => [
+            node.id, Math.max(drawn(node), node.computeSize()[1]) + (extra[node.type] ?? 0)]));
+    }""", [widths, EXTRA_HEIGHTS, TITLE_BAR, DRAWN])
     page.evaluate("value => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', value)", False)
     page.wait_for_timeout(DRAWN)
     return found
 
 
-def show(page: Page, graph: dict[str, Any], *, run: bool) -> None:
-    """Open a workflow and wait until it is drawn, with what it made if it is run, which repeats nothing."""
+def photograph(page: Page, graph: dict[str, Any]) -> None:
+    """Make the picture in the README: the graph as a person sees it."""
     page.wait_for_timeout(DRAWN)
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.wait_for_timeout(DRAWN)
-    if run:
-        page.evaluate("() => void window.app.queuePrompt(0)")
-        page.wait_for_timeout(2 * DRAWN)
-
-
-def photograph(page: Page, example: Example) -> None:
-    """Makes the thumbnail of the graph; that of the first example is the picture in the README too."""
-    picture = picture_of_graph(page)
-    if example == GENERATE:
-        PICTURE.parent.mkdir(exist_ok=True)
-        PICTURE.write_bytes(picture)
-    with Image.open(io.BytesIO(picture)) as image:
-        small = image.convert("RGB")
-        small.thumbnail((THUMBNAIL_WIDTH, THUMBNAIL_WIDTH), Image.Resampling.LANCZOS)
-        small.save(example.thumbnail, quality=88)
+    PICTURE.parent.mkdir(exist_ok=True)
+    PICTURE.write_bytes(picture_of_graph(page))
 
 
 def picture_of_graph(page: Page) -> bytes:

@@ -1,7 +1,7 @@
 """What a Configure node or Load Preset hands to training: the adapter's configuration, and where its modules come from.
 
 The configuration itself cannot say that an estimate chose its modules: it is a method, and goes into presets and
-adapter files.  So the estimate travels beside it, for Train Adapter to say when it was made for other songs.
+adapter files.  So the estimate travels beside it, for Train LoRA (ACE-Step) to say when it was made for other songs.
 """
 
 from __future__ import annotations

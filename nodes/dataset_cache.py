@@ -23,7 +23,7 @@ class DatasetCache(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SideStepDatasetCache",
-            display_name="Dataset Cache",
+            display_name="Manage Dataset Cache",
             category=CATEGORY,
             description="Shows how much room the encoded songs take, checks every file, or removes what no song needs "
                         "any more. Nothing is removed unless action is clean.",

@@ -1,4 +1,4 @@
-"""An estimate as the first part of a training: `auto_estimate` of Train Adapter."""
+"""An estimate as the first part of a training: `auto_estimate` of Train LoRA (ACE-Step)."""
 
 from __future__ import annotations
 

@@ -170,8 +170,15 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def model_choices() -> list[str]:
-    """Model files as `kind/name`, those that look like ACE-Step first, and official folders as `official/name`."""
-    files = [f"{kind}/{name}" for kind in _MODEL_KINDS for name in folder_paths.get_filename_list(kind)]
+    """Model files, those that look like ACE-Step first, and official folders as `official/name`.
+
+    A file has the name that ComfyUI's own loaders give it, so that one missing file is one to the page; one that
+    another kind of folder has already shown is `kind/name`.
+    """
+    files: list[str] = []
+    for kind in _MODEL_KINDS:
+        names = folder_paths.get_filename_list(kind)
+        files += [f"{kind}/{name}" if name in files else name for name in names]
     root = Path(folder_paths.models_dir)
     official = [f"{_OFFICIAL}/{folder.relative_to(root).as_posix()}" for folder in _official_folders()]
     return official + sorted(files, key=lambda choice: ("ace" not in choice.lower(), choice))
@@ -197,17 +204,24 @@ def _is_model(folder: Path) -> bool:
 
 def is_split(choice: str) -> bool:
     """Whether a choice of `model_choices` is a diffusion model alone, without text encoder and VAE."""
-    return choice.startswith("diffusion_models/")
+    return _kind_and_name(choice)[0] == "diffusion_models"
+
+
+def _kind_and_name(choice: str) -> tuple[str, str]:
+    """The kind of folder and the file's name in it, for a name alone and for `kind/name`; the kind "" if in none."""
+    listed = next((kind for kind in _MODEL_KINDS if choice in folder_paths.get_filename_list(kind)), None)
+    kind, _, name = choice.partition("/")
+    return (listed, choice) if listed else (kind, name) if kind in (_OFFICIAL, *_MODEL_KINDS) else ("", choice)
 
 
 def model_path(choice: str) -> Path:
     """The file or folder behind a choice of `model_choices`."""
-    kind, _, name = choice.partition("/")
+    kind, name = _kind_and_name(choice)
     if kind == _OFFICIAL:
         folder = Path(folder_paths.models_dir) / name
         if folder in _official_folders():
             return folder
-    elif kind in _MODEL_KINDS and (path := folder_paths.get_full_path(kind, name)) is not None:
+    elif kind and (path := folder_paths.get_full_path(kind, name)) is not None:
         return Path(path)
     raise CheckpointError(f"The model {choice!r} is not in ComfyUI's model folders. Choose one from the list.")
 

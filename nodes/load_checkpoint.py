@@ -7,6 +7,7 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..sidestep_core.checkpoint import open_checkpoint
+from ..sidestep_core.errors import CheckpointError
 from . import folders, models
 from .sockets import CATEGORY, CheckpointSocket
 
@@ -24,7 +25,7 @@ class LoadACEStepCheckpoint(io.ComfyNode):
             display_name="Load ACE-Step Checkpoint",
             category=CATEGORY,
             description="Chooses the ACE-Step 1.5 model to train for. Reads only what it needs to know what it is.",
-            search_aliases=["ace step", "lora training", "side-step"],
+            search_aliases=["ace", "ace-step", "ace step", "music model", "side-step"],
             inputs=[
                 io.Combo.Input("model", options=folders.model_choices(), tooltip=(
                     "The ACE-Step 1.5 model file, the one you generate with: a diffusion model, an all-in-one "
@@ -52,6 +53,15 @@ class LoadACEStepCheckpoint(io.ComfyNode):
             "name": checkpoint.name, "variant": checkpoint.variant, "size": checkpoint.size,
             "fingerprint": checkpoint.fingerprint,
         }]})
+
+    @classmethod
+    def validate_inputs(cls, model: str) -> bool | str:
+        """Take names with the kind of folder before them too, as older workflows have them."""
+        try:
+            folders.model_path(model)
+        except CheckpointError as error:
+            return str(error)
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, model: str, text_encoder: str, vae: str, variant: str) -> str:

@@ -33,7 +33,7 @@ class LoadPreset(io.ComfyNode):
                     "of this memory. Your own are in output/sidestep/presets.")),
                 io.String.Input("changes", default="", multiline=True, optional=True, tooltip=(
                     "Other values of single settings, one on each line: rank: 32 or learning_rate: 0.0002. The names "
-                    "are those of the widgets of Train Adapter and of the Configure nodes.")),
+                    "are those of the widgets of Train LoRA (ACE-Step) and of the Configure nodes.")),
                 io.String.Input("json", default="", multiline=True, optional=True, advanced=True, tooltip=(
                     "The text of a preset file, to be read instead of the choice above: one of Save Preset, of "
                     "Side-Step or of ace-lora-trainer. What has no place here is named in the log.")),

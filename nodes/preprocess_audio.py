@@ -39,7 +39,7 @@ class PreprocessAudioFolder(io.ComfyNode):
             category=CATEGORY,
             description="Encodes a folder of songs with their captions and lyrics. What is unchanged is never encoded "
                         "again; what cannot be used is listed with the reason.",
-            search_aliases=["dataset", "audio dataset", "side-step"],
+            search_aliases=["dataset", "audio dataset", "songs", "music folder", "side-step"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[

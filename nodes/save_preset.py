@@ -43,8 +43,8 @@ class SavePreset(io.ComfyNode):
                     "From a Configure node or Load Preset.")),
                 TrainConfigSocket.Input("settings", optional=True, tooltip="From Load Preset."),
                 AdapterSocket.Input("adapter", optional=True, tooltip=(
-                    "A finished adapter, from Train Adapter or Load Adapter: its file says how it was trained. What is "
-                    "connected above counts instead.")),
+                    "A finished adapter, from Train LoRA (ACE-Step) or Load Adapter: its file says how it was trained. "
+                    "What is connected above counts instead.")),
             ],
             outputs=[io.String.Output(display_name="json")],
         )

@@ -46,11 +46,12 @@ class TrainAdapter(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SideStepTrainAdapter",
-            display_name="Train Adapter",
+            display_name="Train LoRA (ACE-Step)",
             category=CATEGORY,
             description="Trains the adapter and puts it into the LoRA folder, proven to load at strength 1.0. Stop it "
                         "with ComfyUI's own cancel button: nothing is lost, and queueing again continues.",
-            search_aliases=["train lora", "fine-tune", "side-step"],
+            search_aliases=["music", "resume", "continue", "train adapter", "train lora", "lokr", "loha", "fine-tune",
+                            "ace step", "side-step"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[

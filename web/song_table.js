@@ -1,8 +1,8 @@
-// The table of songs on a node: rows, a player, waveforms of the rows in sight, and an editor below a row.
+// The table of songs on a node: rows, a player, waveforms of the rows in sight, and a dialog to edit one.
 // Names and texts come from files of other people: they are only ever set as textContent or as values.
 
 import { make, makeSvg } from "./elements.js";
-import { createEditor } from "./song_editor.js";
+import { openEditor } from "./song_editor.js";
 import { createPlayer } from "./song_player.js";
 import { PAGE, cell, clock, count, problems, range, wave, words } from "./song_rows.js";
 
@@ -34,7 +34,7 @@ export function createSongTable({ hint, height, server }) {
   const element = make("div", "sidestep-panel sidestep-songs", head, list, left, player.element);
   const inSight = new IntersectionObserver(drawWaves, { root: list, rootMargin: "60px" });
   let key = null;
-  const drafts = new Map(); // what a person is writing: song -> values, kept while its row is not there
+  let editing = null; // {key, row, editor} of the song in the dialog
   let first = 0; // row on top, of the latest request
   let page = null; // the latest answer
   let shown = [];
@@ -49,15 +49,7 @@ export function createSongTable({ hint, height, server }) {
   all.addEventListener("click", saveAll);
   clear(hint);
 
-  function keepDrafts() {
-    for (const { name, changed } of shown) {
-      const values = changed();
-      if (Object.keys(values).length) drafts.set(name, values);
-    }
-  }
-
   function clear(text) {
-    keepDrafts();
     page = null;
     shown = [];
     list.replaceChildren();
@@ -72,10 +64,9 @@ export function createSongTable({ hint, height, server }) {
 
   /** Show the songs of this key from the first one on. */
   function show(newKey) {
-    keepDrafts();
     key = newKey;
     player.stop();
-    return load(drafts.size ? first : 0);
+    return load(editing ? first : 0);
   }
 
   async function load(row) {
@@ -96,11 +87,10 @@ export function createSongTable({ hint, height, server }) {
     back.disabled = page.first === 0;
     forth.disabled = page.first + page.rows.length >= page.total;
     inSight.disconnect();
-    keepDrafts();
     shown = page.rows.map(songRow);
     list.replaceChildren(...shown.map((row) => row.element));
     list.scrollTop = 0;
-    shown.forEach((row, index) => drafts.has(row.name) && editRow(page.rows[index], row));
+    followEdited();
     for (const row of shown) inSight.observe(row.element);
     drawLeftOut();
   }
@@ -134,13 +124,12 @@ export function createSongTable({ hint, height, server }) {
     penPath.setAttribute("d", EDIT);
     const edit = make("button", "sidestep-edit", pen);
     const line = make("div", "sidestep-song", toggle, svg, ...texts(row), edit);
-    const made = { index: row.index, element: make("div", "", line), asked: false, mark, draw: drawWave,
-      name: row.name, changed: () => ({}) };
+    const made = { index: row.index, element: make("div", "", line), asked: false, mark, draw: drawWave };
     line.setAttribute("role", "row");
     toggle.type = edit.type = "button";
-    edit.title = "Edit";
+    edit.title = `Edit ${row.name}`;
     toggle.addEventListener("click", () => player.toggle(row));
-    edit.addEventListener("click", () => editRow(row, made));
+    edit.addEventListener("click", () => editRow(row));
     svg.addEventListener("click", (event) => {
       const box = svg.getBoundingClientRect();
       player.seek(row, (event.clientX - box.left) / box.width);
@@ -162,26 +151,25 @@ export function createSongTable({ hint, height, server }) {
     return made;
   }
 
-  function editRow(row, made) {
-    const open = made.element.querySelector(".sidestep-editor");
-    if (open) return open.querySelector("[type=button]").click();
-    const draft = drafts.get(row.name) ?? {};
-    const { element: editor, changed } = createEditor(row, { draft, save: (values) => save(row, values), close });
-    drafts.delete(row.name);
-    made.changed = changed;
-    made.element.append(editor);
-    editor.querySelector("textarea").focus();
-
-    function close() {
-      editor.remove();
-      made.changed = () => ({});
-    }
+  function editRow(row) {
+    editing = { key, row };
+    editing.editor = openEditor(row, { save, closed: () => { editing = null; } });
   }
 
-  async function save(row, values) {
-    const { answer, wrong } = await server.save(key, row.index, values);
+  /** When the songs are read again: the dialog goes with its song, if that is still here. */
+  function followEdited() {
+    const row = editing && page.rows.find(({ name }) => name === editing.row.name);
+    if (!row) return;
+    editing.key = key;
+    editing.row = row;
+    editing.editor.update(row);
+  }
+
+  async function save(values) {
+    const { key: from, row } = editing;
+    const { answer, wrong } = await server.save(from, row.index, values);
     if (wrong) return wrong;
-    const place = page.rows.findIndex(({ index }) => index === row.index);
+    const place = from === key ? page.rows.findIndex(({ index }) => index === row.index) : -1;
     if (place < 0) return "";
     page.rows[place] = answer;
     const fresh = songRow(answer);

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 from demo.browser import configure, open_page
 from demo.server import ComfyUI, Prompt
 from demo.stage import PACK
-from demo.workflow import DEMO, EXAMPLES, PROMPT, Example, for_people
+from demo.workflow import DEMO, EXAMPLES, MODEL, PROMPT, Example, for_people
 
 FILES = [DEMO, *(example.file for example in EXAMPLES)]
 TITLE_BAR = 30
@@ -60,6 +60,41 @@ def test_every_example_has_a_thumbnail_and_no_id() -> None:
         assert "id" not in json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("path", FILES[1:], ids=lambda path: path.stem)
+def test_every_model_names_its_download(path: Path) -> None:
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    for node in nodes:
+        named = [value for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
+        models = {model["name"]: model for model in node["properties"].get("models", [])}
+        assert sorted(models) == sorted(named), node["type"]
+        for name, model in models.items():
+            assert model["url"].startswith("https://huggingface.co/Comfy-Org/")
+            assert model["url"].endswith(f"/{model['directory']}/{name}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_note_is_at_the_top_left(path: Path) -> None:
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    [note] = [node for node in nodes if node["type"] == "MarkdownNote"]
+    assert note["title"] == "How to use this"
+    assert note["pos"] == [min(node["pos"][axis] for node in nodes) for axis in (0, 1)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_titles_are_readable_when_opened(page: Page, path: Path) -> None:
+    show(page, path)
+    assert page.evaluate("() => window.app.canvas.low_quality") is False  # below, the page draws no text
+
+
+@pytest.mark.parametrize("path", FILES[1:], ids=lambda path: path.stem)
+def test_one_missing_file_is_one_line(page: Page, path: Path) -> None:
+    show(page, path)
+    missing = page.evaluate("""() => document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia
+        .state.value.missingModel.missingModelCandidates""")
+    assert {(model["name"], model["directory"]) for model in missing} == {(MODEL, "diffusion_models")}
+    assert all(model["url"] for model in missing)
+
+
 def asked_by(page: Page, path: Path) -> Prompt:
     """What the page would ask for with that workflow open."""
     show(page, path)
@@ -68,9 +103,11 @@ def asked_by(page: Page, path: Path) -> Prompt:
 
 
 def show(page: Page, path: Path) -> None:
-    """Open the file in the page."""
+    """Open the file in the page, as from the list of templates: the whole graph comes into view."""
     graph = json.loads(path.read_text(encoding="utf-8"))
-    page.evaluate("async graph => { await window.app.loadGraphData(graph); }", graph)
+    page.evaluate("""async graph => {
+        await window.app.loadGraphData(graph, true, true, null, { openSource: 'template' });
+    }""", graph)
     page.wait_for_timeout(1000)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from demo.browser import configure, load, open_page
 from demo.server import ComfyUI
+from demo.workflow import GENERATE
 from sidestep_core.songs import find_songs
 from tests.host.test_datasets import CAPTIONS, NAMES, building, files_of, node
 
@@ -20,6 +22,8 @@ PATIENCE = 60_000
 """Milliseconds; for a machine that does other things too."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 MANY = 45
+ROOM = 100
+"""Pixels that a text needs to be written in."""
 WAVE = re.compile("^M")
 
 
@@ -52,6 +56,12 @@ def show(page: Page, prompt: dict[str, Any]) -> Locator:
     table = page.locator(".sidestep-songs").first
     expect(table.locator("[role=row]").first).to_be_visible(timeout=PATIENCE)
     return table
+
+
+def edit(table: Locator, name: str) -> Locator:
+    """The open dialog of a song."""
+    row(table, name).locator(".sidestep-edit").click()
+    return table.page.locator("dialog.sidestep-dialog")
 
 
 def row(table: Locator, name: str) -> Locator:
@@ -112,17 +122,16 @@ def test_a_song_is_played_and_nothing_is_loaded_before(page: Page, folder: Path)
 def test_an_edit_is_written_beside_the_song_and_seen_by_the_next_run(page: Page, folder: Path) -> None:
     before = files_of(folder)
     table = show(page, {"1": building(folder=folder.name)})
-    song = row(table, NAMES[0])
-    song.locator(".sidestep-edit").click()
-    editor = song.locator("form")
+    editor = edit(table, NAMES[0])
     expect(editor.locator("[name=bpm]")).to_have_value("120")
     editor.locator("[name=caption]").fill("a quiet march")
     editor.locator("[name=bpm]").fill("fast")
-    editor.get_by_text("Save").click()
+    editor.get_by_text("Save", exact=True).click()
     expect(editor).to_contain_text("bpm")
     assert files_of(folder) == before
     editor.locator("[name=bpm]").fill("88")
-    editor.get_by_text("Save").click()
+    editor.get_by_text("Save", exact=True).click()
+    expect(editor).to_have_count(0)
     expect(row(table, NAMES[0]).locator(".sidestep-caption")).to_have_text("a quiet march")
     expect(table).to_contain_text("Run the workflow again")
     written = find_songs(folder).songs[0]
@@ -135,16 +144,76 @@ def test_an_edit_is_written_beside_the_song_and_seen_by_the_next_run(page: Page,
     expect(table.locator(".sidestep-bpm").first).to_have_text("88")
 
 
+def test_the_editor_has_room_in_the_template(page: Page, server: ComfyUI, folder: Path) -> None:
+    template = json.loads(GENERATE.file.read_text(encoding="utf-8"))
+    show(page, {"1": building(folder=folder.name)})
+    songs = page.evaluate("() => window.app.graph.nodes.find(node => node.properties.songs).properties.songs")
+    page.evaluate("graph => window.app.loadGraphData(graph)", template)
+    page.evaluate("""songs => {
+        const node = window.app.graph.nodes.find(node => node.type === 'SideStepPreprocessAudioFolder');
+        node.onExecuted({ sidestep: [{ preview: songs }] });
+    }""", songs)
+    table = page.locator(".sidestep-songs").first
+    expect(table.locator("[role=row]").first).to_be_visible(timeout=PATIENCE)
+    editor = edit(table, NAMES[0])
+    window = page.viewport_size
+    assert window is not None
+    for field in ("caption", "lyrics"):
+        box = editor.locator(f"[name={field}]").bounding_box()
+        assert box is not None
+        assert box["height"] >= ROOM
+        assert box["width"] >= ROOM
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= window["height"]
+    page.keyboard.press("Escape")
+    expect(editor).to_have_count(0)
+
+
+def test_unsaved_text_is_dropped_only_on_purpose(page: Page, folder: Path) -> None:
+    table = show(page, {"1": building(folder=folder.name)})
+    editor = edit(table, NAMES[0])
+    caption = editor.locator("[name=caption]")
+    expect(caption).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(editor).to_have_count(0)
+    edit(table, NAMES[0])
+    caption.fill("half a thought")
+    for _ in range(3):
+        page.keyboard.press("Escape")
+    expect(caption).to_have_value("half a thought")
+    expect(editor).to_contain_text("Not saved yet")
+    editor.get_by_text("Discard", exact=True).click()
+    expect(editor).to_have_count(0)
+    expect(edit(table, NAMES[0]).locator("[name=caption]")).to_have_value(CAPTIONS[0])
+    caption.fill("said with keys")
+    page.keyboard.press("Control+Enter")
+    expect(editor).to_have_count(0)
+    expect(row(table, NAMES[0]).locator(".sidestep-caption")).to_have_text("said with keys")
+
+
+@pytest.mark.usefixtures("page")  # sets the render mode
+def test_a_reload_asks_before_it_drops_text(browser: Browser, server: ComfyUI, folder: Path) -> None:
+    asked: list[str] = []
+    with open_page(browser, server) as own:
+        own.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+        table = show(own, {"1": building(folder=folder.name)})
+        edit(table, NAMES[0]).locator("[name=caption]").press_sequentially("half a thought")
+        load(own, server.address)
+    assert "beforeunload" in asked
+
+
 def test_what_a_person_is_writing_outlives_a_run(page: Page, folder: Path) -> None:
     table = show(page, {"1": building(folder=folder.name)})
-    row(table, NAMES[0]).locator(".sidestep-edit").click()
-    caption = row(table, NAMES[0]).locator("[name=caption]")
+    editor = edit(table, NAMES[0])
+    caption = editor.locator("[name=caption]")
     caption.fill("half a thought")
     (folder / "slow rain.caption.txt").write_text("now it is loud", encoding="utf-8")
+    (folder / "neon drive.txt").write_text("caption: changed elsewhere\nbpm: 99\n", encoding="utf-8")
     page.evaluate("() => void window.app.queuePrompt(0)")
     expect(table.locator(".sidestep-caption").nth(2)).to_have_text("now it is loud", timeout=PATIENCE)
     expect(caption).to_have_value("half a thought")
-    row(table, NAMES[0]).get_by_text("Save").click()
+    expect(editor.locator("[name=bpm]")).to_have_value("99")
+    editor.get_by_text("Save", exact=True).click()
     expect(table).to_contain_text("is written")
     assert [song.caption for song in find_songs(folder).songs] == ["half a thought", CAPTIONS[1], "now it is loud"]
 
@@ -158,10 +227,12 @@ def test_a_hostile_name_is_only_text(page: Page, folder: Path) -> None:
     table = show(page, {"1": building(folder=folder.name)})
     expect(table.locator(".sidestep-name").first).to_have_text(f"{HOSTILE}.wav")
     expect(table.locator(".sidestep-caption").first).to_have_text(HOSTILE)
-    row(table, HOSTILE).locator(".sidestep-edit").click()
-    expect(row(table, HOSTILE).locator("[name=caption]")).to_have_value(HOSTILE)
+    editor = edit(table, HOSTILE)
+    expect(editor.locator("[name=caption]")).to_have_value(HOSTILE)
+    expect(editor.locator("h2")).to_have_text(f"{HOSTILE}.wav")
     page.wait_for_timeout(500)
-    assert table.locator("img").count() == 0
+    assert table.locator("img").count() + editor.locator("img").count() == 0
+    page.keyboard.press("Escape")
     assert alarms == []
 
 
@@ -171,13 +242,6 @@ def test_many_songs_come_page_by_page(page: Page, folder: Path) -> None:
     table = show(page, {"1": building(folder=folder.name)})
     expect(table).to_contain_text(f"1 - 20 of {MANY}")
     expect(table.locator("[role=row]")).to_have_count(20)
-    table.locator(".sidestep-edit").first.click()
-    table.locator("[name=genre]").fill("polka")
-    table.get_by_text("Next").click()
-    expect(table.locator("form")).to_have_count(0)
-    table.get_by_text("Previous").click()
-    expect(table.locator("[name=genre]")).to_have_value("polka")
-    table.get_by_text("Cancel").click()
     table.get_by_text("Next").click()
     expect(table).to_contain_text(f"21 - 40 of {MANY}")
     table.get_by_text("Next").click()

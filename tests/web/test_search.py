@@ -1,0 +1,60 @@
+"""What the page's own search offers first of this pack, for the words that people type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from demo.browser import configure, open_page
+from demo.server import ComfyUI
+
+TRAIN, LOADER = "Train LoRA (ACE-Step)", "Load ACE-Step Checkpoint"
+FIRST_HITS = {
+    "train": TRAIN, "lora": TRAIN, "music": TRAIN, "resume": TRAIN, "continue": TRAIN,
+    "ace": LOADER, "ace-step": LOADER, "ace step": TRAIN,
+    "dataset": "Build Dataset", "songs": "Split Songs", "song": "Song Audio", "audio": "Song Audio",
+    "caption": "Caption Songs", "lokr": "Configure LoKR", "preset": "Load Preset", "apply": "Apply Adapter",
+    "merge": "Merge Adapter", "estimate": "Estimate Gradients",
+}
+IN_SIGHT = ("train", "lora", "ace", "ace-step", "music", "resume", "continue")
+"""Words for which training is among the first of all nodes, those of ComfyUI too."""
+FIRST_ENTRIES = 14
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
+    """ComfyUI's page with its node search open."""
+    configure(server, nodes_2=False)
+    with open_page(browser, server) as opened:
+        opened.evaluate("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def ours(server: ComfyUI) -> set[str]:
+    """Display names of this pack's nodes."""
+    nodes = server.get_json("/object_info")
+    return {node["display_name"] for name, node in nodes.items() if name.startswith("SideStep")}
+
+
+def entries(page: Page, word: str) -> list[str]:
+    """Names that the search lists for a word, from the top.  The page's own words for no hit come first, so that no
+    list of an earlier word is read."""
+    box = page.locator("[role=search] input").first
+    box.fill("no node is called like this")
+    expect(page.get_by_test_id("no-results")).to_be_visible()
+    box.fill(word)
+    expect(page.get_by_test_id("result-item").first).to_be_visible()
+    return [text.partition("\n")[0].strip() for text in page.get_by_test_id("result-item").all_inner_texts()]
+
+
+@pytest.mark.parametrize("word", FIRST_HITS)
+def test_search_leads_to_the_right_node(page: Page, ours: set[str], word: str) -> None:
+    assert next(name for name in entries(page, word) if name in ours) == FIRST_HITS[word]
+
+
+@pytest.mark.parametrize("word", IN_SIGHT)
+def test_training_is_in_sight(page: Page, word: str) -> None:
+    assert TRAIN in entries(page, word)[:FIRST_ENTRIES]

@@ -62,6 +62,31 @@ def test_official_folders_are_listed_and_open(comfy: ModuleType, folders: Any, t
         folders.model_path("official/../../etc")
 
 
+def test_a_model_has_the_name_that_comfyui_gives_it(folders: Any, tmp_path: Path,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {"diffusion_models": ["ace.safetensors", "sub/ace one.safetensors"],
+              "checkpoints": ["ace.safetensors", "aio ace.safetensors"]}
+    for kind, names in places.items():
+        for name in names:
+            (tmp_path / kind / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / kind / name).touch()
+    known = {kind: ([str(tmp_path / kind)], {".safetensors"}) for kind in places}
+    monkeypatch.setattr(folders.folder_paths, "folder_names_and_paths", known)
+    monkeypatch.setattr(folders.folder_paths, "models_dir", str(tmp_path / "none"))
+    found = {choice: (folders.model_path(choice).relative_to(tmp_path).as_posix(), folders.is_split(choice))
+             for choice in folders.model_choices()}
+    assert found == {
+        "ace.safetensors": ("diffusion_models/ace.safetensors", True),
+        "sub/ace one.safetensors": ("diffusion_models/sub/ace one.safetensors", True),
+        "checkpoints/ace.safetensors": ("checkpoints/ace.safetensors", False),
+        "aio ace.safetensors": ("checkpoints/aio ace.safetensors", False),
+    }
+    # Older workflows name the kind of folder always.
+    assert folders.model_path("diffusion_models/ace.safetensors") == tmp_path / "diffusion_models" / "ace.safetensors"
+    assert folders.is_split("diffusion_models/ace.safetensors")
+    assert not folders.is_split("checkpoints/aio ace.safetensors")
+
+
 def test_the_stamp_of_a_folder_changes_with_its_files(folders: Any, tmp_path: Path) -> None:
     (tmp_path / "music").mkdir()
     (tmp_path / "elsewhere").mkdir()

@@ -66,7 +66,7 @@ HOSTS = (
     Host("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
 )
 """Oldest first: the floor of requires-comfyui in pyproject.toml, and the pinned host that everything else runs in."""
-FLOOR, PINNED = HOSTS[0], HOSTS[-1]
+PINNED = HOSTS[-1]
 OWN = Environment(ROOT / ".venv")
 
 

@@ -35,7 +35,11 @@ def main() -> int:
     if rest and options.command != "test":
         parser().error(f"{options.command} does not know {' '.join(rest)}")
     if options.command == "hosts":
-        return hosts(options.version)
+        try:
+            return hosts(options.version)
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+            return 130
     try:
         setup = bootstrap.prepare(dev=options.command in ("test", "bench"))
         env = environment(setup)
@@ -126,6 +130,7 @@ def demo_in(host: bootstrap.Host) -> dict[str, object]:
     command = [*launch(setup.python, "demo.demo"), "--base", base]
     with subprocess.Popen(command, env=environment(setup), cwd=bootstrap.ROOT, text=True, encoding="utf-8",
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         lines = []
         for line in process.stdout:
             print(line, end="", flush=True)

@@ -138,7 +138,7 @@ export function createSongTable({ hint, height, server }) {
     function mark() {
       const { playing, share } = player.state(row);
       play.setAttribute("d", playing ? PAUSE : PLAY);
-      toggle.title = playing ? "Pause" : "Play";
+      toggle.title = `${playing ? "Pause" : "Play"} ${row.name}`;
       toggle.setAttribute("aria-pressed", String(playing));
       loud.style.clipPath = `inset(0 ${100 - 100 * share}% 0 0)`;
     }

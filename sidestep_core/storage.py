@@ -20,11 +20,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import tensor_header
+from . import strict_json, tensor_header
 from .errors import ConfigError, SideStepError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+Json = strict_json.Json
 
 
 class BadTensorFile(SideStepError):
@@ -38,9 +41,6 @@ class CannotWrite(SideStepError, OSError):
 RENAME_SECONDS = 5.0
 LARGEST_HEADER = 100_000_000
 """Bytes, as in safetensors: what claims more is no such file, and is not read into memory."""
-
-Json = Any
-"""Whatever json.loads returns; every reader checks what it takes from it."""
 
 
 def _temporary(path: Path) -> Path:
@@ -124,8 +124,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """The parsed content of a JSON file, with or without a byte-order mark."""
-    return json.loads(path.read_text(encoding="utf-8-sig"))
+    """The content of a JSON file; strict_json.BadJson where it is none that can be used."""
+    return strict_json.read(path)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -102,7 +102,7 @@ GENERATE = Example(
                                      "ModelSamplingAuraFlow", "EmptyAceStep1.5LatentAudio", "ConditioningZeroOut",
                                      "VAEDecodeAudio")),
             Column(width=380, types=("TextEncodeAceStepAudio1.5", "KSampler", "SaveAudio"))))),
-    note="1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
+    note="1. Put your songs into one folder and write its path into **Audio Folder to Dataset**.\n"
          "2. Press **Run**. The adapter lands in your LoRA list. Cancel keeps what is trained; Run continues.\n"
          "3. Change the prompt and press **Run** again: the training is not repeated. Your trigger word calls the "
          "style.")
@@ -115,7 +115,7 @@ ESTIMATE = Example(
             Column(width=380, types=(TRAINER,)))),
         Group(title="2. What it found", color=GREEN, columns=(
             Column(width=480, types=("PreviewImage", "PreviewAny")),))),
-    note="1. Put your songs into one folder and write its path into **Preprocess Audio Folder**.\n"
+    note="1. Put your songs into one folder and write its path into **Audio Folder to Dataset**.\n"
          "2. Press **Run**. The heat map shows what your music would change most; the best modules are framed.\n"
          "3. **Configure LoRA** trains only those: *top_k* of them. To look first, mute **Train LoRA (ACE-Step)** "
          "(Ctrl+M).")

@@ -40,7 +40,7 @@ class BuildDataset(io.ComfyNode):
                     "written into your folder.")),
                 io.String.Input("tag", default=BuildConfig.tag, tooltip=(
                     "A made-up word put into every caption, which calls the style in your prompt later. A song whose "
-                    "notes name another keeps that. Empty: trigger_word of Preprocess Audio Folder counts.")),
+                    "notes name another keeps that. Empty: trigger_word of Audio Folder to Dataset counts.")),
                 io.Combo.Input("tag_position", options=["prepend", "append", "replace"],
                                default=BuildConfig.tag_position, advanced=True, tooltip=(
                     "The tag before the caption, after it, or instead of it.")),

@@ -35,11 +35,11 @@ class PreprocessAudioFolder(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SideStepPreprocessAudioFolder",
-            display_name="Preprocess Audio Folder",
+            display_name="Audio Folder to Dataset",
             category=CATEGORY,
             description="Encodes a folder of songs with their captions and lyrics. What is unchanged is never encoded "
                         "again; what cannot be used is listed with the reason.",
-            search_aliases=["dataset", "audio dataset", "songs", "music folder", "side-step"],
+            search_aliases=["preprocess", "dataset", "songs", "music folder", "side-step"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..sidestep_core import sensitivity
+from ..sidestep_core import sensitivity, strict_json
 from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.sensitivity import Estimate
 from . import folders
@@ -30,4 +30,4 @@ def path_of(choice: str) -> Path:
 
 def load(choice: str) -> Estimate:
     """The estimate behind a choice.  ConfigError when it is not one of the choices, or not an estimate."""
-    return sensitivity.read(path_of(choice).read_text(encoding="utf-8-sig", errors="replace"), choice)
+    return sensitivity.read(strict_json.read_bytes(path_of(choice), most=sensitivity.MOST_CHARACTERS), choice)

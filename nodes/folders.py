@@ -6,6 +6,7 @@ Names come from workflows, which people share: a name is one path component, so 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from pathlib import Path, PurePath
 
 import folder_paths
 
-from ..sidestep_core import layouts, merge
+from ..sidestep_core import layouts, merge, strict_json
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
-from ..sidestep_core.storage import read_json
+
+log = logging.getLogger(__name__)
 
 AUTOMATIC = "automatic"
 _MODEL_KINDS = ("diffusion_models", "checkpoints")
@@ -196,8 +198,9 @@ def _official_folders() -> list[Path]:
 def _is_model(folder: Path) -> bool:
     """Whether the folder is ACE-Step's model, and not the text encoder beside it."""
     try:
-        config = read_json(folder / "config.json")
-    except (OSError, ValueError):
+        config = strict_json.as_object(strict_json.read(folder / "config.json"), "config.json")
+    except strict_json.BadJson as error:
+        log.warning("The model folder %s is not in the list: %s", folder.name, error)
         return False
     return "is_turbo" in config or "AceStep" in str(config.get("architectures"))
 

@@ -25,7 +25,7 @@ import torch
 from comfy.text_encoders import ace15
 from torch import Tensor
 
-from ..sidestep_core import audio, flow, storage
+from ..sidestep_core import audio, flow, storage, strict_json
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.device import explain_out_of_memory
 from ..sidestep_core.errors import CheckpointError
@@ -155,7 +155,11 @@ def saved(folder: Path) -> list[Sample]:
 
 def _are_made_with(folder: Path, settings: Settings) -> bool:
     path = folder / SETTINGS
-    return path.is_file() and storage.read_json(path) == asdict(settings)
+    try:
+        return path.is_file() and bool(storage.read_json(path) == asdict(settings))
+    except strict_json.BadJson as error:
+        log.warning("The previews in %s are made again: %s", folder.name, error)
+        return False
 
 
 def _begin(folder: Path, settings: Settings) -> None:

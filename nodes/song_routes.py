@@ -7,7 +7,6 @@ turns away requests from other sites.  The browser side is `web/songs.js`.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,6 +14,7 @@ from typing import TypeVar
 from aiohttp import web
 from server import PromptServer
 
+from ..sidestep_core import strict_json
 from ..sidestep_core.errors import DatasetError, SideStepError
 from . import song_previews, song_sounds
 from .events import dumps
@@ -103,12 +103,11 @@ async def _body(request: web.Request) -> Mapping[str, object]:
     if (request.content_length or 0) > MOST_BYTES:
         raise web.HTTPRequestEntityTooLarge(MOST_BYTES, request.content_length or 0)
     try:
-        body = json.loads(await request.read())
-    except (ValueError, RecursionError) as error:  # also text that is not Unicode
-        raise web.HTTPBadRequest(text="Send valid JSON.") from error
-    if not isinstance(body, dict):
-        raise web.HTTPBadRequest(text="Send a JSON object.")
-    return body
+        # Half a character is refused with the field that it is in.
+        return strict_json.as_object(strict_json.loads(await request.read(), "The request", unicode=False),
+                                     "The request")
+    except strict_json.BadJson as error:
+        raise web.HTTPBadRequest(text=str(error)) from error
 
 
 def _number(request: web.Request, name: str, usual: int) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from . import peft_layout, storage
+from . import peft_layout, storage, strict_json, tensor_header
 from .errors import AdapterError
 
 METADATA_KEY = "sidestep"
@@ -122,13 +122,19 @@ def open_adapter(path: Path) -> Adapter:
         raise AdapterError(f"{path.name} is not a safetensors file. Other formats can run code when opened; "
                            "convert it to safetensors first.")
     try:
-        facts = json.loads(storage.read_metadata(path).get(METADATA_KEY, "{}"))
-    except (storage.BadTensorFile, ValueError) as error:
+        values = facts_of(path)
+        return Adapter(path=path, checkpoint=strict_json.typed(values.get("checkpoint", ""), str, "checkpoint"),
+                       variant=strict_json.typed(values.get("variant", ""), str, "variant"),
+                       tag=strict_json.typed(values.get("tag", ""), str, "tag"),
+                       steps=strict_json.typed(values.get("steps", 0), int, "steps"))
+    except (storage.BadTensorFile, strict_json.BadJson) as error:
         raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
-    if not isinstance(facts, dict):
-        raise AdapterError(f"{path.name} is damaged: its metadata is {facts!r}.")
-    return Adapter(path=path, checkpoint=facts.get("checkpoint", ""), variant=facts.get("variant", ""),
-                   tag=facts.get("tag", ""), steps=facts.get("steps", 0))
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What is written in an adapter file about it; nothing in foreign ones.  BadTensorFile or BadJson where that is
+    damaged."""
+    return tensor_header.facts(storage.read_metadata(path), METADATA_KEY, f"The metadata of {path.name}")
 
 
 def check_belongs(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

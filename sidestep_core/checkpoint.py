@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
-from . import parts
+from . import parts, strict_json
 from .errors import CheckpointError
 from .flow import TimestepLaw
 from .parts import Found, Part, check_text_encoder, check_vae, locate, locate_inside
@@ -147,9 +147,9 @@ def _read_config(folder: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        return dict(read_json(path))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}. Download it again.") from error
+        return strict_json.as_object(read_json(path), path.name)
+    except strict_json.BadJson as error:
+        raise CheckpointError(f"{path.parent.name}: {error} Download it again.") from error
 
 
 def _number(config: dict[str, Any], key: str, default: float) -> float:

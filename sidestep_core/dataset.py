@@ -13,18 +13,25 @@ Shapes: T latent frame, C latent channel, S condition token, D width.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from . import encoded, storage
+from . import encoded, storage, strict_json
 from .errors import DatasetError
 from .prompts import Prompt
 from .sample_info import SampleInfo
 from .train_config import AUTO, TrainConfig
 
 MANIFEST = "manifest.json"
+MOST_BYTES = 256_000_000
+"""Of a manifest: ten thousands of songs with their lyrics."""
+MOST_FRAMES = 25 * 3600 * 24
+MOST_REPEATS = 1_000_000
+_FILE = re.compile(r"[\w-][\w.-]*\.safetensors")
 FORMAT = 3
 READABLE = (2, FORMAT)
 """Format 2 had no repeats and no foreign conditions."""
@@ -136,15 +143,44 @@ def open_dataset(folder: Path) -> Dataset:
     if not path.is_file():
         raise DatasetError(f"{folder} holds no preprocessed dataset: {MANIFEST} is missing. Run PreprocessAudioFolder.")
     try:
-        manifest = storage.read_json(path)
-        if manifest["format"] not in READABLE:
-            raise DatasetError(f"{path} has format {manifest['format']}, this version reads {FORMAT}. "
-                               "Run PreprocessAudioFolder again.")
-        samples = tuple(SampleInfo(**entry) for entry in manifest["samples"])
-        return Dataset(folder=folder, checkpoint=manifest["checkpoint"], style=manifest["style"], tag=manifest["tag"],
-                       samples=samples, genre_ratio=float(manifest.get("genre_ratio", 0.0)))
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged ({error}). Run PreprocessAudioFolder again.") from error
+        values = strict_json.as_object(strict_json.read(path, most=MOST_BYTES), MANIFEST)
+        if values.get("format") not in READABLE:
+            raise DatasetError(f"{MANIFEST} of {folder.name} has format {strict_json.shown(values.get('format'))}, "
+                               f"this version reads {FORMAT}. Run PreprocessAudioFolder again.")
+        found = strict_json.record(_Manifest, values, MANIFEST)
+        return Dataset(folder=folder, checkpoint=found.checkpoint, style=found.style, tag=found.tag,
+                       samples=found.samples, genre_ratio=found.genre_ratio)
+    except strict_json.BadJson as error:
+        raise DatasetError(f"The dataset {folder.name} is damaged ({error}). Run PreprocessAudioFolder again."
+                           ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """As the file has it."""
+
+    format: int
+    checkpoint: str
+    style: str
+    tag: str
+    samples: tuple[SampleInfo, ...]
+    genre_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        files = Counter(sample.latents for sample in self.samples)
+        names = Counter(sample.name for sample in self.samples)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise strict_json.BadJson(f"{MANIFEST}: samples: {strict_json.shown(twice[0])} is listed twice.")
+        # A dataset that someone else has packed must not make us read other files.
+        for name in (*files, *(sample.foreign_condition for sample in self.samples if sample.foreign_condition)):
+            if not _FILE.fullmatch(name):
+                raise strict_json.BadJson(f"{MANIFEST}: samples: {strict_json.shown(name)} is no file of a dataset.")
+        for sample in self.samples:
+            for field, value, least, most in (("frames", sample.frames, 1, MOST_FRAMES),
+                                              ("repeats", sample.repeats, 1, MOST_REPEATS)):
+                if not least <= value <= most:
+                    raise strict_json.BadJson(f"{MANIFEST}: {field} of {strict_json.shown(sample.name)} is {value}; it "
+                                              f"must lie between {least} and {most}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from . import storage
-from .song_lists import NAME_KEY
+from . import storage, strict_json
+from .song_lists import MOST_BYTES, NAME_KEY
 from .songs import Song, SongFolder
 
 Json = dict[str, Any]
@@ -78,8 +78,8 @@ def _shared_position(found: SongFolder) -> str:
 def _says_already(path: Path, content: Json) -> bool:
     """Whether a file says this, whenever it was made."""
     try:
-        there = storage.read_json(path)
-    except (OSError, ValueError):
+        there = strict_json.read(path, most=MOST_BYTES)
+    except strict_json.BadJson:
         return False
     return bool(_timeless(there) == _timeless(content))
 

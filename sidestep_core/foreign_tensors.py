@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import encoded, storage, torch_file
+from . import encoded, storage, strict_json, torch_file
 from .captions import INSTRUMENTAL
 from .checkpoint import Checkpoint, variants_in
 from .dataset import IMPORTED, MANIFEST, Dataset, write_manifest
@@ -143,7 +143,7 @@ def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
         return found, []
     try:
         manifest = storage.read_json(path)
-    except (ValueError, OSError, RecursionError) as error:
+    except strict_json.BadJson as error:
         return found, [Problem(name=MANIFEST, reason=f"cannot be read ({error}); every .pt file is taken instead")]
     if isinstance(manifest, dict) and "format" in manifest:
         raise DatasetError(f"{folder} is a dataset of Side-Step for ComfyUI already. Choose it as it is.")
@@ -285,7 +285,7 @@ def _other_variant(folder: Path, checkpoint: Checkpoint) -> str:
     """A sentence where the settings beside the files name another variant than the checkpoint's."""
     try:
         settings = storage.read_json(folder / SETTINGS)
-    except (ValueError, OSError, RecursionError):
+    except strict_json.BadJson:
         return ""
     variants = variants_in(str(settings.get("model_variant", ""))) if isinstance(settings, dict) else set()
     if variants and checkpoint.variant not in variants:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from . import audio, audio_files, storage
+from . import audio, audio_files, storage, strict_json
 from .config import Config, require
 from .errors import DatasetError
 from .fingerprints import duplicates, fingerprint
@@ -93,7 +93,7 @@ def _remembered(song: Song, cache: Path, tick: Callable[[], None]) -> SongReport
     if kept.is_file():
         try:
             return replace(_from_json(storage.read_json(kept)), name=song.name)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except strict_json.BadJson as error:
             log.warning("%s is listened to again, because what was kept of it cannot be read: %s", song.name, error)
     heard = _hear(song, tick)
     storage.write_json(kept, _to_json(heard))
@@ -163,10 +163,10 @@ def _to_json(heard: SongReport) -> dict[str, Any]:
     return {name: None if value == -math.inf else value for name, value in asdict(heard).items()}
 
 
-def _from_json(values: Mapping[str, Any]) -> SongReport:
-    fields = dict(values)
-    for name in ("peak_db", "loudness"):
-        fields[name] = -math.inf if fields[name] is None else float(fields[name])
-    for name in ("bpm", "key", "signature"):
-        fields[name] = Heard(**fields[name]) if fields[name] is not None else None
-    return SongReport(**{**fields, "warnings": tuple(fields["warnings"])})
+def _from_json(values: strict_json.Json) -> SongReport:
+    where = "what was kept"
+    fields = strict_json.as_object(values, where)
+    silent = {name for name in ("peak_db", "loudness") if fields.get(name) is None}
+    report = strict_json.record(SongReport, fields | dict.fromkeys(silent, 0.0), where)
+    return replace(report, peak_db=-math.inf if "peak_db" in silent else report.peak_db,
+                   loudness=-math.inf if "loudness" in silent else report.loudness)

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import strict_json
 from .checkpoint import Checkpoint, Variant, variants_in
 from .errors import AdapterError, CheckpointError, ConfigError
 from .progress import Progress, Report, ignore
-from .storage import StoredTensor, TensorFile, write_atomically
+from .storage import TensorFile, write_atomically
+from .tensor_header import StoredTensor
 from .weights import FP8, QUANTISATION_PARTS, Weights, open_file
 
 METADATA_KEY = "sidestep_merged"
@@ -121,8 +123,9 @@ def quantised(checkpoint: Checkpoint) -> bool:
 def merged_facts(path: Path) -> list[Any]:
     """What was merged into a model file, in order; nothing for other files."""
     try:
-        return list(json.loads(open_file(path).metadata.get(METADATA_KEY, "[]")))
-    except (ValueError, TypeError) as error:
+        facts = strict_json.loads(open_file(path).metadata.get(METADATA_KEY, "[]"), METADATA_KEY)
+        return list(strict_json.typed(facts, list[Any], METADATA_KEY))
+    except strict_json.BadJson as error:
         raise CheckpointError(f"{path.name} has damaged metadata ({error}). Choose another model.") from error
 
 
@@ -187,8 +190,8 @@ def _metadata(files: list[TensorFile], prefix: str, facts: Mapping[str, Any], *,
     """Of the model's first file, with what is merged now; without the formats of layers that are whole again."""
     metadata = dict(files[0].metadata)
     if quantised and _QUANTISATION_METADATA in metadata:
-        values = json.loads(metadata.pop(_QUANTISATION_METADATA))
-        elsewhere = {layer: value for layer, value in values.get("layers", {}).items()
+        values = strict_json.loads(metadata.pop(_QUANTISATION_METADATA), _QUANTISATION_METADATA)
+        elsewhere = {layer: value for layer, value in values["layers"].items()
                      if f"{layer}.weight" in files[0].stored and not layer.startswith(prefix)}
         if elsewhere:
             metadata[_QUANTISATION_METADATA] = json.dumps({**values, "layers": elsewhere})

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from . import storage
+from . import storage, strict_json
 from .flow import HELDOUT_TIMES
 
 FILE = "metrics.jsonl"
 SMOOTHING = 0.95
+MOST_BYTES = 512_000_000
+"""Of a metrics file: a million steps and more."""
+
+log = logging.getLogger(__name__)
 
 
 def read(path: Path) -> list[dict[str, float]]:
     """The rows of a metrics file; a last line torn by a crash is left out."""
     if not path.is_file():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    rows: list[dict[str, float]] = []
+    for line in strict_json.read_bytes(path, most=MOST_BYTES).splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = strict_json.typed(strict_json.loads(line, path.name), dict[str, float | None], path.name)
+            if not float(row["step"]).is_integer():
+                raise strict_json.BadJson(f"step must be a whole number, not {row['step']:g}.")
+        except (strict_json.BadJson, KeyError, TypeError) as error:
+            log.warning("%s is read up to line %d, which is damaged: %s", path.name, len(rows) + 1, error)
             break
+        rows.append({**row, "step": int(row["step"])})
     return rows
 
 

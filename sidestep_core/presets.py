@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import foreign_presets, storage, strict_json
-from .adapter import METADATA_KEY
+from . import foreign_presets, strict_json
+from .adapter import facts_of
 from .adapter_config import AdapterConfig, LoraConfig, adapter_config_from_json
 from .errors import ConfigError
 from .setting_text import change, check_known, read_lines
@@ -85,7 +85,11 @@ def read(source: Path | str) -> Imported:
     ConfigError when it is no such preset, is larger than 1 MB, or has a setting twice, unknown or out of range.
     """
     where = source.name if isinstance(source, Path) else "The text"
-    values = _parse(_text(source), where)
+    content = _content(source)
+    try:
+        values = strict_json.as_object(strict_json.loads(content, "it"), "it")
+    except strict_json.BadJson as error:
+        raise ConfigError(f"{where} is not the JSON of a preset: {error}") from error
     try:
         if VERSION_KEY in values:
             return Imported(preset=Preset.from_json(values))
@@ -106,33 +110,19 @@ def built_in(name: str) -> Preset:
 
 def of_adapter(path: Path) -> Preset:
     """The settings that an adapter was trained with, which are in its file.  ConfigError for one from elsewhere."""
-    metadata = storage.read_metadata(path).get(METADATA_KEY)
-    if metadata is None:
+    facts = facts_of(path)
+    if not facts:
         raise ConfigError(f"{path.name} was not trained with Side-Step's nodes, so its settings are not known. Connect "
                           "adapter_config or settings instead.")
-    facts = _parse(metadata, path.name)
     if not (isinstance(facts.get("adapter"), dict) and isinstance(facts.get("train"), dict)):
         raise ConfigError(f"The settings in {path.name} are not whole. Connect adapter_config or settings instead.")
     return Preset(name=path.stem, adapter=adapter_config_from_json(facts["adapter"]),
                   train=TrainConfig.from_json(facts["train"]))
 
 
-def _text(source: Path | str) -> str:
-    try:
-        size = source.stat().st_size if isinstance(source, Path) else len(source)
-        if size > MOST_BYTES:
-            raise ConfigError(f"A preset has at most {MOST_BYTES} bytes, this has {size}. Is it the right file?")
-        return source.read_text(encoding="utf-8-sig") if isinstance(source, Path) else source.lstrip("\ufeff")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The preset {source} cannot be read: {error}. Save it as a text file in UTF-8.") from error
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    """Strict JSON: an object, nothing twice, every number finite."""
-    try:
-        values = strict_json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not the JSON of a preset: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where} is not the JSON of a preset: it must begin with {{.")
-    return values
+def _content(source: Path | str) -> str | bytes:
+    if isinstance(source, Path):
+        return strict_json.read_bytes(source, most=MOST_BYTES)
+    if len(source) > MOST_BYTES:
+        raise ConfigError(f"A preset has at most {MOST_BYTES} bytes, this has {len(source)}. Is it the right one?")
+    return source

@@ -87,7 +87,7 @@ def write(path: Path, estimate: Estimate) -> None:
     storage.write_json(path, estimate.to_json())
 
 
-def read(text: str, label: str) -> Estimate:
+def read(text: str | bytes, label: str) -> Estimate:
     """The estimate in a JSON text: ours, or a list of module and sensitivity (Side-Step) or score (ace-lora-trainer).
 
     ConfigError, naming `label` and what is wrong, for anything else.
@@ -96,8 +96,8 @@ def read(text: str, label: str) -> Estimate:
         raise ConfigError(f"{label} has {len(text)} characters, an estimate at most {MOST_CHARACTERS}. Is it the right "
                           "file?")
     try:
-        values = strict_json.loads(text.lstrip("\ufeff"))
-    except (ValueError, RecursionError) as error:
+        values = strict_json.loads(text, "it")
+    except strict_json.BadJson as error:
         raise ConfigError(f"{label} is not the JSON of an estimate: {error}") from error
     if isinstance(values, list):
         return _imported(values, label)

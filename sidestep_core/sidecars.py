@@ -17,7 +17,6 @@ Lines that begin with # are comments, never a caption; one that is only a key, s
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections import Counter
@@ -26,6 +25,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
+from . import strict_json
 from .errors import DatasetError
 from .key_lines import is_fence, key_line
 from .legible import paragraph, trimmed
@@ -136,11 +136,10 @@ def parse_json(sidecar: SidecarText) -> Any:
         return dict(pairs)
 
     try:
-        return json.loads(sidecar.text, object_pairs_hook=once)
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{sidecar.file} line {error.lineno} is not valid JSON: {error.msg}. Correct it.") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{sidecar.file} is not usable JSON: {error}. Correct it.") from error
+        # Half a character costs only the song whose text it is in.
+        return strict_json.loads(sidecar.text, sidecar.file, pairs=once, unicode=False)
+    except strict_json.BadJson as error:
+        raise DatasetError(f"{error} Correct it.") from error
 
 
 def asides(text: str) -> str:

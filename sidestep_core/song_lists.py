@@ -23,6 +23,8 @@ from .text_files import read_text
 NAME_KEY = "song"
 """Of a sample whose path is not its song's name, such as a section; no other program writes it."""
 _MOST_SECONDS = 1_000_000
+MOST_BYTES = 64_000_000
+"""Of a list: tens of thousands of songs with their lyrics."""
 _PATH_COLUMNS = ("file", "filename", "file_name", "path", "audio_path")
 
 
@@ -66,7 +68,7 @@ class DatasetList:
 
 def read_dataset_json(path: Path) -> DatasetList:
     """The list; raises DatasetError where it is none."""
-    content = parse_json(SidecarText(path.name, read_text(path)))
+    content = parse_json(SidecarText(path.name, read_text(path, MOST_BYTES)))
     metadata = content.get("metadata") if isinstance(content, dict) else None
     metadata = metadata if isinstance(metadata, dict) else {}
     samples = content.get("samples") if isinstance(content, dict) else content
@@ -104,7 +106,7 @@ def _number(value: object, most: float, where: str) -> float:
 
 def table_rows(path: Path) -> Iterator[Row]:
     """The rows of a CSV table, separated by commas, semicolons or tabs, with a header and a column of file names."""
-    text = read_text(path)
+    text = read_text(path, MOST_BYTES)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:

@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import torch_file
+from . import strict_json, torch_file
 from .checkpoint import TEXT_ENCODER_FOLDER, Checkpoint, silence_latent_file
 from .errors import CheckpointError, MissingDependency
 from .layers import fill
-from .storage import read_json
 from .weights import Weights
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
@@ -51,8 +50,13 @@ class OfficialModels:
         if checkpoint.vae_prefix or not config.is_file():
             raise CheckpointError(f"{checkpoint.vae} is not the VAE of an official folder: there is no {config}. "
                                   "Choose the folder vae of the official model.")
-        with torch.device("meta"):
-            vae = AutoencoderOobleck.from_config(read_json(config))
+        try:
+            settings = strict_json.as_object(strict_json.read(config), config.name)
+            with torch.device("meta"):
+                vae = AutoencoderOobleck.from_config(settings)
+        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            raise CheckpointError(f"{config.name} in the folder {config.parent.name} describes no VAE ({error}). "
+                                  "Download it again.") from error
         fill(vae.encoder, Weights.open([checkpoint.vae], "encoder."), torch.float32, device)
 
         def encode(waveform: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import strict_json, tensor_header
 from .errors import ConfigError, SideStepError
+from .tensor_header import StoredTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +39,6 @@ class CannotWrite(SideStepError, OSError):
 
 
 RENAME_SECONDS = 5.0
-LARGEST_HEADER = 100_000_000
-"""Bytes, as in safetensors: what claims more is no such file, and is not read into memory."""
 
 
 def _temporary(path: Path) -> Path:
@@ -167,17 +165,6 @@ def read_metadata(path: Path) -> dict[str, str]:
     return TensorFile(path).metadata
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """One line of a safetensors header: dtype as the format spells it ("BF16", "F8_E4M3"), shape, first byte in the
-    file, size in bytes."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    size: int
-
-
 class TensorFile:
     """A safetensors file, read tensor by tensor.  Opening reads the header only: BadTensorFile when it is not
     safetensors or shorter than its header says."""
@@ -220,27 +207,10 @@ class TensorFile:
 
 
 def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if not 8 < start <= min(size, LARGEST_HEADER):
-            raise BadTensorFile(f"{path} is not a safetensors file, or was cut off.")
-        text = file.read(start - 8)
     try:
-        header = json.loads(text)
-        metadata = header.pop("__metadata__", {})
-        stored = {name: _stored_tensor(entry, start) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadTensorFile(f"{path} is not a safetensors file: {error}") from error
-    expected = max((tensor.start + tensor.size for tensor in stored.values()), default=start)
-    if expected > size:
-        raise BadTensorFile(f"{path} was cut off: it has {size} of {expected} bytes.")
-    return stored, metadata
-
-
-def _stored_tensor(entry: Json, start: int) -> StoredTensor:
-    begin, end = entry["data_offsets"]
-    return StoredTensor(entry["dtype"], tuple(entry["shape"]), start + begin, end - begin)
+        return tensor_header.read(path)
+    except strict_json.BadJson as error:
+        raise BadTensorFile(f"{path.name} {error}") from error
 
 
 def copy(source: Path, target: Path) -> None:

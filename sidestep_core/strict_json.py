@@ -92,8 +92,7 @@ def record(kind: type[AnyRecord], values: Json, where: str, *, others: bool = Fa
 
     BadJson names a field that is missing, unknown (unless `others` are let be), or of another type.
     """
-    if not isinstance(values, dict):
-        raise BadJson(f"{where} must be an object, not {shown(values)}.")
+    values = as_object(values, where)
     known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
     unknown = sorted(values.keys() - known.keys())
     if unknown and not others:
@@ -103,6 +102,13 @@ def record(kind: type[AnyRecord], values: Json, where: str, *, others: bool = Fa
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise BadJson(f"{where} has no {name}.")
     return kind(**{name: typed(values[name], hints[name], f"{where}: {name}") for name in known if name in values})
+
+
+def as_object(value: Json, where: str) -> dict[str, Any]:
+    """The value, where it is a JSON object; else BadJson."""
+    if not isinstance(value, dict):
+        raise BadJson(f"{where} must be an object, not {shown(value)}.")
+    return value
 
 
 def typed(value: Json, annotation: Any, where: str) -> Any:
@@ -171,10 +177,8 @@ def _items(value: Json, origin: Any, kinds: Sequence[Any], where: str) -> Any:
 
 
 def _entries(value: Json, kinds: Sequence[Any], where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise BadJson(f"{where} must be an object, not {shown(value)}.")
     kind = kinds[1] if kinds else Any
-    return {name: typed(item, kind, f"{where}: {name[:MOST_SHOWN]}") for name, item in value.items()}
+    return {name: typed(item, kind, f"{where}: {name[:MOST_SHOWN]}") for name, item in as_object(value, where).items()}
 
 
 def _name(annotation: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,7 +117,7 @@ def inference(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, float]:
 
 def _notes(adapter: Path) -> object:
     """How a finished adapter says it is to be sampled: with other notes it is written anew, without training."""
-    return json.loads(storage.read_metadata(adapter).get(adapter_file.METADATA_KEY, "{}")).get("inference")
+    return adapter_file.facts_of(adapter).get("inference")
 
 
 def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, report: Report) -> Adapter:

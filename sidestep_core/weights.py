@@ -6,17 +6,20 @@ are exactly those that ComfyUI computes with at the same precision.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import strict_json
 from .errors import CheckpointError
-from .storage import BadTensorFile, Json, TensorFile, read_json
+from .storage import BadTensorFile, TensorFile, read_json
 
+MOST_SETTINGS = 10_000
+"""Bytes of the settings of one quantised layer."""
 FLOATS = ("BF16", "F16", "F32", "F64")
 FP8 = ("F8_E4M3", "F8_E5M2")
 READABLE_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
@@ -137,9 +140,10 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index} is not an index of shards: {error!r}. Download it again.") from error
+        shards = strict_json.record(_Index, read_json(index), index.name, others=True)
+    except strict_json.BadJson as error:
+        raise CheckpointError(f"{index.name} is not an index of shards: {error} Download it again.") from error
+    names = sorted(set(shards.weight_map.values()))
     missing = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(f"{index.parent} lacks {', '.join(missing)}. Download the missing shards.")
@@ -163,29 +167,47 @@ def _stored_weights(file: TensorFile, prefix: str) -> dict[str, Stored]:
     return weights
 
 
-def _declared_formats(file: TensorFile) -> dict[str, Json]:
+@dataclass(frozen=True)
+class _Quantisation:
+    """The metadata of a quantised file."""
+
+    layers: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The index of a model in shards."""
+
+    weight_map: dict[str, str]
+
+
+def _declared_formats(file: TensorFile) -> dict[str, dict[str, Any]]:
     """Layer -> quantisation settings from the file's metadata."""
     text = file.metadata.get("_quantization_metadata")
     if text is None:
         return {}
     try:
-        return dict(json.loads(text)["layers"])
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{file.path.name} has damaged quantisation metadata: {error!r}. Download it again."
+        return strict_json.record(_Quantisation, strict_json.loads(text, "it"), "it", others=True).layers
+    except strict_json.BadJson as error:
+        message = f"{file.path.name} has damaged quantisation metadata: {error} Download it again."
         raise CheckpointError(message) from error
 
 
-def _parse_settings(file: TensorFile, name: str) -> Json:
+def _parse_settings(file: TensorFile, name: str) -> dict[str, Any]:
     try:
-        return json.loads(bytes(file.tensor(name).tolist()))
-    except ValueError as error:
-        raise CheckpointError(f"{file.path.name} has a damaged {name!r}: {error}. Download it again.") from error
+        if file.stored[name].size > MOST_SETTINGS:
+            raise strict_json.BadJson(f"it has {file.stored[name].size} bytes.")
+        content = strict_json.loads(b"".join(file.pieces(name, MOST_SETTINGS)), "it")
+        return strict_json.as_object(content, "it")
+    except strict_json.BadJson as error:
+        raise CheckpointError(f"{file.path.name} has a damaged {name!r}: {error} Download it again.") from error
 
 
-def _format(settings: Json) -> str:
+def _format(settings: Mapping[str, Any]) -> str:
     """The format's name; "convrot" is added where a rotation was folded into the weight."""
     name = str(settings.get("format", ""))
-    rotated = settings.get("convrot") or (settings.get("params") or {}).get("convrot")
+    params = settings.get("params")
+    rotated = settings.get("convrot") or (isinstance(params, dict) and params.get("convrot"))
     return f"{name} with convrot" if rotated and "convrot" not in name else name
 
 

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = {
-    "errors": -1, "strict_json": 0, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
+    "errors": -2, "strict_json": -1, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
     "song_report": 0, "tensor_header": 0, "mp4": 0, "lyric_parts": 0, "ahead": 0,
     "legible": 0, "key_lines": 0,
     "config": 1, "storage": 1, "audio_files": 1, "prompts": 1, "probe": 1,

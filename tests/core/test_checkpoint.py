@@ -322,5 +322,5 @@ def test_the_vae_of_stable_audio_is_refused(tmp_path: Path, split: TinyPaths, na
 def test_a_config_that_is_no_json_is_an_error(tmp_path: Path) -> None:
     paths = write_tiny_official(tmp_path)
     (paths.model / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(CheckpointError, match="config.json is not valid JSON"):
+    with pytest.raises(CheckpointError, match="config.json line 1 is not valid JSON"):
         open_checkpoint(paths.model)

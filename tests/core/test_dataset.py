@@ -123,7 +123,7 @@ def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
                                      '{"format": 2, "samples": [{"nonsense": 1}], "checkpoint": ""}'])
 def test_a_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
     (dataset.folder / MANIFEST).write_text(content, encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"manifest\.json is damaged.*Run PreprocessAudioFolder"):
+    with pytest.raises(DatasetError, match=r"is damaged.*manifest\.json.*Run PreprocessAudioFolder"):
         open_dataset(dataset.folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +151,7 @@ def test_a_path_that_no_file_can_have_is_told(tmp_path: Path, reference: str) ->
         assert [problem.name for problem in find_songs(place).problems] == ["dataset.json sample 2"]
 
 
-@pytest.mark.parametrize(("key", "value"), [("start", "1:30"), ("stop", -1), ("start", True), ("stop", math.inf)])
+@pytest.mark.parametrize(("key", "value"), [("start", "1:30"), ("stop", -1), ("start", True)])
 def test_a_section_must_be_in_seconds(tmp_path: Path, key: str, value: object) -> None:
     put(tmp_path, a__wav="x", dataset__json=json.dumps([{"audio_path": "a.wav", key: value}]))
     with pytest.raises(DatasetError, match=rf"dataset\.json sample 1: {key} must be a number"):

@@ -88,7 +88,7 @@ OURS = '{"sidestep_preset": 1, '
 
 @pytest.mark.parametrize(("text", "said"), [
     ("", "not the JSON"),
-    ("[]", "must begin with {"),
+    ("[]", "it must be an object"),
     ("{", "not the JSON"),
     (DEEP, "not the JSON"),
     ('{"rank": 8, "rank": 8}', "rank is set twice"),
@@ -162,10 +162,10 @@ def test_the_settings_of_a_finished_adapter(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("metadata", "said"), [
     (None, "not trained with Side-Step's nodes"),
-    ({METADATA_KEY: "{}"}, "not whole"),
+    ({METADATA_KEY: "{}"}, "not known"),
     ({METADATA_KEY: '{"adapter": {}, "train": 3}'}, "not whole"),
     ({METADATA_KEY: '{"adapter": {}, "train": {"zeal": 1}}'}, "no setting zeal"),
-    ({METADATA_KEY: "{"}, "not the JSON"),
+    ({METADATA_KEY: "{"}, "The metadata of a.safetensors line 1 is not valid JSON"),
 ])
 def test_an_adapter_without_settings_is_refused(tmp_path: Path, metadata: dict[str, str] | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

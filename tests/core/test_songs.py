@@ -104,7 +104,7 @@ def test_sidecar_over_dataset_over_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("files", "expected"), [
     ({"dataset__json": "{"}, "dataset.json line 1 is not valid JSON"),
-    ({"dataset__json": "[" * 100_000}, "dataset.json is not usable JSON"),
+    ({"dataset__json": "[" * 100_000}, "dataset.json is nested too deeply"),
     ({"dataset__json": '{"songs": []}'}, "dataset.json must hold a list of samples"),
     ({"dataset__json": '[{"caption": "x"}]'}, "dataset.json sample 1 has no audio_path"),
     ({"metadata__csv": "a,b\n1,2\n"}, "metadata.csv has no column 'file'"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidestep_core import storage
+from sidestep_core import storage, tensor_header
 from sidestep_core.storage import (
     BadTensorFile,
     TensorFile,
@@ -180,7 +180,7 @@ def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeyp
     path = tmp_path / "huge.safetensors"
     write_tensors(path, {"x": torch.ones(10)})
     assert TensorFile(path).stored
-    monkeypatch.setattr(storage, "LARGEST_HEADER", 50)
+    monkeypatch.setattr(tensor_header, "LARGEST", 50)
     with pytest.raises(BadTensorFile, match=r"huge\.safetensors is not a safetensors file"):
         TensorFile(path)
 

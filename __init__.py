@@ -3,6 +3,16 @@
 WEB_DIRECTORY = "./web"
 
 
+def _claim() -> None:
+    from .first_copy import claim
+
+    claim()
+
+
+# Before ComfyUI knows of this copy's scripts: the page must not load them twice.
+_claim()
+
+
 async def comfy_entrypoint():
     """The pack's extension, as ComfyUI's V3 node API wants it."""
     try:

@@ -22,6 +22,7 @@ from .load_estimate import LoadEstimate
 from .load_preset import LoadPreset
 from .merge_adapter import MergeAdapter
 from .preprocess_audio import PreprocessAudioFolder
+from .reporting import reported
 from .save_estimate import SaveEstimate
 from .save_preset import SavePreset
 from .song_audio import SongAudio
@@ -52,6 +53,8 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyAdapter,
     MergeAdapter,
 ]
+for _node in NODES:
+    reported(_node)
 
 
 class SideStepExtension(ComfyExtension):

@@ -18,10 +18,12 @@ from server import PromptServer
 
 from ..sidestep_core.progress import Progress
 from .history import History, Point, Sample, finite
+from .wording import without_places
 
 EVENT = "sidestep.progress"
 SECONDS_BETWEEN_EVENTS = 0.1
 MOST_HISTORIES = 64
+NO_RUN = ""
 UNSAVED = "00000000-0000-0000-0000-000000000000"
 
 dumps = partial(json.dumps, allow_nan=False)
@@ -51,8 +53,25 @@ def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "fai
     """Record how `run` ended and tell every browser.  `message` is shown to the person."""
     with _lock:
         history = _history(node_id, run)
-        history.end(status, message)
+        history.end(status, without_places(message))
         _send(history.event({}))
+
+
+def fail(node_id: str, message: str) -> None:
+    """Record that a node failed, whether or not a run of it had begun, and tell every browser."""
+    with _lock:
+        history = _latest(node_id)
+        history.end("failed", message)
+        _send(history.event({}))
+
+
+def remember(node_id: str, output: Mapping[str, object]) -> None:
+    """Record what a node shows of its result, for a page that is opened later.  An earlier failure is past."""
+    with _lock:
+        history = _latest(node_id)
+        history.output = json.loads(dumps(output))
+        if history.status != "finished":
+            history.end("finished", "")
 
 
 def announce_sample(node_id: str, run: str, sample: Sample) -> None:
@@ -86,6 +105,14 @@ def _history(node_id: str, run: str) -> History:
         oldest, _ = _histories.popitem(last=False)
         _sent_at.pop(oldest, None)
     return history
+
+
+def _latest(node_id: str) -> History:
+    """The node's latest history, if it is of the workflow that is running.  Call with the lock held."""
+    history = _histories.get(node_id)
+    if history is not None and history.workflow == _workflow_of(node_id):
+        return history
+    return _history(node_id, NO_RUN)
 
 
 def _workflow_of(node_id: str) -> str | None:

@@ -60,6 +60,8 @@ class History:
     points: list[Point] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     stride: int = 1
+    output: Mapping[str, object] = field(default_factory=dict)
+    """What the node itself shows of its latest result, such as the key of its songs."""
 
     def update(self, progress: Progress) -> None:
         """Take over where the stage stands, and the point of the curves if there is one."""
@@ -132,7 +134,7 @@ class History:
             for point in self.points
         ]
         event = self.event(self.metrics.copy(), self.samples)
-        return event | {"points": points, "eta_seconds": self.metrics.get("eta_seconds")}
+        return event | {"points": points, "eta_seconds": self.metrics.get("eta_seconds"), "output": self.output}
 
 
 def finite(metrics: Mapping[str, float]) -> Metrics:

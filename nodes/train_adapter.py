@@ -49,7 +49,7 @@ class TrainAdapter(io.ComfyNode):
             display_name="Train LoRA (ACE-Step)",
             category=CATEGORY,
             description="Trains the adapter and puts it into the LoRA folder, proven to load at strength 1.0. Stop it "
-                        "with ComfyUI's own cancel button: nothing is lost, and queueing again continues.",
+                        "with ComfyUI's own cancel button: nothing is lost, and pressing Run again continues.",
             search_aliases=["music", "resume", "continue", "train adapter", "train lora", "lokr", "loha", "fine-tune",
                             "ace step", "side-step"],
             is_output_node=True,

@@ -133,7 +133,9 @@ def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Prog
     flat = torch.cat(losses)
     mean = float(flat.mean())
     if not math.isfinite(mean):
-        raise TrainingDiverged(f"The held-out loss is {mean} at step {progress.step}. Lower the learning "
-                               "rate, use precision fp32, or check the dataset.")
+        advice = (f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual), or use fp32."
+                  if progress.step else
+                  "Nothing was learned yet: use precision fp32; if that does not help, preprocess the songs again.")
+        raise TrainingDiverged(f"The held-out loss is {mean} at step {progress.step}. {advice}")
     by_time = flat.view(-1, len(flow.HELDOUT_TIMES)).mean(dim=0)
     return HeldoutLoss(mean=mean, by_time=tuple(by_time.tolist()))

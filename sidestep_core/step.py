@@ -34,6 +34,8 @@ from .train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 
+LARGE_WEIGHT = 10.0
+"""Weights of adapters stay far below 1; beyond this the steps were too large."""
 SCALE_DOUBLES_EVERY = 2000
 """Steps, in fp16: a scale that an overflow halved finds its way back."""
 
@@ -145,7 +147,7 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
         numbers["weighted"] = float(torch.cat([batch.weighted_B.detach() for batch in losses]).mean())
     if fp16:
         numbers["scale"] = scale
-    _check_healthy(numbers, step)
+    _check_healthy(training, numbers, step)
     for group in training.optimizer.param_groups:
         group["lr"] = numbers["lr"]
     training.optimizer.step()
@@ -193,12 +195,31 @@ def _layer_gradients(training: Training) -> dict[str, float]:
     return {layer: float(torch.nn.utils.get_total_norm(gradients)) for layer, gradients in layers.items()}
 
 
-def _check_healthy(numbers: Mapping[str, float], step: int) -> None:
+def _check_healthy(training: Training, numbers: Mapping[str, float], step: int) -> None:
+    """TrainingDiverged, with the cause as far as it can be known, when a step cannot be taken."""
     for name in ("loss", "gradient"):
         if not math.isfinite(numbers[name]):
-            raise TrainingDiverged(f"The {name} became {numbers[name]} in step {step + 1}. Lower the learning rate, or "
-                                   "use precision fp32; the last checkpoint of the run is untouched.")
+            raise TrainingDiverged(f"The {name} became {numbers[name]} in step {step + 1}. "
+                                   + (_too_fast(training.config) if step else _before_learning(training)))
     # min_snr_flow weighs pure noise with exactly zero, and a step may have nothing else.
     if numbers["gradient"] == 0 and numbers.get("weighted") != 0:
+        largest = max(float(parameter.detach().abs().max()) for parameter in training.adapter.parameters)
+        if largest > LARGE_WEIGHT:
+            raise TrainingDiverged(f"The adapter stopped learning in step {step + 1}: its weights have grown to "
+                                   f"{largest:.3g}. {_too_fast(training.config)}")
         raise TrainingDiverged(f"No gradient reached the adapter in step {step + 1}; training would change nothing. "
-                               "Adapt more target_modules, or lower cfg_ratio.")
+                               "Adapt more target_modules, lower cfg_ratio, or use precision fp32. An adapter in "
+                               "start_from may hold nothing but zeros: leave it out.")
+
+
+def _too_fast(config: TrainConfig) -> str:
+    advice = ("Choose optimizer adamw" if config.optimizer == "prodigy" else
+              f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual)")
+    return (f"{advice}, or use precision fp32 where that is low already. The last checkpoint of the run is untouched.")
+
+
+def _before_learning(training: Training) -> str:
+    """Advice for a loss that is no number before anything was learned, which no learning rate explains."""
+    return (f"Nothing was learned yet, so it is the precision ({str(training.objective.dtype).removeprefix('torch.')}) "
+            "or a damaged file. Use precision fp32; if that does not help, preprocess the songs again, get the model "
+            "again, and leave out start_from.")

@@ -6,6 +6,9 @@ from .errors import ConfigError
 from .run_state import RunState
 from .train_config import TrainConfig
 
+MUCH_WORSE = 1.25
+"""Times the loss before training.  Songs learned by heart raise the held-out loss too, but by less."""
+
 
 def check(config: TrainConfig, heldout_songs: int) -> None:
     """ConfigError, before anything is trained, for settings that need held-out songs where there are none.
@@ -34,3 +37,14 @@ def ended(config: TrainConfig, state: RunState, total: int) -> str:
         return (f"target_loss: the held-out loss is {last:.4f}, no higher than {config.target_loss:g}, and no longer "
                 f"falls.")
     return f"All {total} steps are made." if state.step >= total else ""
+
+
+def got_worse(config: TrainConfig, state: RunState) -> str:
+    """What to say of a run that unlearns; empty while its measured loss is not far above that before training."""
+    first, last = state.heldout_first, state.heldout_last
+    if first is None or last is None or last <= MUCH_WORSE * first:
+        return ""
+    advice = ("Choose optimizer adamw" if config.optimizer == "prodigy" else
+              f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual)")
+    return (f"The adapter makes the model worse: the measured loss was {first:.3g} before training and is {last:.3g} "
+            f"after step {state.heldout_step}. {advice}, or take fewer steps.")

@@ -175,7 +175,10 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
     row = metrics.add_heldout(state.step, loss.mean, loss.by_time)
     if shown is not None:
         shown.add_heldout(row)
-    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row))
+    worse = stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
+    if worse:
+        log.warning(worse)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row, notice=worse))
     return state
 
 
@@ -204,8 +207,8 @@ def _keep(training: Training, run: Run, state: RunState, stop: BaseException) ->
     if not was_stopped(stop) or state.step == 0:
         return
     kept = results.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
-    message = (f"Stopped after step {state.step} of {training.total_steps}. The adapter so far: {kept.path}. "
-               "Queue the same workflow again to continue from here.")
+    message = (f"Stopped after step {state.step} of {training.total_steps}. The adapter so far: {kept.path.name}. "
+               "Press Run again to continue from here.")
     log.info(message)
     if isinstance(stop, Cancelled):
         raise Cancelled(message) from stop

@@ -27,6 +27,14 @@ export function advance(state, event) {
   };
 }
 
+/** A state whose end is this message, with what was known before. */
+export const failed = (state, message) =>
+  ({ stage: "load", step: 0, total: 0, metrics: {}, points: [], samples: [], ...state, status: "failed", message });
+
+/** What ComfyUI says against a node before it runs: its own sentence, or ours, which it puts behind the input's name. */
+export const refusal = ({ errors }) => errors.map(({ type, message, details }) =>
+  (type === "custom_validation_failed" ? details.replace(/^\w+ - /, "") : `${message}: ${details}`)).join(" ");
+
 /** By their steps; a new one takes the place of an earlier one of its step. */
 function addSamples(known, fresh) {
   if (!fresh.length) return known;

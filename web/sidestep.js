@@ -3,8 +3,9 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { grow, rootGraph, zoomCanvas } from "./canvas.js";
+import { createNote, hasCapacity } from "./note.js";
 import { createPanel } from "./panel.js";
-import { advance, explains, fromOutput } from "./progress.js";
+import { advance, explains, failed, fromOutput, refusal } from "./progress.js";
 import { addSongTable } from "./songs.js";
 
 const EVENT = "sidestep.progress";
@@ -22,23 +23,13 @@ const PANELS = {
   SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
 };
 
-const CAPACITY = "Run the workflow: how many parameters this makes is shown here.";
-const NOTES = { // what a line of text below the widgets says before the first run
-  SideStepConfigureLoRA: CAPACITY,
-  SideStepConfigureLoKR: CAPACITY,
-  SideStepConfigureLoHA: CAPACITY,
-  SideStepDatasetCache: "Run the workflow: how much room the dataset takes is shown here.",
-  SideStepImportTensors: "Run the workflow: what was imported is shown here.",
-};
-const NOTE_HEIGHT = 50;
-
 const address = ({ node_id, run }, step) =>
   api.apiURL(`/sidestep/nodes/${encodeURIComponent(node_id)}/runs/${encodeURIComponent(run)}/samples/${step}`);
 
 /** Every node with a panel as [execution id, panel]; a node inside subgraphs has an id like "5:12". */
 function* panels(graph = rootGraph(), path = "") {
   for (const node of graph.nodes) {
-    const panel = node.widgets?.find((widget) => widget.name === WIDGET)?.panel;
+    const panel = node.widgets?.find((widget) => widget.panel)?.panel;
     if (panel) yield [`${path}${node.id}`, panel];
     if (node.subgraph) yield* panels(node.subgraph, `${path}${node.id}:`);
   }
@@ -62,8 +53,10 @@ async function restore(id, panel) {
   const response = await api.fetchApi(`/sidestep/nodes/${encodeURIComponent(id)}/history`);
   const state = response.status === 200 ? await response.json() : null; // 204: nothing since the server started
   if (request !== panel.request) return; // a newer answer is on its way
-  if (state && isOfThisWorkflow(state)) setState(panel, state);
-  else if (panel.state?.status === "running") {
+  if (state && isOfThisWorkflow(state)) {
+    setState(panel, state);
+    panel.node.showsAgain?.(state.output);
+  } else if (panel.state?.status === "running") {
     setState(panel, { ...panel.state, status: "cancelled", message: "ComfyUI was restarted. Run again to continue." });
   }
 }
@@ -81,16 +74,17 @@ async function onProgress({ detail: event }) {
   if (event.status === "finished" && !MAKE_NO_CHOICE.has(event.stage)) await app.refreshComboInNodes();
 }
 
+/** The panel of a node; those that have nothing to show while they run get a line of text for it. */
 function addPanel(node) {
   const options = PANELS[node.comfyClass];
-  if (!options) return;
-  const panel = createPanel({ ...options, address });
+  const panel = options ? createPanel({ ...options, address }) : createNote(node);
   panel.element.addEventListener("wheel", zoomCanvas);
   const widget = node.addDOMWidget(WIDGET, "SIDESTEP_PROGRESS", panel.element, {
     serialize: false,
     hideOnZoom: false,
     margin: MARGIN,
-    getMinHeight: () => panel.height() + 2 * MARGIN,
+    getMinHeight: () => panel.height() && panel.height() + 2 * MARGIN,
+    getMaxHeight: options ? undefined : () => panel.height() && panel.height() + 2 * MARGIN,
   });
   widget.serialize = false; // options.serialize keeps it out of the prompt, this one out of the workflow file
   widget.panel = panel;
@@ -98,7 +92,8 @@ function addPanel(node) {
   const { onExecuted } = node;
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments);
-    if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));
+    if (!options) setState(panel, { status: "finished", message: "", output: output.sidestep?.[0] ?? {} });
+    else if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));
   };
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
 }
@@ -114,32 +109,6 @@ function foldAdvanced(node) {
   const shown = (widget) => !widget.hidden && (node.showAdvanced || !widget.advanced);
   node.getLayoutWidgets = () => node.widgets.filter(shown);
   node.setSize([node.size[0], node.computeSize()[1]]);
-}
-
-/** A line of text below the widgets, that says what they amounted to in the latest run. */
-function addNote(node) {
-  const element = document.createElement("div");
-  element.className = "sidestep-capacity";
-  element.textContent = NOTES[node.comfyClass];
-  element.addEventListener("wheel", zoomCanvas);
-  const widget = node.addDOMWidget("sidestep_note", "SIDESTEP_NOTE", element, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => NOTE_HEIGHT,
-    getMaxHeight: () => NOTE_HEIGHT,
-  });
-  widget.serialize = false;
-  const { onExecuted, onConfigure } = node;
-  node.onExecuted = function (output) {
-    onExecuted?.apply(this, arguments);
-    // Saved with the workflow: opened again, ComfyUI may have the node's result still, and not tell it once more.
-    if (output.sidestep) element.textContent = this.properties.capacity = output.sidestep[0].message;
-  };
-  node.onConfigure = function () {
-    onConfigure?.apply(this, arguments);
-    if (this.properties.capacity) element.textContent = this.properties.capacity;
-  };
-  node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
 }
 
 /** Grey out the widgets that count for nothing, as `counts(widget name, whether the input is connected)` says. */
@@ -160,6 +129,25 @@ const besideSettings = (name, linked) => !linked || BESIDE_SETTINGS.includes(nam
 const besideSongs = (name, linked) => !linked || name !== "folder";
 const besideEstimate = (name, linked) => linked || !OF_ESTIMATE.includes(name);
 
+/** What ComfyUI refuses before it runs is on the node too: it answers with the errors of each node. */
+function showRefusals() {
+  const { queuePrompt } = api;
+  let refused = [];
+  api.queuePrompt = async function () {
+    try {
+      const answer = await queuePrompt.apply(this, arguments);
+      await Promise.all(refused.map(([id, panel]) => restore(id, panel)));
+      refused = [];
+      return answer;
+    } catch (error) {
+      const errors = error?.response?.node_errors ?? {};
+      refused = [...panels()].filter(([id]) => errors[id]);
+      for (const [id, panel] of refused) setState(panel, failed(panel.state, refusal(errors[id])));
+      throw error;
+    }
+  };
+}
+
 function addStyles() {
   const link = document.createElement("link");
   link.rel = "stylesheet";
@@ -171,16 +159,17 @@ app.registerExtension({
   name: "sidestep.progress",
   init: addStyles,
   nodeCreated(node) {
+    if (!node.comfyClass.startsWith("SideStep")) return;
     addPanel(node);
     addSongTable(node);
-    if (node.comfyClass in NOTES) addNote(node);
-    if (NOTES[node.comfyClass] === CAPACITY) watchInput(node, "estimate", besideEstimate);
-    if (node.comfyClass.startsWith("SideStep")) foldAdvanced(node);
+    if (hasCapacity(node)) watchInput(node, "estimate", besideEstimate);
+    foldAdvanced(node);
     if (node.comfyClass === "SideStepTrainAdapter") watchInput(node, "settings", besideSettings);
     if (node.comfyClass === "SideStepPreprocessAudioFolder") watchInput(node, "songs", besideSongs);
   },
   afterConfigureGraph: restoreAll,
   setup() {
+    showRefusals();
     api.addEventListener(EVENT, onProgress);
     api.addEventListener("reconnected", restoreAll);
   },

@@ -54,7 +54,10 @@ export function addSongTable(node) {
   const { onExecuted, onConfigure, onRemoved } = node;
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments);
-    const key = output.sidestep?.[0]?.preview;
+    this.showsAgain(output.sidestep?.[0]);
+  };
+  node.showsAgain = function (output) {
+    const key = output?.preview;
     if (!key || key === this.properties.songs) return;
     // Saved with the workflow: after a reload ComfyUI may have the node's result still, and not tell it once more.
     this.properties.songs = key;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -161,6 +162,24 @@ def test_an_adapter_that_no_gradient_reaches_is_an_error(checkpoint: Checkpoint,
         parameter.data.zero_()
     with pytest.raises(TrainingDiverged, match="No gradient reached the adapter in step 1"):
         optimizer_step(training, 0)
+
+
+def test_weights_out_of_bounds_are_the_learning_rates_fault(checkpoint: Checkpoint, dataset: Dataset,
+                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    training = prepare(checkpoint, dataset, LORA, replace(CONFIG, learning_rate=1e4), CPU)
+    for parameter in training.adapter.parameters:
+        parameter.data.fill_(1e4)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.zeros(()))
+    with pytest.raises(TrainingDiverged, match=r"grown to 1e\+04\. Lower the learning rate, which is 10000"):
+        optimizer_step(training, 3)
+
+
+def test_a_first_step_never_blames_the_learning_rate(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    training = prepare(checkpoint, dataset, LORA, CONFIG, CPU)
+    training.adapter.parameters[0].data[0, 0] = math.nan
+    with pytest.raises(TrainingDiverged, match="Nothing was learned yet") as raised:
+        optimizer_step(training, 0)
+    assert "learning rate" not in str(raised.value)
 
 
 def test_a_bfloat16_base_is_trained_with_float32_gradients(checkpoint: Checkpoint, dataset: Dataset) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from sidestep_core.errors import ConfigError
 from sidestep_core.run_state import RunState
-from sidestep_core.stopping import check, ended
+from sidestep_core.stopping import check, ended, got_worse
 from sidestep_core.train_config import TrainConfig
 
 
@@ -57,3 +57,11 @@ def test_without_held_out_songs_there_is_no_judge(config: TrainConfig, named: st
         check(config, 0)
     check(config, 1)
     check(TrainConfig(), 0)
+
+
+def test_an_adapter_that_makes_the_model_worse_is_told() -> None:
+    told = got_worse(TrainConfig(learning_rate=1.0), after(2.0, 1.5, 3.0))
+    assert "was 2 before training and is 3 after step 2" in told
+    assert "learning rate, which is 1 " in told
+    assert "Choose optimizer adamw" in got_worse(TrainConfig(optimizer="prodigy"), after(2.0, 3.0))
+    assert got_worse(TrainConfig(), after(2.0, 1.5, 2.1)) == got_worse(TrainConfig(), RunState()) == ""

@@ -1,0 +1,43 @@
+"""Every error of a node ends on the node itself, in words; what a node shows is kept for pages that open later."""
+
+from __future__ import annotations
+
+import functools
+
+import comfy.model_management
+from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
+
+from ..sidestep_core.errors import SideStepError
+from ..sidestep_core.progress import was_stopped
+from . import events, wording
+
+
+def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """The node itself, whose execute now tells the page how it ended; an interrupt is no error.
+
+    The id comes from the host's context: asked for as a hidden input it would be part of what results are cached by.
+    """
+    execute = node.execute.__func__
+
+    @functools.wraps(execute)
+    def reporting(cls: type[io.ComfyNode], *args: object, **inputs: object) -> io.NodeOutput:
+        context = get_executing_context()
+        node_id = "" if context is None else str(context.node_id)
+        try:
+            output = execute(cls, *args, **inputs)
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:
+            if was_stopped(error):
+                raise
+            told = wording.sentence(error)
+            events.fail(node_id, told)
+            if isinstance(error, SideStepError):
+                error.args = (told,)  # ComfyUI's own dialog shows it too
+            raise
+        events.remember(node_id, (output.ui or {}).get("sidestep", [{}])[0])
+        return output
+
+    node.execute = classmethod(reporting)
+    return node

@@ -1,0 +1,95 @@
+"""Errors of every node end on the node itself, and what it shows is kept for a page that is opened later."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from demo.stage import PACK
+from tests.host.pack import pack_module
+
+NODE = "7"
+
+
+@pytest.fixture(scope="module")
+def reporting(comfy: ModuleType) -> Any:
+    """nodes/reporting.py in this process, with a server that nobody is connected to."""
+    import server
+
+    server.PromptServer(asyncio.new_event_loop())
+    return pack_module("nodes.reporting")
+
+
+def node(reporting: Any, outcome: Any) -> Any:
+    """A node that returns or raises this."""
+    class Node:
+        @classmethod
+        def execute(cls, **_: object) -> object:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return reporting.io.NodeOutput(outcome, ui={"sidestep": [{"message": outcome}]})
+
+    return reporting.reported(Node)
+
+
+def executed(reporting: Any, outcome: Any) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    with CurrentNodeContext("prompt", NODE, None):
+        node(reporting, outcome).execute()
+
+
+def history(reporting: Any) -> Any:
+    return reporting.events._histories[NODE]
+
+
+def test_every_node_reports_its_errors(reporting: Any) -> None:
+    name = "side_step_whole"
+    spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    found = asyncio.run(asyncio.run(sys.modules[name].comfy_entrypoint()).get_node_list())
+    assert len(found) == 22
+    assert [each.__name__ for each in found if not hasattr(each.execute, "__wrapped__")] == []
+
+
+def test_an_error_is_the_state_of_the_node(reporting: Any) -> None:
+    with pytest.raises(reporting.SideStepError):
+        executed(reporting, reporting.SideStepError("There is no folder x."))
+    assert (history(reporting).status, history(reporting).message) == ("failed", "There is no folder x.")
+
+
+def test_the_next_result_ends_a_failure(reporting: Any) -> None:
+    with pytest.raises(KeyError):
+        executed(reporting, KeyError("bpm"))
+    assert history(reporting).status == "failed"
+    executed(reporting, "3 songs ready.")
+    assert (history(reporting).status, history(reporting).answer()["output"]) == (
+        "finished", {"message": "3 songs ready."})
+
+
+def test_an_interrupt_is_no_error(comfy: ModuleType, reporting: Any) -> None:
+    executed(reporting, "ready")
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        executed(reporting, comfy.model_management.InterruptProcessingException())
+    assert history(reporting).status == "finished"
+
+
+def test_messages_hold_no_place_of_the_server(comfy: ModuleType, reporting: Any) -> None:
+    import folder_paths
+
+    wording = pack_module("nodes.wording")
+    output, [loras, *_] = folder_paths.get_output_directory(), folder_paths.get_folder_paths("loras")
+    assert wording.without_places(f"{output}/sidestep/runs/a b is damaged.") == "output/sidestep/runs/a b is damaged."
+    assert wording.without_places(f"Kept: {loras}/a.safetensors.") == "Kept: loras/a.safetensors."
+    assert wording.without_places("There is no folder /srv/music/mine.") == "There is no folder mine."
+    assert wording.without_places(r"C:\Users\me\x.wav is cut off.") == "x.wav is cut off."
+    for kept in ("4/4 or 3/4", "self / cross", "10 s/step", "https://example.org/a/b", "songs/one.wav"):
+        assert wording.without_places(kept) == kept

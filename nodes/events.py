@@ -112,6 +112,7 @@ def _latest(node_id: str) -> History:
     history = _histories.get(node_id)
     if history is not None and history.workflow == _workflow_of(node_id):
         return history
+    _histories.pop(node_id, None)
     return _history(node_id, NO_RUN)
 
 

@@ -75,6 +75,14 @@ def test_the_next_result_ends_a_failure(reporting: Any) -> None:
         "finished", {"message": "3 songs ready."})
 
 
+def test_the_same_number_in_another_workflow_is_another_node(reporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for workflow in ("first", "second"):
+        monkeypatch.setattr(reporting.events, "_workflow_of", lambda _, name=workflow: name)
+        with pytest.raises(KeyError):
+            executed(reporting, KeyError("bpm"))
+        assert history(reporting).workflow == workflow
+
+
 def test_an_interrupt_is_no_error(comfy: ModuleType, reporting: Any) -> None:
     executed(reporting, "ready")
     with pytest.raises(comfy.model_management.InterruptProcessingException):

@@ -74,6 +74,15 @@ def remember(node_id: str, output: Mapping[str, object]) -> None:
             history.end("finished", "")
 
 
+def remember_source(node_id: str, name: str, output: Mapping[str, object]) -> None:
+    """Have the node that is connected to the input `name` of this one show what came of it, in place of its own."""
+    link = _running_prompt(node_id).get(node_id, {}).get("inputs", {}).get(name)
+    if isinstance(link, list):
+        remember(str(link[0]), output)
+        with _lock:
+            _send(_latest(str(link[0])).event({}))
+
+
 def announce_sample(node_id: str, run: str, sample: Sample) -> None:
     """Record a sample that `run` generated, or failed to, and tell every browser.  Thread-safe."""
     with _lock:
@@ -121,12 +130,20 @@ def _workflow_of(node_id: str) -> str | None:
 
     None for a prompt that no browser sent, and for a graph that has no id of its own yet.
     """
-    running, _ = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-    for _number, _prompt_id, prompt, extra_data, *_ in running:
+    for _number, _prompt_id, prompt, extra_data, *_ in _running():
         if node_id in prompt:
             workflow = ((extra_data.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
             return None if workflow == UNSAVED else workflow
     return None
+
+
+def _running_prompt(node_id: str) -> Mapping[str, dict[str, object]]:
+    """The prompt that is running and has this node; empty if none."""
+    return next((prompt for _number, _prompt_id, prompt, *_ in _running() if node_id in prompt), {})
+
+
+def _running() -> list[tuple]:
+    return PromptServer.instance.prompt_queue.get_current_queue_volatile()[0]
 
 
 def _send(event: dict[str, object]) -> None:

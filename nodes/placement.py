@@ -9,6 +9,7 @@ from typing import get_args
 from comfy_api.latest import io
 
 from ..sidestep_core.adapter_config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig, Placement
+from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.selection import Choose, Granularity, SelectionConfig, applied
 from ..sidestep_core.sensitivity import Estimate
@@ -18,6 +19,7 @@ from .sockets import EstimateSocket
 
 SELECTION = tuple(field.name for field in fields(SelectionConfig))
 """Names of the widgets that say how an estimate chooses."""
+UNKNOWN = "modules and parameters are counted on your model when a training with it begins."
 EVERY = SelectionConfig(choose="percentile", percentile=100.0)
 """All modules that an estimate has and the adapter may sit on."""
 
@@ -109,10 +111,20 @@ def facts(config: AdapterConfig) -> dict[str, object]:
     if not found:
         raise unfit[0]
     modules = {size: len(one.parameters) for size, one in found.items()}
-    told = ", ".join(f"{modules[size]} modules and {one.total:,} parameters on {size}" for size, one in found.items())
-    full = max(len(one.full) for one in found.values())
     return {**config.to_json(), "modules": modules, "parameters": {size: one.total for size, one in found.items()},
-            "message": f"{config.kind}: {told}.{_full(full)}"}
+            "message": f"{config.kind}: {UNKNOWN}"}
+
+
+def trained_facts(config: AdapterConfig, checkpoint: Checkpoint) -> dict[str, object]:
+    """The same on the model that a training uses."""
+    from ..sidestep_core.decoder import DecoderGeometry
+    from ..sidestep_core.kinds import capacity
+
+    made = capacity(config, DecoderGeometry.read(checkpoint.model_weights().under("decoder.")))
+    count = len(made.parameters)
+    told = f"{count} modules and {made.total:,} parameters on {checkpoint.name}"
+    return {"modules": {checkpoint.size: count}, "parameters": {checkpoint.size: made.total},
+            "message": f"{config.kind}: {told}.{_full(len(made.full))}"}
 
 
 def chosen_facts(config: AdapterConfig, estimate: Estimate, allowed: int) -> dict[str, object]:

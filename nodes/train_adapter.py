@@ -17,7 +17,7 @@ from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.selection import SelectionConfig
 from ..sidestep_core.storage import TensorFile, fingerprint
 from ..sidestep_core.train_config import TrainConfig
-from . import estimate_inline, events, folders, models, run_choices, samples
+from . import estimate_inline, events, folders, models, placement, run_choices, samples
 from .configured import Configured
 from .host import run_stage
 from .sockets import (
@@ -102,6 +102,8 @@ class TrainAdapter(io.ComfyNode):
         warnings = adapter_config.mismatches(checkpoint, dataset)
         for warning in warnings:
             log.warning(warning)
+        if adapter_config.estimate is None:
+            events.remember_source(node_id, "adapter_config", placement.trained_facts(adapter_settings, checkpoint))
         first_weights = None if start_from is None else start_from.path
         beginning = run_choices.checkpoint_of(resume_from)
         key = fingerprint(identity(checkpoint, dataset, adapter_settings, config, start_from=first_weights,

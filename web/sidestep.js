@@ -92,8 +92,12 @@ function addPanel(node) {
   const { onExecuted } = node;
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments);
-    if (!options) setState(panel, { status: "finished", message: "", output: output.sidestep?.[0] ?? {} });
-    else if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));
+    if (!options) {
+      setState(panel, { status: "finished", message: "", output: output.sidestep?.[0] ?? {} });
+      // A result from ComfyUI's cache is what the node said first; the server has what came of it since.
+      const [id] = [...panels()].find(([, each]) => each === panel) ?? [];
+      if (id) restore(id, panel);
+    } else if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));
   };
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
 }

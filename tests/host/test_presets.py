@@ -162,5 +162,4 @@ def test_an_adapters_configuration_is_saved_and_shown(server: ComfyUI, tmp_path:
     [shown] = outcome.outputs[CONFIGURE]["sidestep"]
     assert shown["modules"] == modules
     assert shown["kind"] == config.kind
-    for size, count in modules.items():
-        assert f"{count} modules and {shown['parameters'][size]:,} parameters on {size}" in shown["message"]
+    assert "counted on your model when a training with it begins" in shown["message"]

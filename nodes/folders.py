@@ -18,6 +18,7 @@ from ..sidestep_core import layouts, merge, strict_json
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
+from . import readable_folders
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +145,12 @@ def given_folder(text: str, what: str = "songs") -> Path:
         raise DatasetError(f"No folder is given. Enter the path of a folder with {what}.")
     folder = Path(folder_paths.get_input_directory()) / os.path.expanduser(text)  # noqa: PTH111 (leaves ~nobody alone)
     if str(folder) != str(folder).encode("utf-8", "replace").decode():
-        raise DatasetError(f"The name of {folder} is not valid Unicode. Rename the folder.")
+        raise DatasetError(f"The name of {text} is not valid Unicode. Rename the folder.")
+    readable_folders.require_readable(folder, text)
     if folder.is_file():
-        raise DatasetError(f"{folder} is a file. Enter the folder that it is in.")
+        raise DatasetError(f"{text} is a file. Enter the folder that it is in.")
     if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}. Enter a full path, or one inside ComfyUI's input folder.")
+        raise readable_folders.unreadable(text)
     return folder
 
 

@@ -142,7 +142,7 @@ def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
     if not path.is_file():
         return found, []
     try:
-        manifest = storage.read_json(path)
+        manifest = strict_json.loads(strict_json.read_bytes(path), MANIFEST, unicode=False)
     except strict_json.BadJson as error:
         return found, [Problem(name=MANIFEST, reason=f"cannot be read ({error}); every .pt file is taken instead")]
     if isinstance(manifest, dict) and "format" in manifest:

@@ -1,0 +1,61 @@
+"""Which folders of songs a workflow may name: any while only this computer reaches ComfyUI, else those that are shared.
+
+Workflows are strangers' input.  Where others reach ComfyUI, nothing outside of its input and output folders and those
+that the administrator lists can be read, nor can it be told whether it exists.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+from comfy.cli_args import args
+
+from ..sidestep_core.errors import DatasetError
+
+KIND = "sidestep_songs"
+"""Of folder in extra_model_paths.yaml."""
+_NETWORK = re.compile(r"[\\/]{2}")
+"""What shares of other computers and devices begin with on Windows: \\\\server, //server, \\\\?\\, \\\\.\\."""
+
+
+def require_readable(folder: Path, text: str, *, windows: bool = os.name == "nt") -> None:
+    """DatasetError unless a workflow may name this folder, which it calls `text`."""
+    if windows and (_NETWORK.match(text) or _NETWORK.match(str(folder))):
+        raise DatasetError(f"{text} lies on another computer, or is a device. Connect it to a drive letter, or copy "
+                           "the folder to this computer.")
+    if only_this_computer(args.listen, args.enable_cors_header):
+        return
+    real = Path(os.path.realpath(folder))
+    if not any(real.is_relative_to(os.path.realpath(place)) for place in _shared()):
+        raise unreadable(text)
+
+
+def unreadable(text: str) -> DatasetError:
+    """The error for a folder that is not there; where others reach ComfyUI, also for one that may not be read."""
+    if only_this_computer(args.listen, args.enable_cors_header):
+        return DatasetError(f"There is no folder {text}. Enter a full path, or one inside ComfyUI's input folder.")
+    return DatasetError(f"There is no folder {text} among those that may be read while other computers reach ComfyUI: "
+                        f"its input and output folders, and what its administrator lists as {KIND} in "
+                        "extra_model_paths.yaml.")
+
+
+def only_this_computer(listen: str, cors: str | None) -> bool:
+    """Whether no other computer, and no page of another site, reaches a ComfyUI with these options."""
+    return cors is None and all(map(_is_loopback, (listen or "").split(",")))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.strip().strip("[]")
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _shared() -> list[str]:
+    listed = folder_paths.folder_names_and_paths.get(KIND, ([], set()))[0]
+    return [folder_paths.get_input_directory(), folder_paths.get_output_directory(), *listed]

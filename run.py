@@ -23,6 +23,9 @@ LAUNCH = ("import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = sy
           "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)")
 """Runs a module of this folder, for the same reason."""
 
+MOST_WORKERS = 4
+"""Of the tests; each may have a ComfyUI and a Chromium of its own, which take about 3 GB."""
+
 
 def main() -> int:
     """The exit code of what was asked."""
@@ -93,8 +96,10 @@ def benchmarks() -> list[str]:
 
 def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
     """Non-zero if ruff, mypy or pytest found something.  pytest comes last, so its verdict is the last line."""
-    env = {"OMP_NUM_THREADS": str(min(4, os.cpu_count() or 1)), **env}
-    checks = [["ruff", "check"], ["mypy", "--strict", "sidestep_core"], ["pytest", *(arguments or ["tests"])]]
+    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    env = {"OMP_NUM_THREADS": "1", **env}
+    everything = ["-n", str(workers), "--dist", "loadgroup", "--durations", "10", "tests"]
+    checks = [["ruff", "check"], ["mypy", "--strict", "sidestep_core"], ["pytest", *(arguments or everything)]]
     codes = []
     for check in checks:
         print(f"== {' '.join(check)}", flush=True)

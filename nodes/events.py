@@ -16,6 +16,7 @@ from typing import Literal
 from aiohttp import web
 from server import PromptServer
 
+from ..sidestep_core.metrics import MEASURED_ON
 from ..sidestep_core.progress import Progress
 from .history import History, Point, Sample, finite
 from .wording import without_places
@@ -33,20 +34,38 @@ _sent_at: dict[str, float] = {}
 _lock = threading.Lock()
 
 
-def announce(node_id: str, run: str, progress: Progress) -> None:
-    """Record `progress` of `run` on a node and tell every browser, at most 10 times a second.  Thread-safe.
+def record(node_id: str, run: str, progress: Progress) -> None:
+    """Record `progress` of `run` on a node; the next `flush` tells the browsers.  Thread-safe."""
+    with _lock:
+        _history(node_id, run).update(progress)
 
-    Notices, the held-out losses and the numbers of the last step are always sent.
+
+def flush(node_id: str) -> None:
+    """Tell every browser what was recorded since the last event, at most 10 times a second.  Thread-safe.
+
+    Nothing is dropped: what comes too early waits, and all waiting points travel in the next event.
     """
     with _lock:
-        history = _history(node_id, run)
-        history.update(progress)
-        must_send = (progress.notice or "heldout" in progress.metrics
-                     or (progress.metrics and progress.step == progress.total))
+        history = _histories.get(node_id)
         now = time.monotonic()
-        if must_send or now - _sent_at.get(node_id, 0.0) >= SECONDS_BETWEEN_EVENTS:
+        if history and history.changed and now - _sent_at.get(node_id, 0.0) >= SECONDS_BETWEEN_EVENTS:
             _sent_at[node_id] = now
-            _send(history.event(finite(progress.metrics)))
+            _send(history.take_event())
+
+
+def done(node_id: str, run: str) -> tuple[int, int]:
+    """What ComfyUI's own bar shows: units done and in all, of the training where there is one."""
+    with _lock:
+        history = _history(node_id, run)
+        return history.training or (history.step, history.total)
+
+
+def stop(node_id: str, run: str) -> None:
+    """Tell every browser at once that a stop was asked for and waits for the work in hand."""
+    with _lock:
+        history = _history(node_id, run)
+        history.stop()
+        _send(history.take_event())
 
 
 def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "failed"], message: str) -> None:
@@ -54,7 +73,7 @@ def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "fai
     with _lock:
         history = _history(node_id, run)
         history.end(status, without_places(message))
-        _send(history.event({}))
+        _send(history.take_event())
 
 
 def fail(node_id: str, message: str) -> None:
@@ -62,7 +81,7 @@ def fail(node_id: str, message: str) -> None:
     with _lock:
         history = _latest(node_id)
         history.end("failed", message)
-        _send(history.event({}))
+        _send(history.take_event())
 
 
 def remember(node_id: str, output: Mapping[str, object]) -> None:
@@ -80,7 +99,7 @@ def remember_source(node_id: str, name: str, output: Mapping[str, object]) -> No
     if isinstance(link, list):
         remember(str(link[0]), output)
         with _lock:
-            _send(_latest(str(link[0])).event({}))
+            _send(_latest(str(link[0])).take_event())
 
 
 def announce_sample(node_id: str, run: str, sample: Sample) -> None:
@@ -88,10 +107,11 @@ def announce_sample(node_id: str, run: str, sample: Sample) -> None:
     with _lock:
         history = _history(node_id, run)
         history.add_sample(sample)
-        _send(history.event({}, [sample]))
+        _send(history.take_event([sample]))
 
 
-def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float]] = (), samples: Iterable[Sample] = ()) -> None:
+def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float | str]] = (),
+           samples: Iterable[Sample] = ()) -> None:
     """Record what is on the disk already of a run: rows with `step`, as in its `metrics.jsonl`, and samples.
 
     Nothing is sent; the browser asks for the history when the run ends or its page is loaded.
@@ -99,6 +119,7 @@ def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float]] = (), sam
     with _lock:
         history = _history(node_id, run)
         for row in rows:
+            history.measured_on = str(row.get(MEASURED_ON, history.measured_on))
             history.add_point(Point(int(row["step"]), finite(row)))
         for sample in samples:
             history.add_sample(sample)

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from ..sidestep_core.progress import Progress
 
-Status = Literal["running", "finished", "cancelled", "failed"]
+Status = Literal["running", "stopping", "finished", "cancelled", "failed"]
+
+UNITS = {"listen": "song", "preprocess": "song", "estimate": "sample", "train": "step", "sample": "preview"}
+"""The work of a stage that is finished before a stop."""
 Metrics = dict[str, float | None]
 
 MOST_POINTS = 2000
@@ -62,24 +65,44 @@ class History:
     stride: int = 1
     output: Mapping[str, object] = field(default_factory=dict)
     """What the node itself shows of its latest result, such as the key of its songs."""
+    training: tuple[int, int] | None = None
+    """Step and total of the training, also while a preview is made or the adapter is saved."""
+    measured_on: str = ""
+    """Songs that `heldout` was measured on: "held_out" or "trained"; empty before the first measurement."""
+    unsent: list[Point] = field(default_factory=list)
+    """Points that no event has carried yet."""
+    changed: bool = False
+    """Whether anything is unsent."""
 
     def update(self, progress: Progress) -> None:
         """Take over where the stage stands, and the point of the curves if there is one."""
-        if progress.stage != self.stage:
+        if progress.stage != self.stage and self.training is None:
             self.metrics.pop("eta_seconds", None)
         if progress.notice and progress.notice not in self.notices:
             self.notices.append(str(progress.notice))
         self.stage, self.status = str(progress.stage), "running"
         self.message = str(progress.message) or " ".join(self.notices)
         self.step, self.total = int(progress.step), int(progress.total)
+        if progress.stage == "train":
+            self.training = self.step, self.total
         metrics = finite(progress.metrics)
         self.metrics |= metrics
+        self.measured_on = str(progress.measured_on) or self.measured_on
+        self.changed = True
         if "loss" in metrics or "heldout" in metrics:
-            self.add_point(Point(self.step, metrics))
+            point = Point(self.step, metrics)
+            self.add_point(point)
+            self.unsent.append(point)
+
+    def stop(self) -> None:
+        """Take over that the person asked to stop, and the work in hand is finished first."""
+        self.status, self.changed = "stopping", True
+        self.message = f"Stopping after this {UNITS.get(self.stage, 'file')}. What is done is kept."
+        self.metrics.pop("eta_seconds", None)
 
     def end(self, status: Status, message: str) -> None:
         """Take over how the run ended."""
-        self.status = status
+        self.status, self.changed = status, True
         self.message = " ".join([str(message), *(self.notices if status == "finished" else ())])
         self.metrics.pop("eta_seconds", None)
 
@@ -112,8 +135,15 @@ class History:
     def _is_kept(self, point: Point) -> bool:
         return point.step % self.stride == 0 or "heldout" in point.metrics
 
-    def event(self, metrics: Metrics, samples: Iterable[Sample] = ()) -> dict[str, object]:
-        """The payload of one websocket event: where the run stands, with these numbers and new samples."""
+    def take_event(self, samples: Iterable[Sample] = ()) -> dict[str, object]:
+        """Payload of one websocket event: where the run stands, every point since the last event, and new samples."""
+        points, self.unsent, self.changed = self.unsent, [], False
+        fresh: Metrics = {}
+        for point in points:
+            fresh |= point.metrics
+        return self._event(fresh, samples) | {"points": [_row(point) for point in points]}
+
+    def _event(self, metrics: Metrics, samples: Iterable[Sample]) -> dict[str, object]:
         return {
             "node_id": self.node_id,
             "run": self.run,
@@ -122,22 +152,26 @@ class History:
             "status": self.status,
             "step": self.step,
             "total": self.total,
+            "training": self.training,
             "message": self.message,
             "metrics": metrics,
+            "measured_on": self.measured_on,
             "samples": [sample.answer() for sample in samples],
         }
 
     def answer(self) -> dict[str, object]:
         """The last event with every number that is known, every sample, and the points."""
-        points = [
-            {key: value for key, value in point.metrics.items() if key != "eta_seconds"} | {"step": point.step}
-            for point in self.points
-        ]
-        event = self.event(self.metrics.copy(), self.samples)
-        return event | {"points": points, "eta_seconds": self.metrics.get("eta_seconds"), "output": self.output}
+        event = self._event(self.metrics.copy(), self.samples)
+        return event | {"points": [_row(point) for point in self.points],
+                        "eta_seconds": self.metrics.get("eta_seconds"), "output": self.output}
 
 
-def finite(metrics: Mapping[str, float]) -> Metrics:
-    """The metrics as plain floats; NaN and infinity, which JSON does not know, become None."""
-    values = {str(key): float(value) for key, value in metrics.items()}
+def _row(point: Point) -> dict[str, object]:
+    """A point as the page draws it."""
+    return {key: value for key, value in point.metrics.items() if key != "eta_seconds"} | {"step": point.step}
+
+
+def finite(metrics: Mapping[str, float | str]) -> Metrics:
+    """The numbers as plain floats, without words; NaN and infinity, which JSON does not know, become None."""
+    values = {str(key): float(value) for key, value in metrics.items() if not isinstance(value, str)}
     return {key: value if math.isfinite(value) else None for key, value in values.items()}

@@ -46,6 +46,7 @@ def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summ
             worker.join(POLL_SECONDS)
     except comfy.model_management.InterruptProcessingException as exception:
         interrupt = exception
+        events.stop(node_id, run)
     finally:
         # Whatever ended the wait, no stage may go on unseen: it would hold the device and write beside the next one.
         cancelled.set()
@@ -84,9 +85,10 @@ def _show(node_id: str, run: str, reports: queue.SimpleQueue[Progress], bar: com
     progress = None
     while not reports.empty():
         progress = reports.get()
-        events.announce(node_id, run, progress)
+        events.record(node_id, run, progress)
+    events.flush(node_id)
     if progress is not None:
-        bar.update_absolute(progress.step, progress.total)
+        bar.update_absolute(*events.done(node_id, run))
 
 
 def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException | None,

@@ -127,19 +127,21 @@ class _RunSampler:
 
     def _generate(self, adapter: Path | None, message: str) -> Tensor:
         """The waveform [2, samples]."""
-        def show(done: int) -> None:
-            self.report(Progress(stage="sample", step=done, total=self.settings.steps, message=message))
+        def show(done: int, work: str = "generating") -> None:
+            # Decoding is the last unit: it takes as long as a few steps of sampling.
+            self.report(Progress(stage="sample", step=done, total=self.settings.steps + 1,
+                                 message=f"{message}: {work}"))
 
-        show(0)
+        show(0, "reading the prompt")
         comfy.model_management.soft_empty_cache()
         conditioning = self._conditioning
-        show(0)
+        show(0, "loading the model")
         model = _model(self.checkpoint)
         if adapter is not None:
             model, _, _ = models.patch(model, adapter, 1.0)
         latent = _denoise(model, conditioning, self.settings, show)
         del model
-        show(self.settings.steps)
+        show(self.settings.steps, "decoding")
         return _decode(self.checkpoint, latent)
 
     @cached_property

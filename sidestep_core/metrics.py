@@ -1,12 +1,12 @@
-"""The numbers of a run: one JSON line per step in `metrics.jsonl`, smoothed losses, and the time that is left."""
+"""The numbers of a run: one JSON line per step in `metrics.jsonl`, and smoothed losses."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from . import storage, strict_json
 from .flow import HELDOUT_TIMES
@@ -18,15 +18,24 @@ MOST_BYTES = 512_000_000
 
 log = logging.getLogger(__name__)
 
+MEASURED_ON = "measured_on"
+"""Key beside `heldout`: which songs it was measured on."""
+MeasuredOn = Literal["held_out", "trained"]
+Row = dict[str, Any]
+"""Numbers by name, and a word under MEASURED_ON."""
 
-def read(path: Path) -> list[dict[str, float]]:
+
+def read(path: Path) -> list[Row]:
     """The rows of a metrics file; a last line torn by a crash is left out."""
     if not path.is_file():
         return []
-    rows: list[dict[str, float]] = []
+    rows: list[Row] = []
     for line in strict_json.read_bytes(path, most=MOST_BYTES).splitlines():
         try:
-            row = strict_json.typed(strict_json.loads(line, path.name), dict[str, float | None], path.name)
+            row = strict_json.typed(strict_json.loads(line, path.name), dict[str, float | str | None], path.name)
+            words = [key for key, value in row.items() if isinstance(value, str) and key != MEASURED_ON]
+            if words or row.get(MEASURED_ON, "trained") not in get_args(MeasuredOn):
+                raise strict_json.BadJson(f"{', '.join(words) or MEASURED_ON} holds an unknown word.")
             if not float(row["step"]).is_integer():
                 raise strict_json.BadJson(f"step must be a whole number, not {row['step']:g}.")
         except (strict_json.BadJson, KeyError, TypeError) as error:
@@ -36,12 +45,12 @@ def read(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def keep_until(path: Path, step: int) -> list[dict[str, float]]:
+def keep_until(path: Path, step: int) -> list[Row]:
     """Forget what was measured after `step`; returns what is left."""
     return write(path, [row for row in read(path) if row["step"] <= step])
 
 
-def write(path: Path, rows: Iterable[dict[str, float]]) -> list[dict[str, float]]:
+def write(path: Path, rows: Iterable[Row]) -> list[Row]:
     """Make these the rows of the file."""
     kept = list(rows)
     storage.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -57,11 +66,8 @@ def time_bin(t: float) -> str:
 class Metrics:
     """Appends to a run's metrics file, continuing after the step the run resumes from."""
 
-    def __init__(self, path: Path, *, after_step: int, total: int) -> None:
+    def __init__(self, path: Path, *, after_step: int) -> None:
         self._path = path
-        self._total = total
-        self._first_step = after_step
-        self._started = time.monotonic()
         self._average = self._weight = 0.0
         self._by_time: dict[str, float] = {}
         keys = [time_bin(t) for t in HELDOUT_TIMES]
@@ -87,18 +93,19 @@ class Metrics:
     def add_step(self, step: int, numbers: Mapping[str, float],
                  samples: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
         """Write the row of a finished step (1-based), whose samples had these (time, loss); returns it with `smoothed`
-        losses, overall and per bin of time, and `eta_seconds` for showing."""
-        row = self._append({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
+        losses, overall and per bin of time."""
+        return self._append({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
                             **self._smooth_by_time(samples)})
-        per_step = (time.monotonic() - self._started) / (step - self._first_step)
-        return {**row, "eta_seconds": per_step * (self._total - step)}
 
-    def add_heldout(self, step: int, mean: float, by_time: Sequence[float] = ()) -> dict[str, float]:
-        """Write the row of a held-out measurement after `step` finished steps."""
+    def add_heldout(self, step: int, mean: float, by_time: Sequence[float] = (), *,
+                    measured_on: MeasuredOn = "held_out") -> dict[str, float]:
+        """Write the row of a measurement of these songs after `step` finished steps; returns its numbers."""
         times = zip(HELDOUT_TIMES, by_time, strict=bool(by_time))
-        return self._append({"step": step, "heldout": mean, **{f"heldout_t{time}": loss for time, loss in times}})
+        numbers = {"step": step, "heldout": mean, **{f"heldout_t{time}": loss for time, loss in times}}
+        self._append({**numbers, MEASURED_ON: measured_on})
+        return numbers
 
-    def _append(self, row: dict[str, float]) -> dict[str, float]:
+    def _append(self, row: Row) -> Row:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
         return row

@@ -19,6 +19,8 @@ class Progress:
     total: int
     metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     message: str = ""
+    measured_on: str = ""
+    """Songs that the held-out loss in `metrics` was measured on: "held_out" or "trained"."""
     notice: str = ""
     """What stays worth knowing until the end, such as a setting that is not followed."""
 

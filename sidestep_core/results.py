@@ -13,6 +13,7 @@ from torch import Tensor
 from . import adapter as adapter_file
 from . import peft_layout, run_state, storage
 from .adapter import Adapter, Loader
+from .metrics import MEASURED_ON
 from .run_state import ADAPTER_FILE, AVERAGE_FILE, BEST_FILE, RunState
 from .step import Training
 
@@ -36,7 +37,7 @@ class Run:
 
 def save_checkpoint(training: Training, run: Run, state: RunState) -> Path:
     """The checkpoint of the present step, with everything that continuing from it needs."""
-    files = _adapter_files(training, _facts(run, state))
+    files = _adapter_files(training, _facts(training, run, state))
     if training.heldout and state.best_step:
         # The run may be continued from here after best/ holds a later one.
         files[BEST_FILE] = functools.partial(storage.copy, run.best)
@@ -46,7 +47,7 @@ def save_checkpoint(training: Training, run: Run, state: RunState) -> Path:
 def save_best(training: Training, run: Run, state: RunState) -> None:
     """Make the adapter of the present step, as it was measured, the best one."""
     with training.averaged():
-        adapter_file.write(run.best, training.adapter.state(), _facts(run, state))
+        adapter_file.write(run.best, training.adapter.state(), _facts(training, run, state))
 
 
 def usable(checkpoint: Path) -> Path:
@@ -75,12 +76,12 @@ def publish_stopped(training: Training, run: Run, state: RunState, every: int) -
 def publish_final(training: Training, run: Run, state: RunState, ended: str) -> Adapter:
     """Write final/, put the last or the best adapter where people will use it, and record that the run is complete."""
     save_checkpoint(training, run, state)
-    files = _adapter_files(training, {**_facts(run, state), "ended": ended})
+    files = _adapter_files(training, {**_facts(training, run, state), "ended": ended})
     best = training.config.publish == "best"
     if best:
         training.adapter.load_state(storage.read_tensors(run.best))
         state = replace(state, step=state.best_step, heldout_last=state.best_loss)
-        facts, tensors = {**_facts(run, state), "ended": ended}, training.adapter.state()
+        facts, tensors = {**_facts(training, run, state), "ended": ended}, training.adapter.state()
         files |= {BEST_FILE: _writer(tensors, facts)} | _peft_files(tensors, facts)
     final = run.folder / "final"
     if final.is_dir():
@@ -120,6 +121,7 @@ def _peft_files(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict
             peft_layout.WEIGHTS_NAME: lambda path: adapter_file.write_peft_weights(path, tensors, facts)}
 
 
-def _facts(run: Run, state: RunState) -> dict[str, Any]:
+def _facts(training: Training, run: Run, state: RunState) -> dict[str, Any]:
     """For the metadata of an adapter of the present step."""
-    return {**run.facts, "steps": state.step, "heldout_first": state.heldout_first, "heldout_last": state.heldout_last}
+    return {**run.facts, "steps": state.step, "heldout_first": state.heldout_first, "heldout_last": state.heldout_last,
+            MEASURED_ON: training.measured_name}

@@ -27,6 +27,7 @@ from .device import choose_dtype
 from .ema import Average
 from .errors import ConfigError, TrainingDiverged
 from .loss import BatchLoss, Objective, training_loss
+from .metrics import MeasuredOn
 from .progress import Progress, Report, ignore
 from .schedules import learning_rate
 from .targets import target_modules
@@ -59,6 +60,11 @@ class Training:
     def measured_on(self) -> tuple[Sample, ...]:
         """Held-out songs; the trained ones when none are held out."""
         return self.heldout or self.trained_on
+
+    @property
+    def measured_name(self) -> MeasuredOn:
+        """Name of those songs in metrics and messages."""
+        return "held_out" if self.heldout else "trained"
 
     @property
     def epoch(self) -> int:

@@ -21,6 +21,7 @@ from .encoding import ensure_conditions
 from .loss import heldout_loss
 from .metrics import FILE as METRICS_FILE
 from .metrics import Metrics
+from .pace import Pace
 from .progress import Cancelled, Progress, Report, ignore, was_stopped
 from .results import Run
 from .run_state import RunState
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 PROVEN_WHEN_STOPPED = 8
 """Of so many modules one is proven when a run is stopped: all 192 would take seconds, and someone is waiting."""
 
-MEASURING = "Measuring the held-out loss"
+MEASURING = {"held_out": "Measuring the held-out loss", "trained": "Measuring the loss of the trained songs"}
+"""By the songs that are measured."""
 
 NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "keep_checkpoints", "tensorboard", "log_every",
                   "log_heavy_every", "sample_every", "sample_caption", "sample_lyrics", "sample_seconds", "shift",
@@ -123,30 +125,36 @@ def _notes(adapter: Path) -> object:
 def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, report: Report) -> Adapter:
     """The loop: measure, save, sample when it is due, and step; on an interruption keep what is finished."""
     config, total = training.config, training.total_steps
-    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, total=total)
+    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step)
+    pace = Pace(config, total)
     with board(run.folder, config, state.step) as shown:
         try:
             while True:
                 last = total if state.step == total else config.heldout_every
                 if _due(state.step, last, state.heldout_step):
-                    state = _measure(training, run, state, metrics, shown, report)
+                    with pace.measured("heldout"):
+                        state = _measure(training, run, state, metrics, shown, report)
                 ended = stopping.ended(config, state, total)
                 sampling = sample is not None and _due(state.step, config.sample_every, state.sampled_step)
                 if _due(state.step, config.save_every, 0):
-                    results.save_checkpoint(training, run, state)
+                    with pace.measured("save"):
+                        results.save_checkpoint(training, run, state)
                 if sample is not None and sampling:
-                    _sample(sample, training, run, state, report)
+                    with pace.measured("sample"):
+                        _sample(sample, training, run, state, report)
                     state = replace(state, sampled_step=state.step)
                 if ended:
                     _tell(ended, state, total, report)
                     break
-                result = optimizer_step(training, state.step, report, scale=state.scale,
-                                        by_layer=is_heavy(config, state.step + 1))
+                with pace.measured("step"):
+                    result = optimizer_step(training, state.step, report, scale=state.scale,
+                                            by_layer=is_heavy(config, state.step + 1))
                 state = replace(state, step=state.step + 1, scale=result.scale)
                 row = metrics.add_step(state.step, result.numbers, result.samples)
                 if shown is not None:
                     shown.add_step(state.step, result.numbers, [t for t, _ in result.samples], result.layer_gradients)
-                report(Progress(stage="train", step=state.step, total=total, metrics=row))
+                report(Progress(stage="train", step=state.step, total=total,
+                                metrics={**row, "eta_seconds": pace.seconds_left(state.step)}))
         except BaseException as stop:
             _keep(training, run, state, stop)
             raise
@@ -166,19 +174,20 @@ def _due(step: int, every: int, done_at: int) -> bool:
 def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, shown: Board | None,
              report: Report) -> RunState:
     """The held-out loss of the present step, of the average where there is one; the best adapter so far is kept."""
-    at = Progress(stage="train", step=state.step, total=training.total_steps, message=MEASURING)
+    at = Progress(stage="train", step=state.step, total=training.total_steps, message=MEASURING[training.measured_name])
     with training.averaged():
         loss = heldout_loss(training.objective, training.measured_on, at, report)
     state = state.with_heldout(loss.mean)
     if training.heldout and state.step > 0 and state.best_step == state.step:
         results.save_best(training, run, state)
-    row = metrics.add_heldout(state.step, loss.mean, loss.by_time)
+    row = metrics.add_heldout(state.step, loss.mean, loss.by_time, measured_on=training.measured_name)
     if shown is not None:
         shown.add_heldout(row)
     worse = stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
     if worse:
         log.warning(worse)
-    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row, notice=worse))
+    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row, notice=worse,
+                    measured_on=training.measured_name))
     return state
 
 

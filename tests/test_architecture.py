@@ -36,7 +36,7 @@ LAYERS = {
     "heatmap": 4, "tables": 4, "song_files": 4, "song_lists": 4, "visits": 4, "levels": 4, "musical_key": 4,
     "songs": 5, "loss": 5, "codes": 5, "kinds": 5, "memory": 5, "stopping": 5, "presets": 5, "merge": 5,
     "song_warnings": 5, "standalone": 5,
-    "write_back": 6, "captions": 6, "build": 6, "dataset_json": 6, "step": 6, "encoding": 6, "selection": 6,
+    "write_back": 6, "captions": 6, "build": 6, "dataset_json": 6, "step": 6, "pace": 3, "encoding": 6, "selection": 6,
     "listening": 6, "sections": 6, "song_table": 6, "cache": 6, "latents": 6,
     "preprocess": 7, "results": 7, "estimate": 7,
     "start": 8, "foreign_tensors": 8,

@@ -3,7 +3,7 @@
 
 import { make, makeSvg } from "./elements.js";
 import { dots, line, ranges, ticks } from "./loss_chart.js";
-import { count, decimal, newest, passes, power, share, timeLeft, title } from "./progress.js";
+import { count, decimal, measured, meanwhile, newest, passes, power, share, timeLeft, title } from "./progress.js";
 import { createSamples } from "./samples.js";
 import { createTimeBins } from "./time_bins.js";
 
@@ -49,7 +49,7 @@ export function createPanel({ chart, idle, hint, address }) {
     const done = state ? share(state) : 0;
     fill.classList.toggle("sidestep-unknown", status === "running" && done === null);
     fill.style.width = done === null ? "" : `${100 * done}%`;
-    note.textContent = note.title = state ? state.message : hint;
+    note.textContent = note.title = state ? [meanwhile(state), state.message].filter(Boolean).join(": ") : hint;
     left.textContent = status === "running" ? timeLeft(state.metrics.eta_seconds) : "";
     for (const part of parts) part.show(state ?? NOTHING);
     // A long text at the end of a run takes its room from the chart; a panel without one grows.
@@ -79,19 +79,21 @@ function createChart() {
     lr: make("dd", ""),
     epoch: make("dd", ""),
   };
-  const cell = (label, key) => make("div", `sidestep-cell sidestep-key-${key}`, make("dt", "", label), cells[key]);
+  const heldoutLabel = make("dt", "");
+  const cell = (label, key) => make("div", `sidestep-cell sidestep-key-${key}`, label, cells[key]);
   const numbers = make(
     "dl",
     "sidestep-numbers",
-    cell("Loss", "loss"),
-    cell("Held-out", "heldout"),
-    cell("Learning rate", "lr"),
-    cell("Epoch", "epoch"),
+    cell(make("dt", "", "Loss"), "loss"),
+    cell(heldoutLabel, "heldout"),
+    cell(make("dt", "", "Learning rate"), "lr"),
+    cell(make("dt", "", "Epoch"), "epoch"),
   );
-  numbers.title = "Loss: how far off the model still is, averaged over recent steps. "
-    + "Held-out: the same on songs that it does not train on; when it rises again, stop.";
 
   function show(state) {
+    const [label, explanation] = measured(state);
+    heldoutLabel.textContent = label;
+    numbers.title = `Loss: how far off the model still is, averaged over recent steps. ${explanation}`;
     const loss = newest(state, "smoothed") ?? newest(state, "loss");
     cells.loss.textContent = decimal(loss);
     cells.heldout.textContent = decimal(newest(state, "heldout"));

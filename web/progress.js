@@ -12,17 +12,17 @@ const STAGES = {
   save: "Saving the adapter",
 };
 const IN_PERCENT = new Set(["listen", "preprocess", "estimate", "sample"]);
-const ENDINGS = { finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
+const ENDINGS = { stopping: "Stopping", finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
 
 /** The state after an event; `state` is the state so far (null before the first event), `event` one websocket event. */
 export function advance(state, event) {
   const known = state?.run === event.run ? state : { metrics: {}, points: [], samples: [] };
   const metrics = { ...known.metrics, ...event.metrics };
-  if (known.stage !== event.stage) metrics.eta_seconds = event.metrics.eta_seconds;
+  if (known.stage !== event.stage && !event.training) metrics.eta_seconds = event.metrics.eta_seconds;
   return {
     ...event,
     metrics,
-    points: addPoint(known.points, event),
+    points: event.points.reduce(addPoint, known.points),
     samples: addSamples(known.samples, event.samples),
   };
 }
@@ -42,12 +42,20 @@ function addSamples(known, fresh) {
   return [...kept, ...fresh].sort((a, b) => a.step - b.step);
 }
 
-function addPoint(points, { step, metrics }) {
-  if (metrics.loss === undefined && metrics.heldout === undefined) return points;
-  const earlier = points.filter((point) => point.step < step);
-  const same = points.find((point) => point.step === step);
-  const all = [...earlier, { ...same, ...metrics, step }];
+/** A run that goes on from an earlier step repeats steps: what was later makes way. */
+function addPoint(points, point) {
+  const earlier = (points.at(-1)?.step ?? -1) < point.step ? points : points.filter(({ step }) => step < point.step);
+  const same = points.find(({ step }) => step === point.step);
+  const all = [...earlier, { ...same, ...point }];
   return all.length <= MOST_POINTS ? all : all.filter((point, index) => index % 2 === 0 || "heldout" in point);
+}
+
+/** The server's answer, with what events have added since it was written. */
+export function withLater(answer, shown) {
+  if (answer.status !== "running" || shown?.run !== answer.run || shown.status !== "running") return answer;
+  const last = answer.points.at(-1)?.step ?? -1;
+  const later = shown.points.filter(({ step }) => step > last);
+  return later.length ? { ...answer, ...shown, points: [...answer.points, ...later] } : answer;
 }
 
 /** The state that a node's output stands for, when ComfyUI took it from its cache and nothing was reported. */
@@ -71,20 +79,32 @@ export function newest(state, key) {
   return state.points.findLast((point) => Number.isFinite(point[key]))?.[key];
 }
 
-export const title = ({ status, stage }) => ENDINGS[status] ?? STAGES[stage] ?? stage;
+/** Whether a training goes on below what is done just now. */
+const isBesideTraining = ({ stage, training }) => Boolean(training) && stage !== "train";
+
+export const title = ({ status, stage, training }) => ENDINGS[status] ?? STAGES[training ? "train" : stage] ?? stage;
+
+/** A line below the training: what is done meanwhile, and how far it is; "" where nothing is. */
+export function meanwhile(state) {
+  if (state.status !== "running" || !isBesideTraining(state)) return "";
+  const { stage, step, total } = state;
+  return `${STAGES[stage]}${total ? ` ${Math.floor((100 * step) / total)} %` : ""}`;
+}
 
 /** How much is done, from 0 to 1; null when nobody can tell. */
-export function share({ stage, status, step, total }) {
+export function share({ stage, status, step, total, training }) {
   if (status === "finished") return 1;
+  if (training) return training[1] ? Math.min(1, training[0] / training[1]) : null;
   return total && stage !== "load" ? Math.min(1, step / total) : null;
 }
 
 /** "step 120 of 1,000" in training, else a percentage: the units of the other stages mean nothing to a person. */
 export function count(state) {
-  const { stage, status, step, total, points } = state;
+  const { stage, status, points, training } = state;
   if (status === "finished" && points.length) return `${points.at(-1).step.toLocaleString()} steps`;
+  const [step, total] = training ?? [state.step, state.total];
   if (!total || stage === "load") return "";
-  if (IN_PERCENT.has(stage)) return `${Math.floor(100 * share(state))} %`;
+  if (IN_PERCENT.has(stage) && !training) return `${Math.floor(100 * share(state))} %`;
   return `step ${step.toLocaleString()} of ${total.toLocaleString()}`;
 }
 
@@ -97,6 +117,15 @@ export function timeLeft(seconds) {
   if (minutes < 48 * 60) return `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
   return `about ${Math.round(minutes / 1440)} days left`;
 }
+
+const MEASURED = {
+  trained: ["Trained songs", "Trained songs: the same on fixed pieces and noise of the songs that it trains on, as none is "
+    + "held out. It cannot show whether songs are being learned by heart."],
+  held_out: ["Held-out", "Held-out: the same on songs that it does not train on; when it rises again, stop."],
+};
+
+/** Label and explanation of the measured loss, by the songs that it was measured on. */
+export const measured = (state) => MEASURED[state.measured_on] ?? MEASURED.held_out;
 
 /** A loss: "0.412"; a missing one: "-". */
 export const decimal = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits) : "-");

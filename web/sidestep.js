@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 import { grow, rootGraph, zoomCanvas } from "./canvas.js";
 import { createNote, hasCapacity } from "./note.js";
 import { createPanel } from "./panel.js";
-import { advance, explains, failed, fromOutput, refusal } from "./progress.js";
+import { advance, explains, failed, fromOutput, refusal, withLater } from "./progress.js";
 import { addSongTable } from "./songs.js";
 
 const EVENT = "sidestep.progress";
@@ -14,6 +14,8 @@ const BESIDE_SETTINGS = [WIDGET, "adapter_name", "if_already_trained", "resume_f
 const OF_ESTIMATE = ["choose", "granularity", "top_k", "percentile", "million_parameters", "minimum_per_category",
   "rank_by_score", "min_rank", "max_rank"];
 const MAKE_NO_CHOICE = new Set(["listen", "preprocess"]); // stages after which no list has a new entry
+const UNDER_WAY = new Set(["running", "stopping"]);
+const MAKE_CHOICES = new Set(["SideStepMergeAdapter", "SideStepSavePreset", "SideStepSaveEstimate"]); // without a panel
 const MARGIN = 10;
 const WIDTH = 320; // of a new node, so that the numbers fit
 const PANELS = {
@@ -54,7 +56,7 @@ async function restore(id, panel) {
   const state = response.status === 200 ? await response.json() : null; // 204: nothing since the server started
   if (request !== panel.request) return; // a newer answer is on its way
   if (state && isOfThisWorkflow(state)) {
-    setState(panel, state);
+    setState(panel, withLater(state, panel.state));
     panel.node.showsAgain?.(state.output);
   } else if (panel.state?.status === "running") {
     setState(panel, { ...panel.state, status: "cancelled", message: "ComfyUI was restarted. Run again to continue." });
@@ -71,7 +73,7 @@ async function onProgress({ detail: event }) {
     setState(panel, advance(panel.state, event));
     if (incomplete) await restore(id, panel);
   }
-  if (event.status === "finished" && !MAKE_NO_CHOICE.has(event.stage)) await app.refreshComboInNodes();
+  if (!UNDER_WAY.has(event.status) && !MAKE_NO_CHOICE.has(event.stage)) await app.refreshComboInNodes();
 }
 
 /** The panel of a node; those that have nothing to show while they run get a line of text for it. */
@@ -113,6 +115,15 @@ function foldAdvanced(node) {
   const shown = (widget) => !widget.hidden && (node.showAdvanced || !widget.advanced);
   node.getLayoutWidgets = () => node.widgets.filter(shown);
   node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+/** What the node writes is in the lists of other nodes at once. */
+function refreshChoices(node) {
+  const { onExecuted } = node;
+  node.onExecuted = function () {
+    onExecuted?.apply(this, arguments);
+    void app.refreshComboInNodes();
+  };
 }
 
 /** Grey out the widgets that count for nothing, as `counts(widget name, whether the input is connected)` says. */
@@ -167,6 +178,7 @@ app.registerExtension({
     addPanel(node);
     addSongTable(node);
     if (hasCapacity(node)) watchInput(node, "estimate", besideEstimate);
+    if (MAKE_CHOICES.has(node.comfyClass)) refreshChoices(node);
     foldAdvanced(node);
     if (node.comfyClass === "SideStepTrainAdapter") watchInput(node, "settings", besideSettings);
     if (node.comfyClass === "SideStepPreprocessAudioFolder") watchInput(node, "songs", besideSongs);

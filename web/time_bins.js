@@ -1,12 +1,12 @@
 // The loss by time: five numbers with a bar each, from nearly clean audio (fine texture) to nearly pure noise (structure).
 
 import { make } from "./elements.js";
-import { decimal, newest } from "./progress.js";
+import { decimal, measured, newest } from "./progress.js";
 
 const CENTRES = ["0.1", "0.3", "0.5", "0.7", "0.9"]; // as in the names of the metrics
 const HELP = "The loss by time of the noise. Low times (left) are nearly clean audio: there the model learns detail and "
   + "texture. High times (right) are nearly pure noise: there it learns structure. "
-  + "Bar: the songs that it trains on. Dot: held-out songs.";
+  + "Bar: the steps of training. Dot: ";
 
 /** [{centre, loss, heldout, bar, dot}] from low to high times, bars and dots in percent; [] while none is known. */
 export function timeBins(state) {
@@ -26,25 +26,26 @@ export function timeBins(state) {
 export function createTimeBins(height) {
   const row = make("div", "sidestep-bins");
   const element = make("div", "sidestep-times", make("span", "", "Detail"), row, make("span", "", "Structure"));
-  element.title = HELP;
 
   function show(state) {
     const bins = timeBins(state);
+    const label = measured(state)[0].toLowerCase();
+    element.title = `${HELP}${label}.`;
     element.hidden = !bins.length;
-    row.replaceChildren(...bins.map(cell));
+    row.replaceChildren(...bins.map((bin) => cell(bin, label)));
   }
 
   return { element, show, height: () => (element.hidden ? 0 : height) };
 }
 
-function cell({ centre, loss, heldout, bar, dot }) {
+function cell({ centre, loss, heldout, bar, dot }, label) {
   const track = make("div", "sidestep-track");
   if (bar !== null) track.append(placed("sidestep-bin", "width", bar));
   if (dot !== null) track.append(placed("sidestep-dot", "left", dot));
   const number = make("div", "", decimal(loss ?? heldout, 2));
-  const text = `Time ${centre}: loss ${decimal(loss)}, held-out ${decimal(heldout)}`;
+  const text = `Time ${centre}: loss ${decimal(loss)}, ${label} ${decimal(heldout)}`;
   const element = make("div", "sidestep-time", number, track);
-  element.title = `${text}. ${HELP}`;
+  element.title = `${text}. ${HELP}${label}.`;
   element.setAttribute("aria-label", text);
   element.setAttribute("role", "img");
   return element;

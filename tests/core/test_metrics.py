@@ -15,7 +15,7 @@ LOSSES = [1.0, 0.5, 0.75, 0.25, 0.3]
 
 
 def write(path: Path, losses: list[float], *, after_step: int = 0) -> Metrics:
-    metrics = Metrics(path, after_step=after_step, total=10)
+    metrics = Metrics(path, after_step=after_step)
     for step, loss in enumerate(losses, start=after_step + 1):
         metrics.add_step(step, {"loss": loss, "lr": 1e-4})
     return metrics
@@ -28,14 +28,12 @@ def test_every_number_is_read_back(tmp_path: Path) -> None:
     assert [row["loss"] for row in rows[:-1]] == LOSSES
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 5]
     assert rows[-1] == {"step": 5, "heldout": 0.125, "heldout_t0.1": 0.1, "heldout_t0.3": 0.2, "heldout_t0.5": 0.3,
-                        "heldout_t0.7": 0.4, "heldout_t0.9": 0.5}
+                        "heldout_t0.7": 0.4, "heldout_t0.9": 0.5, "measured_on": "held_out"}
 
 
-def test_what_is_shown_is_what_is_written_and_the_time_left(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0, total=2)
+def test_what_is_shown_is_what_is_written(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
     first, last = metrics.add_step(1, {"loss": 1.0}), metrics.add_step(2, {"loss": 1.0})
-    assert first.pop("eta_seconds") > 0
-    assert last.pop("eta_seconds") == 0
     assert read(tmp_path / "metrics.jsonl") == [first, last]
 
 
@@ -92,7 +90,7 @@ def test_a_time_belongs_to_the_measured_time_nearest_to_it(t: float, key: str) -
 
 
 def test_losses_are_smoothed_per_bin_from_its_first_one_on(tmp_path: Path) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0, total=3)
+    metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
     first = metrics.add_step(1, {"loss": 1.0}, [(0.5, 2.0)])
     second = metrics.add_step(2, {"loss": 1.0}, [(0.9, 8.0), (0.5, 4.0), (0.45, 1.0)])
     assert {key: value for key, value in first.items() if key.startswith("t0")} == {"t0.5": 2.0}
@@ -106,7 +104,7 @@ def test_a_continued_run_smooths_bins_as_if_never_stopped(tmp_path: Path) -> Non
     samples = [[(0.1 * number, 1.0 / number), (0.3, float(number))] for number in range(1, 9)]
 
     def write_steps(path: Path, steps: range) -> None:
-        metrics = Metrics(path, after_step=steps.start, total=8)
+        metrics = Metrics(path, after_step=steps.start)
         for step in steps:
             metrics.add_step(step + 1, {"loss": 1.0}, samples[step])
 

@@ -15,7 +15,7 @@ from sidestep_core.adapter import METADATA_KEY, Adapter
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.dataset import Dataset
 from sidestep_core.errors import AdapterError, ConfigError, DatasetError, TrainingDiverged
-from sidestep_core.metrics import FILE, read
+from sidestep_core.metrics import FILE, MEASURED_ON, read
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.results import usable
 from sidestep_core.run_state import ADAPTER_FILE, AVERAGE_FILE
@@ -53,7 +53,8 @@ def test_metrics_hold_every_step_and_measurement(undisturbed: Adapter) -> None:
     rows = read(undisturbed.path.parent / "run" / FILE)
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if "heldout" in row] == [0, 2, 4, 6]
-    assert all(isinstance(value, (int, float)) for row in rows for value in row.values())
+    assert {row[MEASURED_ON] for row in rows if "heldout" in row} == {"held_out"}
+    assert all(isinstance(value, (int, float)) for row in rows for key, value in row.items() if key != MEASURED_ON)
     for row in rows:
         if "heldout" in row:
             by_time = [row[f"heldout_t{time}"] for time in (0.1, 0.3, 0.5, 0.7, 0.9)]

@@ -37,7 +37,7 @@ def short() -> dict[str, Any]:
     prompt = with_models(json.loads(ESTIMATE.prompt.read_text(encoding="utf-8")),
                          model_files(BASE / "models" / DEMO_MODEL))
     return with_inputs(prompt, {
-        "SideStepPreprocessAudioFolder": {"max_seconds": SECONDS, "dataset_name": "estimated"},
+        "SideStepPreprocessAudioFolder": {"max_seconds": SECONDS, "dataset_name": "demo"},
         ESTIMATING: {"estimate_batches": 8},
         TRAINING: {"max_steps": 3, "adapter_name": "estimated", "gradient_accumulation": 1, "heldout_every": 3,
                    "save_every": 100, "chunk_duration": 0.0},
@@ -56,7 +56,7 @@ def estimates(server: ComfyUI) -> Path:
 def kept(server: ComfyUI) -> Estimate:
     """The estimate of the example workflow as EstimateGradients kept it."""
     found = [sensitivity.read(path.read_text(encoding="utf-8"), path.name)
-             for path in (estimates(server) / "estimated").glob("*.json")]
+             for path in (estimates(server) / "demo").glob("*.json")]
     [estimate] = [each for each in found if each.settings["target_mlp"]]
     return estimate
 
@@ -110,7 +110,7 @@ def test_progress_is_shown_and_the_list_has_the_result(server: ComfyUI, short: d
     assert told[-1]["status"] == "finished"
     assert f"{MODULES} modules measured on 8 samples" in told[-1]["message"]
     listed = server.get_json("/object_info/SideStepLoadEstimate")["SideStepLoadEstimate"]["input"]["required"]
-    assert any(choice.startswith("estimated/") for choice in listed["estimate_file"][1]["options"])
+    assert any(choice.startswith("demo/") for choice in listed["estimate_file"][1]["options"])
 
 
 def test_measured_again_it_is_taken_from_the_file(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:

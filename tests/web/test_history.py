@@ -107,13 +107,29 @@ def test_what_json_does_not_know_becomes_null(history: ModuleType) -> None:
     assert answer["points"] == [{"step": 1, "loss": None, "smoothed": None, "lr": 1e-4}]
 
 
-def test_the_time_left_lasts_until_the_stage_or_the_run_ends(history: ModuleType) -> None:
+def test_the_time_left_lasts_until_the_run_ends(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     run.update(step(1, loss=0.5, eta_seconds=60.0))
     run.update(step(1))
+    run.update(Progress(stage="sample", step=1, total=9))
     assert run.answer()["eta_seconds"] == 60.0
-    run.update(Progress(stage="save", step=1, total=1))
+    assert run.answer()["training"] == (1, 100_000)
+    run.end("finished", "Done.")
     assert run.answer()["eta_seconds"] is None
+
+
+def test_every_point_travels_in_the_next_event(history: ModuleType) -> None:
+    run = history.History(node_id="4", run="r", workflow=None)
+    for number in (1, 2, 3):
+        run.update(step(number, loss=1 / number))
+        run.update(step(number))
+    run.update(Progress(stage="train", step=3, total=9, metrics={"heldout": 0.25}, measured_on="trained"))
+    event = run.take_event()
+    assert event["points"] == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 1 / 3},
+                               {"step": 3, "heldout": 0.25}]
+    assert (event["metrics"], event["measured_on"]) == ({"loss": 1 / 3, "heldout": 0.25}, "trained")
+    assert not run.changed
+    assert run.take_event()["points"] == []
 
 
 def test_a_notice_is_shown_while_training_and_at_the_end(history: ModuleType) -> None:

@@ -1,0 +1,58 @@
+"""A pack of the tests: a node that reports as a training does, at any speed, through the real `run_stage`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+from comfy_api.latest import ComfyExtension, io
+
+MICRO_STEPS = 4
+
+
+def part_of_pack(name: str) -> ModuleType:
+    """A module of Side-Step as the host has loaded it."""
+    return next(module for path, module in sys.modules.items() if path.endswith(f"comfyui-side-step.{name}"))
+
+
+class DriveSteps(io.ComfyNode):
+    """Reports steps of a given length on its own node, with four silent micro-steps each, and keeps their rows."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SideStepTestDriveSteps", category="tests", is_output_node=True, not_idempotent=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[io.String.Input("metrics_file"), io.Int.Input("steps", max=100_000),
+                    io.Float.Input("step_seconds", max=10.0), io.Float.Input("pause_at_end", max=60.0)])
+
+    @classmethod
+    def execute(cls, metrics_file: str, steps: int, step_seconds: float, pause_at_end: float) -> io.NodeOutput:
+        host, metrics = part_of_pack("nodes.host"), part_of_pack("sidestep_core.metrics")
+        progress = part_of_pack("sidestep_core.progress").Progress
+        file = Path(metrics_file)
+
+        def stage(report):  # type: ignore[no-untyped-def]
+            rows = metrics.Metrics(file, after_step=0)
+            for step in range(steps):
+                for _ in range(MICRO_STEPS):
+                    time.sleep(step_seconds / MICRO_STEPS)
+                    report(progress(stage="train", step=step, total=steps))
+                row = rows.add_step(step + 1, {"loss": 1 / (step + 1), "lr": 1e-4, "epoch": 1.0})
+                report(progress(stage="train", step=step + 1, total=steps, metrics=row))
+            report(progress(stage="sample", step=1, total=2, message="After the last step: decoding"))
+            time.sleep(pause_at_end)
+
+        host.run_stage(cls.hidden.unique_id, file.parent.name, stage, summary=lambda _: "Done.")
+        return io.NodeOutput()
+
+
+class Driver(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [DriveSteps]
+
+
+async def comfy_entrypoint() -> Driver:
+    return Driver()

@@ -1,18 +1,29 @@
-"""Adapters in ComfyUI's own pipeline of weight changes: through its loader, DoRA as it was trained."""
+"""Adapters in ComfyUI's own pipeline of weight changes: through its loader, DoRA as it was trained.
+
+The host logs what it could not change and goes on.  Every change is therefore tried on an empty weight first.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import comfy.lora
+import comfy.lora_convert
+import comfy.utils
 import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
 from ..sidestep_core import layouts
+from ..sidestep_core.errors import AdapterError
 from ..sidestep_core.factors import Piece, decomposed
 from ..sidestep_core.merge import Bake
+
+ShapeOf = Callable[[str], Sequence[int] | None]
+"""A parameter of the model, by its whole name -> its shape."""
 
 
 class Dora(WeightAdapterBase):
@@ -40,8 +51,69 @@ class Dora(WeightAdapterBase):
         return weight
 
 
-def of(pieces: Mapping[str, Piece]) -> dict[str, object]:
-    """What the host's own loader makes of an adapter: model key -> change; DoRA as it was trained."""
+class OfTheWeight(WeightAdapterBase):
+    """A change of the host that depends on the weight it is made for (OFT, BOFT, GLoRA), times the strength.
+
+    The host's own rotations take the strength twice, so that half is a quarter and -1 is 1; and OFT leaves out its
+    `rescale`.  `weights` is (rescale or None, the host's adapter without it).
+    """
+
+    name = "side_step_of_the_weight"
+
+    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor | None, object]) -> None:
+        self.loaded_keys = loaded_keys
+        self.weights = weights
+
+    def calculate_weight(self, weight: Tensor, key: str, strength: float, strength_model: float, offset: object,
+                         function: Callable[[Tensor], Tensor], intermediate_dtype: torch.dtype = torch.float32,
+                         original_weight: object = None) -> Tensor:
+        """The weight, changed in place by `strength` times what the host makes of it at 1."""
+        rescale, inner = self.weights
+        base = weight.float()
+        changed = inner.calculate_weight(base.clone(), key, 1.0, 1.0, None, lambda change: change)
+        if rescale is not None:
+            changed = rescale.to(base).reshape(-1, *(1,) * (base.dim() - 1)) * changed
+        weight += function((strength * (changed - base)).to(weight.dtype))
+        return weight
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the host really does to a model with an adapter."""
+
+    by_key: Mapping[str, object]
+    """The model's parameter -> change."""
+    matched: int
+    """Modules of the file, of `Content.total`."""
+    left_out: str
+    """What of the file is not used, in words."""
+
+
+def of(content: layouts.Content, shape_of: ShapeOf, key_map: Mapping[str, str]) -> Changes:
+    """What the host's own loader makes of an adapter; `key_map`: the host's names of parts outside the decoder.
+
+    AdapterError when nothing is left, or something is of another width.
+    """
+    def in_decoder(parameter: str) -> Sequence[int] | None:
+        return shape_of(layouts.HOST_PREFIX + parameter)
+
+    handed = _working(_handed(content, in_decoder), shape_of)
+    elsewhere = _working(_elsewhere(content.elsewhere, key_map), shape_of)
+    pieces = content.matched(in_decoder, alone=not (handed or elsewhere))
+    own = _working(_of_pieces(pieces), shape_of)
+    failed = {module for module in pieces if pieces[module].factors is not None
+              and f"{layouts.HOST_PREFIX}{module}.weight" not in own}
+    pieces = {module: piece for module, piece in pieces.items() if module not in failed}
+    taken = {_module(key) for key in handed} | _keys_of(content.elsewhere, key_map, elsewhere)
+    if not (own or handed or elsewhere):
+        raise AdapterError(f"ComfyUI could apply nothing of {content.path.name}. Update ComfyUI.")
+    modules = {layouts.module_text(key) for key in content.unknown if key in taken}
+    return Changes(own | handed | elsewhere, len(pieces) + len(handed) + len(modules),
+                   content.left_out(pieces, taken))
+
+
+def _of_pieces(pieces: Mapping[str, Piece]) -> dict[str, object]:
+    """DoRA as it was trained."""
     key_map = {f"{layouts.HOST_PREFIX}{module}": f"{layouts.HOST_PREFIX}{module}.weight" for module in pieces}
     found = comfy.lora.load_lora(layouts.host_tensors(pieces), key_map)
     for module, piece in pieces.items():
@@ -51,23 +123,138 @@ def of(pieces: Mapping[str, Piece]) -> dict[str, object]:
     return found
 
 
-def bake(adapters: Sequence[tuple[Path, float]], alpha: float, shape_of: layouts.ShapeOf) -> tuple[Bake, str]:
-    """(what the host makes of the weights with a row of adapters on them, what of the files was not used).
+def _handed(content: layouts.Content, shape_of: ShapeOf) -> dict[str, object]:
+    """Kinds that the core does not compute; only where the host takes every tensor of a module."""
+    found: dict[str, object] = {}
+    for module, parts in content.handed.items():
+        place, key = f"{layouts.HOST_PREFIX}{module}", f"{layouts.HOST_PREFIX}{module}.weight"
+        if shape_of(f"{module}.weight") is None or "dora_scale" in parts:
+            continue
+        oft = "oft_blocks" in parts and parts["oft_blocks"].dim() == 3
+        rescale = parts.get("rescale") if oft else None
+        tensors = {f"{place}.{ending}": tensor.contiguous() for ending, tensor in parts.items()
+                   if not (oft and ending == "rescale")}
+        change = _load(tensors, {place: key}).get(key)
+        if isinstance(change, WeightAdapterBase):
+            found[key] = OfTheWeight(change.loaded_keys, (rescale, change))
+        elif change is not None:
+            found[key] = change
+    return found
+
+
+def _elsewhere(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str, object]:
+    """Parts outside the decoder, such as the condition encoder, that ComfyUI's own trainer changes too."""
+    found: dict[str, object] = {}
+    for place in {_place(key, key_map) for key in tensors} - {""}:
+        own = {key: tensor.contiguous() for key, tensor in tensors.items() if _place(key, key_map) == place}
+        for key, change in _load(own, {place: key_map[place]}).items():
+            found[key] = OfTheWeight(change.loaded_keys, (None, change)) if isinstance(
+                change, WeightAdapterBase) else change
+    return found
+
+
+def _load(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str, object]:
+    """What the host makes of the tensors of one module; nothing if it leaves out any of them, or knows less of it than
+    this pack does (DoRA)."""
+    with _Listening() as heard:
+        found = comfy.lora.load_lora(dict(tensors), dict(key_map))
+    return {} if heard.records or any(key.endswith("dora_scale") for key in tensors) else found
+
+
+def _place(key: str, key_map: Mapping[str, str]) -> str:
+    """The longest beginning of a key that is the host's name of a part of the model; "" if there is none."""
+    text = key.rpartition(".")[0]
+    while text and text not in key_map:
+        text = text.rpartition(".")[0]
+    return text
+
+
+def _keys_of(tensors: Mapping[str, Tensor], key_map: Mapping[str, str], found: Mapping[str, object]) -> set[str]:
+    """The keys in the file of changes outside the decoder."""
+    def changed(place: str) -> bool:
+        key = key_map.get(place, "")
+        return key in found or f"{key.removesuffix('.weight')}.bias" in found
+
+    return {key for key in tensors if changed(_place(key, key_map))}
+
+
+def _module(key: str) -> str:
+    return key.removeprefix(layouts.HOST_PREFIX).removesuffix(".weight")
+
+
+def _working(found: Mapping[str, object], shape_of: ShapeOf) -> dict[str, object]:
+    """The changes that the host can really make; one of each form is tried, on a weight of zeros."""
+    tried: dict[object, bool] = {}
+    working = {}
+    for key, change in found.items():
+        shape = shape_of(key)
+        if shape is None:
+            continue
+        form = (tuple(shape), _form(change))
+        if form not in tried:
+            with _Listening() as heard, torch.no_grad():
+                comfy.lora.calculate_weight([(1.0, change, 1.0, None, None)], torch.zeros(tuple(shape)), key)
+            tried[form] = not heard.records
+        if tried[form]:
+            working[key] = change
+    return working
+
+
+def _form(change: object) -> object:
+    """The same for changes that are computed alike."""
+    if isinstance(change, Tensor):
+        return tuple(change.shape), change.is_contiguous()
+    if isinstance(change, WeightAdapterBase):
+        return type(change).__name__, _form(change.weights)
+    if isinstance(change, (tuple, list)):
+        return tuple(_form(part) for part in change)
+    return type(change).__name__
+
+
+class _Listening(logging.Filter):
+    """Hears, and keeps out of the log, what the host says on the root logger while it loads or computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            self.records.append(record)
+            return False
+        return True
+
+    def __enter__(self) -> _Listening:
+        logging.getLogger().addFilter(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        logging.getLogger().removeFilter(self)
+
+
+def bake(adapters: Sequence[tuple[Path, float]], alpha: float, shape_of: layouts.ShapeOf) -> tuple[Bake, list[str]]:
+    """(what the host makes of the weights with a row of adapters on them, what is to be told of the files).
 
     Adapters are (file, strength); `alpha` counts for files that do not say theirs.
     """
     contents = [layouts.read(path, alpha) for path, _ in adapters]
     layouts.require_use(alpha, contents)
     rows: dict[str, list[tuple[float, object, float, None, None]]] = {}
-    unused = []
+    told = []
     for content, (path, strength) in zip(contents, adapters, strict=True):
-        matched = content.matched(shape_of)
-        unused += [f"{path.name}: {left_out}"] if (left_out := content.left_out(matched)) else []
-        for key, change in of(matched).items() if strength != 0 else ():
+        made = of(content, lambda key: shape_of(key.removeprefix(layouts.HOST_PREFIX)), {})
+        told += [content.notice] if content.notice else []
+        told += [f"Not everything was merged. {path.name}: {made.left_out}"] if made.left_out else []
+        for key, change in made.by_key.items() if strength != 0 else ():
             row = rows.setdefault(key.removeprefix(layouts.HOST_PREFIX), [])
-            row.insert(0 if isinstance(change, Dora) else len(row), (strength, change, 1.0, None, None))
+            row.insert(0 if before_others(change) else len(row), (strength, change, 1.0, None, None))
 
     def baked(parameter: str, weight: Tensor) -> Tensor:
         return comfy.lora.calculate_weight(rows[parameter], weight.clone(), parameter)
 
-    return Bake(parameters=frozenset(rows), apply=baked), "; ".join(unused)
+    return Bake(parameters=frozenset(rows), apply=baked), told
+
+
+def before_others(change: object) -> bool:
+    """Whether a change is made for the weight as it was, and comes before all else on it."""
+    return isinstance(change, (Dora, OfTheWeight))

@@ -92,10 +92,10 @@ def _facts(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha
 def _merge(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha: float, target: Path,
            facts: dict[str, object], report: Report) -> Path:
     decoder = checkpoint.model_weights().under("decoder.")
-    bake, unused = changes.bake(adapters, alpha,
+    bake, told = changes.bake(adapters, alpha,
                                 lambda name: decoder.shape(name) if name in decoder.names else None)
-    if unused:
-        log.warning("Not everything was merged. %s", unused)
+    for message in told:
+        log.warning(message)
     if merge.quantised(checkpoint):
         log.warning("%s is quantised; %s is written as bf16, which is larger.", checkpoint.name, target.name)
     return merge.merge(checkpoint, bake, target, facts, report=report)

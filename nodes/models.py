@@ -128,30 +128,28 @@ def patch(model: object, path: Path, strength: float, alpha: float = 0.0) -> tup
     content = layouts.read(path, alpha)
     layouts.require_use(alpha, [content])
     weights = model.model.state_dict().keys()
-    prefix = layouts.HOST_PREFIX
 
-    def shape_of(parameter: str) -> torch.Size | None:
+    def shape_of(key: str) -> torch.Size | None:
         # By attribute, not by state dict: there a packed 4-bit weight has the shape of its storage.
-        key = prefix + parameter
         return comfy.utils.get_attr(model.model, key).shape if key in weights else None
 
-    matched = content.matched(shape_of)
-    left_out = content.left_out(matched)
-    if left_out:
-        log.warning("%s: %d of %d modules matched, %s", path.name, len(matched), content.total, left_out)
+    found = changes.of(content, shape_of, comfy.lora.model_lora_keys_unet(model.model, {}))
+    for told in (content.notice, found.left_out):
+        if told:
+            log.warning("%s: %d of %d modules matched. %s", path.name, found.matched, content.total, told)
     patched = model.clone()
     if strength != 0:
-        _add(patched, changes.of(matched), strength)
+        _add(patched, found.by_key, strength)
     if content.metadata:
         patched.set_attachments("lora_metadata", dict(content.metadata))
-    return patched, len(matched), content.total
+    return patched, found.matched, content.total
 
 
 def _add(patched: object, found: Mapping[str, object], strength: float) -> None:
-    """Add to a clone; DoRA before all else on a weight, because it is made for the weight as it was."""
+    """Add to a clone; before all else on a weight what is made for the weight as it was, such as DoRA."""
     added = patched.add_patches(found, strength)
     if len(added) != len(found):
         raise AdapterError(f"ComfyUI took {len(added)} of {len(found)} changes of the adapter. Please report this.")
     for key, change in found.items():
-        if isinstance(change, changes.Dora):
+        if changes.before_others(change):
             patched.patches[key].insert(0, patched.patches[key].pop())

@@ -132,9 +132,9 @@ class Piece:
                                                                else matrix):
             return False
         magnitude = self.magnitude
-        return magnitude is None or (magnitude.dim() == len(weight)
+        return magnitude is None or (magnitude.dim() <= len(weight)
                                      and all(have in (1, size)
-                                             for have, size in zip(magnitude.shape, weight, strict=True)))
+                                             for have, size in zip(magnitude.shape, weight, strict=False)))
 
     def delta(self, weight: Tensor) -> Tensor:
         """What strength 1.0 adds to the module's weight, in its shape and dtype."""
@@ -155,6 +155,7 @@ def decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     PEFT and LyCORIS divide by the length of the *changed* row; ComfyUI divides by that of the unchanged one.
     """
     changed = weight + delta
+    magnitude = magnitude.reshape(*magnitude.shape, *(1,) * (weight.dim() - magnitude.dim()))
     across = [axis for axis, size in enumerate(magnitude.shape) if size == 1]
     length = torch.linalg.vector_norm(changed, dim=across, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
     grown: Tensor = changed * (magnitude.to(weight) / length)

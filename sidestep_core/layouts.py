@@ -7,21 +7,21 @@ ACE-Step's own trainers give them.  What cannot be read is named; what is damage
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from . import storage
+from . import foreign_kinds, storage
 from .adapter import METADATA_KEY, Adapter, Added, open_adapter
+from .adapter_keys import is_part, module_text, sorted_by_module
 from .errors import AdapterError
 from .factors import Full, LowRank, Piece
-from .module_names import official
+from .peft_layout import CONFIG_NAME
 from .pieces import build
-from .scales import Scales, read_settings
+from .scales import Scales, Seen, read_settings
 
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -30,21 +30,10 @@ FOLDER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "lokr_weights.
                 "loha_weights.safetensors", "pytorch_lora_weights.safetensors")  # fmt: skip
 """What the adapter is called where a folder is the adapter; the first that is there."""
 HOST_PREFIX = "diffusion_model.decoder."
+ONLY_THE_HOSTS = ("diffusion_model.", "lora_unet_")
+"""How the host's own names of all parts of a model begin."""
 WIDTHS = {2048: "2B", 2560: "XL"}
 SHOWN = 4
-
-_KEY = re.compile(
-    r"(?P<module>.+?)[._](?P<part>lora_A|lora_B|lora_down|lora_up|lora_mid|lora\.down|lora\.up"
-    r"|lora_linear_layer\.down|lora_linear_layer\.up|lokr_w[12](?:_[ab])?|lokr_t2|hada_w[12]_[ab]|hada_t[12]"
-    r"|lora_magnitude_vector|dora_scale|magnitude|alpha|scalar|diff|diff_b|w_norm|b_norm)"
-    r"(?:\.(?!weight$|bias$)[^.]+)?(?P<leaf>\.weight|\.bias)?"
-)
-_PARTS = {
-    "lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_linear_layer.down": "down",
-    "lora_B": "up", "lora_up": "up", "lora.up": "up", "lora_linear_layer.up": "up", "lora_mid": "mid",
-    "lora_magnitude_vector": "magnitude", "dora_scale": "magnitude", "w_norm": "diff", "b_norm": "diff_b",
-}  # fmt: skip
-
 
 ShapeOf = Callable[[str], Sequence[int] | None]
 """A decoder's parameter, such as `layers.0.self_attn.q_proj.weight` -> its shape; None where it has no such."""
@@ -57,21 +46,28 @@ class Content:
     path: Path
     pieces: Mapping[str, Piece]
     """By official module name."""
+    handed: Mapping[str, Mapping[str, Tensor]]
+    """Module -> ending -> tensor, of kinds that are not computed here: the host may know them."""
+    elsewhere: Mapping[str, Tensor]
+    """Tensors for what is no module of the decoder, under names that only the host may know."""
     unknown: tuple[str, ...]
     """Keys that belong to no module of the decoder, or mean nothing known."""
     metadata: Mapping[str, str]
     asked_alpha: bool
     """Whether nothing but the given alpha says how strong it is."""
+    notice: str
+    """Why the settings beside the file were not believed."""
 
     @property
     def total(self) -> int:
         """Modules in the file, known or not."""
-        return len(self.pieces) + len({_module_text(key) for key in self.unknown})
+        return len(self.pieces) + len(self.handed) + len({module_text(key) for key in self.unknown})
 
-    def matched(self, shape_of: ShapeOf) -> dict[str, Piece]:
+    def matched(self, shape_of: ShapeOf, *, alone: bool = True) -> dict[str, Piece]:
         """What fits a decoder; `shape_of` knows the shape of each of its parameters.
 
-        AdapterError when nothing does, and when anything is of another width: half an adapter is another sound.
+        AdapterError when nothing does, unless the host took something else of the file (not `alone`), and when anything
+        is of another width: half an adapter is another sound.
         """
         weights = {module: shape_of(f"{module}.weight") for module in self.pieces}
         known = {module: shape for module, shape in weights.items() if shape is not None}
@@ -81,7 +77,10 @@ class Content:
                                f"{_widths(self.pieces[wrong[0]], wrong[0], known[wrong[0]])}. "
                                f"{len(known) - len(wrong)} of {self.total} modules matched, so nothing was applied. "
                                "Use it with the size of model that it was trained on.")
-        if not known:
+        if not known and alone and self.handed:
+            raise AdapterError(f"Nothing of {self.path.name} was applied: {self.kinds(self.handed)}. 0 of {self.total} "
+                               "modules matched. Apply it with the program that it was made for.")
+        if not known and alone:
             found = _some([*self.pieces, *self.unknown]) or "no tensors"
             raise AdapterError(f"Nothing of {self.path.name} fits this model: 0 of {self.total} modules matched. It "
                                f"has {found}. Is it an adapter for ACE-Step 1.5, and is that the model?")
@@ -89,17 +88,26 @@ class Content:
         return {module: piece if shape_of(f"{module}.bias") is not None else replace(piece, bias=None)
                 for module, piece in fitting.items()}
 
-    def left_out(self, matched: Mapping[str, Piece]) -> str:
-        """What of the file is not among the matched, in words; "" when all is."""
+    def left_out(self, matched: Mapping[str, Piece], taken: Collection[str] = ()) -> str:
+        """What of the file is neither among the matched nor taken by the host (modules, keys), in words; "" when all
+        is."""
+        unread = [module for module in self.handed if module not in taken]
         names = [*(module for module in self.pieces if module not in matched),
                  *(f"{module}.bias" for module, piece in matched.items() if piece.bias is not self.pieces[module].bias),
-                 *self.unknown]
-        return f"{len(names)} not used: {_some(names)}" if names else ""
+                 *unread, *(key for key in self.unknown if key not in taken)]
+        why = f" ({self.kinds(unread)})" if unread else ""
+        return f"{len(names)} not used: {_some(names)}{why}" if names else ""
+
+    def kinds(self, modules: Iterable[str]) -> str:
+        """Of handed modules, in words."""
+        names = dict.fromkeys(foreign_kinds.name(self.handed[module]) for module in modules)
+        return f"of a kind that is not read: {_some(list(names))}"
 
 
 def host_tensors(pieces: Mapping[str, Piece]) -> dict[str, Tensor]:
     """The same adapter in the host's own format, all but the magnitudes of DoRA."""
-    return {f"{HOST_PREFIX}{module}.{ending}": tensor
+    # The host looks at some of them as vectors, which it can only where they lie in one piece.
+    return {f"{HOST_PREFIX}{module}.{ending}": tensor.contiguous()
             for module, piece in pieces.items() for ending, tensor in piece.host().items()}
 
 
@@ -142,16 +150,43 @@ def read(path: Path, alpha: float = 0.0) -> Content:
     """An adapter file or folder.  `alpha`, unless 0, counts where nothing else says it; see `require_use`."""
     file = weights_file(path)
     tensors, metadata = _load(file)
-    modules, unknown = _sorted_by_module(tensors)
+    modules, foreign, unknown = sorted_by_module(tensors)
     # Our own files say everything themselves, whatever lies beside them.
-    scales = Scales(file.name, None if METADATA_KEY in metadata else read_settings(file, metadata), alpha)
+    own = METADATA_KEY in metadata and any(key.endswith(".alpha") for key in tensors)
+    seen = [_seen(keys, tensors) for keys in modules.values()]
+    settings, stranger = (None, "") if own else read_settings(file, metadata, seen)
+    scales = Scales(file.name, settings, alpha, stranger)
     pieces = {}
     for module, keys in modules.items():
         parts = {part: tensors[key] for part, key in keys.items()}
-        text = _module_text(next(iter(keys.values())))
-        pieces[module] = build(module, text.removeprefix("base_model.model."), parts, scales,
-                               made_for_host=text.startswith(HOST_PREFIX))
-    return Content(file, pieces, tuple(unknown), metadata, scales.given_was_used)
+        text = module_text(next(iter(keys.values())))
+        pieces[module] = build(module, _name(text), parts, scales, made_for_host=text.startswith(HOST_PREFIX))
+    handed = {module: foreign_kinds.for_host({ending: tensors[key] for ending, key in keys.items()},
+                                             made_for_host=next(iter(keys.values())).startswith(HOST_PREFIX))
+              for module, keys in foreign.items()}
+    elsewhere = {key: tensors[key] for key in unknown if key.startswith(ONLY_THE_HOSTS)}
+    notice = (f"The {CONFIG_NAME} beside {file.name} is of another adapter: {stranger}. It was not used."
+              if stranger else "")
+    return Content(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used, notice)
+
+
+def _name(text: str) -> str:
+    return text.removeprefix("base_model.model.")
+
+
+def _seen(keys: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Seen:
+    """What settings are judged by, of the parts of one module."""
+    kinds = {"down": "LORA", "lokr_w2": "LOKR", "lokr_w2_b": "LOKR", "hada_w1_b": "LOHA"}
+    part = next((part for part in kinds if part in keys), "")
+    if part == "lokr_w2" and "lokr_w1_b" in keys:
+        part = "lokr_w1_b"
+    shape = tensors[keys[part]].shape if part else ()
+    key = next(iter(keys.values()))
+    text = module_text(key)
+    return Seen(name=_name(text), kind="LOKR" if part.startswith("lokr") else kinds.get(part, ""),
+                rank=None if part == "lokr_w2" or not shape else shape[0], largest=max(shape[:2], default=0),
+                by_peft="." in text and not text.startswith("diffusion_model.")
+                and ".lora_down" not in keys.get(part, ""))
 
 
 def require_use(alpha: float, contents: Sequence[Content]) -> None:
@@ -179,6 +214,9 @@ def as_own_state(path: Path) -> dict[str, Tensor]:
     AdapterError for kinds that no training continues: full changes, and DoRA by rows.
     """
     content = read(path)
+    if content.handed:
+        raise AdapterError(f"{content.path.name} cannot be trained further: it is {content.kinds(content.handed)}. "
+                           "Start from a LoRA, LoKR or LoHA.")
     state: dict[str, Tensor] = {}
     for module, piece in content.pieces.items():
         state |= _own(content.path.name, module, piece)
@@ -218,7 +256,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for key, tensor in tensors.items():
         # An alpha may be a whole number; as a factor, whole numbers would be something quantised.
         number = tensor.is_floating_point() or tensor.numel() == 1
-        if _KEY.fullmatch(key) and not (number and tensor.numel() and torch.isfinite(tensor.float()).all()):
+        if is_part(key) and not (number and tensor.numel() and torch.isfinite(tensor.float()).all()):
             raise AdapterError(f"{path.name} is damaged: {key} ({tensor.dtype}, {tuple(tensor.shape)}) holds something "
                                "else than finite numbers. Take an earlier save of the training.")
     return tensors, metadata
@@ -241,31 +279,7 @@ def _load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         seen.add(id(level))
         metadata |= {str(key): str(value) for key, value in level.items() if isinstance(value, (int, float, str))}
         tensors = {str(key): value for key, value in level.items() if isinstance(value, Tensor)}
-        if any(_KEY.fullmatch(key) for key in tensors):
+        if any(is_part(key) for key in tensors):
             return {key: tensor.detach() for key, tensor in tensors.items()}, metadata
         levels.extend(level.values())
     raise AdapterError(f"{path.name} holds no adapter.")
-
-
-def _sorted_by_module(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Module -> part -> key, and the keys that are neither.  AdapterError when two keys mean the same."""
-    modules: dict[str, dict[str, str]] = {}
-    unknown = []
-    for key in tensors:
-        match = _KEY.fullmatch(key)
-        module = official(match["module"]) if match else None
-        if match is None or module is None:
-            unknown.append(key)
-            continue
-        part = _PARTS.get(match["part"], match["part"])
-        if match["leaf"] == ".bias":
-            part = "diff_b" if part == "diff" else f"{part}.bias"
-        other = modules.setdefault(module, {}).setdefault(part, key)
-        if other != key:
-            raise AdapterError(f"The file holds {module} twice, as {other} and as {key}. It mixes two adapters.")
-    return modules, unknown
-
-
-def _module_text(key: str) -> str:
-    match = _KEY.fullmatch(key)
-    return match["module"] if match else key

@@ -17,7 +17,7 @@ Parts = Mapping[str, Tensor]
 ScaleOf = Callable[[int | None], float]
 """Rank, or None for two whole matrices -> scale."""
 
-_BESIDE = {"alpha", "scalar", "magnitude", "diff_b"}
+_BESIDE = {"alpha", "scalar", "magnitude", "row_magnitude", "diff_b"}
 _KINDS = {
     "LoRA": {"down", "up", "mid", "up.bias"},
     "LoKR": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"},
@@ -132,11 +132,13 @@ def _full(module: str, parts: Parts, scale_of: ScaleOf) -> Factors:
 
 
 def _magnitude(module: str, parts: Parts, factors: Factors | None) -> Tensor | None:
-    """[outputs, 1] or [1, inputs]; PEFT writes the former without its second axis."""
-    if "magnitude" not in parts:
+    """[outputs, 1 ...] or [1, inputs ...]; PEFT writes the former as [outputs], or of convolutions [1, outputs, 1 ...].
+    """
+    magnitude = parts.get("row_magnitude", parts.get("magnitude"))
+    if magnitude is None:
         return None
-    magnitude = parts["magnitude"]
-    magnitude = magnitude[:, None] if magnitude.dim() == 1 else magnitude
+    if magnitude.dim() == 1 or "row_magnitude" in parts:
+        magnitude = magnitude.flatten()[:, None]
     if factors is None or sum(size != 1 for size in magnitude.shape) != 1:
         raise AdapterError(f"{module} is damaged: it has a magnitude of shape {tuple(magnitude.shape)} and "
                            f"{'no factors' if factors is None else 'a LoRA'}. Get the file again.")

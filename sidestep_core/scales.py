@@ -6,20 +6,41 @@ adapter_config.json beside them.  A program that does not look there applies mos
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import AdapterError
-from .storage import read_json
+from . import strict_json
+from .errors import AdapterError, ConfigError
+from .module_names import official
+from .peft_layout import CONFIG_NAME, HEADER_KEY
 
-CONFIG_NAME = "adapter_config.json"
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations of PEFT that also change the weights under the adapter; without those the file means nothing."""
+OTHER_ARITHMETIC = {
+    "kasa_config": "KaSA", "use_qalora": "QA-LoRA", "alora_invocation_tokens": "aLoRA", "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow", "monteclora_config": "MonteCLoRA", "layer_replication": "layer_replication",
+}  # fmt: skip
+"""Settings of PEFT's LoRA with which a file of the same names means something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One module of an adapter file, for telling whether settings are of that file."""
+
+    name: str
+    """As PEFT would call it."""
+    kind: str
+    """LORA, LOKR or LOHA, or "" for what has no scale."""
+    rank: int | None
+    """None where both matrices of a LoKR are whole."""
+    largest: int
+    """Of a whole matrix, the larger side: PEFT keeps it whole from half of that rank on."""
+    by_peft: bool
+    """Whether PEFT writes such names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +55,39 @@ class Settings:
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     rslora: bool = False
+    kind: str = ""
+    """PEFT's word for it; "" where it does not say."""
+    targets: Sequence[str] | str | None = None
+    """Ends of module names, or one pattern for whole names."""
+    refusal: str = ""
+    """Why an adapter with these settings cannot be applied."""
+
+    def stranger(self, modules: Sequence[Seen]) -> str:
+        """Why these settings are not of a file with such modules; "" when nothing speaks against it."""
+        scaled = [module for module in modules if module.kind]
+        for module in scaled:
+            rank = self.rank_of(module.name)
+            if not module.by_peft:
+                return f"{module.name} is not named as PEFT does it"
+            if self.kind and module.kind != self.kind:
+                return f"it says {self.kind}, and {module.name} is a {module.kind}"
+            if rank and (2 * rank < module.largest if module.rank is None else rank != module.rank):
+                has = "whole matrices" if module.rank is None else f"rank {module.rank}"
+                return f"it says rank {rank}, and {module.name} has {has}"
+            if not self._targets(module.name):
+                return f"{module.name} is not among its target_modules"
+        for target in self.targets if scaled and isinstance(self.targets, Sequence) and not isinstance(
+                self.targets, str) else ():
+            if not any(_ends(module.name, target) for module in modules):
+                return f"it says {target}, which the file does not have"
+        return ""
+
+    def _targets(self, name: str) -> bool:
+        if not self.targets or self.targets == "all-linear":
+            return True
+        if isinstance(self.targets, str):
+            return any(re.fullmatch(self.targets, one) for one in (name, official(name) or name))
+        return any(_ends(name, target) for target in self.targets)
 
     def alpha_of(self, name: str) -> float:
         return float(_matching(self.alpha_pattern, name, self.alpha))
@@ -45,41 +99,69 @@ class Settings:
         return self.alpha_of(name) / (math.sqrt(rank) if self.rslora else rank)
 
 
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}") or official(name) in {official(target), target}
+
+
 def _matching(pattern: Mapping[str, float], name: str, default: float) -> float:
-    """The value of the first pattern that is the end of the name, as PEFT has it."""
-    return next((value for key, value in pattern.items() if re.fullmatch(rf"(.*\.)?({key})", name)), default)
+    """The value of the first pattern that is the end of the name, as PEFT has it, or another name of the module."""
+    return next((value for key, value in pattern.items()
+                 if re.fullmatch(rf"(.*\.)?({key})", name) or official(key) == (official(name) or "")), default)
 
 
 def settings_file(path: Path) -> Path | None:
-    """The adapter_config.json that belongs to an adapter file."""
+    """The adapter_config.json beside an adapter file, whosever it is."""
     config = path.parent / CONFIG_NAME
     return config if config.is_file() else None
 
 
-def read_settings(path: Path, metadata: Mapping[str, str]) -> Settings | None:
-    """From adapter_config.json beside the file, else from the file's metadata.  AdapterError when that is damaged."""
-    config = settings_file(path)
-    if config is not None:
-        try:
-            return _peft(dict(read_json(config)), str(config))
-        except (OSError, ValueError, TypeError, re.error) as error:
-            raise AdapterError(f"{config} is damaged ({error}). Get it again, or move it away.") from error
+def read_settings(path: Path, metadata: Mapping[str, str], modules: Sequence[Seen]) -> tuple[Settings | None, str]:
+    """(what is said about the file, why what lies beside it does not say it; "" if it does or there is nothing).
+
+    From the header that diffusers writes, from adapter_config.json beside the file if it can be of this file, or from
+    other metadata.  AdapterError when that is damaged, or of a kind that cannot be applied.
+    """
     try:
-        return _from_metadata(path.name, metadata)
-    except (ValueError, TypeError, AttributeError, re.error) as error:
+        said = _from_diffusers(path.name, metadata)
+    except _DAMAGE as error:
         raise AdapterError(f"The metadata of {path.name} is damaged ({error}). Get the file again.") from error
+    beside, why = (None, "") if said is not None else _beside(path, modules)
+    try:
+        found = said or beside or _from_metadata(path.name, metadata)
+    except _DAMAGE as error:
+        raise AdapterError(f"The metadata of {path.name} is damaged ({error}). Get the file again.") from error
+    if found is not None and found.refusal:
+        raise AdapterError(found.refusal)
+    return found, why
+
+
+_DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError, ConfigError, re.error)
+
+
+def _beside(path: Path, modules: Sequence[Seen]) -> tuple[Settings | None, str]:
+    config = settings_file(path)
+    if config is None:
+        return None, ""
+    try:
+        found = _peft(dict(strict_json.read(config)), CONFIG_NAME)
+    except _DAMAGE as error:
+        raise AdapterError(f"{config} is damaged ({error}). Get it again, or move it away.") from error
+    why = "" if found is None else found.stranger(modules)
+    return (None, why) if why else (found, "")
+
+
+def _from_diffusers(name: str, metadata: Mapping[str, str]) -> Settings | None:
+    if HEADER_KEY not in metadata:
+        return None
+    values = strict_json.loads(metadata[HEADER_KEY])
+    return _peft({key.removeprefix("transformer."): value for key, value in values.items()}, name)
 
 
 def _from_metadata(name: str, metadata: Mapping[str, str]) -> Settings | None:
-    """What diffusers, LyCORIS trainers, and those in the manner of kohya write into the header."""
-    if "lora_adapter_metadata" in metadata:
-        values = json.loads(metadata["lora_adapter_metadata"])
-        found = _peft({key.removeprefix("transformer."): value for key, value in values.items()}, name)
-        if found is not None:
-            return found
+    """What LyCORIS trainers, and those in the manner of kohya, write into the header."""
     for key in ("lokr_config", "loha_config", "lora_config"):
         if key in metadata:
-            return _named(json.loads(metadata[key]), name)
+            return _named(strict_json.loads(metadata[key]), name)
     return _named(metadata, name)
 
 
@@ -102,26 +184,41 @@ def _number(value: object) -> float:
 
 
 def _peft(config: Mapping[str, Any], source: str) -> Settings | None:
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
-        raise AdapterError(f"{source} says init_lora_weights={start}: this adapter belongs to changed base weights. "
-                           "Convert it to an ordinary LoRA with PEFT (path_initial_model_for_weight_conversion) first.")
     alpha = config.get("lora_alpha", config.get("alpha"))
     if alpha is None:
         return None
-    for pattern in (*(config.get("alpha_pattern") or {}), *(config.get("rank_pattern") or {})):
+    ranks, alphas = (dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
+    for pattern in (*ranks, *alphas):
         re.compile(pattern)
+    targets = config.get("target_modules")
+    if isinstance(targets, str):
+        re.compile(targets)
     return Settings(source=source, alpha=float(alpha), rank=int(config.get("r") or 0),
-                    alpha_pattern=dict(config.get("alpha_pattern") or {}),
-                    rank_pattern=dict(config.get("rank_pattern") or {}), rslora=bool(config.get("use_rslora")))
+                    alpha_pattern={key: float(value) for key, value in alphas.items()},
+                    rank_pattern={key: int(value) for key, value in ranks.items()},
+                    rslora=bool(config.get("use_rslora")), kind=str(config.get("peft_type") or "").upper(),
+                    targets=targets if targets is None or isinstance(targets, str) else [str(one) for one in targets],
+                    refusal=_refusal(config, source))
+
+
+def _refusal(config: Mapping[str, Any], source: str) -> str:
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
+        return (f"{source} says init_lora_weights={start}: this adapter belongs to changed base weights. Convert it to "
+                "an ordinary LoRA with PEFT (path_initial_model_for_weight_conversion) first.")
+    other = [name for key, name in OTHER_ARITHMETIC.items() if config.get(key)]
+    if other:
+        return f"{source} says {', '.join(other)}, a kind that is not read. Bake it into a model with PEFT instead."
+    return ""
 
 
 class Scales:
     """The true scale of each module of one file, by the first that says it: the file, its settings, the person."""
 
-    def __init__(self, name: str, settings: Settings | None, given: float) -> None:
+    def __init__(self, name: str, settings: Settings | None, given: float, stranger: str = "") -> None:
         self._name = name
         self._settings = settings
+        self._stranger = stranger
         self._given = given
         self.given_was_used = False
 
@@ -151,11 +248,13 @@ class Scales:
         rank = settings.rank_of(module)
         if alpha is not None:
             return alpha / rank
-        return settings.scale(module, rank) if settings.source.endswith(CONFIG_NAME) else 1.0
+        return settings.scale(module, rank) if settings.source == CONFIG_NAME else 1.0
 
     def _question(self, module: str, rank: int) -> str:
         settings = self._settings
-        if settings is not None:
+        if self._stranger:
+            why = f"the {CONFIG_NAME} is of another adapter ({self._stranger})"
+        elif settings is not None:
             why = (f"{settings.source} is of another adapter (it says rank {settings.rank_of(module)}, and {module} "
                    f"has rank {rank})")
         else:

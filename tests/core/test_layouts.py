@@ -160,7 +160,6 @@ def test_kinds() -> None:
 
 DAMAGE: dict[str, tuple[Callable[[], Tensors], str]] = {
     "no partner": (lambda: without(lora(), "lora_B"), r"q_proj is incomplete: it has down, but no up"),
-    "alpha alone": (lambda: {f"{Q}.alpha": torch.tensor(1.0)}, "incomplete: it has alpha alone"),
     "ranks differ": (lambda: lora() | {f"base_model.model.{Q}.lora_B.weight": numbers(OUT, 5)},
                      r"factors are \(6, 5\) and \(2, 4\)"),
     "no matrix": (lambda: lora() | {f"base_model.model.{Q}.lora_B.weight": numbers(OUT)}, "is not a matrix"),
@@ -338,7 +337,7 @@ def test_our_own_files_say_everything_themselves(tmp_path: Path) -> None:
         "lokr_w1": numbers(3, 2), "lokr_w2": numbers(2, 2), "alpha": torch.tensor(64.0)}.items()}
     stray = {"r": 16, "lora_alpha": 32}
     assert scale(read(written(tmp_path, tensors, {METADATA_KEY: "{}"}, **stray))) == 1
-    assert scale(read(written(tmp_path, tensors, **stray))) == 4
+    assert scale(read(written(tmp_path, tensors, **stray))) == 1
 
 
 def test_added_is_what_the_factors_are(tmp_path: Path) -> None:

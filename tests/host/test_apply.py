@@ -69,7 +69,7 @@ def test_what_belongs_elsewhere_is_said(model: Any, base: dict[str, Tensor], mad
     with caplog.at_level(logging.WARNING):
         patched, matched, total = patch(model, path)
     assert (matched, total) == (8, 17)
-    assert "8 of 17 modules matched, 9 not used: layers.7." in caplog.text
+    assert "8 of 17 modules matched. 9 not used: layers.7." in caplog.text
     after = effect.applied(patched)
     assert after["layers.1.self_attn.q_proj"].equal(base["layers.1.self_attn.q_proj"])
     assert not after["layers.0.self_attn.q_proj"].equal(base["layers.0.self_attn.q_proj"])

@@ -45,7 +45,7 @@ def test_the_merged_model_is_the_patched_one(comfy: ModuleType, host: Any, check
     adapters = [(one.path, strength) for one, strength in zip(made, STRENGTHS, strict=True)]
     bake, unused = pack_module("nodes.changes").bake(
         adapters, 0.0, lambda name: decoder.shape(name) if name in decoder.names else None)
-    assert unused == ""
+    assert unused == []
     found = pack_module("sidestep_core.merge").merge(checkpoint, bake, tmp_path / "new_turbo.safetensors", {})
     patched = host
     for path, strength in adapters:

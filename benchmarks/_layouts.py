@@ -17,6 +17,7 @@ from benchmarks._writers import (
     DEFAULT,
     KOHYA,
     MODEL,
+    PROJECTIONS,
     RANK,
     Made,
     Weights,
@@ -28,7 +29,7 @@ from benchmarks._writers import (
 )
 from sidestep_core import kinds
 from sidestep_core.adapter_config import AdapterConfig
-from sidestep_core.storage import read_json, read_tensors, write_tensors
+from sidestep_core.storage import read_json, read_tensors, write_json, write_tensors
 from sidestep_core.targets import target_modules
 from tests.adapters import KINDS
 
@@ -122,6 +123,26 @@ def whole_without_settings(folder: Path, weights: Weights) -> Made:
     return peft(folder, weights, kind="LoKrConfig", r=200, alpha=500)
 
 
+def beside_another(made: Made, **settings: object) -> Made:
+    """The same file, and the settings of another adapter in its folder."""
+    write_json(made.path.parent / "adapter_config.json", settings)
+    return made
+
+
+def rank_64(folder: Path, weights: Weights) -> Made:
+    """ai-toolkit's file with the rank of the LoRA whose settings lie beside it."""
+    made = peft(folder, weights, r=64, lora_alpha=64)
+    return beside_another(rewritten(made, renamed((MODEL, "diffusion_model.decoder."), alpha=None)),
+                          peft_type="LORA", r=64, lora_alpha=128, target_modules=[*PROJECTIONS])
+
+
+def kohya_beside_rslora(folder: Path, weights: Weights) -> Made:
+    """kohya's names, and the same rank and alpha beside them, but by the root of the rank."""
+    made = rewritten(peft(folder, weights), renamed((MODEL, "decoder."), *KOHYA, flat="lora_unet_"))
+    return beside_another(made, peft_type="LORA", r=RANK, lora_alpha=ALPHA, use_rslora=True,
+                          target_modules=[*PROJECTIONS])
+
+
 def own(config: AdapterConfig) -> Row:
     """What training with this config writes."""
     def row(folder: Path, weights: Weights) -> Made:
@@ -181,6 +202,17 @@ ROWS: dict[str, Row] = {
     "-- LoKR, .pt": lambda f, w: lycoris(f, w, suffix=".pt", **LOKR_BLOCKS),
     "-- PEFT .bin": lambda f, w: pickled(peft(f, w)),
     "-- Side-Step checkpoint folder": legacy,
+    "-- LoKR, tucker": lambda f, w: lycoris(f, w, everything=True, factor=4, dim=2, use_tucker=True),
+    "-- DoRA on a convolution, PEFT": lambda f, w: peft(f, w, use_dora=True, target_modules=r"proj_in\.1"),
+    "-- OFT": lambda f, w: lycoris(f, w, "diag-oft"),
+    "-- OFT, constraint": lambda f, w: lycoris(f, w, "diag-oft", constraint=1e-3),
+    "-- OFT, rescaled": lambda f, w: lycoris(f, w, "diag-oft", rescaled=True),
+    "-- BOFT": lambda f, w: lycoris(f, w, "boft", dim=10),
+    "-- GLoRA": lambda f, w: lycoris(f, w, "glora"),
+    "-- rank 64 beside a stranger": rank_64,
+    "-- kohya beside a stranger": kohya_beside_rslora,
+    "-- LoKR, whole, by a stranger": lambda f, w: beside_another(
+        lycoris(f, w, dim=100, alpha=300.0, **LOKR_BLOCKS), peft_type="LORA", r=4, lora_alpha=2500),
     **{f"== {name}": own(config) for name, config in KINDS.items()},
 }
 """Letters as in the list of layouts that ApplyAdapter promises to read; == is what this pack trains."""

@@ -82,6 +82,8 @@ def randomise(model: nn.Module, trained: Iterable[nn.Parameter] = ()) -> None:
             parameter.data *= 1 + 0.2 * noise
         elif "scalar" in name:
             parameter.data.fill_(1.3)
+        elif name.endswith("rescale"):
+            parameter.data = 1 + 0.2 * noise
         elif parameter.requires_grad:
             parameter.data = noise * 0.2
 
@@ -156,9 +158,36 @@ def lycoris(folder: Path, weights: Weights, algo: str = "lokr", *, metadata: dic
     network.save_weights(str(path), None, metadata or {})
     flat = {name.replace(".", "_"): name for name in weights}
     adapted = {flat[one.lora_name.removeprefix("lycoris_")]: one for one in network.loras}
+    if algo in ("diag-oft", "boft"):
+        # Their rotations are made in float32 whatever they are asked for; they are read from the adapter instead.
+        return Made(path, {name: rotated(one, weights[name]) for name, one in adapted.items()})
     for one in network.loras:
         one.double()
     return Made(path, truth_of({name: model.get_submodule(name) for name in adapted}, weights))
+
+
+def rotated(one: nn.Module, weight: Tensor) -> Tensor:
+    """What an OFT or BOFT of LyCORIS adds to a weight, in float64, by its definition."""
+    with torch.no_grad():
+        blocks = one.oft_blocks.double()
+        skew = blocks - blocks.transpose(-1, -2)
+        if one.constraint > 0:
+            skew = skew * min(1.0, one.constraint / (float(skew.norm()) + 1e-8))
+        unit = torch.eye(blocks.shape[-1], dtype=torch.float64)
+        turns = (unit + skew) @ (unit - skew).inverse()
+        found = weight.double()
+        if turns.dim() == 3:
+            count, size, _ = turns.shape
+            found = torch.einsum("knm,kn...->km...", turns, found.unflatten(0, (count, size))).flatten(0, 1)
+        else:
+            for level, turn in enumerate(turns):
+                stride = 2**level * (blocks.shape[-1] // 2)
+                order = torch.arange(len(weight)).unflatten(0, (-1, 2, stride)).transpose(1, 2).flatten()
+                mixed = torch.einsum("bij,bj...->bi...", turn, found[order].unflatten(0, (-1, blocks.shape[-1])))
+                found = torch.empty_like(found).index_copy(0, order, mixed.flatten(0, 1))
+        if one.rescaled:
+            found = one.rescale.double() * found
+        return found - weight.double()
 
 
 def side_step(folder: Path, weights: Weights, attach: Callable[[nn.Module], LiveAdapter]) -> Made:

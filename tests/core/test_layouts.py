@@ -340,6 +340,25 @@ def test_our_own_files_say_everything_themselves(tmp_path: Path) -> None:
     assert scale(read(written(tmp_path, tensors, **stray))) == 1
 
 
+@pytest.mark.parametrize(("config", "why"), [
+    ({"r": 7, "peft_type": "LORA"}, "says rank 7"), ({"r": RANK, "peft_type": "LOKR"}, "is a LORA"),
+    ({"r": RANK, "target_modules": ["v_proj"]}, "not among its target_modules"),
+    ({"r": RANK, "target_modules": ["q_proj", "v_proj"]}, "says v_proj"),
+])
+def test_settings_of_another_adapter_are_named(tmp_path: Path, config: dict[str, Any], why: str) -> None:
+    path = written(tmp_path, lora(alpha=torch.tensor(2.0)), lora_alpha=2, use_rslora=True, **config)
+    content = read(path)
+    assert scale(content) == 1.0
+    assert why in content.notice
+
+
+@pytest.mark.parametrize("setting", ["kasa_config", "use_qalora", "alora_invocation_tokens"])
+def test_another_arithmetic_is_refused_by_name(tmp_path: Path, setting: str) -> None:
+    path = written(tmp_path, lora(), r=RANK, lora_alpha=2, **{setting: [1]})
+    with pytest.raises(AdapterError, match="a kind that is not read"):
+        read(path)
+
+
 def test_added_is_what_the_factors_are(tmp_path: Path) -> None:
     add = layouts.added(written(tmp_path, lora(alpha=torch.tensor(3.0))))
     found = add(Q, torch.zeros(OUT, IN))

@@ -66,7 +66,7 @@ class BuildDataset(io.ComfyNode):
         config = BuildConfig.from_json({**settings, "prompt_override": override})
         target = folders.songs_folder(dataset_name) / DATASET_FILE
         given = folders.given_folder(folder)
-        read = find_songs(given)
+        read = find_songs(given, folders.tick)
         song_previews.remember(read, given)
         found = build(read, config)
         for problem in found.problems:

@@ -9,12 +9,12 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path, PurePath
 
+import comfy.model_management
 import folder_paths
 
-from ..sidestep_core import layouts, merge, strict_json
+from ..sidestep_core import bounded_walk, layouts, merge, strict_json
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
@@ -157,20 +157,19 @@ def given_folder(text: str, what: str = "songs") -> Path:
 def content_stamp(path: Path) -> str:
     """Changes when the file, or a file in the folder, is added, removed or written; reads names, sizes and times."""
     stamp = hashlib.sha256()
-    for file in [path] if path.is_file() else _files_below(path):
+    files = [path] if path.is_file() else [folder / name for folder, names in bounded_walk.walk(path, tick=tick)
+                                           for name in names]
+    for number, file in enumerate(files):
+        if number % bounded_walk.TICK_EVERY == 0:
+            tick()
         facts = file.stat() if file.exists() else file.lstat()
         stamp.update(f"{file}:{facts.st_size}:{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return stamp.hexdigest()
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """In a fixed order; linked folders are followed, each once."""
-    seen = {folder.resolve()}
-    for place, folders, names in os.walk(folder, followlinks=True):
-        found = {name: Path(place, name).resolve() for name in sorted(folders)}
-        folders[:] = [name for name, real in found.items() if real not in seen]
-        seen.update(found.values())
-        yield from (Path(place, name) for name in sorted(names))
+def tick() -> None:
+    """Stop here where the person asked ComfyUI to."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
 
 
 def model_choices() -> list[str]:

@@ -109,7 +109,7 @@ class PreprocessAudioFolder(io.ComfyNode):
 
 
 def _found(folder: Path) -> SongFolder:
-    found = find_songs(folder)
+    found = find_songs(folder, folders.tick)
     song_previews.remember(found, folder)
     return found
 

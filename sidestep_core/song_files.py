@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import bounded_walk
+from .bounded_walk import Tick
 from .sidecars import SIDECARS
 
 EXTENSIONS = frozenset(
@@ -30,30 +32,14 @@ class AudioFile:
     """Names of other audio files with the same stem."""
 
 
-def walk(root: Path, tell: Tell) -> Iterator[AudioFile]:
-    """Every audio file with its sidecars; hidden ones are skipped.
+def walk(root: Path, tell: Tell, tick: Tick = lambda: None) -> Iterator[AudioFile]:
+    """Every audio file with its sidecars; hidden ones and links out of the folder are skipped.  See bounded_walk."""
+    def leave_out(path: Path, reason: str) -> None:
+        tell(relative(path, root), reason)
 
-    A folder reached by two links, or by a loop of them, is read once.
-    """
-    def unreadable(error: OSError) -> None:
-        tell(relative(Path(error.filename), root), f"The folder cannot be read: {error.strerror}.")
-
-    seen: set[tuple[int, int]] = set()
-    for place, subfolders, files in os.walk(root, onerror=unreadable, followlinks=True):
-        folder = Path(place)
-        try:
-            facts = folder.stat()
-        except OSError as error:
-            unreadable(error)
-            subfolders.clear()
-            continue
-        # Some network and cloud drives number no file: there every folder would look like the first.
-        if facts.st_ino and (facts.st_dev, facts.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((facts.st_dev, facts.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not _hidden(name))
-        yield from _songs_of(folder, [name for name in files if not _hidden(name)])
+    for folder, files in bounded_walk.walk(root, leave_out, tick, hidden=False):
+        if folder.name != "__MACOSX" or folder == root:
+            yield from _songs_of(folder, [name for name in files if not _hidden(name)])
 
 
 def sidecars_of(song: Path) -> dict[str, str]:
@@ -76,7 +62,8 @@ def printable(name: str) -> str:
 
 def what_is_there(folder: Path) -> str:
     """What was looked for, and what is there instead."""
-    endings = Counter(Path(name).suffix.lower() or "no ending" for _, _, files in os.walk(folder) for name in files)
+    endings = Counter(Path(name).suffix.lower() or "no ending" for _, files in bounded_walk.walk(folder)
+                      for name in files)
     others = ", ".join(f"{count} x {ending}" for ending, count in endings.most_common(5)) or "no file at all"
     return f"Looked for {' '.join(sorted(EXTENSIONS))}; found {others}."
 

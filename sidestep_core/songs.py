@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import audio_files
+from .bounded_walk import Tick
 from .config import TriggerPosition
 from .embedded import FIELDS, notes_in_tags
 from .errors import DatasetError
@@ -96,28 +97,30 @@ def none_left(what: str, problems: Sequence[Problem]) -> DatasetError:
     return DatasetError(f"{what}. {reasons}.")
 
 
-def find_songs(folder: Path) -> SongFolder:
+def find_songs(folder: Path, tick: Tick = lambda: None) -> SongFolder:
     """Every audio file below `folder` with its notes, sorted by name; or the songs of a dataset.json.
 
     A folder without audio whose dataset.json lists songs elsewhere stands for that file.  Hidden files and folders are
-    skipped, links are followed once.  Raises DatasetError when there is no such folder, when no song in it can be used,
+    skipped, links are not followed; `tick` is called all the while and may raise.
+    Raises DatasetError when there is no such folder, when no song in it can be used,
     or when its dataset.json or table cannot be read at all.
     """
     folder = Path(os.path.normpath(folder.expanduser().absolute()))
     if folder.is_file() and folder.suffix.lower() == ".json":
-        return _in_list(folder)
+        return _in_list(folder, tick)
     if not folder.is_dir():
         reason = "is not a folder" if folder.exists() else "does not exist"
         raise DatasetError(f"{folder} {reason}. Choose the folder that holds your songs, or its {DATASET_FILE}.")
     gathered = _Gathered()
-    files = {relative(file.path, folder): file for file in walk(folder, gathered.leave_out)}
+    files = {relative(file.path, folder): file for file in walk(folder, gathered.leave_out, tick)}
     dataset_file = folder / DATASET_FILE
     if not files and dataset_file.is_file():
-        return _in_list(dataset_file)
+        return _in_list(dataset_file, tick)
     tables = [table_rows(folder / name) for name in TABLE_FILES if (folder / name).is_file()]
     listed = read_dataset_json(dataset_file) if dataset_file.is_file() else DatasetList()
     assigned = [assign(rows, files, folder, gathered.leave_out) for rows in (*tables, listed.rows)]
     for name in sorted(files):
+        tick()
         rows = [row for source in assigned for row in source.get(name, ())]
         with gathered.song(name) as remarks:
             for song in _songs_of(name, files[name], rows, remarks):
@@ -127,7 +130,7 @@ def find_songs(folder: Path) -> SongFolder:
     return gathered.folder(folder, listed.genre_ratio)
 
 
-def _in_list(file: Path) -> SongFolder:
+def _in_list(file: Path, tick: Tick) -> SongFolder:
     """The songs that a dataset.json lists, as it describes them; what lies beside them is not read."""
     listed = read_dataset_json(file)
     folder = _folder_of(listed, file)
@@ -136,7 +139,7 @@ def _in_list(file: Path) -> SongFolder:
         gathered.leave_out(file.name, "It lists no song.")
     paths = {row.where: path for row in listed.rows if (path := _path_of(row.reference, file.parent)) is not None}
     if lost := [row for row in listed.rows if row.where not in paths]:
-        near = {relative(found.path, file.parent): found.path for found in walk(file.parent, gathered.leave_out)}
+        near = {relative(found.path, file.parent): found.path for found in walk(file.parent, gathered.leave_out, tick)}
         assigned = assign(lost, near, file.parent, gathered.leave_out)
         paths |= {row.where: near[name] for name, rows in assigned.items() for row in rows}
     for row in listed.rows:

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from sidestep_core import bounded_walk
 from sidestep_core.errors import DatasetError
+from sidestep_core.progress import Cancelled
 from sidestep_core.songs import Song, _require_usable, find_songs
 from sidestep_core.write_back import write_sidecar
 from tests.song_folders import names, put, song_in, write
@@ -146,14 +148,14 @@ def test_empty_and_missing_files_are_problems(tmp_path: Path) -> None:
 def test_what_vanishes_during_the_search_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a/song.wav", "gone/song.wav", "z/song.wav"):
         write(tmp_path / name)
-    stat = Path.stat
+    scandir = os.scandir
 
-    def vanish(path: Path, **options: bool) -> os.stat_result:
-        if path.name == "gone":
+    def vanish(path: Path | int) -> Any:
+        if isinstance(path, Path) and path.name == "gone":
             shutil.rmtree(path, ignore_errors=True)
-        return stat(path, **options)
+        return scandir(path)
 
-    monkeypatch.setattr(Path, "stat", vanish)
+    monkeypatch.setattr(os, "scandir", vanish)
     scan = find_songs(tmp_path)
     assert names(scan) == ["a/song.wav", "z/song.wav"]
     [problem] = scan.problems
@@ -276,17 +278,46 @@ def test_the_genre_ratio_of_a_list_is_percent(tmp_path: Path) -> None:
     assert find_songs(tmp_path).genre_ratio == 0
 
 
-def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+def test_links_out_of_the_folder_are_named(tmp_path: Path) -> None:
     music = tmp_path / "music"
     write(music / "song.wav")
     write(tmp_path / "elsewhere" / "other.wav")
     (music / "link").symlink_to(tmp_path / "elsewhere")
     (music / "again").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "elsewhere" / "up").symlink_to(music)
+    (music / "other.wav").symlink_to(tmp_path / "elsewhere" / "other.wav")
+    (music / "loop").symlink_to(music)
+    (music / "within.wav").symlink_to(music / "song.wav")
     scan = find_songs(music)
-    assert len(scan.songs) == 2
-    assert {song.path.name for song in scan.songs} == {"song.wav", "other.wav"}
+    assert names(scan) == ["song.wav", "within.wav"]
+    assert [problem.name for problem in scan.problems] == ["again", "link", "other.wav"]
+    assert "leads out of the folder" in scan.problems[0].reason
+
+
+def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        write(tmp_path / str(number % 3) / f"{number}.wav")
+    ticks: list[int] = []
+    monkeypatch.setattr(bounded_walk, "TICK_EVERY", 5)
+    assert len(find_songs(tmp_path, lambda: ticks.append(1)).songs) == 30
+    assert len(ticks) > 6
+
+    def stop() -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        find_songs(tmp_path, stop)
+    monkeypatch.setattr(bounded_walk, "MOST_ENTRIES", 20)
+    with pytest.raises(DatasetError, match="holds more than 20 files and folders"):
+        find_songs(tmp_path)
+
+
+def test_folders_far_down_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a" / "song.wav")
+    write(tmp_path / "a" / "b" / "song.wav")
+    monkeypatch.setattr(bounded_walk, "MOST_DEPTH", 1)
+    scan = find_songs(tmp_path)
+    assert names(scan) == ["a/song.wav"]
+    assert "more than 1 levels down" in scan.problems[0].reason
 
 
 def test_names_of_any_kind(tmp_path: Path) -> None:

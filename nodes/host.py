@@ -51,6 +51,8 @@ def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summ
         # Whatever ended the wait, no stage may go on unseen: it would hold the device and write beside the next one.
         cancelled.set()
         worker.join()
+        # What was finished while the stop waited; the event of the end carries it.
+        _record(node_id, run, reports)
         gc.collect()
         comfy.model_management.soft_empty_cache()
     return _outcome(node_id, run, worker, interrupt, summary)
@@ -82,13 +84,18 @@ def _forget_frames(exception: BaseException | None) -> None:
 
 def _show(node_id: str, run: str, reports: queue.SimpleQueue[Progress], bar: comfy.utils.ProgressBar) -> None:
     """Pass on what has been reported since last time: every point to the chart, the newest to the bar."""
-    progress = None
-    while not reports.empty():
-        progress = reports.get()
-        events.record(node_id, run, progress)
-    events.flush(node_id)
-    if progress is not None:
+    if _record(node_id, run, reports):
         bar.update_absolute(*events.done(node_id, run))
+    events.flush(node_id)
+
+
+def _record(node_id: str, run: str, reports: queue.SimpleQueue[Progress]) -> bool:
+    """Record everything that was reported since last time; whether there was anything."""
+    found = False
+    while not reports.empty():
+        events.record(node_id, run, reports.get())
+        found = True
+    return found
 
 
 def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException | None,

@@ -110,3 +110,14 @@ def test_stopping_is_shown_at_once(page: Page, server: ComfyUI, tmp_path: Path) 
     expect(panel).to_have_attribute("data-status", "stopping")
     expect(panel.locator(".sidestep-note")).to_have_text("Stopping after this preview. What is done is kept.")
     server.wait(prompt, 60)
+
+
+def test_cancelled_run_loses_no_point(page: Page, server: ComfyUI, tmp_path: Path) -> None:
+    open_trainer(page, server)
+    file, prompt = begin(server, tmp_path, 100_000, 0.001)
+    page.wait_for_function(f"({POINTS})().length > 50")
+    server.interrupt()
+    server.wait(prompt, 60)
+    expect(page.locator(PANEL)).to_have_attribute("data-status", "cancelled")
+    page.wait_for_function(f"count => ({POINTS})().length >= count", arg=min(len(rows(file)), 2000))
+    assert page.evaluate(POINTS) == rows(file)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import storage, strict_json
-from .song_lists import MOST_BYTES, NAME_KEY
+from .song_lists import LARGEST_LIST, NAME_KEY
 from .songs import Song, SongFolder
 
 Json = dict[str, Any]
@@ -78,7 +78,7 @@ def _shared_position(found: SongFolder) -> str:
 def _says_already(path: Path, content: Json) -> bool:
     """Whether a file says this, whenever it was made."""
     try:
-        there = strict_json.read(path, most=MOST_BYTES)
+        there = strict_json.read(path, most=LARGEST_LIST)
     except strict_json.BadJson:
         return False
     return bool(_timeless(there) == _timeless(content))

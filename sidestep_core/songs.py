@@ -18,14 +18,16 @@ from .bounded_walk import Tick
 from .config import TriggerPosition
 from .embedded import FIELDS, notes_in_tags
 from .errors import DatasetError
-from .notes import Notes, PromptOverride, Remarks, merged
+from .notes import Entry, Notes, PromptOverride, Remarks, merged
 from .sidecars import notes_in, read_sidecars
-from .song_files import EXTENSIONS, AudioFile, printable, relative, walk, what_is_there
-from .song_lists import DatasetList, Row, assign, read_dataset_json, table_rows
+from .song_files import AudioFile, Scan, is_audio, printable, relative, scan, what_is_there
+from .song_lists import LIST_ENDINGS, DatasetList, Row, assign, notes_of, read_dataset_json, read_list
 from .song_report import SongReport
+from .unread import unknown, unread
 
 DATASET_FILE = "dataset.json"
-TABLE_FILES = ("key_bpm.csv", "metadata.csv")
+LIST_FILES = ("key_bpm.csv", "metadata.csv", "metadata.jsonl", DATASET_FILE)
+"""From the weakest to the strongest, where they lie in the folder itself; lists of other names are weaker."""
 REASONS_SHOWN = 5
 
 
@@ -112,22 +114,48 @@ def find_songs(folder: Path, tick: Tick = lambda: None) -> SongFolder:
         reason = "is not a folder" if folder.exists() else "does not exist"
         raise DatasetError(f"{folder} {reason}. Choose the folder that holds your songs, or its {DATASET_FILE}.")
     gathered = _Gathered()
-    files = {relative(file.path, folder): file for file in walk(folder, gathered.leave_out, tick)}
-    dataset_file = folder / DATASET_FILE
-    if not files and dataset_file.is_file():
-        return _in_list(dataset_file, tick)
-    tables = [table_rows(folder / name) for name in TABLE_FILES if (folder / name).is_file()]
-    listed = read_dataset_json(dataset_file) if dataset_file.is_file() else DatasetList()
-    assigned = [assign(rows, files, folder, gathered.leave_out) for rows in (*tables, listed.rows)]
-    for name in sorted(files):
+    found = scan(folder, gathered.leave_out, tick)
+    if not found.songs and DATASET_FILE in found.others:
+        return _in_list(folder / DATASET_FILE, tick)
+    lists = _lists(folder, found, gathered)
+    assigned = [assign(listed.rows, found.songs, folder, gathered.leave_out, name[:name.rfind("/") + 1])
+                for name, listed in lists.items()]
+    for name in sorted(found.songs):
         tick()
         rows = [row for source in assigned for row in source.get(name, ())]
         with gathered.song(name) as remarks:
-            for song in _songs_of(name, files[name], rows, remarks):
+            for song in _songs_of(name, found.songs[name], rows, remarks):
                 gathered.add(song, DATASET_FILE)
-    if not files:
+    if not found.songs:
         gathered.leave_out(folder.name, what_is_there(folder))
-    return gathered.folder(folder, listed.genre_ratio)
+    return gathered.folder(folder, lists[DATASET_FILE].genre_ratio if DATASET_FILE in lists else 0.0)
+
+
+def _lists(folder: Path, found: Scan, gathered: _Gathered) -> dict[str, DatasetList]:
+    """The lists in a folder by name, from the weakest to the strongest; all other texts that nothing reads are noticed.
+
+    Raises DatasetError where one of LIST_FILES cannot be read.
+    """
+    named = [name for name in LIST_FILES if name in found.others]
+    lists, reasons = {}, {}
+    for name in found.others:
+        if name not in named and name.lower().endswith(LIST_ENDINGS):
+            try:
+                listed = read_list(folder / name)
+            except DatasetError as error:
+                reasons[name] = f"It is not read. {error}"
+                continue
+            if listed.rows:
+                lists[name] = listed
+            else:
+                reasons[name] = "It is not read, as it lists no song."
+    lists |= {name: read_list(folder / name) for name in named}
+    for name, listed in lists.items():
+        gathered.unknown += [(name, entry) for entry in listed.unknown]
+    others = [name for name in found.others if name not in lists]
+    for name, reason in unread(others, sorted(found.songs), reasons, folder):
+        gathered.notice(name, reason)
+    return lists
 
 
 def _in_list(file: Path, tick: Tick) -> SongFolder:
@@ -135,11 +163,13 @@ def _in_list(file: Path, tick: Tick) -> SongFolder:
     listed = read_dataset_json(file)
     folder = _folder_of(listed, file)
     gathered = _Gathered()
+    gathered.unknown += [(file.name, entry) for entry in listed.unknown]
     if not listed.rows:
         gathered.leave_out(file.name, "It lists no song.")
     paths = {row.where: path for row in listed.rows if (path := _path_of(row.reference, file.parent)) is not None}
     if lost := [row for row in listed.rows if row.where not in paths]:
-        near = {relative(found.path, file.parent): found.path for found in walk(file.parent, gathered.leave_out, tick)}
+        found = scan(file.parent, gathered.leave_out, tick).songs
+        near = {name: song.path for name, song in found.items()}
         assigned = assign(lost, near, file.parent, gathered.leave_out)
         paths |= {row.where: near[name] for name, rows in assigned.items() for row in rows}
     for row in listed.rows:
@@ -170,6 +200,8 @@ class _Gathered:
         self.songs: dict[str, Song] = {}
         self.problems: list[Problem] = []
         self.notices: list[Problem] = []
+        self.unknown: list[tuple[str, Entry]] = []
+        """Values under names that mean nothing, by the song or file that has them."""
 
     def add(self, song: Song, where: str) -> None:
         """DatasetError where its name, which the list at `where` may give it, is that of another or no text."""
@@ -182,6 +214,9 @@ class _Gathered:
     def leave_out(self, name: str, reason: str) -> None:
         self.problems.append(Problem(name=printable(name), reason=reason))
 
+    def notice(self, name: str, reason: str) -> None:
+        self.notices.append(Problem(name=printable(name), reason=reason))
+
     @contextlib.contextmanager
     def song(self, name: str) -> Iterator[Remarks]:
         """Where a song is looked at: an error costs this song only; remarks about it are kept if it is used."""
@@ -191,12 +226,16 @@ class _Gathered:
         except DatasetError as error:
             self.leave_out(name, str(error))
         else:
-            self.notices += [Problem(name=name, reason=remark) for remark in remarks.sentences]
+            self.unknown += [(name, entry) for entry in remarks.unknown]
+            for reason in remarks.sentences:
+                self.notice(name, reason)
 
     def folder(self, folder: Path, genre_ratio: float) -> SongFolder:
         """All of it; raises DatasetError where there is no song."""
         if not self.songs:
             raise none_left(f"No song in {folder} can be used", self.problems)
+        for name, reason in unknown(self.unknown):
+            self.notice(name, reason)
         return SongFolder(folder=folder, songs=tuple(self.songs.values()),
                           problems=tuple(sorted(self.problems, key=lambda problem: problem.name)),
                           notices=tuple(self.notices), genre_ratio=genre_ratio)
@@ -208,10 +247,7 @@ def _songs_of(name: str, file: AudioFile, rows: Sequence[Row], remarks: Remarks)
     Raises DatasetError where something is wrong with it.
     """
     _require_usable(file.path, name)
-    notes: Notes = {}
-    for row in rows:
-        if not row.is_section:
-            notes = merged(notes, row.notes(remarks))
+    notes = notes_of([row for row in rows if not row.is_section], remarks)
     notes = merged(notes, notes_in(read_sidecars(file.path.parent, file.sidecars), remarks))
     if file.twins and file.sidecars:
         remarks.sentences.append(
@@ -251,6 +287,6 @@ def _path_of(reference: str, folder: Path) -> Path | None:
         path = Path(os.path.normpath(folder / spelled))
         # A reference may be longer than any name can be.
         with contextlib.suppress(OSError):
-            if path.suffix.lower() in EXTENSIONS and path.is_file():
+            if is_audio(path.name) and path.is_file():
                 return path
     return None

@@ -29,7 +29,7 @@ LAYERS = {
     "adapter_config": 2, "train_config": 2, "notes": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
     "factors": 2, "scales": 2, "audio": 2, "encoded": 2,
     "device": 3, "dataset": 3, "targets": 3, "parts": 3, "layers": 3, "schedules": 3, "ema": 3, "optimizer_state": 3,
-    "tensorboard": 3, "setting_text": 3, "sidecars": 3, "embedded": 3, "pieces": 3, "sensitivity": 3,
+    "tensorboard": 3, "setting_text": 3, "unread": 3, "sidecars": 3, "embedded": 3, "pieces": 3, "sensitivity": 3,
     "loudness": 3, "fingerprints": 3, "tempo": 3,
     "checkpoint": 4, "conditions": 4, "decoder": 4, "lora": 4, "lycoris": 4, "optimizers": 4, "run_state": 4,
     "foreign_presets": 4, "layouts": 4, "estimate_config": 4, "gradient_sums": 4,

@@ -1,0 +1,179 @@
+"""Whatever words lie among songs are read, or named to whoever put them there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidestep_core.song_files import sidecars_of
+from sidestep_core.songs import SongFolder, find_songs
+from sidestep_core.write_back import write_sidecar
+from tests.song_folders import put, song_in, write
+
+NOTES = "caption: warm lo-fi\nbpm: 90\nlyrics:\n[Verse]\nRain\n"
+
+
+def said(found: SongFolder) -> str:
+    """Everything that a person can see of the songs and about them."""
+    told = [f"{problem.name}: {problem.reason}" for problem in (*found.notices, *found.problems)]
+    return "\n".join([*map(repr, found.songs), *told])
+
+
+@pytest.mark.parametrize("file", [
+    "Song.wav.txt", "song.txt", "SONG.TXT", "captions/Song.txt", "Captions/song.wav.txt", "notes/Song.txt",
+    "lyrics/Song.txt", "txt/Song.txt", "Song.caption.txt", "song_LYRICS.txt", " Song.txt",
+])
+def test_a_sidecar_wherever_it_is(tmp_path: Path, file: str) -> None:
+    write(tmp_path / "Song.wav")
+    write(tmp_path / file, NOTES)
+    song = song_in(tmp_path)
+    assert (song.caption, song.bpm, song.lyrics) == ("warm lo-fi", 90, "[Verse]\nRain")
+    assert find_songs(tmp_path).notices == ()
+    assert write_sidecar(song, {"caption": "cold", "lyrics": "Snow"}) == tmp_path / file
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.suffix.lower() == ".txt") == [Path(file).name]
+    assert (song_in(tmp_path).caption, song_in(tmp_path).bpm, song_in(tmp_path).lyrics) == ("cold", 90, "Snow")
+
+
+def test_plain_text_is_what_its_folder_says(tmp_path: Path) -> None:
+    write(tmp_path / "Song.wav")
+    write(tmp_path / "captions" / "Song.txt", "short\n" * 9)
+    write(tmp_path / "lyrics" / "Song.txt", "la")
+    assert (song_in(tmp_path).caption, song_in(tmp_path).lyrics) == (" ".join(["short"] * 9), "la")
+
+
+@pytest.mark.parametrize(("files", "unread"), [
+    (["Song.txt", "song.txt"], ["song.txt"]), (["song.txt", "SONG.txt"], ["SONG.txt", "song.txt"]),
+    (["Song.txt", "Song.wav.txt"], ["Song.wav.txt"]), (["notes/Song.txt", "txt/Song.txt"], ["txt/Song.txt"]),
+    (["old/Song.txt"], ["old/Song.txt"]), (["Song.lrc"], ["Song.lrc"]), (["captions/Sung.txt"], ["captions/Sung.txt"]),
+    (["Song.yaml", "notes.md", "LICENSE"], ["LICENSE", "Song.yaml", "notes.md"]),
+    (["Song.txt.bak", "Thumbs.db", "cover.jpg", ".hidden.txt"], []),
+])
+def test_a_file_that_is_not_read_is_named(tmp_path: Path, files: list[str], unread: list[str]) -> None:
+    write(tmp_path / "Song.wav")
+    for file in files:
+        write(tmp_path / file, "\0\0" if file == "cover.jpg" else f"caption: {file}\n")
+    found = find_songs(tmp_path)
+    assert [notice.name for notice in found.notices] == unread
+    assert all("It is not read" in notice.reason and "Song" in notice.reason for notice in found.notices)
+
+
+def test_two_songs_of_one_spelling_share_nothing(tmp_path: Path) -> None:
+    for song in ("Song.wav", "SONG.wav"):
+        write(tmp_path / song)
+    write(tmp_path / "song.txt", NOTES)
+    found = find_songs(tmp_path)
+    assert [song.caption for song in found.songs] == ["", ""]
+    assert [notice.name for notice in found.notices] == ["song.txt"]
+
+
+def test_many_unread_files_are_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "Song.wav")
+    for number in range(100):
+        write(tmp_path / f"{number:03}.md", "words")
+    notices = find_songs(tmp_path).notices
+    assert len(notices) == 6
+    assert "nor are 006.md, 007.md" in notices[5].reason
+    assert "and 75 more" in notices[5].reason
+
+
+def test_an_unknown_key_is_named_once(tmp_path: Path) -> None:
+    for number in range(9):
+        write(tmp_path / f"{number}.wav")
+        write(tmp_path / f"{number}.txt", f"caption: c\nbpm: 90\ncaptoin: {number}\n")
+    [notice] = find_songs(tmp_path).notices
+    assert (notice.name, notice.reason) == (
+        "0.wav", "0.txt line 3 says captoin: '0', which is not used, as nothing is called so. The nearest is caption. "
+                 "There are 8 more of this name.")
+
+
+ROW = {"file_name": "Song.wav", "text": "warm lo-fi", "bpm": 90}
+
+
+@pytest.mark.parametrize("folder", ["", "lists/"])
+@pytest.mark.parametrize(("file", "content"), [
+    ("metadata.jsonl", json.dumps(ROW)), ("train.jsonl", f"\n{json.dumps(ROW)}\n\n"),
+    ("metadata.csv", "file_name,text,bpm\nSong.wav,warm lo-fi,90\n"),
+    ("my songs.tsv", "song\tprompt\tbpm\nSong\twarm lo-fi\t90\n"),
+    ("metadata.csv", "sep=;\r\nfile;caption;bpm\r\nSong.wav;warm lo-fi;90\r\n"),
+    ("captions.csv", "file|caption|bpm\nSONG.WAV|warm lo-fi|90\n"),
+    ("my_lora_dataset.json", json.dumps({"samples": [{"audio_path": "Song.wav", "caption": "warm lo-fi", "bpm": 90}]})),
+    ("a.json", json.dumps([ROW])), ("b.json", json.dumps({"data": [ROW]})),
+    ("c.json", json.dumps({"Song.wav": {"caption": "warm lo-fi", "bpm": 90}})),
+])  # fmt: skip
+def test_a_list_of_any_name(tmp_path: Path, folder: str, file: str, content: str) -> None:
+    write(tmp_path / folder / "Song.wav")
+    write(tmp_path / folder / file, content)
+    song = song_in(tmp_path)
+    assert (song.caption, song.bpm) == ("warm lo-fi", 90)
+    assert find_songs(tmp_path).notices == ()
+
+
+def test_lists_that_differ_are_told(tmp_path: Path) -> None:
+    put(tmp_path, Song__wav="x", a__csv="file,caption\nSong.wav,one\n",
+        b__json='[{"file": "Song.wav", "caption": "two"}]')
+    assert song_in(tmp_path).caption == "two"
+    [notice] = find_songs(tmp_path).notices
+    assert "b.json sample 1 says 'two', which counts; another list says 'one'" in notice.reason
+
+
+KEYS = st.sampled_from(["caption", "prompt", "style", "mood", "title", "Tempo", "genre", "lyrics", "raw_lyrics", "text",
+                        "language", "notes", "key", "custom_tag", "instruments"])
+FILES = st.sampled_from(["{}.txt", "Song.{}", "captions/{}.txt", "Song.{}.txt", "{}.json", "{}.csv", "{}.jsonl",
+                         "{}.md",
+                         "deep/down/{}.yaml", "{}", "Song_{}.txt", "{}/Song.txt", "song.wav.{}"])
+
+
+@given(name=FILES, text=st.sampled_from(["", "words", NOTES, "{}", "[1]", "a,b\n1,2\n", "\ufeff"]))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_no_file_is_lost(tmp_path_factory: pytest.TempPathFactory, name: str, text: str) -> None:
+    folder = tmp_path_factory.mktemp("songs")
+    write(folder / "Song.wav")
+    write(folder / name.format("zxqmarker"), text or "x")
+    found = find_songs(folder)
+    assert "zxqmarker" in said(found) or text == NOTES and found.songs[0].caption == "warm lo-fi"
+
+
+@given(place=st.sampled_from(["line", "tag", "json", "sample", "csv", "jsonl", "heading", "bold", "below", "metadata"]),
+       key=KEYS, others=st.dictionaries(KEYS.filter(lambda key: key != "Tempo"), st.just("other"), max_size=3))
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_no_field_is_lost(tmp_path_factory: pytest.TempPathFactory, place: str, key: str,
+                          others: dict[str, str]) -> None:
+    folder = tmp_path_factory.mktemp("songs")
+    for song in ("Song.wav", "other.wav"):
+        write(folder / song)
+    values = {**others, key: "zxqmarker"}
+    lines = [f"{name}: {value}" for name, value in values.items()]
+    row = {"file": "Song.wav", **values}
+    file, content = {
+        "line": ("Song.txt", "\n".join(lines)), "json": ("Song.json", json.dumps(values)),
+        "tag": ("Song.txt", "".join(f"<{name}>{value}</{name}>" for name, value in values.items()) + "<bpm>3</bpm>"),
+        "sample": ("any.json", json.dumps([row])), "jsonl": ("any.jsonl", json.dumps(row)),
+        "csv": ("any.csv", f"{','.join(row)}\n{','.join(row.values())}\n"),
+        "heading": ("Song.txt", "\n\n".join(f"# {name}\n{value}" for name, value in values.items())),
+        "bold": ("Song.txt", "\n".join(f"**{name}:** {value}" for name, value in values.items())),
+        "below": ("Song.txt", "lyrics:\n[Verse]\nla\n\n" + "\n".join([*lines, "bpm: 90"])),
+        "metadata": ("dataset.json", json.dumps({"metadata": values, "samples": [{"file": "Song.wav"}]})),
+    }[place]
+    write(folder / file, content)
+    found = find_songs(folder)
+    refused = any(file in problem.reason for problem in found.problems)
+    assert refused or "zxqmarker" in said(found)
+
+
+def test_sidecars_are_the_same_for_one_song_and_for_all(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav", "b.flac", "b_lyrics.wav"):
+        write(tmp_path / name)
+    for name in ("a.txt", "b_lyrics.txt", "B.caption", "lyrics/b.txt", "captions/b.wav",
+                 "captions/b.txt"):
+        write(tmp_path / name, "la")
+    for song in find_songs(tmp_path).songs:
+        write(song.path.with_suffix(".other"), "")
+        alone = sidecars_of(song.path)
+        assert set(alone.values()) == {
+            "a.wav": {"a.txt"}, "b.wav": {"B.caption", "lyrics/b.txt"},
+            "b.flac": {"B.caption", "lyrics/b.txt"}, "b_lyrics.wav": {"b_lyrics.txt"}, "captions/b.wav": {"b.txt"},
+        }[song.name]

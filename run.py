@@ -98,7 +98,7 @@ def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
     """Non-zero if ruff, mypy or pytest found something.  pytest comes last, so its verdict is the last line."""
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
     env = {"OMP_NUM_THREADS": "1", **env}
-    everything = ["-n", str(workers), "--dist", "loadgroup", "--durations", "10", "tests"]
+    everything = ["-n", str(workers), "--durations", "10", "tests"]
     checks = [["ruff", "check"], ["mypy", "--strict", "sidestep_core"], ["pytest", *(arguments or everything)]]
     codes = []
     for check in checks:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from demo.models import model_files, with_models
 from demo.server import Prompt
@@ -13,13 +16,18 @@ from demo.tiny import DEMO_MODEL
 from demo.workflow import PROMPT
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, and all that talk to a ComfyUI of the same kind on one: it starts once."""
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if "server" in item.fixturenames or "browser" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+class ByServer(LoadScopeScheduling):
+    """Keeps a file on one worker, and all files that need a ComfyUI of the same kind on one: it starts once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = PurePosixPath(nodeid.partition("::")[0])
+        return str(file.parent if file.parent.name in ("host", "web") else file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServer:
+    """Schedule by files: xdist 3.8 cannot tell groups apart under pytest 9.2."""
+    return ByServer(config, log)
 
 
 @pytest.fixture(scope="session")

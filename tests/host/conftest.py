@@ -17,7 +17,7 @@ from demo.tiny import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE, write_demo_models
 from sidestep_core.checkpoint import Checkpoint, open_checkpoint
 from tests.running import demo_comfyui
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def remember(node_id: str, output: Mapping[str, object]) -> None:
 
 def remember_source(node_id: str, name: str, output: Mapping[str, object]) -> None:
     """Have the node that is connected to the input `name` of this one show what came of it, in place of its own."""
-    link = _running_prompt(node_id).get(node_id, {}).get("inputs", {}).get(name)
+    link = running_prompt(node_id).get(node_id, {}).get("inputs", {}).get(name)
     if isinstance(link, list):
         remember(str(link[0]), output)
         with _lock:
@@ -158,7 +158,7 @@ def _workflow_of(node_id: str) -> str | None:
     return None
 
 
-def _running_prompt(node_id: str) -> Mapping[str, dict[str, object]]:
+def running_prompt(node_id: str) -> Mapping[str, dict[str, object]]:
     """The prompt that is running and has this node; empty if none."""
     return next((prompt for _number, _prompt_id, prompt, *_ in _running() if node_id in prompt), {})
 

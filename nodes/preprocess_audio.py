@@ -13,7 +13,7 @@ from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.config import Conditioning, Normalise, PreprocessConfig
 from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.songs import Problem, SongFolder, find_songs
-from . import folders, models, song_previews
+from . import folders, models, preflight, song_previews
 from .host import run_stage
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, SongsSocket
 
@@ -84,6 +84,7 @@ class PreprocessAudioFolder(io.ComfyNode):
         for problem in found.problems:
             log.warning("%s is left out: %s", problem.name, problem.reason)
         target = folders.dataset_folder(dataset_name)
+        preflight.check(cls.hidden.unique_id)
         models.make_room()
         done = run_stage(
             cls.hidden.unique_id, target.name,

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import MissingDependency
+from . import optional
 from .layers import AttentionShape, EncoderLayer, Mask, RMSNorm, Rotation, additive, fill, sliding_window
 from .prompts import COMFYUI, OFFICIAL, Prompt
 from .weights import Weights
@@ -73,10 +73,8 @@ class TextEncoder:
     """
 
     def __init__(self, weights: Weights, tokenizer_folder: Path, device: torch.device) -> None:
-        try:
+        with optional.imports("transformers", "Reading text"):
             from transformers import Qwen2Tokenizer
-        except ImportError as error:
-            raise MissingDependency("Reading text needs transformers: pip install transformers") from error
 
         self._device = device
         self._tokenizer = Qwen2Tokenizer.from_pretrained(tokenizer_folder)

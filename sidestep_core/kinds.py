@@ -22,6 +22,12 @@ SIZES: Mapping[str, DecoderGeometry] = {
 """The published checkpoints, for saying what a configuration means before one is loaded."""
 
 
+def require(config: AdapterConfig) -> None:
+    """Import what attaching such an adapter needs.  Raises MissingDependency."""
+    if isinstance(config, LoraConfig) and not config.dora:
+        lora.require()
+
+
 def attach(decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int], seed: int) -> LiveAdapter:
     """Put an adapter of the config's kind on exactly `modules` (name -> rank); nothing else trains."""
     if isinstance(config, LoraConfig) and not config.dora:

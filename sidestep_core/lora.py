@@ -11,16 +11,26 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from . import flow
+from . import flow, optional
 from .adapter import Change, check_belongs
 from .adapter_config import LoraConfig
 from .dropout import Dropout
-from .errors import AdapterError, MissingDependency
+from .errors import AdapterError
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
 
 _NAME = "default"
+PURPOSE = "LoRA training"
+
+
+def require() -> None:
+    """Import what attaching an adapter imports.  Raises MissingDependency."""
+    with optional.imports("peft", PURPOSE):
+        import peft.tuners.lora.model
+
+        if peft.import_utils.is_bnb_available():
+            import peft.tuners.lora.bnb  # noqa: F401
 
 
 def attach(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> LiveLora:
@@ -28,12 +38,9 @@ def attach(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], s
 
     A starts random by `seed`, B at zero, so the decoder still computes what it did.
     """
-    try:
+    with optional.imports("peft", PURPOSE):
+        # PEFT imports packages that it works with here too, and raises about old versions of them.
         _inject(decoder, config, modules, seed)
-    except ImportError as error:
-        # PEFT itself raises it too, about old versions of packages that it works with.
-        raise MissingDependency(f"LoRA training needs the package peft, which says: {error}. Run: pip install -U peft; "
-                                "if it names another package, update or remove that one.") from error
     adapted = {name: layer.r[_NAME] for name, layer in _adapted(decoder)}
     if list(adapted.items()) != list(modules.items()):
         differing = sorted(name for name, _ in set(modules.items()) ^ set(adapted.items()))

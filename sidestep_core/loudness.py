@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from . import optional
 from .audio import SAMPLE_RATE
 from .config import Normalise
-from .errors import MissingDependency
 
 PEAK_DBFS = -1.0
 TARGET_LUFS = -14.0
@@ -45,11 +45,8 @@ def integrated(waveform_CN: Tensor) -> float:
 
     Both channels of a mono song count, as both loudspeakers play it.
     """
-    try:
+    with optional.imports("pyloudnorm", "Measuring loudness"):
         from pyloudnorm import Meter
-    except ImportError as error:
-        raise MissingDependency(f"Measuring loudness needs the package pyloudnorm, which says: {error}. "
-                                "Run: pip install librosa pyloudnorm") from error
     if waveform_CN.shape[1] < _GATING_SECONDS * SAMPLE_RATE or not torch.isfinite(waveform_CN).all():
         return -math.inf
     return float(Meter(SAMPLE_RATE, block_size=_GATING_SECONDS).integrated_loudness(waveform_CN.T.cpu().numpy()))

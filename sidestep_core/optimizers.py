@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import nn
 
-from .errors import MissingDependency
+from . import optional
 from .schedules import WARMUP_SHARE, warmup_steps
 from .train_config import Optimizer, TrainConfig
 
@@ -31,10 +32,8 @@ def build(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.opti
 
 
 def _adamw8bit(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    try:
+    with _needs("adamw8bit", "bitsandbytes"):
         from bitsandbytes.optim.adamw import AdamW8bit
-    except ImportError as error:
-        raise _missing("adamw8bit", "bitsandbytes", error) from error
     optimizer = AdamW8bit(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     return cast("torch.optim.Optimizer", optimizer)
 
@@ -42,28 +41,30 @@ def _adamw8bit(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch
 def _adafactor(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     """torch's own cannot switch off its scaling by the size of a parameter, which keeps a LoRA's B, zero at first, at a
     thousandth of the rate."""
-    try:
+    with _needs("adafactor", "transformers"):
         from transformers.optimization import Adafactor
-    except ImportError as error:
-        raise _missing("adafactor", "transformers", error) from error
     optimizer = Adafactor(parameters, lr=config.learning_rate, weight_decay=config.weight_decay,
                           scale_parameter=False, relative_step=False)
     return cast("torch.optim.Optimizer", optimizer)
 
 
 def _prodigy(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    try:
+    with _needs("prodigy", "prodigyopt"):
         from prodigyopt import Prodigy
-    except ImportError as error:
-        raise _missing("prodigy", "prodigyopt", error) from error
     optimizer = Prodigy(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
                         safeguard_warmup=True, use_bias_correction=True)
     return cast("torch.optim.Optimizer", optimizer)
 
 
-def _missing(optimizer: Optimizer, package: str, error: ImportError) -> MissingDependency:
-    return MissingDependency(f"The optimizer {optimizer} needs the package {package}, which says: {error}. "
-                             f"Run: pip install -U {package}; or choose the optimizer adamw, which needs none.")
+def _needs(optimizer: Optimizer, package: str) -> AbstractContextManager[None]:
+    return optional.imports(package, f"The optimizer {optimizer}", "; or choose the optimizer adamw, which needs none")
+
+
+def require(optimizer: str) -> None:
+    """Build the optimizer over nothing much, so that its package is imported.  Raises MissingDependency."""
+    builders = {"adamw8bit": _adamw8bit, "adafactor": _adafactor, "prodigy": _prodigy}
+    if optimizer in builders:
+        builders[optimizer](TrainConfig(), [nn.Parameter(torch.zeros(1))])
 
 
 def effective(config: TrainConfig) -> TrainConfig:

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import optional
 from .audio import SAMPLE_RATE
-from .errors import MissingDependency
 
 RATE = 22_050
 """Of the audio that is analysed."""
@@ -103,11 +103,8 @@ def rhythm(mono: Tensor) -> Rhythm | None:
 
 def require_librosa() -> None:
     """MissingDependency, with what to install, where librosa cannot be imported."""
-    try:
+    with optional.imports("librosa", "Hearing tempo and key"):
         import librosa  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency(f"Hearing tempo and key needs the package librosa, which says: {error}. "
-                                "Run: pip install librosa pyloudnorm") from error
 
 
 def _listen(mono: Tensor) -> _Sound:

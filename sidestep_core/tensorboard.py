@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import MissingDependency
+from . import optional
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -64,11 +64,8 @@ def board(folder: Path, config: TrainConfig, after_step: int) -> Iterator[Board 
     if not config.tensorboard:
         yield None
         return
-    try:
+    with optional.imports("tensorboard", "The setting tensorboard", "; or switch that setting off"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependency(f"tensorboard needs the package tensorboard, which says: {error}. "
-                                "Run: pip install -U tensorboard; or switch the setting tensorboard off.") from error
     # Before the first step there is a held-out loss of step 0 too, which will be measured again.
     writer = SummaryWriter(folder / FOLDER, purge_step=after_step + 1 if after_step else 0)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import adapter as adapter_file
-from . import layouts, optimizers, results, run_state, start, stopping, storage, visits
+from . import kinds, layouts, optimizers, results, run_state, start, stopping, storage, visits
 from .adapter import Adapter, Loader
 from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint, ModelSource
@@ -79,6 +79,8 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
         log.info("This run is already finished: %s", done.path)
         return done
     storage.require_writable(target.parent)
+    kinds.require(adapter)
+    optimizers.require(config.optimizer)
     run = Run(folder=folder, target=target, facts=facts, load=load)
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)

@@ -102,5 +102,5 @@ def test_what_peft_saved_without_alpha_is_taken_too(checkpoint: Checkpoint) -> N
 
 def test_without_peft_it_is_said_what_to_install(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingDependency, match="pip install -U peft"):
+    with pytest.raises(MissingDependency, match="pip install --upgrade peft"):
         attached(checkpoint, LORAS["lora"])

@@ -127,5 +127,5 @@ def test_what_has_no_loudness_stays_as_it_is() -> None:
 def test_without_pyloudnorm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyloudnorm", None)
     assert normalised(noise(1), "peak").shape == (2, RATE)
-    with pytest.raises(MissingDependency, match="pip install librosa pyloudnorm"):
+    with pytest.raises(MissingDependency, match="pip install --upgrade pyloudnorm"):
         normalised(noise(1), "lufs")

@@ -48,5 +48,5 @@ def test_silence_and_a_moment_have_no_key() -> None:
 
 def test_without_librosa(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "librosa", None)
-    with pytest.raises(MissingDependency, match="pip install librosa pyloudnorm"):
+    with pytest.raises(MissingDependency, match="pip install --upgrade librosa"):
         musical_key(torch.ones(5 * RATE))

@@ -71,7 +71,7 @@ def test_a_missing_package_is_named_with_the_pip_line(monkeypatch: pytest.Monkey
     for module in [loaded for loaded in sys.modules if loaded.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with (pytest.raises(MissingDependency, match=r"needs the package tensorboard.*pip install -U tensorboard"),
+    with (pytest.raises(MissingDependency, match=r"needs the package tensorboard.*pip install --upgrade tensorboard"),
           board(tmp_path, TrainConfig(tensorboard=True), 0)):
         pass
     with board(tmp_path, TrainConfig(), 0) as shown:

@@ -56,7 +56,7 @@ def open_trainer(page: Page, server: ComfyUI) -> None:
 def begin(server: ComfyUI, folder: Path, steps: int, seconds: float, pause: float = 0.0) -> tuple[Path, str]:
     file = folder / f"{folder.name}-{steps}" / "metrics.jsonl"
     inputs = {"metrics_file": str(file), "steps": steps, "step_seconds": seconds, "pause_at_end": pause}
-    return file, server.submit({NODE: {"class_type": "SideStepTestDriveSteps", "inputs": inputs}})
+    return file, server.submit({NODE: {"class_type": "TestsDriveSteps", "inputs": inputs}})
 
 
 @pytest.mark.parametrize(("steps", "seconds"), [(2000, 0.001), (300, 0.02), (40, 0.2), (6, 1.0)])

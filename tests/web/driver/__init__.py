@@ -23,7 +23,7 @@ class DriveSteps(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="SideStepTestDriveSteps", category="tests", is_output_node=True, not_idempotent=True,
+            node_id="TestsDriveSteps", category="tests", is_output_node=True, not_idempotent=True,
             hidden=[io.Hidden.unique_id],
             inputs=[io.String.Input("metrics_file"), io.Int.Input("steps", max=100_000),
                     io.Float.Input("step_seconds", max=10.0), io.Float.Input("pause_at_end", max=60.0)])

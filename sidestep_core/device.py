@@ -75,15 +75,19 @@ def release_memory(device: torch.device) -> None:
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device has no room; not every device and version of torch raises OutOfMemoryError for it."""
+    told = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    return told or isinstance(error, torch.OutOfMemoryError)
+
+
 @contextlib.contextmanager
 def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
     """Turn torch's out-of-memory error into one that says what was being done and what to lower."""
     try:
         yield
     except RuntimeError as error:
-        # Not every device and version of torch raises the OutOfMemoryError that is a kind of this.
-        told = any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-        if not told and not isinstance(error, torch.OutOfMemoryError):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"Out of memory while {what}. {advice} ({str(error).splitlines()[0]})") from error
 

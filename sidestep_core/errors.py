@@ -32,5 +32,13 @@ class TrainingDiverged(SideStepError):
     """Loss or gradient stopped being finite; nothing was written over the last good state."""
 
 
+class HalfStep(SideStepError):
+    """The optimizer failed within an update: the weights are those of no step, and may not be saved."""
+
+
+class TrainingFailed(SideStepError):
+    """Something outside the training ended it, such as the device or the disk; what was finished is kept."""
+
+
 class MissingDependency(SideStepError, ImportError):
     """An optional package is needed for what was asked; the message holds the pip line."""

@@ -68,6 +68,9 @@ class Metrics:
 
     def __init__(self, path: Path, *, after_step: int) -> None:
         self._path = path
+        self._unwritten: list[str] = []
+        self.failure = ""
+        """Why rows could not be written, for telling people; they are kept, and written with the next ones."""
         self._average = self._weight = 0.0
         self._by_time: dict[str, float] = {}
         keys = [time_bin(t) for t in HELDOUT_TIMES]
@@ -106,6 +109,13 @@ class Metrics:
         return numbers
 
     def _append(self, row: Row) -> Row:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._unwritten.append(json.dumps(row, allow_nan=False) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("".join(self._unwritten))
+        except OSError as error:
+            self.failure = (f"{self._path.name} cannot be written ({error.strerror or error}). Training goes on; its "
+                            "numbers follow when there is room.")
+        else:
+            self._unwritten.clear()
         return row

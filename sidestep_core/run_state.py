@@ -129,6 +129,11 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def step_of(checkpoint: Path) -> int:
+    """Step of a checkpoint, by the name of its folder."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
          files: Mapping[str, Callable[[Path], None]], keep: int) -> Path:
     """A new checkpoint with these files (name -> what writes it), whole or absent; older ones beyond the last `keep`

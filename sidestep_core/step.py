@@ -25,7 +25,7 @@ from .dataset import Dataset, Sample
 from .decoder import load_decoder
 from .device import choose_dtype
 from .ema import Average
-from .errors import ConfigError, TrainingDiverged
+from .errors import ConfigError, HalfStep, TrainingDiverged
 from .loss import BatchLoss, Objective, training_loss
 from .metrics import MeasuredOn
 from .progress import Progress, Report, ignore
@@ -156,12 +156,20 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
     _check_healthy(training, numbers, step)
     for group in training.optimizer.param_groups:
         group["lr"] = numbers["lr"]
-    training.optimizer.step()
-    training.optimizer.zero_grad(set_to_none=True)
-    if training.average is not None:
-        training.average.update(step)
+    _update(training, step)
     return StepResult(numbers=numbers, samples=tuple(zip(times, loss, strict=True)), layer_gradients=layer_gradients,
                       scale=scale)
+
+
+def _update(training: Training, step: int) -> None:
+    """Change the weights by their gradients.  HalfStep where that fails: some may have changed and some not."""
+    try:
+        training.optimizer.step()
+        training.optimizer.zero_grad(set_to_none=True)
+        if training.average is not None:
+            training.average.update(step)
+    except Exception as error:  # noqa: BLE001 (whatever it is, these weights are no step's)
+        raise HalfStep(f"The optimizer failed in step {step + 1}: {error}") from error
 
 
 def _backward(training: Training, step: int, scale: float, report: Report) -> list[BatchLoss]:

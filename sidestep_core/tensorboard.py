@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
+
+log = logging.getLogger(__name__)
 
 
 class Board:
@@ -50,6 +53,16 @@ class Board:
         return torch.tensor(self._times)
 
 
+def written(write: Callable[[], None]) -> str:
+    """Write to the board; returns why that was not possible, for telling people, as no curve is worth a training."""
+    try:
+        write()
+    except OSError as error:
+        log.warning("TensorBoard's file was not written.", exc_info=True)
+        return f"TensorBoard's file cannot be written ({error.strerror or error}). Training goes on without it."
+    return ""
+
+
 def is_heavy(config: TrainConfig, step: int) -> bool:
     """Whether TensorBoard gets its larger entries after this step (1-based)."""
     return config.tensorboard and step % config.log_heavy_every == 0
@@ -71,4 +84,4 @@ def board(folder: Path, config: TrainConfig, after_step: int) -> Iterator[Board 
     try:
         yield Board(writer, config)
     finally:
-        writer.close()
+        written(writer.close)

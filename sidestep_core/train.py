@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,21 @@ from .adapter import Adapter, Loader
 from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint, ModelSource
 from .dataset import Dataset, resolved
-from .device import choose_device, explain_out_of_memory, own_random_state, release_memory
+from .device import choose_device, explain_out_of_memory, is_out_of_memory, own_random_state, release_memory
 from .encoding import ensure_conditions
+from .keeping import keep
 from .loss import heldout_loss
 from .metrics import FILE as METRICS_FILE
 from .metrics import Metrics
 from .pace import Pace
-from .progress import Cancelled, Progress, Report, ignore, was_stopped
+from .progress import Cancelled, Progress, Report, ignore
 from .results import Run
 from .run_state import RunState
-from .step import Training, optimizer_step, prepare
-from .tensorboard import Board, board, is_heavy
+from .step import StepResult, Training, optimizer_step, prepare
+from .tensorboard import Board, board, is_heavy, written
 from .train_config import TrainConfig
 
 log = logging.getLogger(__name__)
-
-PROVEN_WHEN_STOPPED = 8
-"""Of so many modules one is proven when a run is stopped: all 192 would take seconds, and someone is waiting."""
 
 MEASURING = {"held_out": "Measuring the held-out loss", "trained": "Measuring the loss of the trained songs"}
 """By the songs that are measured."""
@@ -149,18 +148,40 @@ def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, 
                     _tell(ended, state, total, report)
                     break
                 with pace.measured("step"):
-                    result = optimizer_step(training, state.step, report, scale=state.scale,
-                                            by_layer=is_heavy(config, state.step + 1))
+                    result = _step(training, state, report)
                 state = replace(state, step=state.step + 1, scale=result.scale)
                 row = metrics.add_step(state.step, result.numbers, result.samples)
-                if shown is not None:
-                    shown.add_step(state.step, result.numbers, [t for t, _ in result.samples], result.layer_gradients)
-                report(Progress(stage="train", step=state.step, total=total,
+                trouble = "" if shown is None else written(
+                    partial(shown.add_step, state.step, result.numbers, [t for t, _ in result.samples],
+                            result.layer_gradients))
+                report(Progress(stage="train", step=state.step, total=total, notice=metrics.failure or trouble,
                                 metrics={**row, "eta_seconds": pace.seconds_left(state.step)}))
-        except BaseException as stop:
-            _keep(training, run, state, stop)
-            raise
+        except BaseException as end:  # noqa: BLE001 (raised again, saying what is kept)
+            raised = keep(training, run, state, end)
+            if raised is end:
+                raise
+            raise raised from end
     return results.publish_final(training, run, state, ended)
+
+
+def _step(training: Training, state: RunState, report: Report) -> StepResult:
+    """Take one step.  Where the memory does not suffice, all layers are recomputed and the same step is made again."""
+    decoder = training.objective.decoder
+    by_layer = is_heavy(training.config, state.step + 1)
+    try:
+        return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or decoder.recomputed_layers == decoder.geometry.layers:
+            raise
+    # Outside the handler, whose traceback holds the tensors of the step that failed.
+    training.optimizer.zero_grad(set_to_none=True)
+    decoder.recomputed_layers = decoder.geometry.layers
+    release_memory(training.objective.device)
+    told = (f"Out of memory in step {state.step + 1}: from here on every layer is computed again in the backward pass, "
+            "which is slower. The result is the same.")
+    log.warning(told)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, notice=told))
+    return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
 
 
 def _tell(ended: str, state: RunState, total: int, report: Report) -> None:
@@ -183,12 +204,12 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
     if training.heldout and state.step > 0 and state.best_step == state.step:
         results.save_best(training, run, state)
     row = metrics.add_heldout(state.step, loss.mean, loss.by_time, measured_on=training.measured_name)
-    if shown is not None:
-        shown.add_heldout(row)
+    trouble = "" if shown is None else written(partial(shown.add_heldout, row))
     worse = stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
     if worse:
         log.warning(worse)
-    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row, notice=worse,
+    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row,
+                    notice=worse or metrics.failure or trouble,
                     measured_on=training.measured_name))
     return state
 
@@ -211,15 +232,3 @@ def _sample(sample: Sampler, training: Training, run: Run, state: RunState, repo
         report(Progress(stage="sample", step=state.step, total=training.total_steps, message=message))
     finally:
         release_memory(device)
-
-
-def _keep(training: Training, run: Run, state: RunState, stop: BaseException) -> None:
-    """Keep the last finished step if someone stopped the run; Cancelled is told where it is."""
-    if not was_stopped(stop) or state.step == 0:
-        return
-    kept = results.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
-    message = (f"Stopped after step {state.step} of {training.total_steps}. The adapter so far: {kept.path.name}. "
-               "Press Run again to continue from here.")
-    log.info(message)
-    if isinstance(stop, Cancelled):
-        raise Cancelled(message) from stop

@@ -39,7 +39,7 @@ LAYERS = {
     "write_back": 6, "captions": 6, "build": 6, "dataset_json": 6, "step": 6, "pace": 3, "encoding": 6, "selection": 6,
     "listening": 6, "sections": 6, "song_table": 6, "cache": 6, "latents": 6,
     "preprocess": 7, "results": 7, "estimate": 7,
-    "start": 8, "foreign_tensors": 8,
+    "start": 8, "keeping": 8, "foreign_tensors": 8,
     "train": 9,
     "__init__": 10,
 }  # fmt: skip

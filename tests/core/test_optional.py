@@ -47,7 +47,7 @@ def test_broken_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_missing_package_is_named() -> None:
-    with pytest.raises(MissingDependency, match="needs the package wanted_one, and that imports no_such_package, which"):
+    with pytest.raises(MissingDependency, match="package wanted_one, and that imports no_such_package, which"):
         load("no_such_package")
 
 

@@ -45,9 +45,11 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
-def keep_until(path: Path, step: int) -> list[Row]:
-    """Forget what was measured after `step`; returns what is left."""
-    return write(path, [row for row in read(path) if row["step"] <= step])
+def keep_until(path: Path, step: int, measured_step: int | None = None) -> list[Row]:
+    """Forget what was noted after `step`, and held-out losses after `measured_step`, which will be measured again;
+    returns what is left."""
+    last = step if measured_step is None else measured_step
+    return write(path, [row for row in read(path) if row["step"] <= (last if "heldout" in row else step)])
 
 
 def write(path: Path, rows: Iterable[Row]) -> list[Row]:
@@ -66,7 +68,7 @@ def time_bin(t: float) -> str:
 class Metrics:
     """Appends to a run's metrics file, continuing after the step the run resumes from."""
 
-    def __init__(self, path: Path, *, after_step: int) -> None:
+    def __init__(self, path: Path, *, after_step: int, measured_step: int | None = None) -> None:
         self._path = path
         self._unwritten: list[str] = []
         self.failure = ""
@@ -74,7 +76,7 @@ class Metrics:
         self._average = self._weight = 0.0
         self._by_time: dict[str, float] = {}
         keys = [time_bin(t) for t in HELDOUT_TIMES]
-        for row in keep_until(path, after_step):
+        for row in keep_until(path, after_step, measured_step):
             if "loss" in row:
                 self._smooth(row["loss"])
                 self._by_time = {key: row[key] for key in keys if key in row}

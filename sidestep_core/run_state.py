@@ -3,7 +3,7 @@
     run.json                 what the run is: fingerprints and every setting
     metrics.jsonl            one line per step
     checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
-                             optimizer.safetensors, state.json; of a LoRA, adapter_config.json and
+                             optimizer.safetensors, state.json, checksums.json; of a LoRA, adapter_config.json and
                              adapter_model.safetensors make it a folder that PEFT opens
     best/                    the adapter of the lowest held-out loss so far
     final/                   the adapter of the last step, its average, and the best one if that was to be published;
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import optimizer_state, storage
+from . import checksums, optimizer_state, storage, strict_json
 from .adapter import Adapter
 from .errors import AdapterError, ConfigError
 
@@ -116,10 +116,10 @@ def read_identity(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"{path} is missing, so {folder} is no run of Side-Step. To take only the weights of an "
                            "adapter, use start_from.")
     try:
-        return dict(storage.read_json(path))
-    except (ValueError, TypeError) as error:
-        raise AdapterError(f"{path} is damaged ({error}). Delete the folder {folder}, or give the adapter another "
-                           "name.") from error
+        return strict_json.as_object(storage.read_json(path), _RUN_FILE)
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{_RUN_FILE} is damaged ({error}). Delete the run's folder, or "
+                           "give the adapter another name.") from error
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -146,6 +146,7 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
             tensors, rest = optimizer_state.take(optimizer)
             storage.write_tensors(temporary / _OPTIMIZER_FILE, tensors)
             storage.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": rest})
+            checksums.write(temporary)
     for old in checkpoints(folder)[:-keep] if keep else ():
         try:
             storage.remove_folder(old)
@@ -158,15 +159,25 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
 def read(path: Path) -> Saved:
     """A checkpoint.  AdapterError when any part of it is missing or damaged."""
     try:
-        values = storage.read_json(path / _STATE_FILE)
+        checksums.verify(path)
+        values = strict_json.as_object(storage.read_json(path / _STATE_FILE), _STATE_FILE)
         optimizer = storage.read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
-        state = RunState(**values)
+        state = strict_json.record(RunState, values, _STATE_FILE)
+        if state.step != step_of(path):
+            raise AdapterError(f"{_STATE_FILE} says step {state.step}")
         average = path / AVERAGE_FILE
         return Saved(path=path, state=state, adapter=storage.read_tensors(path / ADAPTER_FILE),
                      average=storage.read_tensors(average) if average.is_file() else None, optimizer=optimizer)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, storage.BadTensorFile) as error:
-        raise AdapterError(f"{path} is damaged ({error}). Delete this folder; the run continues from the one "
-                           "before.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AdapterError, storage.BadTensorFile) as error:
+        raise AdapterError(f"{path.name} is damaged ({error}).") from error
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that it is none any more and its place is free."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        storage.remove_folder(aside)
+    path.rename(aside)
 
 
 def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
@@ -180,7 +191,8 @@ def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
 
 def finish(folder: Path, adapter: Adapter, ended: str) -> None:
     """Record that the run is complete, why it ended, and what came out of it."""
-    storage.write_json(folder / _FINISHED_FILE, {"ended": ended, "adapter": adapter.to_json()})
+    storage.write_json(folder / _FINISHED_FILE, {"ended": ended, "adapter": adapter.to_json(),
+                                                 "sha256": storage.hash_file(adapter.path)})
 
 
 def reopen(folder: Path) -> None:
@@ -194,11 +206,17 @@ def is_finished(folder: Path) -> bool:
 
 
 def finished(folder: Path) -> Adapter | None:
-    """What the run produced, if it is complete and its adapter is still where it was put."""
+    """What the run produced, if it is complete and its adapter is still where it was put, byte for byte."""
     path = folder / _FINISHED_FILE
+    if not path.is_file():
+        return None
     try:
-        adapter = Adapter.from_json(storage.read_json(path)["adapter"]) if path.is_file() else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{path} is damaged ({error}). Delete it; the run finishes again from its last "
-                           "checkpoint.") from error
-    return adapter if adapter is not None and adapter.path.is_file() else None
+        values = strict_json.as_object(storage.read_json(path), _FINISHED_FILE)
+        adapter = strict_json.record(Adapter, values["adapter"], _FINISHED_FILE)
+        if adapter.path.suffix != ".safetensors":
+            raise AdapterError(f"{adapter.path.name} is no adapter file")
+        whole = adapter.path.is_file() and storage.hash_file(adapter.path) == values["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AdapterError) as error:
+        raise AdapterError(f"{_FINISHED_FILE} is damaged ({error}). Delete it; the run "
+                           "finishes again from its last checkpoint.") from error
+    return adapter if whole else None

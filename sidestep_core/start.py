@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,22 @@ def _differences(prefix: str, there: Identity, here: Identity) -> list[tuple[str
     return found
 
 
-def begin(training: Training, run: Run, start_from: Path | None) -> RunState:
-    """Put adapter, average and optimizer where the run stands: at its newest checkpoint, else at the weights of
-    `start_from`, else at the beginning."""
+def begin(training: Training, run: Run, start_from: Path | None, tell: Callable[[str], None]) -> RunState:
+    """Put adapter, average and optimizer where the run stands: at its newest whole checkpoint, else at the weights of
+    `start_from`, else at the beginning.
+
+    `tell` is given a sentence for each damaged checkpoint, which is set aside.  AdapterError when all are damaged.
+    """
     saved = run_state.checkpoints(run.folder)
-    if saved:
-        return _continue(training, run, saved[-1])
+    for checkpoint in reversed(saved):
+        try:
+            return _continue(training, run, checkpoint)
+        except AdapterError as error:
+            if checkpoint == saved[0]:
+                raise AdapterError(f"{error} The run {run.folder.name} has no other checkpoint. Delete its folder to "
+                                   "train from the beginning.") from error
+            run_state.set_aside(checkpoint)
+            tell(f"{error} The run continues from the checkpoint before.")
     if start_from is not None:
         training.adapter.load_state(_weights(start_from, training.adapter.state()))
         log.info("Starting from the weights of %s.", start_from)

@@ -89,10 +89,13 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
                 ensure_conditions(source, checkpoint, dataset, config, device, report)
                 training = prepare(checkpoint, dataset, adapter, config, device)
             with explain_out_of_memory("training", f"It needs {training.need}. {ADVICE}"):
-                state = start.begin(training, run, start_from)
-                for told in optimizers.overruled(config, training.total_steps):
+                def tell(told: str) -> None:
                     log.warning(told)
                     report(Progress(stage="load", step=0, total=1, message=told, notice=told))
+
+                state = start.begin(training, run, start_from, tell)
+                for told in optimizers.overruled(config, training.total_steps):
+                    tell(told)
                 return _run(training, run, state, sample, report)
     finally:
         release_memory(device)
@@ -126,7 +129,7 @@ def _notes(adapter: Path) -> object:
 def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, report: Report) -> Adapter:
     """The loop: measure, save, sample when it is due, and step; on an interruption keep what is finished."""
     config, total = training.config, training.total_steps
-    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step)
+    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     pace = Pace(config, total)
     with board(run.folder, config, state.step) as shown:
         try:

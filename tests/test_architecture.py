@@ -24,7 +24,7 @@ LAYERS = {
     "song_report": 0, "tensor_header": 0, "mp4": 0, "lyric_parts": 0, "ahead": 0,
     "legible": 0, "key_lines": 0,
     "config": 1, "bounded_walk": 1, "storage": 1, "audio_files": 1, "prompts": 1, "probe": 1,
-    "torch_file": 1, "peft_layout": 1, "optional": 1, "foreign_kinds": 1, "adapter_keys": 1,
+    "torch_file": 1, "peft_layout": 1, "optional": 1, "checksums": 2, "foreign_kinds": 1, "adapter_keys": 1,
     "text_files": 1,
     "adapter_config": 2, "train_config": 2, "notes": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
     "factors": 2, "scales": 2, "audio": 2, "encoded": 2,

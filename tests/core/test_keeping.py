@@ -17,7 +17,7 @@ from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.dataset import Dataset
 from sidestep_core.device import OutOfMemory
 from sidestep_core.errors import HalfStep, SideStepError, TrainingFailed
-from sidestep_core.progress import Progress
+from sidestep_core.progress import Cancelled, Progress
 from tests.tiny import write_dataset
 from tests.training import CONFIG, trained
 
@@ -157,3 +157,47 @@ def test_full_disk_under_tensorboard_is_told(checkpoint: Checkpoint, dataset: Da
                       report=told.append)
     assert tensors(adapter.path.read_bytes()) == tensors(undisturbed)
     assert any("Training goes on without it" in progress.notice for progress in told)
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-40] ^= 0x10
+    file.write_bytes(bytes(content))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("file", ["adapter.safetensors", "optimizer.safetensors", "state.json"])
+def test_damaged_checkpoint_gives_way_to_the_one_before(
+        checkpoint: Checkpoint, dataset: Dataset, undisturbed: bytes, tmp_path: Path, damage: Callable[[Path], None],
+        file: str) -> None:
+    often, notices = replace(RARELY, save_every=2, keep_checkpoints=0), []
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 5 and progress.metrics:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        trained(checkpoint, dataset, tmp_path, config=often, report=stop)
+    damage(tmp_path / "run" / "checkpoint-step-5" / file)
+    adapter = trained(checkpoint, dataset, tmp_path, config=often,
+                      report=lambda progress: notices.append(progress.notice))
+    assert tensors(adapter.path.read_bytes()) == tensors(undisturbed)
+    assert any("checkpoint-step-5 is damaged" in notice and "the checkpoint before" in notice for notice in notices)
+    rows = metrics.read(tmp_path / "run" / metrics.FILE)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+
+
+def test_stop_within_a_measurement_doubles_no_row(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == 4 and "heldout" in progress.metrics:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        trained(checkpoint, dataset, tmp_path, config=RARELY, report=stop)
+    trained(checkpoint, dataset, tmp_path, config=RARELY)
+    rows = metrics.read(tmp_path / "run" / metrics.FILE)
+    assert [row["step"] for row in rows if "heldout" in row] == [0, 2, 4, 6]

@@ -191,6 +191,19 @@ def prove(path: Path, live: Iterable[Change], load: Loader) -> Proof:
     return proof
 
 
+def rehearse(path: Path, live: Iterable[Change], load: Loader) -> None:
+    """Open an adapter file as it will be proven, before anything is trained.  AdapterError if that cannot be."""
+    try:
+        added = load(path)
+        unread = [change.module for change in live if added(change.module, change.weight) is None]
+    except Exception as error:  # noqa: BLE001 (another program's; whatever it is, no training may end in it)
+        raise AdapterError(f"An adapter of this model cannot be read back here ({error}), so nothing was trained. "
+                           "Update the program that generates, and report this if that does not help.") from error
+    if unread:
+        raise AdapterError(f"An adapter of this model is not read back whole here: {unread[0]} is not found. Nothing "
+                           "was trained. Update the program that generates, and report this if that does not help.")
+
+
 def publish(source: Path, target: Path) -> Path:
     """Copy a proven adapter to where it is used, under the first free name: name, name-2, name-3 ...
 

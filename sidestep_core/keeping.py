@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
+import torch
+
 from . import results, run_state
 from .device import is_out_of_memory
-from .errors import HalfStep, SideStepError, TrainingFailed
+from .errors import SideStepError, TrainingFailed
 from .progress import Cancelled, was_stopped
 from .results import Run
 from .run_state import RunState
@@ -26,26 +28,44 @@ def keep(training: Training, run: Run, state: RunState, end: BaseException) -> B
     if was_stopped(end):
         return end if state.step == 0 else _keep_stopped(training, run, state, end)
     first_line = (str(end).strip().splitlines() or [type(end).__name__])[0]
-    told = f"{first_line.removesuffix('.')}. {_keep_failed(training, run, state, end)}".rstrip()
+    told = f"{first_line.removesuffix('.')}. {_keep_failed(training, run, state)}".rstrip()
     if isinstance(end, SideStepError) or is_out_of_memory(end):
         return type(end)(told)
     return TrainingFailed(f"The training failed in step {state.step + 1}: {told}")
 
 
 def _keep_stopped(training: Training, run: Run, state: RunState, stop: BaseException) -> BaseException:
-    kept = results.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
-    message = (f"Stopped after step {state.step} of {training.total_steps}. The adapter so far: {kept.path.name}. "
-               "Press Run again to continue from here.")
+    message = f"Stopped after step {state.step} of {training.total_steps}."
+    if not _is_whole(training):
+        continues = _continues(run)
+        return Cancelled(f"{message} {continues}".rstrip()) if isinstance(stop, Cancelled) else stop
+    try:
+        kept = results.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
+        message = f"{message} The adapter so far: {kept.path.name}. Press Run again to continue from here."
+    except Exception as error:  # noqa: BLE001 (the person asked to stop, and is told what was not kept)
+        log.warning("The adapter of step %d could not be published.", state.step, exc_info=True)
+        message = f"{message} The adapter so far could not be kept ({error}). {_continues(run)}".rstrip()
     log.info(message)
     return Cancelled(message) if isinstance(stop, Cancelled) else stop
 
 
-def _keep_failed(training: Training, run: Run, state: RunState, error: BaseException) -> str:
+def _keep_failed(training: Training, run: Run, state: RunState) -> str:
     """Save the last finished step, if it can still be read; returns from where the run continues."""
-    if state.step and not isinstance(error, HalfStep):
+    if state.step:
         try:
-            results.save_checkpoint(training, run, state)
+            if _is_whole(training):
+                results.save_checkpoint(training, run, state, prune=False)
         except Exception:  # noqa: BLE001 (the first error is what people need; a lost device can be read no more)
             log.warning("Step %d could not be kept.", state.step, exc_info=True)
+    return _continues(run)
+
+
+def _is_whole(training: Training) -> bool:
+    """Whether the weights are those of a finished step, and numbers."""
+    return not training.updating.is_set() and all(
+        bool(torch.isfinite(parameter).all()) for parameter in training.adapter.parameters)
+
+
+def _continues(run: Run) -> str:
     kept = [run_state.step_of(path) for path in run_state.checkpoints(run.folder)]
     return f"Step {max(kept)} is kept: the same run continues from there." if kept else ""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -70,9 +72,9 @@ class Metrics:
 
     def __init__(self, path: Path, *, after_step: int, measured_step: int | None = None) -> None:
         self._path = path
-        self._unwritten: list[str] = []
+        self._unwritten: list[Row] = []
         self.failure = ""
-        """Why rows could not be written, for telling people; they are kept, and written with the next ones."""
+        """Why rows could not be written, for telling people; they are kept, and written before the next ones."""
         self._average = self._weight = 0.0
         self._by_time: dict[str, float] = {}
         keys = [time_bin(t) for t in HELDOUT_TIMES]
@@ -99,7 +101,7 @@ class Metrics:
                  samples: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
         """Write the row of a finished step (1-based), whose samples had these (time, loss); returns it with `smoothed`
         losses, overall and per bin of time."""
-        return self._append({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
+        return self._note({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
                             **self._smooth_by_time(samples)})
 
     def add_heldout(self, step: int, mean: float, by_time: Sequence[float] = (), *,
@@ -107,17 +109,31 @@ class Metrics:
         """Write the row of a measurement of these songs after `step` finished steps; returns its numbers."""
         times = zip(HELDOUT_TIMES, by_time, strict=bool(by_time))
         numbers = {"step": step, "heldout": mean, **{f"heldout_t{time}": loss for time, loss in times}}
-        self._append({**numbers, MEASURED_ON: measured_on})
+        self._note({**numbers, MEASURED_ON: measured_on})
         return numbers
 
-    def _append(self, row: Row) -> Row:
-        self._unwritten.append(json.dumps(row, allow_nan=False) + "\n")
+    def _note(self, row: Row) -> Row:
+        """Write the row after those that could not be written before.  No number is worth a training."""
+        self._unwritten.append(row)
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(self._unwritten))
+            while self._unwritten:
+                self._append(self._unwritten[0])
+                del self._unwritten[0]
+            self.failure = ""
         except OSError as error:
             self.failure = (f"{self._path.name} cannot be written ({error.strerror or error}). Training goes on; its "
                             "numbers follow when there is room.")
-        else:
-            self._unwritten.clear()
+        return row
+
+    def _append(self, row: Row) -> Row:
+        """Write one row whole or, on an OSError, not at all."""
+        with self._path.open("a", encoding="utf-8") as file:
+            end = file.tell()
+            try:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self._path, end)
+                raise
         return row

@@ -35,13 +35,27 @@ class Run:
         return self.folder / "best" / ADAPTER_FILE
 
 
-def save_checkpoint(training: Training, run: Run, state: RunState) -> Path:
-    """The checkpoint of the present step, with everything that continuing from it needs."""
+def rehearse(training: Training, run: Run, every: int) -> None:
+    """Write the adapter as it is, and read every n-th module of it back with the loader that will prove it."""
+    file = run.folder / "rehearsal.safetensors"
+    try:
+        adapter_file.write(file, training.adapter.state(), run.facts)
+        adapter_file.rehearse(file, training.adapter.changes(every), run.load)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def save_checkpoint(training: Training, run: Run, state: RunState, *, prune: bool = True) -> Path:
+    """Write the checkpoint of the present step, with everything that continuing from it needs.
+
+    `prune`: older ones than the last keep_checkpoints are removed.
+    """
     files = _adapter_files(training, _facts(training, run, state))
     if training.heldout and state.best_step:
         # The run may be continued from here after best/ holds a later one.
         files[BEST_FILE] = functools.partial(storage.copy, run.best)
-    return run_state.save(run.folder, state, training.optimizer, files, training.config.keep_checkpoints)
+    return run_state.save(run.folder, state, training.optimizer, files,
+                          training.config.keep_checkpoints if prune else 0)
 
 
 def save_best(training: Training, run: Run, state: RunState) -> None:

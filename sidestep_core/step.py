@@ -11,8 +11,9 @@ import contextlib
 import logging
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -55,6 +56,8 @@ class Training:
     heldout: tuple[Sample, ...]
     need: memory.Need
     """Of device memory, for telling people."""
+    updating: threading.Event = field(default_factory=threading.Event)
+    """Set while the weights change: they are then those of no step."""
 
     @property
     def measured_on(self) -> tuple[Sample, ...]:
@@ -163,11 +166,13 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
 
 def _update(training: Training, step: int) -> None:
     """Change the weights by their gradients.  HalfStep where that fails: some may have changed and some not."""
+    training.updating.set()
     try:
         training.optimizer.step()
         training.optimizer.zero_grad(set_to_none=True)
         if training.average is not None:
             training.average.update(step)
+        training.updating.clear()
     except Exception as error:  # noqa: BLE001 (whatever it is, these weights are no step's)
         raise HalfStep(f"The optimizer failed in step {step + 1}: {error}") from error
 

@@ -57,9 +57,9 @@ def written(write: Callable[[], None]) -> str:
     """Write to the board; returns why that was not possible, for telling people, as no curve is worth a training."""
     try:
         write()
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 (its writer is a thread, and raises what that died of)
         log.warning("TensorBoard's file was not written.", exc_info=True)
-        return f"TensorBoard's file cannot be written ({error.strerror or error}). Training goes on without it."
+        return f"TensorBoard's file cannot be written ({error}). Training goes on without it."
     return ""
 
 

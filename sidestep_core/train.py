@@ -19,7 +19,7 @@ from .checkpoint import Checkpoint, ModelSource
 from .dataset import Dataset, resolved
 from .device import choose_device, explain_out_of_memory, is_out_of_memory, own_random_state, release_memory
 from .encoding import ensure_conditions
-from .keeping import keep
+from .keeping import PROVEN_WHEN_STOPPED, keep
 from .loss import heldout_loss
 from .metrics import FILE as METRICS_FILE
 from .metrics import Metrics
@@ -96,6 +96,8 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
                 state = start.begin(training, run, start_from, tell)
                 for told in optimizers.overruled(config, training.total_steps):
                     tell(told)
+                if state.step == 0:
+                    results.rehearse(training, run, PROVEN_WHEN_STOPPED)
                 return _run(training, run, state, sample, report)
     finally:
         release_memory(device)

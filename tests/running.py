@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from demo.models import model_files
@@ -11,10 +13,19 @@ from demo.songs import write_demo_songs
 from demo.stage import BASE, PACK, extra_folders
 from demo.tiny import DEMO_MODEL, write_demo_models
 
+SERVERS: list[ComfyUI] = []
+"""That answer now, in this process."""
 
-def demo_comfyui(base: Path) -> ComfyUI:
-    """The server of the ComfyUI in COMFYUI_PATH, to be entered; `base` is an empty folder."""
+
+@contextlib.contextmanager
+def demo_comfyui(base: Path) -> Iterator[ComfyUI]:
+    """The server of the ComfyUI in COMFYUI_PATH; `base` is an empty folder."""
     write_demo_models(BASE / "models")
     write_demo_songs(base / "input" / "demo_songs")
-    return ComfyUI(Path(os.environ["COMFYUI_PATH"]), base, pack=PACK,
-                   extra_args=("--cpu", *extra_folders(model_files(BASE / "models" / DEMO_MODEL))))
+    with ComfyUI(Path(os.environ["COMFYUI_PATH"]), base, pack=PACK,
+                 extra_args=("--cpu", *extra_folders(model_files(BASE / "models" / DEMO_MODEL)))) as running:
+        SERVERS.append(running)
+        try:
+            yield running
+        finally:
+            SERVERS.remove(running)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from sidestep_core import metrics, run_state, step, tensorboard, train
+from sidestep_core import metrics, results, run_state, step, tensorboard, train
 from sidestep_core.adapter import Adapter
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.dataset import Dataset
 from sidestep_core.device import OutOfMemory
-from sidestep_core.errors import HalfStep, SideStepError, TrainingFailed
+from sidestep_core.errors import AdapterError, HalfStep, SideStepError, TrainingFailed
 from sidestep_core.progress import Cancelled, Progress
 from tests.tiny import write_dataset
 from tests.training import CONFIG, trained
@@ -201,3 +201,68 @@ def test_stop_within_a_measurement_doubles_no_row(checkpoint: Checkpoint, datase
     trained(checkpoint, dataset, tmp_path, config=RARELY)
     rows = metrics.read(tmp_path / "run" / metrics.FILE)
     assert [row["step"] for row in rows if "heldout" in row] == [0, 2, 4, 6]
+
+
+def test_unreadable_adapter_is_found_before_the_first_step(checkpoint: Checkpoint, dataset: Dataset,
+                                                           tmp_path: Path) -> None:
+    steps: list[Progress] = []
+
+    def load(path: Path) -> Any:
+        assert path.is_file()
+        raise TypeError("got an unexpected keyword argument 'encoder_hidden_size'")
+
+    with pytest.raises(AdapterError, match="cannot be read back here .got an unexpected.*nothing was trained"):
+        trained(checkpoint, dataset, tmp_path, config=RARELY, load=load,
+                report=lambda progress: steps.append(progress) if progress.metrics else None)
+    assert steps == []
+    assert [path.name for path in (tmp_path / "run").glob("*.safetensors")] == []
+
+
+def test_interrupt_within_an_update_keeps_no_half_step(checkpoint: Checkpoint, dataset: Dataset, undisturbed: bytes,
+                                                       tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = torch.optim.AdamW.step, [0]
+
+    def step_and_stop(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        result = real(*arguments, **named)
+        if calls[0] == FAILS_AT:
+            raise KeyboardInterrupt
+        return result
+
+    often = replace(RARELY, save_every=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            trained(checkpoint, dataset, tmp_path, config=often)
+    assert kept(tmp_path) == ["checkpoint-step-2"]
+    assert tensors(trained(checkpoint, dataset, tmp_path, config=often).path.read_bytes()) == tensors(undisturbed)
+
+
+def test_metrics_row_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = metrics.Metrics(tmp_path / metrics.FILE, after_step=0)
+    rows.add_step(1, {"loss": 1.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.Metrics, "_append", failing_at_once)
+        rows.add_step(2, {"loss": 2.0})
+        assert "No space left" in rows.failure
+    rows.add_step(3, {"loss": 3.0})
+    assert rows.failure == ""
+    assert [row["step"] for row in metrics.read(tmp_path / metrics.FILE)] == [1, 2, 3]
+
+
+def failing_at_once(rows: metrics.Metrics, row: metrics.Row) -> metrics.Row:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_failed_publishing_of_a_stop_stays_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == 3 and progress.metrics:
+            raise Cancelled
+
+    def full(*arguments: Any, **named: Any) -> Adapter:
+        raise SideStepError("no room")
+
+    monkeypatch.setattr(results, "publish", full)
+    with pytest.raises(Cancelled, match=r"could not be kept .no room.\. Step 3 is kept"):
+        trained(checkpoint, dataset, tmp_path, config=RARELY, report=stop)

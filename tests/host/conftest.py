@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from demo.server import ComfyUI
 from demo.stage import BASE
 from demo.tiny import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE, write_demo_models
 from sidestep_core.checkpoint import Checkpoint, open_checkpoint
-from tests.running import demo_comfyui
+from tests.running import SERVERS, demo_comfyui
 
 torch.set_num_threads(1)
 
@@ -57,3 +58,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     """A ComfyUI of these tests alone."""
     with demo_comfyui(tmp_path_factory.mktemp("comfyui")) as running:
         yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_are_let_go(request: pytest.FixtureRequest) -> Iterator[None]:
+    """ComfyUI keeps the models of a whole session, here and in the server: 8 GB each."""
+    yield
+    if "comfy.model_management" in sys.modules:
+        sys.modules["comfy.model_management"].unload_all_models()
+        gc.collect()
+    for running in SERVERS:
+        running.post_json("/free", {"unload_models": True, "free_memory": True})

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 
 from demo.browser import chromium
 from demo.server import ComfyUI
-from tests.running import demo_comfyui
+from tests.running import SERVERS, demo_comfyui
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +28,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     shutil.copytree(Path(__file__).with_name("driver"), base / "custom_nodes" / "driver")
     with demo_comfyui(base) as running:
         yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models_are_let_go() -> Iterator[None]:
+    """The server keeps the models of a whole session."""
+    yield
+    for running in SERVERS:
+        running.post_json("/free", {"unload_models": True, "free_memory": True})

@@ -52,7 +52,7 @@ def decode(path: Path, *, start: float = 0, max_seconds: float = 0, tick: Callab
     stop = round((start + max_seconds) * SAMPLE_RATE) if max_seconds else 0
     with opened(path) as container:
         stream = first_audio(container, path)
-        stated = stated_seconds(container)
+        stated = stated_seconds(container, path)
         _check_room(path, (max_seconds or (stated or 0) - start))
         waveform, samples, whole = _decode(container, stream, path, first, stop, tick)
         if whole:
@@ -80,7 +80,7 @@ def blocks(path: Path, seconds: float) -> Iterator[Tensor]:
                 joined = torch.cat(waiting, dim=1)
                 waiting, held = [joined[:, size:].clone()], held - size
                 yield joined[:, :size].contiguous()
-        check_length(path, stated_seconds(container), samples / SAMPLE_RATE)
+        check_length(path, stated_seconds(container, path), samples / SAMPLE_RATE)
     if held:
         yield torch.cat(waiting, dim=1)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import mp4
+from . import lengths, mp4
 from .errors import DatasetError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def facts(path: Path) -> Facts:
     """
     with opened(path) as container:
         stream = first_audio(container, path)
-        stated = stated_seconds(container)
+        stated = stated_seconds(container, path)
         guess = container.duration / 1_000_000 if container.duration else 0.0
         codec = stream.codec_context
         if not codec.sample_rate:  # FFmpeg takes any file called .flac for one, until it is decoded
@@ -83,14 +83,18 @@ def opened(path: Path) -> Iterator[InputContainer]:
 
     try:
         # Some files are scripts that name other files or addresses (playlists); only local ones may be opened.
-        with av.open(path, metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
+        options = {"protocol_whitelist": "file"}
+        if path.is_file() and lengths.wav_understates(path):
+            options["ignore_length"] = "1"
+        with av.open(path, metadata_errors="replace", options=options) as container:
             yield container
     except av.error.InvalidDataError as error:
         size = path.stat().st_size
         reason = "is damaged or not an audio file" if size else "is empty (0 bytes)"
         raise DatasetError(f"{path.name} {reason}. Export it again or remove it.") from error
     except av.error.FFmpegError as error:
-        raise DatasetError(f"{path.name} cannot be decoded: {error.strerror}.") from error
+        raise DatasetError(f"{path.name} cannot be decoded: {error.strerror}. Export it again as FLAC or WAV, or "
+                           "remove it.") from error
 
 
 def first_audio(container: InputContainer, path: Path) -> AudioStream:
@@ -118,14 +122,18 @@ def check_length(path: Path, stated: float | None, seconds: float) -> None:
                            f"Copy it again or remove it.")
 
 
-def stated_seconds(container: InputContainer) -> float | None:
-    """How long the file's own header says the audio is, or None where FFmpeg would only guess."""
+def stated_seconds(container: InputContainer, path: Path) -> float | None:
+    """Length in the file's own header, or None where FFmpeg would only guess."""
     stream = container.streams.audio[0]
-    # Raw AAC, and MP3 without a LAME header (seen by its encoder delay), get a guess from size and bit rate.
-    if container.format.name == "aac" or (container.format.name == "mp3" and not stream.start_time):
+    if container.format.name == "aac":
         return None
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
+    known = None if stream.duration is None or stream.time_base is None else float(stream.duration * stream.time_base)
+    if container.format.name == "mp3":
+        stated = lengths.mp3_seconds(path, stream.codec_context.sample_rate)
+        # FFmpeg's is exact, without the encoder's delay, unless it guesses because something follows the last frame.
+        return stated if stated is None or known is None or abs(known - stated) > _MISSING_SECONDS / 2 else known
+    if known is not None:
+        return known
     # Matroska states one length for all its streams; a video's is not the audio's.
     if container.duration is not None and not container.streams.video:
         return container.duration / 1_000_000

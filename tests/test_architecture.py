@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     "errors": -2, "strict_json": -1, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
-    "song_report": 0, "tensor_header": 0, "mp4": 0, "lyric_parts": 0, "ahead": 0,
+    "song_report": 0, "tensor_header": 0, "mp4": 0, "lyric_parts": 0, "lengths": 0, "ahead": 0,
     "legible": 0, "key_lines": 0,
     "config": 1, "bounded_walk": 1, "storage": 1, "audio_files": 1, "prompts": 1, "probe": 1,
     "torch_file": 1, "peft_layout": 1, "optional": 1, "checksums": 2, "foreign_kinds": 1, "adapter_keys": 1,

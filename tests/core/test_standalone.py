@@ -101,7 +101,7 @@ def test_what_is_not_installed_is_named(official: Path, checkpoint: Checkpoint,
     models = OfficialModels(official)
     with pytest.raises(MissingDependency, match="pip install diffusers"):
         models.audio_encoder(checkpoint, CPU)
-    with pytest.raises(MissingDependency, match="pip install transformers"):
+    with pytest.raises(MissingDependency, match="pip install --upgrade transformers"):
         TextEncoder(checkpoint.text_encoder_weights(), models.tokenizer_folder, CPU)
 
 

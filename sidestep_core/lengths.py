@@ -1,0 +1,78 @@
+"""Lengths that audio files state themselves, where FFmpeg would guess or believe too little."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+_SEARCHED = 1 << 16
+"""Bytes behind an MP3's leading tag in which its first frame must begin."""
+_SIDE_INFO = 40
+"""Bytes of a frame before which its Xing header begins."""
+_UNDERSTATED = 0.05
+"""Share of a WAV file's audio that may lie behind the length in its header, as unreadable rests do."""
+_UNKNOWN_SIZES = (0, 0xFFFFFFFF)
+"""Data sizes of programs that write to a pipe; FFmpeg then reads to the end by itself."""
+
+
+def mp3_seconds(path: Path, sample_rate: int) -> float | None:
+    """Length by the number of frames in the Xing, Info or VBRI header; None where there is none.
+
+    The size of the file says nothing: tags, covers and zeros may follow the last frame.
+    """
+    with path.open("rb") as file:
+        file.seek(_behind_id3(file))
+        content = file.read(_SEARCHED)
+    start = next((place for place in range(len(content) - 200)
+                  if content[place] == 0xFF and content[place + 1] & 0xE0 == 0xE0
+                  and content[place + 1] & 0x18 != 0x08 and content[place + 1] & 0x06 == 0x02), None)
+    if start is None or sample_rate <= 0:
+        return None
+    frame = content[start:start + 200]
+    samples = 1152 if frame[1] & 0x18 == 0x18 else 576  # of MPEG 1; of MPEG 2 and 2.5
+    frames = None
+    for name in (b"Xing", b"Info"):
+        place = frame.find(name, 4, _SIDE_INFO + 4)
+        if place >= 0 and frame[place + 7] & 1:
+            frames = struct.unpack_from(">I", frame, place + 8)[0]
+    if frame[36:40] == b"VBRI":
+        frames = struct.unpack_from(">I", frame, 50)[0]
+    return None if not frames else frames * samples / sample_rate
+
+
+def _behind_id3(file: BinaryIO) -> int:
+    """Place of the first byte behind all ID3v2 tags at the beginning."""
+    place = 0
+    while (head := _read_at(file, place, 10))[:3] == b"ID3" and len(head) == 10:
+        size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
+        place += 10 + size + (10 if head[5] & 0x10 else 0)
+    return place
+
+
+def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
+    file.seek(place)
+    return file.read(count)
+
+
+def wav_understates(path: Path) -> bool:
+    """Whether a WAV file goes on behind the data that its header speaks of, with nothing that is a chunk."""
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF" or _read_at(file, 8, 4) != b"WAVE":
+            return False
+        place, data = 12, 0
+        while place + 8 <= total:
+            name, size = struct.unpack("<4sI", _read_at(file, place, 8))
+            if name == b"data":
+                data = size
+                if size in _UNKNOWN_SIZES:
+                    return False
+            elif not _is_chunk_name(name):
+                break
+            place += 8 + size + size % 2
+    return data > 0 and total - place > max(data * _UNDERSTATED, 8)
+
+
+def _is_chunk_name(name: bytes) -> bool:
+    return all(32 <= letter < 127 for letter in name)

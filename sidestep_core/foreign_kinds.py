@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from .errors import AdapterError
+
 _NAMES = {
     "lora_E": "AdaLoRA", "lora_diag": "KaSA", "oft_blocks": "OFT or BOFT", "oft_R": "OFT of PEFT",
     "boft_": "BOFT of PEFT",
@@ -29,6 +31,17 @@ def name(endings: Iterable[str]) -> str:
         if told:
             return f"{kind} ({told[0]})"
     return ", ".join(endings)
+
+
+def require_strengths(tensors: Mapping[str, Tensor]) -> None:
+    """AdapterError, naming the tensor, for an alpha that is not one number, or that of 0 where it is a strength."""
+    for key in tensors:
+        if not key.endswith("alpha"):
+            continue
+        bound = f"{key.removesuffix('alpha')}oft_blocks" in tensors
+        if tensors[key].numel() != 1 or (float(tensors[key]) == 0 and not bound):
+            raise AdapterError(f"{key} is {tensors[key].tolist()}, and must be one number other than 0. Get the file "
+                               "again.")
 
 
 def for_host(parts: Mapping[str, Tensor], *, made_for_host: bool) -> dict[str, Tensor]:

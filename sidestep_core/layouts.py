@@ -165,6 +165,8 @@ def read(path: Path, alpha: float = 0.0) -> Content:
                                              made_for_host=next(iter(keys.values())).startswith(HOST_PREFIX))
               for module, keys in foreign.items()}
     elsewhere = {key: tensors[key] for key in unknown if key.startswith(ONLY_THE_HOSTS)}
+    foreign_kinds.require_strengths(
+        elsewhere | {key: tensors[key] for keys in foreign.values() for key in keys.values()})
     notice = (f"The {CONFIG_NAME} beside {file.name} is of another adapter: {stranger}. It was not used."
               if stranger else "")
     return Content(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used, notice)
@@ -256,9 +258,11 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for key, tensor in tensors.items():
         # An alpha may be a whole number; as a factor, whole numbers would be something quantised.
         number = tensor.is_floating_point() or tensor.numel() == 1
-        if is_part(key) and not (number and tensor.numel() and torch.isfinite(tensor.float()).all()):
-            raise AdapterError(f"{path.name} is damaged: {key} ({tensor.dtype}, {tuple(tensor.shape)}) holds something "
-                               "else than finite numbers. Take an earlier save of the training.")
+        used = is_part(key) or key.startswith(ONLY_THE_HOSTS)
+        if used and not (number and tensor.numel() and torch.isfinite(tensor.float()).all()):
+            one = f" {tensor.item()}" if tensor.numel() == 1 else ""
+            raise AdapterError(f"{path.name} is damaged: {key} ({tensor.dtype}, {tuple(tensor.shape)}{one}) holds "
+                               "something else than finite numbers. Take an earlier save of the training.")
     return tensors, metadata
 
 

@@ -14,6 +14,9 @@ from .scales import Scales
 Parts = Mapping[str, Tensor]
 """Tensors of one module, by what they are: down, up, lokr_w1 ..., alpha, magnitude."""
 
+SMALLEST, LARGEST = 2.0**-126, 2.0**127
+"""Size of a scale that is neither 0 nor infinite in float32."""
+
 ScaleOf = Callable[[int | None], float]
 """Rank, or None for two whole matrices -> scale."""
 
@@ -43,7 +46,12 @@ def build(module: str, name: str, parts: Parts, scales: Scales, *, made_for_host
     def scale_of(rank: int | None) -> float:
         scale = (scales.whole(name, alpha) if rank is None
                  else scales.low_rank(name, alpha, rank, made_for_host=made_for_host))
-        return scale if scalar is None else scale * scalar
+        scale = scale if scalar is None else scale * scalar
+        if not SMALLEST <= abs(scale) <= LARGEST:
+            said = scales.alpha_of(name) if alpha is None else alpha
+            raise AdapterError(f"{module} cannot be applied: with its alpha of {said:g}, its scale is {scale:g}. "
+                               "Get the file again, or train it with another alpha.")
+        return scale
 
     readers = {"LoRA": _lora, "LoKR": _lokr, "LoHA": _loha, "full": _full}
     factors = readers[kinds[0]](module, parts, scale_of) if kinds else None

@@ -25,6 +25,8 @@ OTHER_ARITHMETIC = {
     "arrow_config": "Arrow", "monteclora_config": "MonteCLoRA", "layer_replication": "layer_replication",
 }  # fmt: skip
 """Settings of PEFT's LoRA with which a file of the same names means something else."""
+_SCALED = ("", "LORA", "LOKR", "LOHA")
+"""Kinds whose modules have an alpha and a rank, by PEFT's word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,7 @@ class Settings:
     source: str
     """Where it says so."""
     alpha: float
+    """Finite.  PEFT, LyCORIS and ComfyUI apply one below 0 as it is."""
     rank: int
     """0 where it does not say."""
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
@@ -153,7 +156,7 @@ def _beside(path: Path, modules: Sequence[Seen]) -> tuple[Settings | None, str]:
 def _from_diffusers(name: str, metadata: Mapping[str, str]) -> Settings | None:
     if HEADER_KEY not in metadata:
         return None
-    values = strict_json.loads(metadata[HEADER_KEY])
+    values = strict_json.loads(metadata[HEADER_KEY], HEADER_KEY)
     return _peft({key.removeprefix("transformer."): value for key, value in values.items()}, name)
 
 
@@ -161,42 +164,68 @@ def _from_metadata(name: str, metadata: Mapping[str, str]) -> Settings | None:
     """What LyCORIS trainers, and those in the manner of kohya, write into the header."""
     for key in ("lokr_config", "loha_config", "lora_config"):
         if key in metadata:
-            return _named(strict_json.loads(metadata[key]), name)
+            return _named(strict_json.loads(metadata[key], key), name)
     return _named(metadata, name)
 
 
 def _named(values: Mapping[str, Any], source: str) -> Settings | None:
-    """Alpha and rank under whichever of their names."""
-    def first(*names: str) -> float:
-        return next((number for name in names if (number := _number(values.get(name))) > 0), 0)
+    """Alpha and rank under whichever of their names; 0 and words, such as `Dynamic`, say neither."""
+    def first(*names: str) -> tuple[str, float]:
+        said = ((name, _number(name, values[name])) for name in names if name in values and _is_number(values[name]))
+        return next(((name, number) for name, number in said if number), ("", 0))
 
-    alpha = first("ss_network_alpha", "lora_alpha", "network_alpha", "linear_alpha", "alpha")
-    rank = int(first("ss_network_dim", "r", "rank", "network_dim", "linear_dim", "dim"))
-    return Settings(source=source, alpha=alpha, rank=rank) if alpha > 0 else None
+    _, alpha = first("ss_network_alpha", "lora_alpha", "network_alpha", "linear_alpha", "alpha")
+    if not alpha:
+        return None
+    name, rank = first("ss_network_dim", "r", "rank", "network_dim", "linear_dim", "dim")
+    return Settings(source=source, alpha=alpha, rank=_rank(name, rank) if name else 0)
 
 
-def _number(value: object) -> float:
-    """0 for what is none: metadata holds words too, such as `Dynamic`."""
+def _is_number(value: object) -> bool:
     try:
-        return float(str(value))
+        float(str(value))
     except ValueError:
-        return 0
+        return False
+    return True
+
+
+def _number(name: str, value: object) -> float:
+    """A setting's value.  ConfigError, which names both, for what is no finite number."""
+    if not _is_number(value):
+        raise ConfigError(f"could not convert {name} {strict_json.shown(value)} to a number")
+    number = float(str(value))
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} is {strict_json.shown(value)}, which is not a finite number")
+    return number
+
+
+def _rank(name: str, value: object) -> int:
+    """A rank.  ConfigError, which names the setting, for what is no whole number above 0."""
+    number = _number(name, value)
+    if number < 1 or number != int(number):
+        raise ConfigError(f"{name} is {strict_json.shown(value)}; a rank is a whole number above 0")
+    return int(number)
 
 
 def _peft(config: Mapping[str, Any], source: str) -> Settings | None:
-    alpha = config.get("lora_alpha", config.get("alpha"))
-    if alpha is None:
+    kind = str(config.get("peft_type") or "").upper()
+    name = "lora_alpha" if "lora_alpha" in config else "alpha"
+    if config.get(name) is None:
         return None
+    if kind not in _SCALED:
+        # Their ranks and patterns may be of another form; whatever has a scale is no module of theirs.
+        return Settings(source=source, alpha=0, rank=0, kind=kind)
     ranks, alphas = (dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
     for pattern in (*ranks, *alphas):
         re.compile(pattern)
     targets = config.get("target_modules")
     if isinstance(targets, str):
         re.compile(targets)
-    return Settings(source=source, alpha=float(alpha), rank=int(config.get("r") or 0),
-                    alpha_pattern={key: float(value) for key, value in alphas.items()},
-                    rank_pattern={key: int(value) for key, value in ranks.items()},
-                    rslora=bool(config.get("use_rslora")), kind=str(config.get("peft_type") or "").upper(),
+    return Settings(source=source, alpha=_number(name, config[name]),
+                    rank=0 if config.get("r") is None else _rank("r", config["r"]),
+                    alpha_pattern={key: _number(f"the alpha of {key}", value) for key, value in alphas.items()},
+                    rank_pattern={key: _rank(f"the rank of {key}", value) for key, value in ranks.items()},
+                    rslora=bool(config.get("use_rslora")), kind=kind,
                     targets=targets if targets is None or isinstance(targets, str) else [str(one) for one in targets],
                     refusal=_refusal(config, source))
 
@@ -249,6 +278,10 @@ class Scales:
         if alpha is not None:
             return alpha / rank
         return settings.scale(module, rank) if settings.source == CONFIG_NAME else 1.0
+
+    def alpha_of(self, module: str) -> float:
+        """What is said outside of the file, or by the person; for messages."""
+        return self._given if self._settings is None else self._settings.alpha_of(module)
 
     def _question(self, module: str, rank: int) -> str:
         settings = self._settings

@@ -79,6 +79,8 @@ def loads(content: str | bytes, label: str = "The text", *, pairs: Pairs | None 
                            parse_constant=_finite)
     except json.JSONDecodeError as error:
         raise BadJson(f"{label} line {error.lineno} is not valid JSON: {error.msg}.") from error
+    except _BadNumber as error:
+        raise BadJson(f"{label}: {_field_of(error.literal, text)}{error}") from error
     except BadJson as error:
         raise BadJson(f"{label}: {error}") from error
     except (RecursionError, MemoryError) as error:
@@ -219,15 +221,29 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
+class _BadNumber(BadJson):
+    """A number that is out of bounds, as it is written."""
+
+    def __init__(self, literal: str, problem: str) -> None:
+        super().__init__(problem)
+        self.literal = literal
+
+
+def _field_of(literal: str, text: str) -> str:
+    """The name of the first field that holds such a number, as the beginning of a sentence; "" if none does."""
+    found = re.search(rf'"([^"\\]{{1,{MOST_SHOWN}}})"\s{{0,9}}:\s{{0,9}}{re.escape(literal[:MOST_SHOWN])}', text)
+    return f"{found[1]}: " if found else ""
+
+
 def _integer(text: str) -> int:
     if len(text) > MOST_DIGITS:
-        raise BadJson(f"{text[:MOST_DIGITS]}... has {len(text)} digits.")
+        raise _BadNumber(text, f"{text[:MOST_DIGITS]}... has {len(text)} digits.")
     return int(text)
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise BadJson(f"{text[:MOST_SHOWN]} is not a finite number.")
+        raise _BadNumber(text, f"{text[:MOST_SHOWN]} is not a finite number.")
     return value
 

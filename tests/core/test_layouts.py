@@ -122,6 +122,110 @@ def test_an_unknown_strength_is_asked_for(tmp_path: Path, config: dict[str, Any]
         read(written(tmp_path, lora(), None, **config))
 
 
+BAD_NUMBERS = [
+    ({"lora_alpha": "inf"}, "lora_alpha is 'inf', which is not a finite number"),
+    ({"lora_alpha": "nan"}, "lora_alpha is 'nan'"),
+    ({"lora_alpha": "1e999"}, "lora_alpha is '1e999'"),
+    ({"lora_alpha": True}, "could not convert lora_alpha True"),
+    ({"lora_alpha": 0}, f"{Q} cannot be applied: with its alpha of 0, its scale is 0"),
+    ({"lora_alpha": 1e300}, f"{Q} cannot be applied: with its alpha of 1e.300"),
+    ({"lora_alpha": 1e-300}, f"{Q} cannot be applied: with its alpha of 1e-300"),
+    ({"alpha_pattern": {"self_attn.q_proj": "-inf"}}, "the alpha of self_attn.q_proj is '-inf'"),
+    ({"alpha_pattern": {"q_proj": 0}}, f"{Q} cannot be applied: with its alpha of 0"),
+    ({"r": 0}, "r is 0; a rank is a whole number above 0"),
+    ({"r": -RANK}, "r is -2; a rank"),
+    ({"r": 2.5}, "r is 2.5; a rank"),
+    ({"r": "inf"}, "r is 'inf', which is not a finite number"),
+    ({"rank_pattern": {"q_proj": 0}}, "the rank of q_proj is 0; a rank"),
+    ({"rank_pattern": {"q_proj": -2}}, "the rank of q_proj is -2; a rank"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), BAD_NUMBERS)
+def test_impossible_settings_are_refused_by_name(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    """As they lie beside a file, and as diffusers has them in its header."""
+    settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 6} | wrong
+    with pytest.raises(AdapterError, match=message):
+        read(written(tmp_path / "beside", lora(), **settings))
+    header = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in settings.items()})}
+    with pytest.raises(AdapterError, match=message):
+        read(written(tmp_path / "inside", lora(), header))
+    with pytest.raises(AdapterError, match=message):
+        layouts.as_own_state(tmp_path / "inside" / "theirs.safetensors")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_has_not_are_named(tmp_path: Path, number: str) -> None:
+    config = f'{{"r": {RANK}, "lora_alpha": 2, "alpha_pattern": {{"q_proj": {number}}}}}'
+    path = written(tmp_path, lora())
+    (tmp_path / "adapter_config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(AdapterError, match=rf"q_proj: {number} is not a finite number"):
+        read(path)
+
+
+@pytest.mark.parametrize(("metadata", "message"), [
+    ({"ss_network_alpha": "inf", "ss_network_dim": "2"}, "ss_network_alpha is 'inf'"),
+    ({"network_alpha": "nan"}, "network_alpha is 'nan'"),
+    ({"ss_network_alpha": "4", "ss_network_dim": "-2"}, "ss_network_dim is -2.0; a rank"),
+    ({"ss_network_alpha": "4", "r": "inf"}, "r is 'inf'"),
+    ({"lora_config": '{"alpha": "inf"}'}, "alpha is 'inf'"),
+    ({"lora_config": '{"alpha": Infinity}'}, "lora_config: alpha: Infinity is not a finite number"),
+])
+def test_impossible_metadata_is_refused_by_name(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
+    with pytest.raises(AdapterError, match=message):
+        read(written(tmp_path, lora(), metadata))
+    torch.save({"state_dict": lora(), **metadata}, tmp_path / "old.pt")
+    with pytest.raises(AdapterError, match=message):
+        read(tmp_path / "old.pt")
+
+
+@pytest.mark.parametrize(("tensors", "metadata", "config", "expected"), [
+    (lora(alpha=torch.tensor(-6.0)), {}, {}, -3.0),
+    (lora(), {}, {"r": RANK, "lora_alpha": -6}, -3.0),
+    (lora(), {}, {"r": RANK, "lora_alpha": 6, "alpha_pattern": {"q_proj": -2}}, -1.0),
+    (lora(), {}, {"r": RANK, "lora_alpha": 0, "alpha_pattern": {"q_proj": 2}}, 1.0),
+    (lora(), {"ss_network_alpha": "-4"}, {}, -2.0),
+    (lora(alpha=torch.tensor(2.0)), {"ss_network_alpha": "0", "ss_network_dim": "0"}, {}, 1.0),
+    (lora(alpha=torch.tensor(2.0)), {"ss_network_alpha": "None", "ss_network_dim": "None"}, {}, 1.0),
+])
+def test_what_programs_write_is_not_refused(tmp_path: Path, tensors: Tensors, metadata: dict[str, str],
+                                            config: dict[str, Any], expected: float) -> None:
+    """A negative alpha is applied as it is by PEFT and ComfyUI; kohya says 0 where alpha is the rank."""
+    assert scale(read(written(tmp_path, tensors, metadata, **config))) == expected
+
+
+def test_settings_of_other_kinds_are_not_taken_for_damaged(tmp_path: Path) -> None:
+    """AdaLoRA keeps lists where LoRA has ranks."""
+    settings = {"peft_type": "ADALORA", "r": RANK, "lora_alpha": 6, "rank_pattern": {f"{Q}.lora_E": [True, False]}}
+    content = read(written(tmp_path, lora(lora_E=numbers(RANK, 1)), **settings))
+    assert content.handed.keys() == {Q}
+    content = read(written(tmp_path, lora(alpha=torch.tensor(2.0)), **settings))
+    assert "it says ADALORA" in content.notice
+
+
+@pytest.mark.parametrize(("key", "wrong", "message"), [
+    (f"{Q}.alpha", torch.tensor(0.0), rf"{Q}.alpha is 0\.0, and must be one number"),
+    (f"{Q}.alpha", torch.ones(2), r"alpha is \[1\.0, 1\.0\]"),
+    (f"{Q}.alpha", torch.tensor(math.inf), r"alpha \(torch.float32, \(\) inf\) holds"),
+    ("encoder.a.alpha", torch.tensor(0.0), r"encoder\.a\.alpha is 0"),
+    ("encoder.a.alpha", torch.tensor(math.nan), r"encoder\.a\.alpha \(torch.float32, \(\) nan\) holds"),
+    ("encoder.a.a1.weight", torch.full((2, 2), math.nan), r"encoder\.a\.a1.* holds something else"),
+])
+def test_kinds_of_the_host_have_finite_numbers(tmp_path: Path, key: str, wrong: Tensor, message: str) -> None:
+    """As those that are computed here."""
+    tensors = {f"diffusion_model.{place}.{part}": numbers(2, 2) for place in (f"decoder.{Q}", "encoder.a")
+               for part in ("a1.weight", "a2.weight", "b1.weight", "b2.weight")}
+    read(written(tmp_path, tensors))
+    key = f"diffusion_model.{'' if key.startswith('encoder') else 'decoder.'}{key}"
+    with pytest.raises(AdapterError, match=message):
+        read(written(tmp_path, tensors | {key: wrong}))
+
+
+def test_a_rotation_without_a_bound_has_alpha_zero(tmp_path: Path) -> None:
+    parts = {f"{LYCORIS}.oft_blocks": numbers(2, 2, 2), f"{LYCORIS}.alpha": torch.tensor(0.0)}
+    assert read(written(tmp_path, parts)).handed[Q]["alpha"] == 0
+
+
 def test_a_given_alpha_helps_where_nothing_else_does(tmp_path: Path) -> None:
     content = read(written(tmp_path, lora(), r=16, lora_alpha=32), alpha=4.0)
     assert scale(content) == 2.0

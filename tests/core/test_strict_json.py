@@ -24,6 +24,7 @@ def test_good_json_is_read_as_usual() -> None:
     ("[NaN]", "NaN is not a finite number"),
     ("[-Infinity]", "-Infinity is not a finite number"),
     ("[1e999]", "1e999 is not a finite number"),
+    ('{"a": {"lora_alpha" : NaN}}', "The text: lora_alpha: NaN is not a finite number"),
     ("[" + "9" * 5000 + "]", r"999999999999999999\.\.\. has 5000 digits"),
 ])  # fmt: skip
 def test_what_json_loads_lets_pass_is_refused(text: str, problem: str) -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import effect
-from benchmarks._layouts import ROWS
-from benchmarks._writers import Made, peft
+from benchmarks._layouts import ROWS, Row
+from benchmarks._writers import Made, lycoris, peft
 from sidestep_core.storage import read_tensors, write_tensors
 from tests.host.pack import pack_module
 from tests.tolerance import FP32
@@ -153,6 +153,35 @@ def test_a_file_that_does_not_say_its_alpha(model: Any, base: dict[str, Tensor],
     assert effect.compare(effect.applied(patched), base, made, 1.0)[0] <= FP32
     with refused(r"says its strength itself, so alpha 8 has no use"):
         patch(model, made.path, alpha=8.0)
+
+
+NEGATIVE: dict[str, Row] = {
+    "peft": lambda folder, base: peft(folder, base, lora_alpha=-8),
+    "peft-rslora-pattern": lambda folder, base: peft(folder, base, use_rslora=True, alpha_pattern={"q_proj": -3.0}),
+    "lora": lambda folder, base: lycoris(folder, base, "lora", alpha=-8.0),
+    "lokr": lambda folder, base: lycoris(folder, base, "lokr", alpha=-8.0, factor=4),
+    "loha": lambda folder, base: lycoris(folder, base, "loha", alpha=-8.0),
+    "glora": lambda folder, base: lycoris(folder, base, "glora", alpha=-8.0),
+}
+
+
+@pytest.mark.parametrize("row", NEGATIVE)
+def test_a_negative_alpha_is_what_its_writer_means(model: Any, base: dict[str, Tensor], row: str,
+                                                   tmp_path: Path) -> None:
+    made = NEGATIVE[row](tmp_path, base)
+    patched, matched, total = patch(model, made.path)
+    assert matched == total == 16
+    assert effect.compare(effect.applied(patched), base, made, 1.0)[0] <= FP32
+
+
+@pytest.mark.parametrize("alpha", [0.0, math.inf, math.nan])
+def test_no_other_alpha_is_applied(model: Any, made: Made, tmp_path: Path, alpha: float) -> None:
+    def change(tensors: dict[str, Tensor]) -> Any:
+        yield from tensors.items()
+        yield "base_model.model.layers.1.self_attn.q_proj.alpha", torch.tensor(alpha)
+
+    with refused(r"layers\.1\.self_attn\.q_proj.*alpha.*(0\.0|inf|nan)"):
+        patch(model, changed(made, tmp_path, change))
 
 
 def test_metadata_goes_on(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:

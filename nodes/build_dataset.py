@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sidestep_core.build import BuildConfig, build
 from ..sidestep_core.dataset_json import write_dataset_json
 from ..sidestep_core.songs import DATASET_FILE, find_songs
-from . import folders, song_previews
+from . import folders, readable_folders, song_previews
 from .sockets import CATEGORY, SongsSocket
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class BuildDataset(io.ComfyNode):
         config = BuildConfig.from_json({**settings, "prompt_override": override})
         target = folders.songs_folder(dataset_name) / DATASET_FILE
         given = folders.given_folder(folder)
-        read = find_songs(given, folders.tick)
+        read = find_songs(given, folders.tick, readable_folders.may_read)
         song_previews.remember(read, given)
         found = build(read, config)
         for problem in found.problems:

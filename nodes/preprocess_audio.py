@@ -13,7 +13,7 @@ from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.config import Conditioning, Normalise, PreprocessConfig
 from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.songs import Problem, SongFolder, find_songs
-from . import folders, models, preflight, song_previews
+from . import folders, models, preflight, readable_folders, song_previews
 from .host import run_stage
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, SongsSocket
 
@@ -110,7 +110,7 @@ class PreprocessAudioFolder(io.ComfyNode):
 
 
 def _found(folder: Path) -> SongFolder:
-    found = find_songs(folder, folders.tick)
+    found = find_songs(folder, folders.tick, readable_folders.may_read)
     song_previews.remember(found, folder)
     return found
 

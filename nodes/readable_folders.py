@@ -1,7 +1,8 @@
-"""Which folders of songs a workflow may name: any while only this computer reaches ComfyUI, else those that are shared.
+"""Which folders of songs a workflow may name, and which songs a list in them: any while only this computer reaches
+ComfyUI, else those in folders that are shared.
 
-Workflows are strangers' input.  Where others reach ComfyUI, nothing outside of its input and output folders and those
-that the administrator lists can be read, nor can it be told whether it exists.
+Workflows and lists are strangers' input.  Where others reach ComfyUI, nothing outside of its input and output folders
+and those that the administrator lists can be read, nor can it be told whether it exists.
 """
 
 from __future__ import annotations
@@ -24,14 +25,28 @@ _NETWORK = re.compile(r"[\\/]{2}")
 
 def require_readable(folder: Path, text: str, *, windows: bool = os.name == "nt") -> None:
     """DatasetError unless a workflow may name this folder, which it calls `text`."""
-    if windows and (_NETWORK.match(text) or _NETWORK.match(str(folder))):
+    if windows and (_NETWORK.match(text) or _on_network(folder)):
         raise DatasetError(f"{text} lies on another computer, or is a device. Connect it to a drive letter, or copy "
                            "the folder to this computer.")
-    if only_this_computer(args.listen, args.enable_cors_header):
-        return
-    real = Path(os.path.realpath(folder))
-    if not any(real.is_relative_to(os.path.realpath(place)) for place in _shared()):
+    if not may_read(folder, windows=windows):
         raise unreadable(text)
+
+
+def may_read(path: Path, *, windows: bool = os.name == "nt") -> bool:
+    """Whether a file or folder that a workflow or a list names may be looked at; where not, nothing of it is told.
+
+    Links count as what they lead to.  On Windows a name on another computer is never asked for, as that would log in
+    there.
+    """
+    if windows and _on_network(path):
+        return False
+    if only_this_computer(args.listen, args.enable_cors_header):
+        return True
+    try:
+        real = Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return False  # no path at all
+    return any(real.is_relative_to(os.path.realpath(place)) for place in _shared())
 
 
 def unreadable(text: str) -> DatasetError:
@@ -46,6 +61,10 @@ def unreadable(text: str) -> DatasetError:
 def only_this_computer(listen: str, cors: str | None) -> bool:
     """Whether no other computer, and no page of another site, reaches a ComfyUI with these options."""
     return cors is None and all(map(_is_loopback, (listen or "").split(",")))
+
+
+def _on_network(path: Path) -> bool:
+    return _NETWORK.match(str(path)) is not None
 
 
 def _is_loopback(address: str) -> bool:

@@ -19,6 +19,8 @@ OUTSIDE = "It is a link that leads out of the folder, so it is not followed. Cop
 Tell = Callable[[Path, str], None]
 """Called with what is left out, and why."""
 Tick = Callable[[], None]
+MayRead = Callable[[Path], bool]
+"""Whether a path that a file names may be looked at; all others are as if nothing were there."""
 
 
 def walk(root: Path, tell: Tell = lambda path, reason: None, tick: Tick = lambda: None, *,

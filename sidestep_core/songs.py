@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import audio_files
-from .bounded_walk import Tick
+from .bounded_walk import MayRead, Tick
 from .config import TriggerPosition
 from .embedded import FIELDS, notes_in_tags
 from .errors import DatasetError
@@ -99,24 +99,25 @@ def none_left(what: str, problems: Sequence[Problem]) -> DatasetError:
     return DatasetError(f"{what}. {reasons}.")
 
 
-def find_songs(folder: Path, tick: Tick = lambda: None) -> SongFolder:
+def find_songs(folder: Path, tick: Tick = lambda: None, may_read: MayRead = lambda path: True) -> SongFolder:
     """Every audio file below `folder` with its notes, sorted by name; or the songs of a dataset.json.
 
-    A folder without audio whose dataset.json lists songs elsewhere stands for that file.  Hidden files and folders are
-    skipped, links are not followed; `tick` is called all the while and may raise.
+    A folder without audio whose dataset.json lists songs elsewhere stands for that file; `may_read` is asked of each
+    path that it names.  Hidden files and folders are skipped, links are not followed; `tick` is called all the while
+    and may raise.
     Raises DatasetError when there is no such folder, when no song in it can be used,
     or when its dataset.json or table cannot be read at all.
     """
     folder = Path(os.path.normpath(folder.expanduser().absolute()))
     if folder.is_file() and folder.suffix.lower() == ".json":
-        return _in_list(folder, tick)
+        return _in_list(folder, tick, may_read)
     if not folder.is_dir():
         reason = "is not a folder" if folder.exists() else "does not exist"
         raise DatasetError(f"{folder} {reason}. Choose the folder that holds your songs, or its {DATASET_FILE}.")
     gathered = _Gathered()
     found = scan(folder, gathered.leave_out, tick)
     if not found.songs and DATASET_FILE in found.others:
-        return _in_list(folder / DATASET_FILE, tick)
+        return _in_list(folder / DATASET_FILE, tick, may_read)
     lists = _lists(folder, found, gathered)
     assigned = [assign(listed.rows, found.songs, folder, gathered.leave_out, name[:name.rfind("/") + 1])
                 for name, listed in lists.items()]
@@ -158,15 +159,16 @@ def _lists(folder: Path, found: Scan, gathered: _Gathered) -> dict[str, DatasetL
     return lists
 
 
-def _in_list(file: Path, tick: Tick) -> SongFolder:
+def _in_list(file: Path, tick: Tick, may_read: MayRead) -> SongFolder:
     """The songs that a dataset.json lists, as it describes them; what lies beside them is not read."""
     listed = read_dataset_json(file)
-    folder = _folder_of(listed, file)
+    folder = _folder_of(listed, file, may_read)
     gathered = _Gathered()
     gathered.unknown += [(file.name, entry) for entry in listed.unknown]
     if not listed.rows:
         gathered.leave_out(file.name, "It lists no song.")
-    paths = {row.where: path for row in listed.rows if (path := _path_of(row.reference, file.parent)) is not None}
+    paths = {row.where: path for row in listed.rows
+             if (path := _path_of(row.reference, file.parent, may_read)) is not None}
     if lost := [row for row in listed.rows if row.where not in paths]:
         found = scan(file.parent, gathered.leave_out, tick).songs
         near = {name: song.path for name, song in found.items()}
@@ -183,12 +185,12 @@ def _in_list(file: Path, tick: Tick) -> SongFolder:
     return gathered.folder(folder, listed.genre_ratio)
 
 
-def _folder_of(listed: DatasetList, file: Path) -> Path:
+def _folder_of(listed: DatasetList, file: Path, may_read: MayRead) -> Path:
     """Where the names of the songs in a dataset.json begin."""
     named = Path(listed.folder or ".")
     # It may be longer than any path can be.
     with contextlib.suppress(OSError):
-        if named.is_absolute() and named.is_dir():
+        if named.is_absolute() and may_read(named) and named.is_dir():
             return named
     return file.parent
 
@@ -281,12 +283,12 @@ def _require_usable(path: Path, name: str) -> None:
         raise DatasetError("It cannot be opened: permission denied. Allow your account to read it.")
 
 
-def _path_of(reference: str, folder: Path) -> Path | None:
-    """The audio file that a list in `folder` names, if it is there."""
+def _path_of(reference: str, folder: Path, may_read: MayRead) -> Path | None:
+    """The audio file that a list in `folder` names, if it is there and may be read."""
     for spelled in (reference, reference.replace("\\", "/")):
         path = Path(os.path.normpath(folder / spelled))
         # A reference may be longer than any name can be.
         with contextlib.suppress(OSError):
-            if is_audio(path.name) and path.is_file():
+            if is_audio(path.name) and may_read(path) and path.is_file():
                 return path
     return None

@@ -18,12 +18,13 @@ SERVERS: list[ComfyUI] = []
 
 
 @contextlib.contextmanager
-def demo_comfyui(base: Path) -> Iterator[ComfyUI]:
-    """The server of the ComfyUI in COMFYUI_PATH; `base` is an empty folder."""
+def demo_comfyui(base: Path, *arguments: str) -> Iterator[ComfyUI]:
+    """The server of the ComfyUI in COMFYUI_PATH, with more arguments; `base` is an empty folder."""
     write_demo_models(BASE / "models")
     write_demo_songs(base / "input" / "demo_songs")
     with ComfyUI(Path(os.environ["COMFYUI_PATH"]), base, pack=PACK,
-                 extra_args=("--cpu", *extra_folders(model_files(BASE / "models" / DEMO_MODEL)))) as running:
+                 extra_args=("--cpu", *extra_folders(model_files(BASE / "models" / DEMO_MODEL)),
+                             *arguments)) as running:
         SERVERS.append(running)
         try:
             yield running

@@ -374,6 +374,21 @@ def test_an_endless_folder_in_a_list_is_none(tmp_path: Path) -> None:
     assert [song.name for song in find_songs(tmp_path / "dataset.json").songs] == ["a.wav"]
 
 
+def test_nothing_is_asked_of_a_path_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, shared = write(tmp_path / "private" / "a.wav"), write(tmp_path / "shared" / "b.wav")
+    content = {"metadata": {"folder": str(private.parent)},
+               "samples": [{"audio_path": path} for path in ("../private/a.wav", str(private), str(shared), "c\0.wav")]}
+    file = write(tmp_path / "list" / "dataset.json", json.dumps(content))
+    asked: list[str] = []
+    monkeypatch.setattr(Path, "is_file", lambda path: asked.append(str(path)) or os.path.isfile(path))  # noqa: PTH113
+    monkeypatch.setattr(Path, "is_dir", lambda path: asked.append(str(path)) or os.path.isdir(path))  # noqa: PTH112
+    found = find_songs(file, may_read=lambda path: not path.is_relative_to(private.parent))
+    assert [song.path for song in found.songs] == [shared]
+    assert len(found.problems) == 3
+    assert str(shared) in asked
+    assert not [path for path in asked if path.startswith(str(private.parent))]
+
+
 @pytest.mark.parametrize(("start", "stop"), [(2.0, 1.0), (1.0, 1.0), (-1.0, 0.0), (-2.0, -1.0)])
 def test_a_section_ends_after_it_begins(tmp_path: Path, start: float, stop: float) -> None:
     with pytest.raises(DatasetError, match=f"section ends at {stop:g} s, but begins at {start:g} s"):

@@ -71,3 +71,9 @@ def test_network_paths_are_refused_on_windows(comfy: ModuleType, text: str) -> N
     places: Any = pack_module("nodes.readable_folders")
     with pytest.raises(pack_module("sidestep_core.errors").DatasetError, match="lies on another computer"):
         places.require_readable(Path(text), text, windows=True)
+
+
+def test_songs_of_lists_on_other_computers_are_not_asked_for(comfy: ModuleType) -> None:
+    places: Any = pack_module("nodes.readable_folders")
+    assert not places.may_read(Path("//server/songs/a.wav"), windows=True)
+    assert places.may_read(Path("/songs/a.wav"), windows=True)

@@ -18,6 +18,7 @@ from ..sidestep_core import bounded_walk, layouts, merge, strict_json
 from ..sidestep_core.checkpoint import Checkpoint
 from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
+from ..sidestep_core.legible import illegible
 from . import readable_folders
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ _OFFICIAL_MARK = "silence_latent.pt"
 """A file that every official ACE-Step 1.5 folder has and no other model has."""
 MOST_CHARACTERS, MOST_BYTES = 80, 200
 """File systems take 255 bytes, and more is added to a name, such as the step; outside ASCII a character has up to 4."""
-_WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+_WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[\d\u00b9\u00b2\u00b3])\s*(\..*)?",
+                               re.IGNORECASE)
+_NO_SIGN = re.compile(r'[\\/:*?"<>|\x00-\x1f\u2028\u2029\ud800-\udfff]')
+_LOOSE_END = re.compile(r"\A\.|\.\Z|[\s.]\.\w+\Z")
+"""A dot at an end; a space or a dot before an ending, which programs on Windows take away."""
 
 # Folders that extra_model_paths.yaml names are there already, and come first.
 folder_paths.add_model_folder_path(_ESTIMATES, str(Path(folder_paths.models_dir) / "sidestep" / "estimates"))
@@ -42,8 +47,11 @@ def safe_name(name: str, what: str) -> str:
     name = name.strip()
     if not name:
         raise ConfigError(f"{what} is empty. Give it a name.")
-    if re.search(r'[\\/:*?"<>|\x00-\x1f\ud800-\udfff]', name) or name.startswith(".") or name.endswith("."):
-        raise ConfigError(f'{what} {name!r} cannot be a file name: leave out \\ / : * ? " < > | and dots at the ends.')
+    if _NO_SIGN.search(name) or _LOOSE_END.search(name):
+        raise ConfigError(f'{what} {name!r} cannot be a file name: leave out \\ / : * ? " < > | and dots at the ends, '
+                          "and spaces before them.")
+    if wrong := illegible(name):
+        raise ConfigError(f"{what} {name!r} {wrong}. Type it again.")
     if len(name) > MOST_CHARACTERS or len(name.encode()) > MOST_BYTES:
         raise ConfigError(f"{what} has {len(name)} characters, {len(name.encode())} bytes; use at most "
                           f"{MOST_CHARACTERS} of at most {MOST_BYTES}.")

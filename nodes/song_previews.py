@@ -17,11 +17,10 @@ from typing import TypedDict
 from ..sidestep_core import audio_files
 from ..sidestep_core.errors import ConfigError, DatasetError
 from ..sidestep_core.notes import Notes, settled
-from ..sidestep_core.sidecars import notes_in, read_sidecars
-from ..sidestep_core.song_files import sidecars_of
+from ..sidestep_core.sidecars import notes_in
 from ..sidestep_core.song_report import Heard, SongReport
 from ..sidestep_core.songs import Song, SongFolder
-from ..sidestep_core.write_back import write_sidecar
+from ..sidestep_core.write_back import sidecars_beside, write_sidecar
 from . import song_sounds
 
 MOST_SHOWN = 64
@@ -197,7 +196,7 @@ def _read(key: str, index: int) -> Words:
 def _there(key: str, index: int) -> dict[str, str]:
     """What is written about a song now: its sidecars are read anew."""
     song, read = song_at(key, index), _read(key, index)
-    said = notes_in(read_sidecars(song.path.parent, sidecars_of(song.path)))
+    said = notes_in(sidecars_beside(song))
     now = words_of(replace(song, **said))
     return {name: now[name] if name in said else text for name, text in read.items()}
 

@@ -40,7 +40,7 @@ def walk(root: Path, tell: Tell = lambda path, reason: None, tick: Tick = lambda
             with os.scandir(folder) as entries:
                 for entry in entries:
                     _bound(next(count), root, tick)
-                    if entry.is_symlink() and _leads_out(entry.path, top):
+                    if leads_out(entry, top):
                         tell(folder / entry.name, OUTSIDE)
                     elif entry.is_dir(follow_symlinks=False):
                         below.append(entry.name)
@@ -65,5 +65,6 @@ def _bound(count: int, root: Path, tick: Tick) -> None:
                            "that your songs are in.")
 
 
-def _leads_out(link: str, top: str) -> bool:
-    return not Path(os.path.realpath(link)).is_relative_to(top)
+def leads_out(entry: os.DirEntry[str], top: str) -> bool:
+    """Whether an entry is a link to what is not in `top`, which is a real path."""
+    return entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(top)

@@ -10,9 +10,10 @@ from typing import Any
 
 from .config import Config, TriggerPosition, require
 from .errors import DatasetError
-from .notes import PromptOverride
+from .notes import PromptOverride, Remarks
 from .sidecars import notes_in_text
-from .songs import Song, SongFolder
+from .songs import Problem, Song, SongFolder
+from .unread import unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,19 +48,24 @@ def build(found: SongFolder, config: BuildConfig) -> SongFolder:
 def captioned(found: SongFolder, texts: Sequence[str], replace: bool) -> SongFolder:
     """The songs with what one text for each says, in their order: a caption, or any dialect of a `song.txt`.
 
-    What a song says already stays unless it is to be replaced; an empty text says nothing.  Raises DatasetError when
+    What a song says already stays unless it is to be replaced; an empty text says nothing, and what else is not used of
+    a text is a notice.  Raises DatasetError when
     there is not one text for each song, or one cannot be what it says.
     """
     if len(texts) != len(found.songs):
         raise DatasetError(f"Texts: {len(texts)}, songs: {len(found.songs)}. Give one for each, in their "
                            "order.")
-    songs = []
+    songs, notices = [], list(found.notices)
     for number, (song, text) in enumerate(zip(found.songs, texts, strict=True), start=1):
-        said: Mapping[str, Any] = notes_in_text(text, f"Text {number} (of {song.name})")
+        remarks = Remarks()
+        said: Mapping[str, Any] = notes_in_text(text, f"Text {number} (of {song.name})", remarks)
+        notices += [Problem(name=song.name, reason=sentence) for sentence in remarks.sentences]
+        notices += [Problem(name=name, reason=reason)
+                    for name, reason in unknown((song.name, entry) for entry in remarks.unknown)]
         plain = vars(Song(path=song.path, name=song.name))
         new = {name: value for name, value in said.items() if replace or vars(song)[name] == plain[name]}
         songs.append(dataclasses.replace(song, **new))
-    return dataclasses.replace(found, songs=tuple(songs))
+    return dataclasses.replace(found, songs=tuple(songs), notices=tuple(notices))
 
 
 def _built(song: Song, config: BuildConfig) -> Song:

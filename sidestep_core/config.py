@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
+from .legible import illegible
 
 TriggerPosition = Literal["prepend", "append", "replace"]
 Normalise = Literal["none", "peak", "lufs"]
@@ -22,6 +23,12 @@ def require(condition: bool, message: str) -> None:
     """ConfigError with this message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def require_legible(value: object, name: str) -> None:
+    """ConfigError where the value is a text with characters that nobody types."""
+    if isinstance(value, str) and (wrong := illegible(value)):
+        raise ConfigError(f"{name} {wrong}. Type it again.")
 
 
 def _fits(value: object, annotation: Any) -> bool:
@@ -52,6 +59,7 @@ class Config:
                 expected = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
                 choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else expected
                 raise ConfigError(f"{field.name} must be {choices}, got {value!r}.")
+            require_legible(value, field.name)
 
     def to_json(self) -> dict[str, Any]:
         """A dict that json.dumps accepts and `from_json` turns back into an equal config."""

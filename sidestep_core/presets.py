@@ -11,6 +11,7 @@ from typing import Any
 from . import foreign_presets, strict_json
 from .adapter import facts_of
 from .adapter_config import AdapterConfig, LoraConfig, adapter_config_from_json
+from .config import require_legible
 from .errors import ConfigError
 from .setting_text import change, check_known, read_lines
 from .train_config import TrainConfig
@@ -31,6 +32,10 @@ class Preset:
     description: str = ""
     adapter: AdapterConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        require_legible(self.name, "The name of the preset")
+        require_legible(self.description, "The description of the preset")
 
     def to_json(self) -> dict[str, Any]:
         """A dict that json.dumps accepts and `from_json` turns back into an equal preset."""

@@ -72,17 +72,19 @@ def _listings(root: Path, tell: Tell, tick: Tick) -> Iterator[tuple[Path, list[s
             yield folder, [name for name in files if not _hidden(name)]
 
 
-def sidecars_of(song: Path) -> dict[str, str]:
-    """The path from a song's folder to each of its sidecars, by its suffix."""
-    stem = _folded(song.stem)
+def sidecars_of(song: Path, root: Path | None = None) -> dict[str, str]:
+    """The path from a song's folder to each of its sidecars, by its suffix; links out of `root`, which is that folder
+    or one around it, are none."""
+    stem, top = _folded(song.stem), os.path.realpath(root or song.parent)
 
     def files_in(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if _folded(entry.name).startswith(stem) and entry.is_file()]
+            return [entry.name for entry in entries if _folded(entry.name).startswith(stem) and entry.is_file()
+                    and not bounded_walk.leads_out(entry, top)]
 
     with os.scandir(song.parent) as entries:
         folders = [song.parent / entry.name for entry in entries if entry.name.lower() in NOTE_FOLDERS
-                   and entry.is_dir()]
+                   and entry.is_dir(follow_symlinks=False)]
     noted = {folder.name: files_in(folder) for folder in sorted(folders)}
     found = _matched(song.parent, files_in(song.parent), noted)
     return next((file.sidecars for file in found if file.path.name == song.name), {})

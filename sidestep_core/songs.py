@@ -18,6 +18,7 @@ from .bounded_walk import MayRead, Tick
 from .config import TriggerPosition
 from .embedded import FIELDS, notes_in_tags
 from .errors import DatasetError
+from .legible import illegible
 from .notes import Entry, Notes, PromptOverride, Remarks, merged
 from .sidecars import notes_in, read_sidecars
 from .song_files import AudioFile, Scan, is_audio, printable, relative, scan, what_is_there
@@ -211,6 +212,8 @@ class _Gathered:
             raise DatasetError("Its name is not valid Unicode. Rename it.")
         if song.name in self.songs:
             raise DatasetError(f"{where} lists it a second time. Remove one of the two.")
+        if wrong := illegible(song.name):
+            self.notice(song.name, f"Its name {wrong}. Rename it.")
         self.songs[song.name] = song
 
     def leave_out(self, name: str, reason: str) -> None:

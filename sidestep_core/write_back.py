@@ -50,7 +50,7 @@ def write_sidecar(song: Song, notes: Notes) -> Path:
     """
     if song.start or song.stop:
         raise DatasetError(f"{song.name} is a section of {song.path.name}. Edit the notes of the whole song.")
-    before = read_sidecars(song.path.parent, sidecars_of(song.path))
+    before = sidecars_beside(song)
     after = before
     for field, value in settled(notes).items():
         after = edited(after, song.path.stem, field, value)
@@ -61,6 +61,12 @@ def write_sidecar(song: Song, notes: Notes) -> Path:
             written = song.path.parent / after[suffix].file
             _replace(written, after[suffix].text)
     return written
+
+
+def sidecars_beside(song: Song) -> Sidecars:
+    """What lies beside a song now.  Raises DatasetError where it cannot be read."""
+    root = next((folder for folder in song.path.parents if folder / song.name == song.path), None)
+    return read_sidecars(song.path.parent, sidecars_of(song.path, root))
 
 
 def edited(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Sidecars:
@@ -211,9 +217,11 @@ def _is(part: Part, field: Field) -> bool:
 
 def _replace(path: Path, text: str) -> None:
     """Write a file with the line ends, the encoding and the byte-order mark that it had; what it was becomes its .bak.
+
+    A link becomes a file of its own, and what it leads to stays.
     """
     encoding, mark = "utf-8", False
-    if path.is_file():
+    if path.is_file() and not path.is_symlink():
         old = path.read_bytes()
         storage.copy(path, path.with_name(path.name + BACKUP))
         encoding = encoding_of(old)

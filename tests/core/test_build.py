@@ -56,6 +56,20 @@ def test_invalid_settings_are_refused(name: str, value: Any) -> None:
         BuildConfig(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["tag", "language"])
+def test_settings_with_hidden_characters_are_refused(name: str) -> None:
+    for sign in ("\0", "\u202e", "\x1b"):
+        with pytest.raises(ConfigError, match=rf"{name} holds the .*U\+{ord(sign):04X}.*Type it again"):
+            BuildConfig.from_json({name: f"a{sign}b"})
+
+
+def test_what_is_not_used_of_a_text_is_told() -> None:
+    found = captioned(folder({}, {}), ["calm\x1b", "caption: b\nbpm: 90\nmood: low"], False)
+    assert [song.caption for song in found.songs] == ["", "b"]
+    assert "holds the character U+001B" in found.notices[0].reason
+    assert ("1.wav", True) in [(notice.name, "mood" in notice.reason) for notice in found.notices]
+
+
 def test_texts_become_captions_in_the_order_of_the_songs() -> None:
     found = captioned(folder({}, {}, {"caption": "old"}), ["first\nand calm", "", "new"], False)
     assert [song.caption for song in found.songs] == ["first and calm", "", "old"]

@@ -170,3 +170,10 @@ def test_the_settings_of_a_finished_adapter(tmp_path: Path) -> None:
 def test_an_adapter_without_settings_is_refused(tmp_path: Path, metadata: dict[str, str] | None, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         presets.of_adapter(write_adapter(tmp_path / "a.safetensors", metadata))
+
+
+@pytest.mark.parametrize("field", ["name", "description"])
+def test_hidden_characters_in_a_preset_are_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{field} of the preset holds the hidden character U\+202E"):
+        presets.read(json.dumps({"sidestep_preset": 1, field: "a\u202eb"}))
+    assert presets.read(json.dumps({"sidestep_preset": 1, "description": "two\nlines\tand a tab"}))

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidestep_core.song_files import sidecars_of
+from sidestep_core.sidecars import SIDECARS
+from sidestep_core.song_files import scan, sidecars_of
 from sidestep_core.songs import SongFolder, find_songs
-from sidestep_core.write_back import write_sidecar
+from sidestep_core.write_back import sidecars_beside, write_sidecar
 from tests.song_folders import put, song_in, write
 
 NOTES = "caption: warm lo-fi\nbpm: 90\nlyrics:\n[Verse]\nRain\n"
+
+
+NAME = st.text("aA .e\u0301\u00e9_\u3000\u00dfs", min_size=1, max_size=4).filter(lambda name: not name.startswith("."))
+SONG = st.builds(str.__add__, NAME, st.sampled_from([".wav", ".mp3", ".WAV"]))
+NOTE = st.tuples(st.sampled_from(["", "", "captions/", "Lyrics/", "notes/"]), NAME,
+                 st.sampled_from([*SIDECARS, ".TXT", ".wav.txt", ".mp3.txt", ".wav"])).map("".join)
 
 
 def said(found: SongFolder) -> str:
@@ -177,3 +185,49 @@ def test_sidecars_are_the_same_for_one_song_and_for_all(tmp_path: Path) -> None:
             "a.wav": {"a.txt"}, "b.wav": {"B.caption", "lyrics/b.txt"},
             "b.flac": {"B.caption", "lyrics/b.txt"}, "b_lyrics.wav": {"b_lyrics.txt"}, "captions/b.wav": {"b.txt"},
         }[song.name]
+
+
+@settings(deadline=None)
+@given(songs=st.lists(SONG, min_size=1, max_size=3), notes=st.lists(NOTE, max_size=5))
+def test_notes_are_written_where_they_are_read(songs: list[str], notes: list[str]) -> None:
+    """Whatever the names: spaces at their ends, other letters, names that two songs share."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (*songs, *notes):
+            write(Path(folder) / name)
+        found = scan(Path(folder), lambda name, reason: None)
+        assert {name: sidecars_of(file.path) for name, file in found.songs.items()} == {
+            name: file.sidecars for name, file in found.songs.items()}
+
+
+@pytest.mark.parametrize("file", ["name .txt", "captions/name .txt", "captions/name.txt", "name .wav.txt"])
+def test_a_song_whose_name_ends_in_a_space_keeps_its_note(tmp_path: Path, file: str) -> None:
+    write(tmp_path / "name .wav")
+    write(tmp_path / file, NOTES)
+    assert write_sidecar(song_in(tmp_path), {"caption": "cold"}) == tmp_path / file
+    assert song_in(tmp_path).caption == "cold"
+
+
+def test_a_link_out_of_the_folder_is_no_note(tmp_path: Path) -> None:
+    music = tmp_path / "music"
+    write(music / "album" / "song.wav")
+    secret = write(tmp_path / "secret.txt", "caption: secret\nbpm: 77\n")
+    (music / "album" / "song.txt").symlink_to(secret)
+    (music / "album" / "captions").symlink_to(tmp_path)
+    write(music / "texts" / "lyrics.txt", "[Verse]\nla\n")
+    (music / "album" / "song.lyrics.txt").symlink_to(music / "texts" / "lyrics.txt")
+    [song] = find_songs(music).songs
+    assert (song.caption, song.lyrics) == ("", "[Verse]\nla")
+    assert sidecars_beside(song).keys() == {".lyrics.txt"}
+    write_sidecar(song, {"caption": "mine"})
+    [song] = find_songs(music).songs
+    assert (song.caption, song.bpm, song.lyrics) == ("mine", None, "[Verse]\nla")
+    assert secret.read_text(encoding="utf-8") == "caption: secret\nbpm: 77\n"
+    assert not [path for path in music.rglob("*.bak") if "secret" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("sign", ["\u202e", "\u2067", "\x1b", "\ufffd"])
+def test_a_name_that_looks_like_another_is_told(tmp_path: Path, sign: str) -> None:
+    write(tmp_path / f"a{sign}3pm.wav")
+    found = find_songs(tmp_path)
+    assert [song.name for song in found.songs] == [f"a{sign}3pm.wav"]
+    assert f"U+{ord(sign):04X}" in said(found)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from demo.tiny import diffusers_vae, write_tiny_official
 from sidestep_core.checkpoint import open_checkpoint
@@ -20,15 +23,33 @@ def folders(comfy: ModuleType) -> Any:
 
 
 @pytest.mark.parametrize("name", ["", "  ", ".", "..", "../x", "a/b", "a\\b", "C:x", "nul", "COM1.txt", ".hidden",
-                                  "a\nb", "x" * 81, "\u6625" * 67, "\ud800", "what?", "dot."])
+                                  "a\nb", "x" * 81, "\u6625" * 67, "\ud800", "what?", "dot.", "COM\u00b9",
+                                  "lpt\u00b3.x", "CON .txt", "con.", "CONIN$", "name .wav", "name..wav", "a\u202eb",
+                                  "a\u2066b", "a\0b", "a\x7fb", "a\x9bb", "a\u2028b", "a\ufffdb"])
 def test_names_that_could_escape_or_break_are_refused(folders: Any, name: str) -> None:
     with pytest.raises(pack_module("sidestep_core.errors").ConfigError, match="name"):
         folders.safe_name(name, "adapter_name")
 
 
-@pytest.mark.parametrize("name", ["my lora", "\u6625\u306e\u590c", "v1.2_final (3)", "Concert"])
+@pytest.mark.parametrize("name", [
+    "my lora", "\u6625\u306e\u590c", "v1.2_final (3)", "Concert", "COMpany", "com\u2074", "wait... what", "Mr. X",
+    "\U0001f468\u200d\U0001f3a4", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0646\u0645", "\u200fabc"])
 def test_ordinary_names_are_kept(folders: Any, name: str) -> None:
     assert folders.safe_name(f" {name} ", "adapter_name") == name
+
+
+@given(name=st.text(st.sampled_from("con .1\u00b9\u202e\0\x85/\\:\u2028a\U0001f3b5lpt$"), min_size=1, max_size=8))
+def test_any_name_is_refused_or_safe_everywhere(folders: Any, name: str) -> None:
+    try:
+        safe = folders.safe_name(name, "name")
+    except pack_module("sidestep_core.errors").ConfigError:
+        return
+    assert safe == name.strip()
+    assert not any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in safe)
+    assert not set(safe) & set('\\/:*?"<>|\u202e')
+    assert safe[0] != "." != safe[-1]
+    device = safe.partition(".")[0].rstrip().lower()
+    assert device not in ("con", "conin$", "conout$", "lpt1", "lpt\u00b9")
 
 
 @pytest.mark.parametrize("name", ["my lora", " my lora.safetensors "])

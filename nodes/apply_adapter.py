@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..sidestep_core.adapter import Adapter
 from . import models
+from .reporting import warned
 from .sockets import CATEGORY, AdapterSocket
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class ApplyAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: object, adapter: Adapter, strength: float, alpha: float = 0.0) -> io.NodeOutput:
-        patched, matched, total = models.patch(model, adapter.path, strength, alpha)
+        told: list[str] = []
+        patched, matched, total = models.patch(model, adapter.path, strength, alpha, told.append)
         log.info("%s: %d of %d modules matched, strength %.2f.", adapter.path.name, matched, total, strength)
-        return io.NodeOutput(patched, ui={"sidestep": [{"matched": matched, "total": total, "strength": strength}]})
+        return io.NodeOutput(patched, ui={"sidestep": [
+            {"matched": matched, "total": total, "strength": strength} | warned(told)]})

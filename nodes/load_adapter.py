@@ -5,9 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sidestep_core.adapter import content_fingerprint
-from ..sidestep_core.layouts import open_file
+from ..sidestep_core.layouts import notices, open_file
 from ..sidestep_core.scales import settings_file
 from . import folders
+from .reporting import warned
 from .sockets import CATEGORY, AdapterSocket
 
 
@@ -31,7 +32,8 @@ class LoadAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_file: str) -> io.NodeOutput:
         adapter = open_file(folders.adapter_path(adapter_file))
-        return io.NodeOutput(adapter, adapter.tag)
+        return io.NodeOutput(adapter, adapter.tag, ui={"sidestep": [
+            {"file": adapter.path.name} | warned(notices(adapter.path))]})
 
     @classmethod
     def fingerprint_inputs(cls, adapter_file: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from ..sidestep_core.progress import Report
 from . import changes, folders
 from .apply_adapter import ALPHA_TOOLTIP
 from .host import run_stage
+from .reporting import warned
 from .sockets import CATEGORY, AdapterSocket, CheckpointSocket
-
-log = logging.getLogger(__name__)
 
 _made: dict[str, Path] = {}
 """The file of each name that this process made, for noticing that it is gone."""
@@ -63,12 +61,13 @@ class MergeAdapter(io.ComfyNode):
         adapters = [(one.path, amount) for one, amount in given if one is not None]
         facts = _facts(checkpoint, adapters, alpha)
         target, done = merge.place(checkpoint, folders.merged_file(checkpoint, model_name), facts)
-        if not done:
-            run_stage(cls.hidden.unique_id, target.stem,
-                      lambda report: _merge(checkpoint, adapters, alpha, target, facts, report),
-                      summary=lambda path: f"{path.name} is in your model list.")
+        result = f"{target.name} is in your model list."
+        told = run_stage(cls.hidden.unique_id, target.stem,
+                         lambda report: _merge(checkpoint, adapters, alpha, None if done else target, facts, report),
+                         summary=lambda _: result)
         _made[model_name] = target
-        return io.NodeOutput(_open(target, checkpoint), target.name, ui={"sidestep": [{"model": str(target)}]})
+        return io.NodeOutput(_open(target, checkpoint), target.name, ui={"sidestep": [
+            {"model": str(target)} | warned(told, result)]})
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: object) -> float | str:
@@ -89,16 +88,17 @@ def _facts(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha
 
 
 @torch.no_grad()
-def _merge(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha: float, target: Path,
-           facts: dict[str, object], report: Report) -> Path:
+def _merge(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha: float, target: Path | None,
+           facts: dict[str, object], report: Report) -> list[str]:
+    """Write the merged model, unless it is there already (no target); what is to be told of it."""
     decoder = checkpoint.model_weights().under("decoder.")
     bake, told = changes.bake(adapters, alpha,
                                 lambda name: decoder.shape(name) if name in decoder.names else None)
-    for message in told:
-        log.warning(message)
     if merge.quantised(checkpoint):
-        log.warning("%s is quantised; %s is written as bf16, which is larger.", checkpoint.name, target.name)
-    return merge.merge(checkpoint, bake, target, facts, report=report)
+        told.append(f"{checkpoint.name} is quantised; the merged model is bf16, which is larger.")
+    if target is not None:
+        merge.merge(checkpoint, bake, target, facts, report=report)
+    return told
 
 
 def _open(target: Path, source: Checkpoint) -> Checkpoint:

@@ -117,11 +117,13 @@ def load_as_comfyui(path: Path) -> Added:
     return added
 
 
-def patch(model: object, path: Path, strength: float, alpha: float = 0.0) -> tuple[object, int, int]:
+def patch(model: object, path: Path, strength: float, alpha: float = 0.0,
+          tell: Callable[[str], None] = log.warning) -> tuple[object, int, int]:
     """(patched clone of a MODEL, modules matched, modules in the file), from a file of any known layout.
 
-    `alpha` counts for files that do not say theirs.  AdapterError when nothing matches, or anything is of another
-    width: the host would carry on in silence, and the adapter would seem to do nothing, or half of it.
+    `alpha` counts for files that do not say theirs; `tell` is given a sentence for each thing that is not used.
+    AdapterError when nothing matches, or anything is of another width: the host would carry on in silence, and the
+    adapter would seem to do nothing, or half of it.
     """
     if not math.isfinite(strength):
         raise AdapterError(f"strength is {strength}; it must be a number. 1.0 is exactly what was trained.")
@@ -134,9 +136,10 @@ def patch(model: object, path: Path, strength: float, alpha: float = 0.0) -> tup
         return comfy.utils.get_attr(model.model, key).shape if key in weights else None
 
     found = changes.of(content, shape_of, comfy.lora.model_lora_keys_unet(model.model, {}))
-    for told in (content.notice, found.left_out):
-        if told:
-            log.warning("%s: %d of %d modules matched. %s", path.name, found.matched, content.total, told)
+    if content.notice:
+        tell(content.notice)
+    if found.left_out:
+        tell(f"{path.name}: {found.matched} of {content.total} modules matched. {found.left_out}.")
     patched = model.clone()
     if strength != 0:
         _add(patched, found.by_key, strength)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+from collections.abc import Sequence
 
 import comfy.model_management
 from comfy_api.latest import io
@@ -11,6 +13,8 @@ from comfy_execution.utils import get_executing_context
 from ..sidestep_core.errors import SideStepError
 from ..sidestep_core.progress import was_stopped
 from . import events, wording
+
+log = logging.getLogger(__name__)
 
 
 def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
@@ -41,3 +45,12 @@ def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
     node.execute = classmethod(reporting)
     return node
+
+
+def warned(told: Sequence[str], result: str = "") -> dict[str, object]:
+    """For what a node shows: its result, and sentences that warn of a partial one, which are logged too."""
+    sentences = [wording.without_places(sentence) for sentence in told]
+    for sentence in sentences:
+        log.warning("%s", sentence)
+    message = " ".join([*([result] if result else []), *sentences])
+    return {"message": message, "warning": bool(sentences)} if message else {}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-
-from torch import Tensor
+from collections.abc import Iterable
 
 from .errors import AdapterError
 from .module_names import official
+
+ONLY_THE_HOSTS = ("diffusion_model.", "lora_unet_")
+"""How the host's own names of all parts of a model begin."""
 
 _KEY = re.compile(
     r"(?P<module>.+?)[._](?P<part>lora_A|lora_B|lora_down|lora_up|lora_mid|lora\.down|lora\.up"
@@ -28,14 +29,13 @@ def is_part(key: str) -> bool:
     return _KEY.fullmatch(key) is not None or _split(key) is not None
 
 
-def sorted_by_module(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]],
-                                                               list[str]]:
+def sorted_by_module(names: Iterable[str]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]], list[str]]:
     """Module -> part -> key; module -> ending -> key, where one of them is of a kind that is not known here; and the
     keys that are neither.  AdapterError when two keys mean the same."""
     modules: dict[str, dict[str, str]] = {}
     endings: dict[str, dict[str, str]] = {}
     foreign, unknown = set(), []
-    for key in tensors:
+    for key in names:
         found = _split(key)
         if found is None:
             unknown.append(key)

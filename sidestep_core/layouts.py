@@ -11,27 +11,22 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from . import foreign_kinds, storage
+from . import adapter_tensors, foreign_kinds
 from .adapter import METADATA_KEY, Adapter, Added, open_adapter
-from .adapter_keys import is_part, module_text, sorted_by_module
+from .adapter_keys import ONLY_THE_HOSTS, module_text, sorted_by_module
+from .adapter_tensors import PICKLES
 from .errors import AdapterError
 from .factors import Full, LowRank, Piece
 from .peft_layout import CONFIG_NAME
 from .pieces import build
-from .scales import Scales, Seen, read_settings
+from .scales import Scales, Seen, Settings, read_settings
 
-SAFETENSORS = (".safetensors", ".sft")
-PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-"""Opened with weights_only, so that nothing in them can run."""
 FOLDER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "lokr_weights.safetensors",
                 "loha_weights.safetensors", "pytorch_lora_weights.safetensors")  # fmt: skip
 """What the adapter is called where a folder is the adapter; the first that is there."""
 HOST_PREFIX = "diffusion_model.decoder."
-ONLY_THE_HOSTS = ("diffusion_model.", "lora_unet_")
-"""How the host's own names of all parts of a model begin."""
 WIDTHS = {2048: "2B", 2560: "XL"}
 SHOWN = 4
 
@@ -149,12 +144,10 @@ def open_file(path: Path) -> Adapter:
 def read(path: Path, alpha: float = 0.0) -> Content:
     """An adapter file or folder.  `alpha`, unless 0, counts where nothing else says it; see `require_use`."""
     file = weights_file(path)
-    tensors, metadata = _load(file)
+    tensors, metadata = adapter_tensors.read(file)
     modules, foreign, unknown = sorted_by_module(tensors)
-    # Our own files say everything themselves, whatever lies beside them.
-    own = METADATA_KEY in metadata and any(key.endswith(".alpha") for key in tensors)
-    seen = [_seen(keys, tensors) for keys in modules.values()]
-    settings, stranger = (None, "") if own else read_settings(file, metadata, seen)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    settings, stranger = _settings(file, metadata, modules, shapes)
     scales = Scales(file.name, settings, alpha, stranger)
     pieces = {}
     for module, keys in modules.items():
@@ -167,22 +160,49 @@ def read(path: Path, alpha: float = 0.0) -> Content:
     elsewhere = {key: tensors[key] for key in unknown if key.startswith(ONLY_THE_HOSTS)}
     foreign_kinds.require_strengths(
         elsewhere | {key: tensors[key] for keys in foreign.values() for key in keys.values()})
-    notice = (f"The {CONFIG_NAME} beside {file.name} is of another adapter: {stranger}. It was not used."
-              if stranger else "")
-    return Content(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used, notice)
+    return Content(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used,
+                   _not_believed(file, stranger))
+
+
+def notices(path: Path) -> list[str]:
+    """What is to be told of an adapter file before it meets a model; only its header is read.
+
+    AdapterError for settings with which no adapter can be applied.
+    """
+    file = weights_file(path)
+    shapes, metadata = adapter_tensors.read_shapes(file)
+    modules, _, unknown = sorted_by_module(shapes)
+    _, stranger = _settings(file, metadata, modules, shapes)
+    nobodys = [key for key in unknown if not key.startswith(ONLY_THE_HOSTS)]
+    unread = (f"{len(nobodys)} of {len(shapes)} tensors of {file.name} are no part of an adapter for ACE-Step 1.5 and "
+              f"are not used: {_some(nobodys)}." if nobodys else "")
+    return [told for told in (_not_believed(file, stranger), unread) if told]
+
+
+def _settings(file: Path, metadata: Mapping[str, str], modules: Mapping[str, Mapping[str, str]],
+              shapes: adapter_tensors.Shapes) -> tuple[Settings | None, str]:
+    """As `read_settings`; our own files say everything themselves, whatever lies beside them."""
+    if METADATA_KEY in metadata and any(key.endswith(".alpha") for key in shapes):
+        return None, ""
+    return read_settings(file, metadata, [_seen(keys, shapes) for keys in modules.values()])
+
+
+def _not_believed(file: Path, stranger: str) -> str:
+    return (f"The {CONFIG_NAME} beside {file.name} is of another adapter: {stranger}. It was not used."
+            if stranger else "")
 
 
 def _name(text: str) -> str:
     return text.removeprefix("base_model.model.")
 
 
-def _seen(keys: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Seen:
+def _seen(keys: Mapping[str, str], shapes: adapter_tensors.Shapes) -> Seen:
     """What settings are judged by, of the parts of one module."""
     kinds = {"down": "LORA", "lokr_w2": "LOKR", "lokr_w2_b": "LOKR", "hada_w1_b": "LOHA"}
     part = next((part for part in kinds if part in keys), "")
     if part == "lokr_w2" and "lokr_w1_b" in keys:
         part = "lokr_w1_b"
-    shape = tensors[keys[part]].shape if part else ()
+    shape = shapes[keys[part]] if part else ()
     key = next(iter(keys.values()))
     text = module_text(key)
     return Seen(name=_name(text), kind="LOKR" if part.startswith("lokr") else kinds.get(part, ""),
@@ -240,50 +260,3 @@ def _own(name: str, module: str, piece: Piece) -> dict[str, Tensor]:
             return {f"base_model.model.{module}.{ending}": tensor.float() for ending, tensor in tensors.items()}
     flat = module.replace(".", "_")
     return {f"lycoris_{flat}.{ending}": tensor.float() for ending, tensor in (factors.host() | dora).items()}
-
-
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file; every tensor is of finite numbers."""
-    if not path.is_file():
-        raise AdapterError(f"There is no adapter file {path}. Choose one from the list, or train one.")
-    if path.suffix.lower() in SAFETENSORS:
-        try:
-            tensors, metadata = storage.read_tensors(path), storage.read_metadata(path)
-        except storage.BadTensorFile as error:
-            raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
-    elif path.suffix.lower() in PICKLES:
-        tensors, metadata = _load_pickle(path)
-    else:
-        raise AdapterError(f"{path.name} is not an adapter file: those end in {', '.join(SAFETENSORS + PICKLES)}.")
-    for key, tensor in tensors.items():
-        # An alpha may be a whole number; as a factor, whole numbers would be something quantised.
-        number = tensor.is_floating_point() or tensor.numel() == 1
-        used = is_part(key) or key.startswith(ONLY_THE_HOSTS)
-        if used and not (number and tensor.numel() and torch.isfinite(tensor.float()).all()):
-            one = f" {tensor.item()}" if tensor.numel() == 1 else ""
-            raise AdapterError(f"{path.name} is damaged: {key} ({tensor.dtype}, {tuple(tensor.shape)}{one}) holds "
-                               "something else than finite numbers. Take an earlier save of the training.")
-    return tensors, metadata
-
-
-def _load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of the outermost dictionary that has any, and the plain values around them."""
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 (torch raises whatever a stranger's file makes it stumble over)
-        raise AdapterError(f"{path.name} could not be opened without running code from it ({type(error).__name__}). "
-                           "Convert it to safetensors first.") from error
-    metadata: dict[str, str] = {}
-    levels, seen = [found], set()
-    while levels:
-        level = levels.pop(0)
-        # A dictionary may hold itself.
-        if not isinstance(level, Mapping) or id(level) in seen:
-            continue
-        seen.add(id(level))
-        metadata |= {str(key): str(value) for key, value in level.items() if isinstance(value, (int, float, str))}
-        tensors = {str(key): value for key, value in level.items() if isinstance(value, Tensor)}
-        if any(is_part(key) for key in tensors):
-            return {key: tensor.detach() for key, tensor in tensors.items()}, metadata
-        levels.extend(level.values())
-    raise AdapterError(f"{path.name} holds no adapter.")

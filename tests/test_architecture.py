@@ -27,7 +27,7 @@ LAYERS = {
     "torch_file": 1, "peft_layout": 1, "optional": 1, "checksums": 2, "foreign_kinds": 1, "adapter_keys": 1,
     "text_files": 1,
     "adapter_config": 2, "train_config": 2, "notes": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
-    "factors": 2, "scales": 2, "audio": 2, "encoded": 2,
+    "factors": 2, "scales": 2, "adapter_tensors": 2, "audio": 2, "encoded": 2,
     "device": 3, "dataset": 3, "targets": 3, "parts": 3, "layers": 3, "schedules": 3, "ema": 3, "optimizer_state": 3,
     "tensorboard": 3, "setting_text": 3, "unread": 3, "sidecars": 3, "embedded": 3, "pieces": 3, "sensitivity": 3,
     "loudness": 3, "fingerprints": 3, "tempo": 3,

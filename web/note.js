@@ -21,15 +21,23 @@ export function createNote(node) {
   const element = make("div", "sidestep-capacity");
   let height = 0;
 
+  /** What the latest result says, "" if nothing; before there is one, what was saved with the workflow. */
+  function said(output) {
+    if (!Object.keys(output ?? {}).length) return node.properties.capacity || HINTS[node.comfyClass] || "";
+    const text = output.message ?? "";
+    node.properties.capacity = output.warning ? "" : text; // a warning is of one run
+    return text;
+  }
+
   function show(state) {
     const failed = state?.status === "failed";
-    const text = failed ? state.message : state?.output?.message || node.properties.capacity || HINTS[node.comfyClass] || "";
-    if (!failed && state?.output?.message) node.properties.capacity = text; // saved with the workflow
+    const wrong = failed || Boolean(state?.output?.warning);
+    const text = failed ? state.message : said(state?.output);
     element.textContent = element.title = text;
-    element.dataset.status = state?.status ?? "idle";
-    if (failed) element.setAttribute("role", "alert");
+    element.dataset.status = failed || !wrong ? (state?.status ?? "idle") : "warned";
+    if (wrong) element.setAttribute("role", "alert");
     else element.removeAttribute("role");
-    height = text ? (failed ? HEIGHT.failure : HEIGHT.message) : 0;
+    height = text ? (wrong ? HEIGHT.failure : HEIGHT.message) : 0;
     element.hidden = !text;
   }
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, load, open_page
 from demo.server import ComfyUI
+from sidestep_core.storage import write_tensors
 from tests.web.test_training_page import open_workflow
 
 PATIENCE = 60_000
@@ -54,3 +56,25 @@ def test_what_comfyui_refuses_is_said_on_the_node(page: Page) -> None:
     page.evaluate("() => { window.app.graph.nodes[0].widgets.find(({ name }) => name === 'genre_ratio').value = 7; }")
     run(page)
     expect(page.locator(NOTE)).to_contain_text("genre_ratio", timeout=PATIENCE)
+
+
+def test_what_is_not_used_is_said_on_the_node(page: Page, server: ComfyUI) -> None:
+    """And no longer once another file is chosen, which is used whole."""
+    lora = {f"diffusion_model.decoder.layers.0.self_attn.q_proj.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    loras = server.base / "models" / "loras"
+    write_tensors(loras / "whole.safetensors", lora)
+    write_tensors(loras / "partial.safetensors", lora | {"lora_te_q_proj.alpha": torch.ones(1)})
+    open_workflow(page, {
+        "1": {"class_type": "SideStepLoadAdapter", "inputs": {"adapter_file": "partial.safetensors"}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 1]}}}, "partial")
+    page.wait_for_function("() => window.app.graph.nodes.some(({ type }) => type === 'SideStepLoadAdapter')")
+    page.evaluate("() => void window.app.queuePrompt(0)")
+    note = page.locator(".sidestep-capacity[data-status='warned'][role='alert']")
+    expect(note).to_contain_text("1 of 3 tensors of partial.safetensors are no part", timeout=PATIENCE)
+    page.evaluate("""() => {
+        const { widgets } = window.app.graph.nodes.find(({ type }) => type === "SideStepLoadAdapter");
+        widgets.find(({ name }) => name === "adapter_file").value = "whole.safetensors";
+        void window.app.queuePrompt(0);
+    }""")
+    expect(note).to_have_count(0, timeout=PATIENCE)
+    assert page.evaluate("() => window.app.graph.nodes.every(({ properties }) => !properties.capacity)")

@@ -113,6 +113,9 @@ WIDGETS: Mapping[str, Widget] = {
         "Which adapter is put into the LoRA folder: that of the last step, or the best by held-out loss. Both stay in "
         "the run's folder. best needs songs kept aside."),
     "save_every": Widget("Steps between two checkpoints, from which a run continues after a crash.", 1, 100_000),
+    "save_minutes": Widget(
+        "Minutes after which there is another checkpoint, however slow the steps are. 0: only save_every counts.",
+        0.0, 1440.0, 1.0),
     "keep_checkpoints": Widget("So many of the latest checkpoints stay; 0 keeps all, which takes space.", 0, 1000),
     "tensorboard": Widget("Also write curves for TensorBoard into the run's folder (pip install tensorboard)."),
     "log_every": Widget("Steps between two points in TensorBoard.", 1, 100_000),

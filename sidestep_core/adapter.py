@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -207,17 +208,16 @@ def rehearse(path: Path, live: Iterable[Change], load: Loader) -> None:
 def publish(source: Path, target: Path) -> Path:
     """Copy a proven adapter to where it is used, under the first free name: name, name-2, name-3 ...
 
-    A name is never used twice: loaders cache by path and would go on using the old content.  The same content is not
-    put there twice either.
+    A name is never used twice, by whichever process: loaders cache by path and would go on using the old content.  The
+    same content is not put there twice either.
     """
     content = storage.hash_file(source)
     free, number = target, 1
-    while free.exists():
+    while not storage.write_new(free, lambda temporary: shutil.copyfile(source, temporary)):
         if free.is_file() and storage.hash_file(free) == content:
             return free
         number += 1
         free = target.with_stem(f"{target.stem}-{number}")
-    storage.copy(source, free)
     return free
 
 

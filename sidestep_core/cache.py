@@ -1,7 +1,7 @@
 """What a dataset's folder holds: how much of it is needed, whether it is sound, and rid of the rest.
 
 Files are told by their names, which only this package gives, directly in the folder; links and everything else are
-never read, counted or removed.  Not for a folder that a preprocessing or a training is working in.
+never read, counted or removed.  Not for a folder that a training is working in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from . import encoded, storage
+from . import encoded, leftovers, locks, storage
 from .dataset import MANIFEST, Dataset, open_dataset
 from .errors import DatasetError
 from .progress import Progress, Report, ignore
@@ -22,7 +22,7 @@ from .songs import Problem
 
 _CONDITION = ".condition.safetensors"
 _OURS = re.compile(r"manifest\.json|silence-\d+(-imported)?\.safetensors"
-                   r"|[0-9a-f]{16}\.(latents|condition|codes)\.safetensors|\.[0-9a-f]{8}\.tmp|\.tmp\w{6}")
+                   r"|[0-9a-f]{16}\.(latents|condition|codes)\.safetensors")
 _CHANNELS = 64
 _WORDS = ("condition", "genre")
 
@@ -55,13 +55,14 @@ def clean(folder: Path) -> Usage:
     Returns what was there, with the orphans that are gone now.  DatasetError where there is no dataset, or a file
     cannot be removed; the others are removed all the same.
     """
-    dataset, sizes = open_dataset(folder), _sizes(folder)
-    orphans, kept = _orphans(dataset, sizes), []
-    for name in orphans:
-        try:
-            (folder / name).unlink(missing_ok=True)
-        except OSError as error:
-            kept.append(f"{name} ({error.strerror})")
+    with locks.held(folder, "cleaned"):
+        dataset, sizes = open_dataset(folder), _sizes(folder)
+        orphans, kept = _orphans(dataset, sizes), []
+        for name in orphans:
+            try:
+                (folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                kept.append(f"{name} ({error.strerror})")
     if kept:
         raise DatasetError(f"{len(kept)} of {len(orphans)} files in {folder} cannot be removed: {', '.join(kept[:3])}. "
                            "Close what has them open, or make the folder writable, and clean it again.")
@@ -176,7 +177,8 @@ def _sizes(folder: Path) -> dict[str, int]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in sorted(entries, key=os.fspath)
-                    if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)}
+                    if entry.is_file(follow_symlinks=False)
+                    and (_OURS.fullmatch(entry.name) or leftovers.is_abandoned(Path(entry.path)))}
     except OSError as error:
         raise DatasetError(f"{folder} cannot be read ({error.strerror}). Choose the folder of a dataset.") from error
 

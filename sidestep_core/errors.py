@@ -28,6 +28,10 @@ class AdapterError(SideStepError):
     """An adapter file cannot be written, read or applied."""
 
 
+class InUse(SideStepError):
+    """Another process is writing there."""
+
+
 class TrainingDiverged(SideStepError):
     """Loss or gradient stopped being finite; nothing was written over the last good state."""
 

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import encoded, storage, strict_json, torch_file
+from . import encoded, locks, storage, strict_json, torch_file
 from .captions import INSTRUMENTAL
 from .checkpoint import Checkpoint, variants_in
 from .dataset import IMPORTED, MANIFEST, Dataset, write_manifest
 from .encoding import TOLD
 from .errors import DatasetError
 from .notes import Notes, json_entries, notes_from
-from .preprocess import Preprocessed, prepare, what_is_done_is_kept
+from .preprocess import Preprocessed, what_is_done_is_kept
 from .progress import Progress, Report, ignore
 from .sample_info import SampleInfo
 from .song_files import printable
@@ -67,8 +67,7 @@ def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
     if folder.resolve() == source_folder.resolve():
         raise DatasetError(f"The dataset cannot be made in {folder}, which holds the files. Choose another name.")
     files, problems = _listed(source_folder)
-    with what_is_done_is_kept(folder):
-        prepare(folder)
+    with locks.held(folder, "imported"), what_is_done_is_kept(folder):
         dataset, made = _imported(files, problems, source_folder, checkpoint, folder, report)
     for problem in problems:
         log.warning("%s is left out: %s", problem.name, problem.reason)

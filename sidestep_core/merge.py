@@ -20,7 +20,7 @@ from . import strict_json
 from .checkpoint import Checkpoint, Variant, variants_in
 from .errors import AdapterError, CheckpointError, ConfigError
 from .progress import Progress, Report, ignore
-from .storage import TensorFile, write_atomically
+from .storage import TensorFile, write_new
 from .tensor_header import StoredTensor
 from .weights import FP8, QUANTISATION_PARTS, Weights, open_file
 
@@ -86,7 +86,8 @@ def merge(checkpoint: Checkpoint, bake: Bake, target: Path, facts: Mapping[str, 
             for piece in _pieces(plans, checkpoint.model_prefix, weights, bake, report):
                 file.write(piece)
 
-    write_atomically(target, write)
+    if not write_new(target, write):
+        raise CheckpointError(f"Another program has made {target.name} meanwhile. Run again, under the next name.")
     return target
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from . import encoded, storage
+from . import encoded, locks, storage
 from .captions import caption_of, genre_of, lyrics_of
 from .checkpoint import Checkpoint, ModelSource
 from .config import PreprocessConfig
@@ -60,9 +60,8 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
     `genre_ratio` is what the songs' dataset.json says of it, for trainings that leave it to the dataset.
     """
     place = choose_device(device)
-    with (what_is_done_is_kept(folder), explain_out_of_memory("preprocessing", "Lower tile_seconds."),
-          torch.inference_mode(False), torch.no_grad()):
-        prepare(folder)
+    with (locks.held(folder, "encoded"), what_is_done_is_kept(folder),
+          explain_out_of_memory("preprocessing", "Lower tile_seconds."), torch.inference_mode(False), torch.no_grad()):
         before = _dataset_before(folder)
         plan = list(_plan(checkpoint, songs, folder, before, config, report))
         jobs = [job for job in plan if isinstance(job, _Job)]
@@ -107,16 +106,6 @@ def what_is_done_is_kept(folder: Path) -> Iterator[None]:
         raise Cancelled(f"Stopped. What is encoded so far is kept in {folder}; run again to go on.") from stop
     except storage.CannotWrite as error:
         raise DatasetError(f"{error} What is encoded so far is kept; run again to go on.") from error
-
-
-def prepare(folder: Path) -> None:
-    """The dataset's folder, without what a killed process had begun to write there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DatasetError(f"The folder {folder} cannot be made ({error.strerror or error}). Make its place writable, "
-                           "or choose another.") from error
-    storage.remove_leftovers(folder)
 
 
 def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, before: Dataset | None,

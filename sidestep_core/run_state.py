@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checksums, optimizer_state, storage, strict_json
+from . import checksums, leftovers, optimizer_state, storage, strict_json
 from .adapter import Adapter
 from .errors import AdapterError, ConfigError
 
@@ -92,7 +92,7 @@ class Saved:
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, or check that it is.  ConfigError names what differs."""
-    storage.remove_leftovers(folder)
+    leftovers.remove(folder)
     path = folder / _RUN_FILE
     if not path.is_file():
         storage.write_json(path, identity)
@@ -105,7 +105,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def change_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, whichever it was."""
-    storage.remove_leftovers(folder)
+    leftovers.remove(folder)
     storage.write_json(folder / _RUN_FILE, identity)
 
 

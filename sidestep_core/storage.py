@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import strict_json, tensor_header
+from . import leftovers, strict_json, tensor_header
 from .errors import ConfigError, SideStepError
 from .tensor_header import StoredTensor
 
@@ -39,11 +38,6 @@ class CannotWrite(SideStepError, OSError):
 
 
 RENAME_SECONDS = 5.0
-
-
-def _temporary(path: Path) -> Path:
-    # Short, because Windows allows 260 characters in all.
-    return path.with_name(f".{secrets.token_hex(4)}.tmp")
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -67,11 +61,16 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Rename, patiently: on Windows a virus scanner or a cloud drive may have the new file open for a moment."""
+    """Rename over what is there, if anything."""
+    _patiently(lambda: source.replace(target))
+
+
+def _patiently(rename: Callable[[], object]) -> None:
+    """Try again for a while: on Windows a virus scanner or a cloud drive may have the new file open for a moment."""
     patience_ends = time.monotonic() + (RENAME_SECONDS if os.name == "nt" else 0)
     while True:
         try:
-            source.replace(target)
+            rename()
             return
         except PermissionError:
             if time.monotonic() >= patience_ends:
@@ -81,12 +80,29 @@ def _rename(source: Path, target: Path) -> None:
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` write the file it is given, which then becomes `path`; whatever stops it, `path` stays as it was."""
-    temporary = _temporary(path)
+    with _written(path, write) as temporary:
+        _rename(temporary, path)
+
+
+def write_new(path: Path, write: Callable[[Path], object]) -> bool:
+    """Like write_atomically, but False, with nothing written, where there is something at `path`: also what another
+    process has put there meanwhile."""
+    if path.exists():
+        return False
+    with _written(path, write) as temporary:
+        return _claim(temporary, path)
+
+
+@contextlib.contextmanager
+def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
+    """A file beside `path` as `write` writes it, flushed to the disk; the block gives it its name."""
+    temporary = leftovers.temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        leftovers.sweep(path.parent)
         write(temporary)
         _flush_to_disk(temporary)
-        _rename(temporary, path)
+        yield temporary
         _flush_folder(path.parent)
     except OSError as error:
         raise CannotWrite(f"{path} could not be written ({error.strerror or error}). Free some space, or make "
@@ -94,6 +110,28 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _claim(source: Path, target: Path) -> bool:
+    """Give the file a name that is free; False where it is taken."""
+    try:
+        if os.name == "nt":
+            _patiently(lambda: source.rename(target))
+        else:
+            target.hardlink_to(source)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # exFAT and some network drives know no links.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+    try:
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    _rename(source, target)
+    return True
 
 
 def require_writable(folder: Path) -> None:
@@ -137,12 +175,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         # safetensors >= 0.8 creates files with mode 600; a LoRA on a shared drive must stay readable.
         temporary.touch()
         usual_mode = temporary.stat().st_mode
-        try:
-            save_file(contiguous, temporary, metadata=dict(metadata or {}))
-            tensor_header.sort_metadata(temporary)
-        except SafetensorError as error:
-            # Its only way to say that the disk is full.
-            raise OSError(str(error)) from error
+        # It writes beside the file first, under a name that tells nothing of who writes.
+        with leftovers.temporary_folder(temporary) as folder:
+            try:
+                save_file(contiguous, folder / "x", metadata=dict(metadata or {}))
+                tensor_header.sort_metadata(folder / "x")
+            except SafetensorError as error:
+                # Its only way to say that the disk is full.
+                raise OSError(str(error)) from error
+            _rename(folder / "x", temporary)
         if temporary.stat().st_mode != usual_mode:
             temporary.chmod(usual_mode)
 
@@ -215,42 +256,24 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a file; the target is whole or absent."""
-    def write(temporary: Path) -> None:
-        shutil.copyfile(source, temporary)
-
-    write_atomically(target, write)
+    write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` (which must not exist yet) when the block ends without an exception,
     and vanishes otherwise."""
-    temporary = _temporary(path)
-    temporary.mkdir(parents=True)
-    try:
+    with leftovers.temporary_folder(path) as temporary:
         yield temporary
         _rename(temporary, path)
         _flush_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that it is whole or absent under its name, whenever this is interrupted."""
-    doomed = _temporary(path)
+    doomed = leftovers.temporary(path)
     _rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process, or safetensors in it, had begun to write here and below.  Only for folders that one
-    process at a time writes."""
-    for leftover in [*folder.rglob(".*.tmp"), *folder.rglob(".tmp??????")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                leftover.unlink(missing_ok=True)
 
 
 def hash_file(path: Path, tick: Callable[[], None] = lambda: None) -> str:

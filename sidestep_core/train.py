@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from . import adapter as adapter_file
-from . import kinds, layouts, optimizers, results, run_state, start, stopping, storage, visits
+from . import kinds, layouts, locks, optimizers, results, run_state, start, stopping, storage, visits
 from .adapter import Adapter, Loader
 from .adapter_config import AdapterConfig
 from .checkpoint import Checkpoint, ModelSource
@@ -36,9 +37,9 @@ log = logging.getLogger(__name__)
 MEASURING = {"held_out": "Measuring the held-out loss", "trained": "Measuring the loss of the trained songs"}
 """By the songs that are measured."""
 
-NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "keep_checkpoints", "tensorboard", "log_every",
-                  "log_heavy_every", "sample_every", "sample_caption", "sample_lyrics", "sample_seconds", "shift",
-                  "inference_steps")
+NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard",
+                  "log_every", "log_heavy_every", "sample_every", "sample_caption", "sample_lyrics", "sample_seconds",
+                  "shift", "inference_steps")
 """Settings that say how fast, where, and what else is shown or noted; the result is the same but for how another
 device rounds.  A stopped run continues with others."""
 
@@ -60,7 +61,8 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
           load: Loader = layouts.added, sample: Sampler | None = None, report: Report = ignore) -> Adapter:
     """Train an adapter and put it, proven, at `target` (or the next free name beside it).
 
-    `folder` is the run's own: a finished run is returned at once, a stopped one continues.  `resume_from`, a folder
+    `folder` is the run's own: a finished run is returned at once, a stopped one continues, and InUse says that another
+    process is training it.  `resume_from`, a folder
     checkpoint-step-N of this or another run, is continued exactly instead; `start_from`, an adapter file, gives only
     the first weights.  `load` is the program that the saved file is proven with.  When `report` raises `Cancelled` (or
     anything that is no Exception rises), the last finished step is kept as a checkpoint and as a usable adapter.
@@ -69,18 +71,26 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     own = start.is_own(folder, resume_from)
     run_identity = identity(checkpoint, dataset, adapter, config, start_from=start_from,
                             resume_from=None if own else resume_from)
-    start.place(folder, run_identity, resume_from, config.total_steps(visits.trained_visits(dataset, config)))
     facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
              "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": inference(checkpoint, config),
              "train": optimizers.effective(config).to_json()}
-    done = run_state.finished(folder)
-    if done is not None and _notes(done.path) == facts["inference"]:
-        log.info("This run is already finished: %s", done.path)
-        return done
-    storage.require_writable(target.parent)
-    kinds.require(adapter)
-    optimizers.require(config.optimizer)
     run = Run(folder=folder, target=target, facts=facts, load=load)
+    with locks.held(folder, "trained"):
+        start.place(folder, run_identity, resume_from, config.total_steps(visits.trained_visits(dataset, config)))
+        done = run_state.finished(folder)
+        if done is not None and _notes(done.path) == facts["inference"]:
+            log.info("This run is already finished: %s", done.path)
+            return done
+        storage.require_writable(target.parent)
+        kinds.require(adapter)
+        optimizers.require(config.optimizer)
+        return _load_and_run(source, checkpoint, dataset, adapter, config, run, start_from, sample, report)
+
+
+def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,
+                  config: TrainConfig, run: Run, start_from: Path | None, sample: Sampler | None,
+                  report: Report) -> Adapter:
+    """Bring the model and the state of the run onto the device, and train."""
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)
     try:
@@ -132,7 +142,7 @@ def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, 
     """The loop: measure, save, sample when it is due, and step; on an interruption keep what is finished."""
     config, total = training.config, training.total_steps
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
-    pace = Pace(config, total)
+    pace, saved_at = Pace(config, total), time.monotonic()
     with board(run.folder, config, state.step) as shown:
         try:
             while True:
@@ -142,9 +152,11 @@ def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, 
                         state = _measure(training, run, state, metrics, shown, report)
                 ended = stopping.ended(config, state, total)
                 sampling = sample is not None and _due(state.step, config.sample_every, state.sampled_step)
-                if _due(state.step, config.save_every, 0):
+                late = 0 < config.save_minutes * 60 <= time.monotonic() - saved_at
+                if state.step > 0 and (late or _due(state.step, config.save_every, 0)):
                     with pace.measured("save"):
                         results.save_checkpoint(training, run, state)
+                    saved_at = time.monotonic()
                 if sample is not None and sampling:
                     with pace.measured("sample"):
                         _sample(sample, training, run, state, report)
@@ -234,6 +246,6 @@ def _sample(sample: Sampler, training: Training, run: Run, state: RunState, repo
     except Exception as error:  # noqa: BLE001 (a preview that fails must not cost hours of training)
         log.warning("The preview at step %d failed.", state.step, exc_info=True)
         message = f"The preview at step {state.step} failed, training goes on: {error}"
-        report(Progress(stage="sample", step=state.step, total=training.total_steps, message=message))
+        report(Progress(stage="sample", step=state.step, total=training.total_steps, message=message, notice=message))
     finally:
         release_memory(device)

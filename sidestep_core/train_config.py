@@ -90,6 +90,8 @@ class TrainConfig(Config):
 
     save_every: int = 100
     """Steps between two checkpoints of the run."""
+    save_minutes: float = 10.0
+    """Minutes after which there is another checkpoint, whatever the steps; 0: only save_every counts."""
     keep_checkpoints: int = 2
     """So many of the latest checkpoints stay; 0 keeps all."""
     tensorboard: bool = False
@@ -124,7 +126,7 @@ class TrainConfig(Config):
                      "log_every", "log_heavy_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("epochs", "warmup_steps", "weight_decay", "seed", "early_stopping", "target_loss", "shift",
-                     "keep_checkpoints", "sample_every", "inference_steps"):
+                     "save_minutes", "keep_checkpoints", "sample_every", "inference_steps"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}.")

@@ -22,9 +22,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "errors": -2, "strict_json": -1, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
     "song_report": 0, "tensor_header": 0, "mp4": 0, "lyric_parts": 0, "lengths": 0, "ahead": 0,
-    "legible": 0, "key_lines": 0,
+    "legible": 0, "key_lines": 0, "leftovers": 0,
     "config": 1, "bounded_walk": 1, "storage": 1, "audio_files": 1, "prompts": 1, "probe": 1,
-    "torch_file": 1, "peft_layout": 1, "optional": 1, "checksums": 2, "foreign_kinds": 1, "adapter_keys": 1,
+    "torch_file": 1, "peft_layout": 1, "optional": 1, "checksums": 2, "locks": 2, "foreign_kinds": 1, "adapter_keys": 1,
     "text_files": 1,
     "adapter_config": 2, "train_config": 2, "notes": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
     "factors": 2, "scales": 2, "adapter_tensors": 2, "audio": 2, "encoded": 2,
@@ -50,6 +50,7 @@ OWNERS = {
     "av": {"audio", "audio_files"}, "torchaudio": {"loudness", "tempo"}, "pyloudnorm": {"loudness"},
     "librosa": {"tempo", "musical_key"}, "diffusers": {"standalone"},
     "bitsandbytes": {"optimizers"}, "prodigyopt": {"optimizers"}, "flash_attn": {"layers"}, "PIL": {"heatmap"},
+    "filelock": {"locks"}, "psutil": {"leftovers"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two
 things for us: a text encoder and an optimizer)."""

@@ -95,6 +95,22 @@ def _second_fails(error: Exception) -> Callable[..., Any]:
     return save
 
 
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, 5), (1000.0, 0), (0.0, 0)])
+def test_time_saves_as_well_as_steps(checkpoint: Checkpoint, dataset: Dataset, undisturbed: bytes, tmp_path: Path,
+                                     minutes: float, saved: int) -> None:
+    """Until step 5 of 6, where each step takes longer than that, or none does."""
+    seen: list[list[str]] = []
+
+    def report(progress: Progress) -> None:
+        if "loss" in progress.metrics:
+            seen.append(kept(tmp_path))
+
+    config = replace(RARELY, save_minutes=minutes, keep_checkpoints=0)
+    adapter = trained(checkpoint, dataset, tmp_path, config=config, report=report)
+    assert seen[-1] == [f"checkpoint-step-{step}" for step in range(1, saved + 1)]
+    assert tensors(adapter.path.read_bytes()) == tensors(undisturbed)
+
+
 def test_half_an_update_is_not_kept(checkpoint: Checkpoint, dataset: Dataset, undisturbed: bytes, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:

@@ -435,8 +435,9 @@ def test_a_second_run_opens_no_file_but_the_manifest(run: Run, monkeypatch: pyte
 
 def test_a_file_in_place_of_the_folder_is_an_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
+    told = r"The folder .*file.* cannot be made \(.*\)\. Make its place writable"
     for place in (tmp_path / "file", tmp_path / "file" / "dataset"):
-        with pytest.raises(DatasetError, match=r"The folder .*file.* cannot be made \(.*\)\. Make its place writable"):
+        with pytest.raises(storage.CannotWrite, match=told):
             run(into=place)
 
 

@@ -118,7 +118,8 @@ def test_a_checkpoint_that_is_in_use_is_removed_later(tmp_path: Path, monkeypatc
 
 def test_what_a_kill_left_behind_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
     run_state.claim(tmp_path, IDENTITY)
-    for name in (".1.tmp/adapter.safetensors", ".1.tmp/.2.tmp", "best/.3.tmp", "best/adapter.safetensors"):
+    for name in (".0a1b-1-00000a.tmp/adapter.safetensors", ".0a1b-1-00000b.tmp", "best/.0a1b-1-00000c.tmp",
+                 "best/adapter.safetensors"):
         storage.write_text(tmp_path / name, "half")
     run_state.claim(tmp_path, IDENTITY)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())

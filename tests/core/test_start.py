@@ -88,7 +88,7 @@ def test_a_checkpoint_beyond_the_end_is_not_continued(checkpoint: Checkpoint, da
     with pytest.raises(ConfigError, match=r"checkpoint-step-6 is at step 6, but this run has only 5 steps"):
         trained(checkpoint, dataset, tmp_path / "new", config=replace(KEPT, max_steps=5),
                 resume_from=folder / "run" / "checkpoint-step-6")
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "run").exists()
 
 
 def test_a_run_goes_back_to_its_own_checkpoint(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter,
@@ -127,7 +127,7 @@ def test_another_kind_of_training_cannot_continue_and_touches_nothing(
         with pytest.raises(ConfigError, match=rf"checkpoint-step-4 cannot be continued here: .*{named}.*start_from"):
             trained(checkpoint, dataset, place, **given)
     assert contents(folder) == before
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "run").exists()
 
 
 def test_another_dataset_or_model_cannot_continue(checkpoint: Checkpoint, dataset: Dataset, folder: Path,
@@ -139,7 +139,7 @@ def test_another_dataset_or_model_cannot_continue(checkpoint: Checkpoint, datase
     model = replace(checkpoint, fingerprint="other")
     with pytest.raises(ConfigError, match=r"checkpoint is '\w+' there and 'other' here"):
         trained(model, replace(dataset, checkpoint="other"), tmp_path / "new", **given)
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "run").exists()
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_is_not_continued_and_nothing_is_lost(checkpoint: C
         trained(checkpoint, dataset, folder if own else tmp_path / "new", config=KEPT,
                 resume_from=folder / "run" / "checkpoint-step-2")
     assert contents(folder) == before
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new" / "run").exists()
 
 
 def test_what_is_no_checkpoint_says_what_to_choose(checkpoint: Checkpoint, dataset: Dataset, folder: Path,

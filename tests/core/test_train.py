@@ -193,12 +193,12 @@ def test_what_a_loader_halves_is_not_published(checkpoint: Checkpoint, dataset: 
 
 
 def test_what_a_killed_save_left_behind_is_removed(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
-    leftover = tmp_path / "run" / ".checkpoint-step-2.0a1b2c3d.tmp"
+    leftover = tmp_path / "run" / ".0a1b-1-0a1b2c.tmp"
     leftover.mkdir(parents=True)
     (leftover / "adapter.safetensors").write_bytes(b"half")
-    (tmp_path / "run" / ".run.json.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / "run" / ".0a1b-1-0a1b2d.tmp").write_bytes(b"half")
     trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, max_steps=1))
-    assert list((tmp_path / "run").glob(".*")) == []
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == []
 
 
 def test_what_could_learn_nothing_is_refused(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
@@ -469,6 +469,8 @@ def test_a_preview_that_fails_is_told_and_costs_nothing(checkpoint: Checkpoint, 
     adapter = trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, sample_every=4), sample=sample,
                       report=reports.append)
     assert [progress.message for progress in reports if progress.stage == "sample"] == [
+        f"The preview at step {step} failed, training goes on: no room at {step}" for step in (0, 4)]
+    assert [progress.notice for progress in reports if progress.stage == "sample"] == [
         f"The preview at step {step} failed, training goes on: no room at {step}" for step in (0, 4)]
     assert same_tensors(adapter.path, undisturbed.path)
 

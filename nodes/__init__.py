@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import events, song_routes  # noqa: F401  (register the routes)
+from . import events, song_routes, termination  # noqa: F401  (the first two register the routes)
 from .analyze_songs import AnalyzeSongs
 from .apply_adapter import ApplyAdapter
 from .build_dataset import BuildDataset
@@ -59,6 +59,10 @@ for _node in NODES:
 
 class SideStepExtension(ComfyExtension):
     """What ComfyUI loads."""
+
+    async def on_load(self) -> None:
+        """Called once, when ComfyUI starts."""
+        termination.listen()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -13,7 +13,7 @@ import comfy.model_management
 import comfy.utils
 
 from ..sidestep_core.progress import Cancelled, Progress, Report
-from . import events
+from . import events, termination
 
 POLL_SECONDS = 0.05
 
@@ -27,6 +27,11 @@ def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summ
     of our own is outside it.  This one waits, which keeps the queue in order: one job on the device at a time.
     On ComfyUI's interrupt the stage is cancelled at its next report, keeps what it has, and the interrupt goes on.
     """
+    with termination.awaited():
+        return _run_stage(node_id, run, stage, summary)
+
+
+def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summary: Callable[[Result], str]) -> Result:
     cancelled = threading.Event()
     reports: queue.SimpleQueue[Progress] = queue.SimpleQueue()
 

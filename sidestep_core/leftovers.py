@@ -30,6 +30,11 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{_host()}-{os.getpid()}-{secrets.token_hex(3)}.tmp")
 
 
+def future(folder: Path) -> Path:
+    """The folder, or the one that it lies in where its own name is temporary: for telling people."""
+    return folder.parent if _OURS.fullmatch(folder.name) else folder
+
+
 @contextlib.contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, which is gone after the block, unless it was renamed."""

@@ -96,7 +96,7 @@ def write_new(path: Path, write: Callable[[Path], object]) -> bool:
 @contextlib.contextmanager
 def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
     """A file beside `path` as `write` writes it, flushed to the disk; the block gives it its name."""
-    temporary = leftovers.temporary(path)
+    temporary, folder = leftovers.temporary(path), leftovers.future(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         leftovers.sweep(path.parent)
@@ -105,8 +105,8 @@ def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
         yield temporary
         _flush_folder(path.parent)
     except OSError as error:
-        raise CannotWrite(f"{path} could not be written ({error.strerror or error}). Free some space, or make "
-                          f"{path.parent} writable.") from error
+        raise CannotWrite(f"{folder / path.name} could not be written ({error.strerror or error}). Free some space, or "
+                          f"make {folder} writable.") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+"""A signal that ends ComfyUI while it trains costs no finished step."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.server import Prompt, ServerError
+from sidestep_core import metrics
+from tests.host.test_pipeline import upstream, with_inputs
+from tests.running import demo_comfyui
+
+SENT_AFTER = 5
+
+
+def end_by(sent: signal.Signals, prompt: Prompt, base: Path) -> tuple[int, int]:
+    """Exit code of a server that is sent the signal some steps after the first that it reports; that first step."""
+    steps: list[int] = []
+    with demo_comfyui(base) as server:
+        def listen(event: tuple[str, dict[str, Any]]) -> None:
+            kind, data = event
+            if kind == "sidestep.progress" and data["metrics"].get("loss") is not None:
+                steps.append(data["step"])
+                if len(steps) > 1 and steps[-2] < steps[0] + SENT_AFTER <= steps[-1]:
+                    server.process.send_signal(sent)
+
+        with pytest.raises(ServerError, match="died"):
+            server.wait(server.submit(prompt), 580, listen)
+        return server.process.wait(), steps[0]
+
+
+def test_signals_keep_the_last_step(prompt: Prompt, tmp_path: Path) -> None:
+    training = upstream(with_inputs(prompt, {
+        "SideStepPreprocessAudioFolder": {"max_seconds": 2.0},
+        "SideStepTrainAdapter": {"max_steps": 100_000, "gradient_accumulation": 1, "heldout_every": 100_000,
+                                 "save_every": 100_000, "adapter_name": "ended"},
+    }), "SideStepTrainAdapter")
+    last = 0
+    for sent, expected in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)):
+        exit_code, first = end_by(sent, training, tmp_path)
+        assert exit_code == expected
+        assert first > last, "it began anew"
+        [run] = (tmp_path / "output" / "sidestep" / "runs").iterdir()
+        rows = [row["step"] for row in metrics.read(run / metrics.FILE) if "loss" in row]
+        last = rows[-1]
+        assert rows == list(range(1, last + 1))
+        assert (run / f"checkpoint-step-{last}").is_dir()
+        assert (tmp_path / "models" / "loras" / f"ended-step-{last}.safetensors").is_file()
+        assert list(run.glob(".*")) == []

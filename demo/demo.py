@@ -70,7 +70,7 @@ def play(stage: Stage) -> dict[str, Any]:
         if outcome.status != "success":
             raise DemoError(f"ComfyUI ended the workflow with: {outcome.status}. {outcome.exception_message}\n"
                             f"{server.tail()}")
-    return verify(prompt, outcome.outputs, stage.base / "output")
+        return verify(prompt, outcome.outputs, server.place)
 
 
 class ProgressLines:

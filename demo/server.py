@@ -180,6 +180,13 @@ class ComfyUI:
         """What the server answers to POST; None if it answers nothing."""
         return self._request(path, json.dumps(body).encode())
 
+    def place(self, told: str) -> Path:
+        """The file or folder behind what nodes tell of it: `loras/a.safetensors`, `output/b`."""
+        role, _, name = told.partition("/")
+        folders = [Path(folder) for folder in self.get_json("/internal/folder_paths").get(role, [])]
+        places = [folder / name for folder in (*folders, self.base / role)]
+        return next((path for path in places if path.exists()), places[0])
+
     def tail(self) -> str:
         """The end of the server's output, for error messages."""
         if self.echo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ QUIETEST = 1e-3
 """Of full scale; a peak below this is silence."""
 
 
-def verify(prompt: Prompt, outputs: Mapping[str, Mapping[str, Any]], output_folder: Path) -> dict[str, Any]:
-    """The facts of the run, each checked.  Raises DemoError listing every one that is wrong."""
+def verify(prompt: Prompt, outputs: Mapping[str, Mapping[str, Any]], place: Callable[[str], Path]) -> dict[str, Any]:
+    """The facts of the run, each checked; `place` finds the file behind `loras/...` and `output/...`.
+
+    Raises DemoError listing every fact that is wrong."""
     trained, applied = report(prompt, outputs, "SideStepTrainAdapter"), report(prompt, outputs, "SideStepApplyAdapter")
     keys = ("adapter", "keys_matched", "keys_total", "effect", "steps", "heldout_first", "heldout_last")
-    facts = {key: trained[key] for key in keys} | {"audio": str(audio_file(outputs, output_folder))}
+    facts = {key: trained[key] for key in keys}
+    facts |= {"adapter": str(place(trained["adapter"])), "audio": str(place(audio_file(outputs)))}
     asked_steps = value_of(prompt, "SideStepTrainAdapter", "max_steps")
     asked_seconds = value_of(prompt, "EmptyAceStep1.5LatentAudio", "seconds")
     seconds, peak = decode(Path(facts["audio"]))
@@ -59,12 +62,12 @@ def report(prompt: Prompt, outputs: Mapping[str, Mapping[str, Any]], class_type:
     return facts
 
 
-def audio_file(outputs: Mapping[str, Mapping[str, Any]], folder: Path) -> Path:
-    """The file that the workflow's save node wrote."""
+def audio_file(outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The file that the workflow's save node wrote, as `output/...`."""
     saved = [file for output in outputs.values() for file in output.get("audio", []) if file["type"] == "output"]
     if len(saved) != 1:
         raise DemoError(f"The workflow saved {len(saved)} audio files instead of one.")
-    return folder / str(saved[0]["subfolder"]) / str(saved[0]["filename"])
+    return "/".join(part for part in ("output", saved[0]["subfolder"], saved[0]["filename"]) if part)
 
 
 def value_of(prompt: Prompt, class_type: str, key: str) -> Any:

@@ -11,6 +11,7 @@ from ..sidestep_core.dataset import Dataset
 from ..sidestep_core.progress import Report
 from .host import run_stage
 from .sockets import CATEGORY, DatasetSocket
+from .wording import without_places
 
 PROBLEMS_SHOWN = 5
 REPORT, VERIFY, CLEAN = "report", "verify", "clean"
@@ -65,7 +66,7 @@ def _check(dataset: Dataset, report: Report) -> str:
     if not problems:
         return f"Every file of the {_count(len(dataset.samples), 'song')} is whole."
     shown = " ".join(f"{problem.name}: {problem.reason.removesuffix('.')}." for problem in problems[:PROBLEMS_SHOWN])
-    return f"{_count(len(problems), 'problem')}. {shown}"
+    return without_places(f"{_count(len(problems), 'problem')}. {shown}")
 
 
 def _remove(dataset: Dataset, report: Report) -> str:

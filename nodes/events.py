@@ -19,7 +19,7 @@ from server import PromptServer
 from ..sidestep_core.metrics import MEASURED_ON
 from ..sidestep_core.progress import Progress
 from .history import History, Point, Sample, finite
-from .wording import without_places
+from .wording import told
 
 EVENT = "sidestep.progress"
 SECONDS_BETWEEN_EVENTS = 0.1
@@ -72,7 +72,7 @@ def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "fai
     """Record how `run` ended and tell every browser.  `message` is shown to the person."""
     with _lock:
         history = _history(node_id, run)
-        history.end(status, without_places(message))
+        history.end(status, message)
         _send(history.take_event())
 
 
@@ -168,6 +168,7 @@ def _running() -> list[tuple]:
 
 
 def _send(event: dict[str, object]) -> None:
+    event = told(event)
     # A payload that json cannot serialise ends the host's publish loop and with it the whole server: prove it here.
     dumps(event)
     PromptServer.instance.send_sync(EVENT, event)
@@ -179,7 +180,7 @@ async def get_history(request: web.Request) -> web.Response:
     with _lock:
         history = _histories.get(request.match_info["node_id"])
         # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
-        return web.json_response(history.answer(), dumps=dumps) if history else web.Response(status=204)
+        return web.json_response(told(history.answer()), dumps=dumps) if history else web.Response(status=204)
 
 
 @PromptServer.instance.routes.get(r"/sidestep/nodes/{node_id}/runs/{run}/samples/{step:\d{1,9}}")

@@ -14,6 +14,7 @@ import comfy.utils
 
 from ..sidestep_core.progress import Cancelled, Progress, Report
 from . import events, termination
+from .wording import sentence
 
 POLL_SECONDS = 0.05
 
@@ -114,7 +115,7 @@ def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException |
             raise interrupt
         return worker.result
     if isinstance(raised, Exception) and not isinstance(raised, Cancelled):
-        events.finish(node_id, run, "failed", str(raised))
+        events.finish(node_id, run, "failed", sentence(raised))
         raise raised
     message = str(raised) if isinstance(raised, Cancelled) else "Stopped."
     events.finish(node_id, run, "cancelled", message)

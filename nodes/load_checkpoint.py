@@ -10,6 +10,7 @@ from ..sidestep_core.checkpoint import open_checkpoint
 from ..sidestep_core.errors import CheckpointError
 from . import folders, models
 from .sockets import CATEGORY, CheckpointSocket
+from .wording import sentence
 
 TEXT_ENCODER_NAME = r"qwen.*0\.6b"
 VAE_NAME = r"ace.*1\.5.*vae"
@@ -60,7 +61,7 @@ class LoadACEStepCheckpoint(io.ComfyNode):
         try:
             folders.model_path(model)
         except CheckpointError as error:
-            return str(error)
+            return sentence(error)
         return True
 
     @classmethod

@@ -24,8 +24,8 @@ class LoadPreset(io.ComfyNode):
             node_id="SideStepLoadPreset",
             display_name="Load Preset",
             category=CATEGORY,
-            description="Every setting of a training from a preset. Connect adapter_config and settings to Train "
-                        "Adapter.",
+            description="Every setting of a training from a preset. Connect adapter_config and settings to Train LoRA "
+                        "(ACE-Step).",
             search_aliases=["preset", "import settings", "side-step"],
             inputs=[
                 io.Combo.Input("preset", options=preset_files.choices(), default=presets.BUILT_IN[0], tooltip=(

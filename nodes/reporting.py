@@ -40,6 +40,7 @@ def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
             if isinstance(error, SideStepError):
                 error.args = (told,)  # ComfyUI's own dialog shows it too
             raise
+        output.ui = wording.told(output.ui)  # ComfyUI sends it to the page as it is
         events.remember(node_id, (output.ui or {}).get("sidestep", [{}])[0])
         return output
 

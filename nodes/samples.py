@@ -33,6 +33,7 @@ from ..sidestep_core.progress import Cancelled, Progress, Report, ignore
 from ..sidestep_core.train_config import TrainConfig
 from . import events, models
 from .history import Sample
+from .wording import sentence
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class _RunSampler:
             raise Cancelled("Stopped.") from interrupt
         except Exception as error:  # noqa: BLE001 (shown on the node; a sample is no reason to lose hours of training)
             log.warning("No preview after step %d.", step, exc_info=True)
-            result = Sample(step=step, message=str(error) or type(error).__name__)
+            result = Sample(step=step, message=sentence(error))
         finally:
             gc.collect()
             models.make_room()

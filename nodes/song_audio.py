@@ -14,6 +14,7 @@ from ..sidestep_core.progress import Progress, Report
 from ..sidestep_core.songs import Problem, Song, SongFolder
 from .host import run_stage
 from .sockets import CATEGORY, SongsSocket
+from .wording import sentence
 
 MOST_BYTES = 8 << 30
 """Of all clips together: ComfyUI holds them in memory at once."""
@@ -72,7 +73,7 @@ def _clips(songs: SongFolder, seconds: float, start: float, report: Report) -> I
         try:
             yield song, _clip(song, seconds, start)
         except DatasetError as error:
-            yield song, str(error)
+            yield song, sentence(error)
 
 
 def _clip(song: Song, seconds: float, start: float) -> Tensor:

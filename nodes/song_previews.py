@@ -22,6 +22,7 @@ from ..sidestep_core.song_report import Heard, SongReport
 from ..sidestep_core.songs import Song, SongFolder
 from ..sidestep_core.write_back import sidecars_beside, write_sidecar
 from . import song_sounds
+from .wording import sentence, without_places
 
 MOST_SHOWN = 64
 """Folders of songs that are remembered; the oldest are forgotten."""
@@ -87,8 +88,7 @@ def show(found: SongFolder) -> dict[str, object]:
     text = f"{len(found.songs)} song{'s' * (len(found.songs) != 1)}"
     message = f"{text}, {len(found.problems)} left out." if found.problems else f"{text}."
     return {"preview": key, "songs": len(found.songs), "message": message,
-            "problems": [{"name": problem.name, "reason": problem.reason}
-                         for problem in found.problems[:MOST_PROBLEMS]]}
+            "problems": _reasons(found)}
 
 
 def is_known(key: str) -> bool:
@@ -111,7 +111,7 @@ def rows(key: str, first: int, count: int) -> dict[str, object]:
     last = min(len(found.songs), first + min(count, MOST_ROWS))
     return {
         "total": len(found.songs), "first": first, "rows": _rows(found, range(first, last)),
-        "left_out": [{"name": problem.name, "reason": problem.reason} for problem in found.problems[:MOST_PROBLEMS]],
+        "left_out": _reasons(found),
         "left_out_total": len(found.problems),
     }
 
@@ -150,7 +150,7 @@ def save_all(key: str) -> Written:
             try:
                 count += _write(key, index, {})
             except (DatasetError, ConfigError, OSError) as error:
-                problems.append(f"{song.name}: {error}")
+                problems.append(f"{song.name}: {sentence(error)}")
         return Written(songs=count, problems=tuple(problems))
 
 
@@ -241,11 +241,17 @@ def _folder(key: str) -> SongFolder:
         return _shown[key].folder
 
 
+def _reasons(found: SongFolder) -> list[dict[str, str]]:
+    """What is left out, and why."""
+    return [{"name": problem.name, "reason": without_places(problem.reason)}
+            for problem in found.problems[:MOST_PROBLEMS]]
+
+
 def _rows(found: SongFolder, places: range) -> list[dict[str, object]]:
     names = {found.songs[index].name for index in places}
     reports = {report.name: report for report in found.reports if report.name in names}
-    notices = [notice for notice in found.notices if notice.name in names]
-    return [_row(index, song, reports.get(song.name), [notice.reason for notice in notices if notice.name == song.name])
+    notices = [(notice.name, without_places(notice.reason)) for notice in found.notices if notice.name in names]
+    return [_row(index, song, reports.get(song.name), [reason for name, reason in notices if name == song.name])
             for index, song in ((index, found.songs[index]) for index in places)]
 
 
@@ -256,7 +262,7 @@ def _row(index: int, song: Song, report: SongReport | None, notices: list[str]) 
     try:
         seconds = report.seconds if report else audio_files.facts(song.path).seconds
     except DatasetError as error:
-        warnings.append(str(error))
+        warnings.append(sentence(error))
     heard = {"bpm": report.bpm, "key": report.key, "signature": report.signature} if report else {}
     return {
         "index": index, "name": song.name, **words_of(song), "instrumental": song.instrumental,

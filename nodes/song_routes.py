@@ -18,6 +18,7 @@ from ..sidestep_core import strict_json
 from ..sidestep_core.errors import DatasetError, SideStepError
 from . import song_previews, song_sounds
 from .events import dumps
+from .wording import sentence
 
 Result = TypeVar("Result")
 
@@ -91,9 +92,9 @@ async def _work(work: Callable[[], Result]) -> Result:
     try:
         return await asyncio.get_running_loop().run_in_executor(_threads, work)
     except song_previews.Gone as error:
-        raise web.HTTPNotFound(text=str(error)) from error
+        raise web.HTTPNotFound(text=sentence(error)) from error
     except (SideStepError, OSError) as error:
-        raise web.HTTPUnprocessableEntity(text=str(error)) from error
+        raise web.HTTPUnprocessableEntity(text=sentence(error)) from error
 
 
 async def _body(request: web.Request) -> Mapping[str, object]:
@@ -107,7 +108,7 @@ async def _body(request: web.Request) -> Mapping[str, object]:
         return strict_json.as_object(strict_json.loads(await request.read(), "The request", unicode=False),
                                      "The request")
     except strict_json.BadJson as error:
-        raise web.HTTPBadRequest(text=str(error)) from error
+        raise web.HTTPBadRequest(text=sentence(error)) from error
 
 
 def _number(request: web.Request, name: str, usual: int) -> int:

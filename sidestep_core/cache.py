@@ -89,7 +89,7 @@ def verify(dataset: Dataset, *, report: Report = ignore) -> tuple[Problem, ...]:
         if not check.fits(values, width):
             problems.setdefault(check.path, Problem(name=check.song, reason=(
                 f"{check.path} holds {list(values.shape)} values, not {check.expected}. Delete it and run "
-                "PreprocessAudioFolder again.")))
+                "Audio Folder to Dataset again.")))
     return tuple(problems.values())
 
 

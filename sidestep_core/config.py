@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from . import strict_json
 from .errors import ConfigError
 from .legible import illegible
 
@@ -56,9 +57,8 @@ class Config:
             value = getattr(self, field.name)
             require(not isinstance(value, float) or math.isfinite(value), f"{field.name} must be finite, got {value}.")
             if not _fits(value, hints[field.name]):
-                expected = getattr(hints[field.name], "__name__", None) or str(hints[field.name])
-                choices = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else expected
-                raise ConfigError(f"{field.name} must be {choices}, got {value!r}.")
+                expected = strict_json.kind_in_words(hints[field.name])
+                raise ConfigError(f"{field.name} must be {expected}, got {value!r}.")
             require_legible(value, field.name)
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Config:
         """Raises ConfigError naming every key this config does not have."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise ConfigError(f"{cls.__name__} has no setting {', '.join(unknown)}. Remove it or correct its name.")
+            raise ConfigError(f"There is no setting {', '.join(unknown)} here. Remove it or correct its name.")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 

@@ -127,7 +127,7 @@ def _listed(folder: Path) -> tuple[list[Path], list[Problem]]:
             problems.append(Problem(name=entry, reason=f"is listed in {MANIFEST} but is not in the folder"))
         elif path.name.endswith(".tmp.pt"):
             problems.append(Problem(name=entry, reason="is half of a song: its preprocessing was interrupted. Finish "
-                                                       "it there, or run PreprocessAudioFolder on the songs"))
+                                                       "it there, or run Audio Folder to Dataset on the songs"))
         else:
             files.append(path)
     if not entries:

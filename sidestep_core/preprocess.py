@@ -175,4 +175,5 @@ def _frames(latents: Path, known: Mapping[str, int]) -> int:
     try:
         return storage.TensorFile(latents).stored["latents"].shape[0]
     except (storage.BadTensorFile, KeyError) as error:
-        raise DatasetError(f"{latents} is damaged ({error}). Delete it and run PreprocessAudioFolder again.") from error
+        raise DatasetError(f"{latents} is damaged ({error}). Delete it and run Audio Folder to Dataset again."
+                           ) from error

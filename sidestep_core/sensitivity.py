@@ -74,7 +74,7 @@ class Estimate:
     def mismatches(self, checkpoint: str, dataset: str) -> tuple[str, ...]:
         """What it was made with that is not this checkpoint or dataset, in words."""
         pairs = (("checkpoint", self.checkpoint, checkpoint), ("dataset", self.dataset, dataset))
-        return tuple(f"The estimate was made with another {what} ({made}) than this one ({now})."
+        return tuple(f"The estimate was made with another {what} than this one. Estimate again."
                      for what, made, now in pairs if made and made != now)
 
     def to_json(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def read(text: str | bytes, label: str) -> Estimate:
     if isinstance(values, list):
         return _imported(values, label)
     if not isinstance(values, dict) or "format" not in values:
-        raise ConfigError(f"{label} is no estimate. Choose a file that EstimateGradients wrote, or a list of modules.")
+        raise ConfigError(f"{label} is no estimate. Choose a file that Estimate Gradients wrote, or a list of modules.")
     if values["format"] != FORMAT or isinstance(values["format"], bool):
         raise ConfigError(f"{label} has format {values['format']!r}; this version reads {FORMAT}. Estimate again, or "
                           "update Side-Step.")

@@ -130,7 +130,7 @@ def typed(value: Json, annotation: Any, where: str) -> Any:
     if origin in (dict, Mapping):
         return _entries(value, get_args(annotation), where)
     if not _fits(value, origin, annotation):
-        raise BadJson(f"{where} must be {_name(annotation)}, not {shown(value)}.")
+        raise BadJson(f"{where} must be {kind_in_words(annotation)}, not {shown(value)}.")
     return origin(value) if origin in (float, Path) else value
 
 
@@ -183,11 +183,18 @@ def _entries(value: Json, kinds: Sequence[Any], where: str) -> dict[str, Any]:
     return {name: typed(item, kind, f"{where}: {name[:MOST_SHOWN]}") for name, item in as_object(value, where).items()}
 
 
-def _name(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return " or ".join(map(repr, get_args(annotation)))
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
-    return names.get(annotation, str(annotation))
+def kind_in_words(annotation: Any) -> str:
+    """A type in words, such as "a whole number" or "'mean' or 'max'"."""
+    origin, options = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(map(repr, options))
+    if origin in (types.UnionType, Union):
+        return " or ".join(map(kind_in_words, options))
+    if origin in (list, tuple):
+        return f"a list, each {kind_in_words(options[0])}" if options else "a list"
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path",
+             dict: "an object", types.NoneType: "null"}
+    return names.get(origin or annotation, str(annotation))
 
 
 def _decoded(content: bytes, label: str) -> str:

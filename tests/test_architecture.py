@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +60,9 @@ HOST = re.compile(r"(comfy\w*|folder_paths|execution|server|nodes|aiohttp|latent
 NOT_IN_NODES = {"peft", "lycoris", "safetensors", "bitsandbytes", "prodigyopt", "flash_attn"}
 OUR_OWN = {"sidestep_core", "nodes", "demo", "benchmarks", "tests", "run", "bootstrap"}
 VAGUE = {"util", "utils", "helper", "helpers", "misc", "common", "tool", "tools"}
+IN_WORDS = "nodes/wording.py"
+INSIDE = r"queue|dicts?|NoneType|websocket|traceback|stack trace|workflow id|prompt id|kwargs|endpoint"
+"""Words for our own insides, which mean nothing to a musician."""
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 60
 
@@ -195,6 +199,51 @@ def prints(name: str, source: str) -> Iterator[str]:
             yield f"line {node.lineno} prints; report progress, or log"
 
 
+def errors_without_words(name: str, source: str) -> Iterator[str]:
+    """What a node says of an error goes through wording.sentence, which leaves out where the server keeps its files."""
+    for handler in ast.walk(ast.parse(source)) if name != IN_WORDS else ():
+        if not isinstance(handler, ast.ExceptHandler) or handler.name is None:
+            continue
+        logged = {id(part) for call in ast.walk(handler) if ast.unparse(call).startswith("log.")
+                  for part in ast.walk(call)}
+        for node in ast.walk(handler):
+            spoken = node.value if isinstance(node, ast.FormattedValue) else (
+                node.args[0] if isinstance(node, ast.Call) and ast.unparse(node.func) in ("str", "repr") and node.args
+                else None)
+            if isinstance(spoken, ast.Name) and spoken.id == handler.name and id(node) not in logged:
+                yield f"line {spoken.lineno} says the error as it is; say wording.sentence({spoken.id})"
+
+
+def spoken_texts(source: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of every text in the code that is no docstring."""
+    tree = ast.parse(source)
+    silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent:
+            yield node.lineno, node.value
+
+
+def jargon(name: str, source: str) -> Iterator[str]:
+    """People know nodes by the names on them, and nothing of our insides."""
+    texts = spoken_texts(source) if name.endswith(".py") else (
+        (number, text) for number, line in enumerate(source.splitlines(), 1)
+        for text in re.findall(r"""["'`][^"'`]* [^"'`]*["'`]""", line.partition("// ")[0]))
+    for line, text in texts:
+        classes = [word for word in re.findall(r"\b[A-Z]\w+", text) if word in class_names()]
+        words = re.findall(rf"\b(?:{INSIDE})\b", text, re.IGNORECASE) if text.count(" ") > 1 else []
+        for word in (*classes, *words):
+            yield f"line {line} says {word!r} to people; call it what the page calls it"
+
+
+@lru_cache
+def class_names() -> frozenset[str]:
+    """Of all nodes, and of all settings."""
+    found = (node for path in python_files("nodes", "sidestep_core") for node in ast.parse(
+        path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
+    return frozenset(node.name for node in found if len(re.findall("[A-Z]", node.name)) > 1
+                     and any(ast.unparse(base) in ("io.ComfyNode", "Config") for base in node.bases))
+
+
 def imports_at_start(name: str, source: str) -> Iterator[str]:
     for found in imports(source):
         if found.when != "function":
@@ -268,6 +317,16 @@ def test_nothing_catches_everything_without_a_reason() -> None:
 
 def test_nothing_prints() -> None:
     assert violations(prints, python_files("sidestep_core", "nodes")) == []
+
+
+def test_nodes_say_errors_in_words() -> None:
+    assert violations(errors_without_words, python_files("nodes")) == []
+
+
+def test_nothing_speaks_of_our_insides() -> None:
+    pages = [path for path in source_files() if path.parent == ROOT / "web"]
+    assert pages
+    assert violations(jargon, [*python_files("sidestep_core", "nodes", "first_copy.py"), *pages]) == []
 
 
 def test_the_pack_imports_nothing_when_comfyui_starts() -> None:
@@ -344,6 +403,13 @@ LONG_BODY = "\n    pass" * LONGEST_FUNCTION
     (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept Exception as error:\n    raise Better from error"),
     (broad_excepts, "nodes/host.py", "with contextlib.suppress(Exception):\n    f()"),
     (prints, "nodes/host.py", "print('loaded')"),
+    (errors_without_words, "nodes/host.py", "try:\n    f()\nexcept OSError as error:\n    say(str(error))"),
+    (errors_without_words, "nodes/host.py", "try:\n    f()\nexcept OSError as error:\n    say(f'No: {error}')"),
+    (errors_without_words, "nodes/host.py", "try:\n    f()\nexcept OSError as error:\n    say(f'No: {error!r}')"),
+    (jargon, "nodes/host.py", "raise ConfigError('Run PreprocessAudioFolder again.')"),
+    (jargon, "sidestep_core/config.py", "raise ConfigError(f'{name} is no setting of TrainConfig.')"),
+    (jargon, "sidestep_core/config.py", "raise ConfigError('Queue the same workflow again.')"),
+    (jargon, "web/panel.js", 'const HINT = "Run EstimateGradients again.";'),
     (imports_at_start, "__init__.py", "import logging"),
     (imports_at_start, "__init__.py", "from .nodes import SideStepExtension"),
     (imports_at_start, "__init__.py", "from . import nodes"),
@@ -365,6 +431,10 @@ def test_every_rule_finds_its_violation(rule: Rule, name: str, source: str) -> N
     (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept BaseException:\n    save()\n    raise"),
     (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept Exception:  # noqa: BLE001 (thread raises it)\n    pass"),
     (broad_excepts, "nodes/host.py", "try:\n    f()\nexcept OSError:\n    pass"),
+    (errors_without_words, "nodes/host.py", "try:\n    f()\nexcept OSError as error:\n    log.info('%s', str(error))"),
+    (errors_without_words, "nodes/host.py", "try:\n    f()\nexcept OSError as error:\n    say(sentence(error))"),
+    (errors_without_words, IN_WORDS, "try:\n    f()\nexcept OSError as error:\n    say(str(error))"),
+    (jargon, "nodes/host.py", "'Of PreprocessAudioFolder.'\nname = 'SideStepTrainAdapter'\nkey = 'queue'"),
     (imports_at_start, "__init__.py", "def comfy_entrypoint():\n    from .nodes import SideStepExtension"),
 ])  # fmt: skip
 def test_no_rule_complains_about_what_is_allowed(rule: Rule, name: str, source: str) -> None:

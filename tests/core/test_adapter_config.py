@@ -62,7 +62,7 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
 
 
 def test_a_setting_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match="LokrConfig has no setting rank"):
+    with pytest.raises(ConfigError, match="no setting rank"):
         adapter_config_from_json({"kind": "lokr", "rank": 8})
 
 

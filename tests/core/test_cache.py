@@ -137,7 +137,7 @@ def test_links_are_left_alone(dataset: Dataset, tmp_path: Path) -> None:
 def test_what_a_stopped_preprocessing_made_is_no_orphan(tmp_path: Path) -> None:
     put(tmp_path, *STALE)
     assert usage(tmp_path) == Usage(files=len(STALE), bytes=100 * len(STALE), orphans=0, orphan_bytes=0)
-    with pytest.raises(DatasetError, match="holds no preprocessed dataset"):
+    with pytest.raises(DatasetError, match="holds no dataset"):
         clean(tmp_path)
     assert names(tmp_path) == set(STALE)
 
@@ -223,7 +223,7 @@ def test_every_damage_of_every_file_is_found(dataset: Dataset, part: str, damage
     assert found[0].name == ("silence" if part == "silence" else path.name if nameless else song.name)
     assert reason in found[0].reason
     assert str(path) in found[0].reason
-    assert "PreprocessAudioFolder again" in found[0].reason
+    assert "Audio Folder to Dataset again" in found[0].reason
 
 
 def test_verifying_can_be_stopped(dataset: Dataset) -> None:

@@ -36,7 +36,7 @@ def test_what_is_not_said_keeps_its_default(kind: type[Config]) -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_unknown_settings_are_named(kind: type[Config]) -> None:
-    with pytest.raises(ConfigError, match=f"{kind.__name__} has no setting lerning_rate, zeal"):
+    with pytest.raises(ConfigError, match="no setting lerning_rate, zeal"):
         kind.from_json({"zeal": 1, "lerning_rate": 2})
 
 

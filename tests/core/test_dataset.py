@@ -114,7 +114,7 @@ def test_a_dataset_without_one_of_its_files_is_not_whole(checkpoint: Checkpoint,
 
 
 def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"holds no preprocessed dataset.*Run PreprocessAudioFolder"):
+    with pytest.raises(DatasetError, match=r"holds no dataset.*Run Audio Folder to Dataset"):
         open_dataset(tmp_path)
 
 
@@ -123,14 +123,14 @@ def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
                                      '{"format": 2, "samples": [{"nonsense": 1}], "checkpoint": ""}'])
 def test_a_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
     (dataset.folder / MANIFEST).write_text(content, encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"is damaged.*manifest\.json.*Run PreprocessAudioFolder"):
+    with pytest.raises(DatasetError, match=r"is damaged.*manifest\.json.*Run Audio Folder to Dataset"):
         open_dataset(dataset.folder)
 
 
 def test_a_manifest_of_another_version_is_refused(dataset: Dataset) -> None:
     manifest = storage.read_json(dataset.folder / MANIFEST)
     storage.write_json(dataset.folder / MANIFEST, {**manifest, "format": 1})
-    with pytest.raises(DatasetError, match=r"has format 1, this version reads 3\. Run PreprocessAudioFolder again"):
+    with pytest.raises(DatasetError, match=r"has format 1, this version reads 3\. Run Audio Folder to Dataset again"):
         open_dataset(dataset.folder)
 
 
@@ -156,7 +156,7 @@ def test_a_missing_file_is_named(dataset: Dataset, kind: str) -> None:
 def test_a_truncated_file_is_named(dataset: Dataset, kind: str) -> None:
     path = file_of(dataset, kind)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DatasetError, match=rf"{path.name}.*PreprocessAudioFolder"):
+    with pytest.raises(DatasetError, match=rf"{path.name}.*Audio Folder to Dataset"):
         load_samples(dataset, CONFIG)
 
 
@@ -164,7 +164,7 @@ def test_a_truncated_file_is_named(dataset: Dataset, kind: str) -> None:
 def test_a_file_that_holds_something_else_is_named(dataset: Dataset, kind: str) -> None:
     path = file_of(dataset, kind)
     storage.write_tensors(path, {"other": torch.zeros(3)})
-    with pytest.raises(DatasetError, match=rf"{path.name}.*PreprocessAudioFolder"):
+    with pytest.raises(DatasetError, match=rf"{path.name}.*Audio Folder to Dataset"):
         load_samples(dataset, CONFIG)
 
 

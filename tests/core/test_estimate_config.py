@@ -28,7 +28,7 @@ def test_settings_come_back_as_they_went() -> None:
     ({"seed": -1}, "seed must not be negative"),
     ({"precision": "fp16"}, "precision must be"),
     ({"attention_type": "none"}, "attention_type must be"),
-    ({"target_mlp": 1}, "target_mlp must be bool"),
+    ({"target_mlp": 1}, "target_mlp must be true or false"),
 ])  # fmt: skip
 def test_wrong_settings_are_refused(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):

@@ -189,12 +189,12 @@ def demo_outputs(folder: Path, trained: dict[str, Any], applied: dict[str, Any],
     with wave.open(str(folder / "demo.wav"), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
         file.writeframes(tone.astype("<i2").tobytes())
-    return {"1": {"sidestep": [{"adapter": str(adapter), **trained}]}, "2": {"sidestep": [applied]},
+    return {"1": {"sidestep": [{"adapter": f"loras/{adapter.name}", **trained}]}, "2": {"sidestep": [applied]},
             "4": {"audio": [{"filename": "demo.wav", "subfolder": "", "type": "output"}]}}
 
 
 def test_a_good_run_is_verified(tmp_path: Path) -> None:
-    facts = verify(RUN, demo_outputs(tmp_path, TRAINED, APPLIED), tmp_path)
+    facts = verify(RUN, demo_outputs(tmp_path, TRAINED, APPLIED), lambda told: tmp_path / Path(told).name)
     assert facts == {**TRAINED, "adapter": str(tmp_path / "demo.safetensors"), "audio": str(tmp_path / "demo.wav")}
 
 
@@ -211,4 +211,5 @@ def test_a_good_run_is_verified(tmp_path: Path) -> None:
 ])
 def test_every_wrong_fact_fails_the_demo(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(DemoError, match=message):
-        verify(RUN, demo_outputs(tmp_path, **{"trained": TRAINED, "applied": APPLIED, **wrong}), tmp_path)
+        verify(RUN, demo_outputs(tmp_path, **{"trained": TRAINED, "applied": APPLIED, **wrong}),
+               lambda told: tmp_path / Path(told).name)

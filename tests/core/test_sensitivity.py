@@ -153,8 +153,8 @@ def test_modules_that_no_adapter_is_put_on_are_left_out_and_named(caplog: pytest
 def test_a_mismatch_is_told_by_name() -> None:
     assert ESTIMATE.mismatches("c0ffee", "50a9") == ()
     checkpoint, dataset = ESTIMATE.mismatches("other", "songs")
-    assert "another checkpoint (c0ffee) than this one (other)" in checkpoint
-    assert "another dataset (50a9) than this one (songs)" in dataset
+    assert "another checkpoint than this one" in checkpoint
+    assert "another dataset than this one" in dataset
     assert ESTIMATE.mismatches("c0ffee", "songs") == (dataset,)
 
 

@@ -58,7 +58,7 @@ def test_a_config_takes_what_is_its_own() -> None:
 def test_a_value_out_of_range_is_refused_by_the_config() -> None:
     with pytest.raises(ConfigError, match="rank must be at least 1, got 0"):
         change(LoraConfig(), {"rank": "0"})
-    with pytest.raises(ConfigError, match="max_steps must be int, got 'many'"):
+    with pytest.raises(ConfigError, match="max_steps must be a whole number, got 'many'"):
         change(TrainConfig(), {"max_steps": "many"})
     with pytest.raises(ConfigError, match="learning_rate must be finite"):
         change(TrainConfig(), {"learning_rate": "nan"})

@@ -101,7 +101,7 @@ def test_a_folder_becomes_an_adapter_with_no_step_by_hand(server: ComfyUI, whole
     adapter = facts(outcome, whole, TRAINING)
     assert adapter["steps"] == 3
     assert adapter["tag"] == whole[node_of(whole, BUILDING)]["inputs"]["tag"] != ""
-    assert len(TensorFile(Path(adapter["adapter"])).stored) > 0
+    assert len(TensorFile(server.place(adapter["adapter"])).stored) > 0
     written = server.base / "output" / "sidestep" / "songs" / "demo"
     samples = json.loads((written / "dataset.json").read_text(encoding="utf-8"))["samples"]
     assert [sample["caption"] for sample in samples] == CAPTIONS

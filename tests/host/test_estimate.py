@@ -61,9 +61,9 @@ def kept(server: ComfyUI) -> Estimate:
     return estimate
 
 
-def trained_modules(path: str) -> set[str]:
+def trained_modules(path: Path) -> set[str]:
     """Which modules an adapter file changes."""
-    names = [re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", name) for name in TensorFile(Path(path)).stored]
+    names = [re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", name) for name in TensorFile(path).stored]
     return {name[1] for name in names if name is not None}
 
 
@@ -82,7 +82,7 @@ def test_estimates_chooses_and_trains_what_it_chose(server: ComfyUI, short: dict
     assert found.batches == 8
     best = {score.module for score in found.ranked()[:CHOSEN]}
     adapter = facts(done, short, TRAINING)
-    assert trained_modules(adapter["adapter"]) == best
+    assert trained_modules(server.place(adapter["adapter"])) == best
     assert adapter["keys_matched"] == adapter["keys_total"] == CHOSEN
     assert adapter["warnings"] == []
     configured = facts(done, short, CONFIGURING)
@@ -178,8 +178,8 @@ def test_an_estimate_of_other_songs_is_warned_of_and_still_used(server: ComfyUI,
     outcome = ran(server, prompt)
     warnings = facts(outcome, prompt, TRAINING)["warnings"]
     assert len(warnings) == 2
-    assert "another checkpoint (different)" in warnings[0]
-    assert "another dataset (another)" in warnings[1]
+    assert "another checkpoint than this one" in warnings[0]
+    assert "another dataset than this one" in warnings[1]
     finished = [data["message"] for kind, data in outcome.events if kind == "sidestep.progress"
                 and data["status"] == "finished" and data["node_id"] == node_of(prompt, TRAINING)]
     assert all(warning in finished[-1] for warning in warnings)
@@ -193,7 +193,7 @@ def test_training_may_estimate_by_itself(server: ComfyUI, short: dict[str, Any],
     prompt = upstream(prompt, TRAINING)
     outcome = ran(server, prompt)
     adapter = facts(outcome, prompt, TRAINING)
-    modules = trained_modules(adapter["adapter"])
+    modules = trained_modules(server.place(adapter["adapter"]))
     assert len(modules) == 5
     assert all(".self_attn." in module for module in modules)
     again = ran(server, with_inputs(prompt, {TRAINING: {"save_every": 101}}))

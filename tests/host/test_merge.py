@@ -90,15 +90,15 @@ def prompt(server: ComfyUI, made: list[Made]) -> dict[str, Any]:
     }
 
 
-def merged_file(outcome: Outcome) -> Path:
+def merged_file(server: ComfyUI, outcome: Outcome) -> Path:
     assert outcome.status == "success", outcome.exception_message
-    return Path(outcome.outputs["3"]["sidestep"][0]["model"])
+    return server.place(outcome.outputs["3"]["sidestep"][0]["model"])
 
 
 def test_the_node_writes_a_model_once(server: ComfyUI, prompt: dict[str, Any], checkpoint: Checkpoint) -> None:
     made_files = []
     try:
-        made_files.append(merged_file(server.run(prompt)))
+        made_files.append(merged_file(server, server.run(prompt)))
         first = made_files[0]
         assert first.name == "merge test_turbo.safetensors"
         [facts] = json.loads(read_metadata(first)["sidestep_merged"])
@@ -110,12 +110,12 @@ def test_the_node_writes_a_model_once(server: ComfyUI, prompt: dict[str, Any], c
         assert again.fingerprint != checkpoint.fingerprint
         written = first.stat().st_mtime_ns
         prompt["3"]["inputs"] |= {"model_name": " merge test"}
-        assert merged_file(server.run(prompt)) == first
+        assert merged_file(server, server.run(prompt)) == first
         assert first.stat().st_mtime_ns == written
         info = server.get_json("/object_info/SideStepLoadACEStepCheckpoint")["SideStepLoadACEStepCheckpoint"]
         assert f'"{first.name}"' in json.dumps(info["input"]["required"]["model"])
         prompt["3"]["inputs"] |= {"strength": 0.25}
-        made_files.append(merged_file(server.run(prompt)))
+        made_files.append(merged_file(server, server.run(prompt)))
         assert made_files[1].name == "merge test_turbo-2.safetensors"
         assert first.stat().st_mtime_ns == written
     finally:

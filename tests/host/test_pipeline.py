@@ -102,10 +102,11 @@ def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any
     assert training["effect"] == pytest.approx(1, abs=EFFECT)
     assert training["steps"] == 6
     assert training["kind"] == "lora"
-    file = TensorFile(Path(training["adapter"]))
+    file = TensorFile(server.place(training["adapter"]))
     assert training["parameters"] == sum(file.tensor(name).numel() for name in file.stored if ".lora_" in name)
     assert training["heldout_first"] != training["heldout_last"]
-    assert Path(training["adapter"]).parent == server.base / "models" / "loras"
+    assert server.place(training["adapter"]).parent == server.base / "models" / "loras"
+    assert str(server.base) not in json.dumps(trained.outputs)
     applied = facts(trained, short, "SideStepApplyAdapter")
     assert applied["matched"] == applied["total"] == 32
     assert audio_digest(server, trained) != untouched
@@ -235,7 +236,7 @@ def test_training_goes_on_from_a_checkpoint_of_the_list(server: ComfyUI, short: 
              if kind == "sidestep.progress" and data["metrics"].get("loss") is not None]
     assert min(steps) > 4
     assert second["steps"] == 6
-    assert weights(first["adapter"]) == weights(second["adapter"])
+    assert weights(server.place(first["adapter"])) == weights(server.place(second["adapter"]))
 
 
 @pytest.mark.parametrize("choice", ["origin/../../../secret", "none-0/checkpoint-step-4"])
@@ -249,13 +250,14 @@ def test_a_checkpoint_that_is_not_in_the_list_is_refused(server: ComfyUI, short:
     assert node_of(prompt, "SideStepTrainAdapter") not in server.wait(reply["prompt_id"], 60).outputs
 
 
-def weights(path: str) -> dict[str, bytes]:
+def weights(path: Path) -> dict[str, bytes]:
     """Every tensor of an adapter file as bytes."""
-    return {name: tensor.numpy().tobytes() for name, tensor in read_tensors(Path(path)).items()}
+    return {name: tensor.numpy().tobytes() for name, tensor in read_tensors(path).items()}
 
 
 @pytest.mark.parametrize(("class_type", "inputs", "said"), [
     ("SideStepPreprocessAudioFolder", {"folder": "no such folder"}, "There is no folder"),
+    ("SideStepPreprocessAudioFolder", {"folder": "/nowhere/my songs"}, "There is no folder my songs."),
     ("SideStepPreprocessAudioFolder", {"dataset_name": "../../escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "..\\escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "con"}, "Windows keeps for itself"),
@@ -270,6 +272,8 @@ def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any
     outcome = server.run(prompt, timeout=300)
     assert outcome.status == "error"
     assert said in outcome.exception_message
+    told = [outcome.exception_message, *(data for kind, data in outcome.events if kind == "sidestep.progress")]
+    assert str(server.base) not in json.dumps(told)
     assert not list(server.base.parent.glob("escape*"))
 
 

@@ -86,7 +86,7 @@ def test_a_foreign_preset_is_imported_with_notes(server: ComfyUI) -> None:
 
 @pytest.mark.parametrize(("inputs", "said"), [
     ({"changes": "lerning_rate: 1"}, "Did you mean learning_rate"),
-    ({"changes": "learning_rate: fast"}, "learning_rate must be float, got 'fast'"),
+    ({"changes": "learning_rate: fast"}, "learning_rate must be a number, got 'fast'"),
     ({"json": '{"zeal": 1}'}, "zeal"),
     ({"json": "{"}, "not the JSON"),
 ])

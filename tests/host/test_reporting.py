@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import sys
@@ -99,5 +100,60 @@ def test_messages_hold_no_place_of_the_server(comfy: ModuleType, reporting: Any)
     assert wording.without_places(f"Kept: {loras}/a.safetensors.") == "Kept: loras/a.safetensors."
     assert wording.without_places("There is no folder /srv/music/mine.") == "There is no folder mine."
     assert wording.without_places(r"C:\Users\me\x.wav is cut off.") == "x.wav is cut off."
-    for kept in ("4/4 or 3/4", "self / cross", "10 s/step", "https://example.org/a/b", "songs/one.wav"):
+    for text, said in (
+            ("'/srv/my music/a b.wav' and '/srv/b.wav'", "'a b.wav' and 'b.wav'"),
+            ("/srv/my music/mine holds no audio, use 4/4", "mine holds no audio, use 4/4"),
+            ("[Errno 2] No such file: 'C:\\\\Users\\\\my songs\\\\x.wav'", "[Errno 2] No such file: 'x.wav'"),
+            (r"\\nas\share\my songs\a.wav is gone", "a.wav is gone"), ("file:///srv/x/y.wav", "y.wav"),
+            (f"{folder_paths.base_path}.old/x is gone.", "x is gone.")):
+        assert wording.without_places(text) == said
+    for kept in ("4/4 or 3/4", "self / cross", "10 s/step", "https://example.org/a/b", "songs/one.wav", "MM/DD",
+                 "~/x/y", r"leave out \ / : * ?", r"says 'zxq, \x83\x8d' and \n", "layers.0.*/rank", "</caption> text"):
         assert wording.without_places(kept) == kept
+
+
+@pytest.mark.parametrize(("place", "secret"), [
+    ("/srv/my music/the (old) songs/a b.wav", "srv"), ("/mnt/h\u00f6rt/x.y/a.wav", "mnt"),
+    (r"D:\Users\Jo Doe\a b.wav", "Users"), (r"\\nas\share\a b.wav", "nas")])
+def test_no_sentence_can_hold_a_place(comfy: ModuleType, place: str, secret: str) -> None:
+    """Every text with something put into it, as if that were a path."""
+    wording = pack_module("nodes.wording")
+    texts = [text for folder in ("sidestep_core", "nodes") for file in (PACK / folder).glob("*.py")
+             for text in filled(file.read_text(encoding="utf-8"), place)]
+    assert len(texts) > 400
+    assert [text for text in texts if secret in wording.without_places(text)] == []
+
+
+def filled(source: str, place: str) -> list[str]:
+    """Its sentences that hold a value, with `place` for each value but those that only end a word."""
+    found = [[part.value if isinstance(part, ast.Constant) else None for part in node.values]
+             for node in ast.walk(ast.parse(source)) if isinstance(node, ast.JoinedStr)]
+    told = []
+    for parts in found:
+        text = ""
+        for part in parts:
+            text += part if part is not None else "" if text[-1:].isalnum() or text.endswith(".") else place
+        if place in text and " " in text.replace(place, "").strip() and "(?" not in text:  # no pattern
+            told.append(text)
+    return told
+
+
+def test_what_a_node_shows_holds_no_place(reporting: Any, comfy: ModuleType) -> None:
+    import folder_paths
+
+    executed(reporting, f"Saved as {folder_paths.get_output_directory()}/a.json")
+    assert history(reporting).output == {"message": "Saved as output/a.json"}
+
+
+def test_every_event_and_answer_is_without_places(reporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(reporting.events.PromptServer.instance, "send_sync", lambda _, event: sent.append(event))
+    progress = pack_module("sidestep_core.progress").Progress(
+        stage="train", step=1, total=2, notice="It is in /srv/my music/x.")
+    reporting.events.record(NODE, "run", progress)
+    reporting.events.flush(NODE)
+    sample = pack_module("nodes.history").Sample(step=1, message="/srv/a/b is full.")
+    reporting.events.announce_sample(NODE, "run", sample)
+    reporting.events.finish(NODE, "run", "failed", "/srv/a/c is damaged.")
+    assert [event["message"] for event in sent] == ["It is in x.", "It is in x.", "c is damaged."]
+    assert sent[1]["samples"][0]["message"] == "b is full."

@@ -6,7 +6,7 @@ The host logs what it could not change and goes on.  Every change is therefore t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from ..sidestep_core import layouts
 from ..sidestep_core.errors import AdapterError
 from ..sidestep_core.factors import Piece, decomposed
 from ..sidestep_core.merge import Bake
+
+MODEL_PREFIX = "diffusion_model."
+"""What the host puts before the official names."""
 
 ShapeOf = Callable[[str], Sequence[int] | None]
 """A parameter of the model, by its whole name -> its shape."""
@@ -97,19 +100,25 @@ def of(content: layouts.Content, shape_of: ShapeOf, key_map: Mapping[str, str]) 
     def in_decoder(parameter: str) -> Sequence[int] | None:
         return shape_of(layouts.HOST_PREFIX + parameter)
 
-    handed = _working(_handed(content, in_decoder), shape_of)
+    handed = _of_whole_modules(_working(_handed(content, in_decoder), shape_of))
     elsewhere = _working(_elsewhere(content.elsewhere, key_map), shape_of)
     pieces = content.matched(in_decoder, alone=not (handed or elsewhere))
     own = _working(_of_pieces(pieces), shape_of)
     failed = {module for module in pieces if pieces[module].factors is not None
               and f"{layouts.HOST_PREFIX}{module}.weight" not in own}
+    own = {key: change for key, change in own.items() if _module(key).removesuffix(".bias") not in failed}
     pieces = {module: piece for module, piece in pieces.items() if module not in failed}
-    taken = {_module(key) for key in handed} | _keys_of(content.elsewhere, key_map, elsewhere)
     if not (own or handed or elsewhere):
         raise AdapterError(f"ComfyUI could apply nothing of {content.path.name}. Update ComfyUI.")
-    modules = {layouts.module_text(key) for key in content.unknown if key in taken}
-    return Changes(own | handed | elsewhere, len(pieces) + len(handed) + len(modules),
-                   content.left_out(pieces, taken))
+    keys = _keys_of(content.elsewhere, key_map, elsewhere)
+    modules = {layouts.module_text(key) for key in keys} | {_module(key).removesuffix(".bias") for key in handed}
+    return Changes(own | handed | elsewhere, len(pieces) + len(modules),
+                   content.left_out(pieces, keys | {_module(key) for key in handed}))
+
+
+def _of_whole_modules(found: Mapping[str, object]) -> dict[str, object]:
+    """Without biases of modules whose weight is not changed: half a module is another sound."""
+    return {key: change for key, change in found.items() if f"{key.rpartition('.')[0]}.weight" in found}
 
 
 def _of_pieces(pieces: Mapping[str, Piece]) -> dict[str, object]:
@@ -134,11 +143,9 @@ def _handed(content: layouts.Content, shape_of: ShapeOf) -> dict[str, object]:
         rescale = parts.get("rescale") if oft else None
         tensors = {f"{place}.{ending}": tensor.contiguous() for ending, tensor in parts.items()
                    if not (oft and ending == "rescale")}
-        change = _load(tensors, {place: key}).get(key)
-        if isinstance(change, WeightAdapterBase):
-            found[key] = OfTheWeight(change.loaded_keys, (rescale, change))
-        elif change is not None:
-            found[key] = change
+        for changed, change in _load(tensors, {place: key}).items():
+            found[changed] = OfTheWeight(change.loaded_keys, (rescale, change)) if isinstance(
+                change, WeightAdapterBase) else change
     return found
 
 
@@ -171,11 +178,11 @@ def _place(key: str, key_map: Mapping[str, str]) -> str:
 
 def _keys_of(tensors: Mapping[str, Tensor], key_map: Mapping[str, str], found: Mapping[str, object]) -> set[str]:
     """The keys in the file of changes outside the decoder."""
-    def changed(place: str) -> bool:
-        key = key_map.get(place, "")
-        return key in found or f"{key.removesuffix('.weight')}.bias" in found
+    def changed(key: str) -> str:
+        place = key_map.get(_place(key, key_map), "")
+        return f"{place.removesuffix('.weight')}.bias" if key.endswith(layouts.OF_A_BIAS) else place
 
-    return {key for key in tensors if changed(_place(key, key_map))}
+    return {key for key in tensors if changed(key) in found}
 
 
 def _module(key: str) -> str:
@@ -232,27 +239,42 @@ class _Listening(logging.Filter):
         logging.getLogger().removeFilter(self)
 
 
-def bake(adapters: Sequence[tuple[Path, float]], alpha: float, shape_of: layouts.ShapeOf) -> tuple[Bake, list[str]]:
-    """(what the host makes of the weights with a row of adapters on them, what is to be told of the files).
+def bake(adapters: Sequence[tuple[Path, float]], alpha: float,
+         shapes: Mapping[str, Sequence[int]]) -> tuple[Bake, list[str]]:
+    """(what the host makes of a model's weights with a row of adapters on them, what is to be told of the files).
 
-    Adapters are (file, strength); `alpha` counts for files that do not say theirs.
+    Adapters are (file, strength); `alpha` counts for files that do not say theirs; `shapes` of all parameters of the
+    model, by their official names.
     """
+    key_map = _host_names(shapes)
     contents = [layouts.read(path, alpha) for path, _ in adapters]
     layouts.require_use(alpha, contents)
     rows: dict[str, list[tuple[float, object, float, None, None]]] = {}
     told = []
     for content, (path, strength) in zip(contents, adapters, strict=True):
-        made = of(content, lambda key: shape_of(key.removeprefix(layouts.HOST_PREFIX)), {})
+        made = of(content, lambda key: shapes.get(key.removeprefix(MODEL_PREFIX)), key_map)
         told += [content.notice] if content.notice else []
-        told += [f"Not everything was merged. {path.name}: {made.left_out}"] if made.left_out else []
+        told += [f"Not everything was merged: {made.matched} of {content.total} modules of {path.name}. "
+                 f"{made.left_out}."] if made.left_out else []
         for key, change in made.by_key.items() if strength != 0 else ():
-            row = rows.setdefault(key.removeprefix(layouts.HOST_PREFIX), [])
+            row = rows.setdefault(key.removeprefix(MODEL_PREFIX), [])
             row.insert(0 if before_others(change) else len(row), (strength, change, 1.0, None, None))
 
     def baked(parameter: str, weight: Tensor) -> Tensor:
         return comfy.lora.calculate_weight(rows[parameter], weight.clone(), parameter)
 
     return Bake(parameters=frozenset(rows), apply=baked), told
+
+
+def _host_names(parameters: Iterable[str]) -> dict[str, str]:
+    """The host's own names of the parts of a model, as its `model_lora_keys_unet` has them of a loaded one."""
+    names = {}
+    for parameter in parameters:
+        key, stem = MODEL_PREFIX + parameter, parameter.removesuffix(".weight")
+        names[MODEL_PREFIX + stem] = key
+        if stem != parameter:
+            names[f"lora_unet_{stem.replace('.', '_')}"] = key
+    return names
 
 
 def before_others(change: object) -> bool:

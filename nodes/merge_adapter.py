@@ -91,9 +91,8 @@ def _facts(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha
 def _merge(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha: float, target: Path | None,
            facts: dict[str, object], report: Report) -> list[str]:
     """Write the merged model, unless it is there already (no target); what is to be told of it."""
-    decoder = checkpoint.model_weights().under("decoder.")
-    bake, told = changes.bake(adapters, alpha,
-                                lambda name: decoder.shape(name) if name in decoder.names else None)
+    weights = checkpoint.model_weights()
+    bake, told = changes.bake(adapters, alpha, {name: weights.shape(name) for name in weights.names})
     if merge.quantised(checkpoint):
         told.append(f"{checkpoint.name} is quantised; the merged model is bf16, which is larger.")
     if target is not None:

@@ -123,9 +123,9 @@ class Piece:
     bias: Tensor | None = None
     """What is added to the module's bias."""
 
-    def fits(self, weight: Sequence[int]) -> bool:
-        """Whether this is for a weight of that shape, whose bias, if any, is as wide as it."""
-        if self.bias is not None and self.bias.shape != (weight[0],):
+    def fits(self, weight: Sequence[int], bias: Sequence[int] | None) -> bool:
+        """Whether this is for a weight and a bias of those shapes; a module without a bias has no use for one."""
+        if self.bias is not None and bias is not None and tuple(self.bias.shape) != tuple(bias):
             return False
         matrix = (weight[0], math.prod(weight[1:]))
         if self.factors is not None and self.factors.shape != (tuple(weight) if isinstance(self.factors, Full)

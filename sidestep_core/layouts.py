@@ -27,6 +27,8 @@ FOLDER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "lokr_weights.
                 "loha_weights.safetensors", "pytorch_lora_weights.safetensors")  # fmt: skip
 """What the adapter is called where a folder is the adapter; the first that is there."""
 HOST_PREFIX = "diffusion_model.decoder."
+OF_A_BIAS = ("diff_b", "b_norm")
+"""Endings of a change of a bias."""
 WIDTHS = {2048: "2B", 2560: "XL"}
 SHOWN = 4
 
@@ -66,10 +68,11 @@ class Content:
         """
         weights = {module: shape_of(f"{module}.weight") for module in self.pieces}
         known = {module: shape for module, shape in weights.items() if shape is not None}
-        wrong = [module for module, shape in known.items() if not self.pieces[module].fits(shape)]
-        if wrong:
-            raise AdapterError(f"{self.path.name} is made for a model of another size{_sizes(self, known)}: "
-                               f"{_widths(self.pieces[wrong[0]], wrong[0], known[wrong[0]])}. "
+        wrong = [module for module, shape in known.items()
+                 if not self.pieces[module].fits(shape, shape_of(f"{module}.bias"))]
+        for module in wrong[:1]:
+            widths = _widths(self.pieces[module], module, known[module], shape_of(f"{module}.bias"))
+            raise AdapterError(f"{self.path.name} is made for a model of another size{_sizes(self, known)}: {widths}. "
                                f"{len(known) - len(wrong)} of {self.total} modules matched, so nothing was applied. "
                                "Use it with the size of model that it was trained on.")
         if not known and alone and self.handed:
@@ -79,17 +82,19 @@ class Content:
             found = _some([*self.pieces, *self.unknown]) or "no tensors"
             raise AdapterError(f"Nothing of {self.path.name} fits this model: 0 of {self.total} modules matched. It "
                                f"has {found}. Is it an adapter for ACE-Step 1.5, and is that the model?")
-        fitting = {module: self.pieces[module] for module in known}
-        return {module: piece if shape_of(f"{module}.bias") is not None else replace(piece, bias=None)
-                for module, piece in fitting.items()}
+        fitting = {module: self.pieces[module] if shape_of(f"{module}.bias") is not None
+                   else replace(self.pieces[module], bias=None) for module in known}
+        return {module: piece for module, piece in fitting.items() if piece.factors or piece.bias is not None}
 
     def left_out(self, matched: Mapping[str, Piece], taken: Collection[str] = ()) -> str:
-        """What of the file is neither among the matched nor taken by the host (modules, keys), in words; "" when all
-        is."""
+        """What of the file is neither among the matched nor taken by the host (modules, their biases, keys), in words;
+        "" when all is."""
         unread = [module for module in self.handed if module not in taken]
         names = [*(module for module in self.pieces if module not in matched),
                  *(f"{module}.bias" for module, piece in matched.items() if piece.bias is not self.pieces[module].bias),
-                 *unread, *(key for key in self.unknown if key not in taken)]
+                 *unread, *(f"{module}.bias" for module, parts in self.handed.items() if module in taken
+                            and parts.keys() & {*OF_A_BIAS} and f"{module}.bias" not in taken),
+                 *(key for key in self.unknown if key not in taken)]
         why = f" ({self.kinds(unread)})" if unread else ""
         return f"{len(names)} not used: {_some(names)}{why}" if names else ""
 
@@ -119,10 +124,13 @@ def _sizes(content: Content, known: Mapping[str, Sequence[int]]) -> str:
     return ""
 
 
-def _widths(piece: Piece, module: str, weight: Sequence[int]) -> str:
+def _widths(piece: Piece, module: str, weight: Sequence[int], bias: Sequence[int] | None) -> str:
     factors = piece.factors
     have = piece.magnitude.shape if factors is None and piece.magnitude is not None else factors and factors.shape
-    return f"{module} is {' x '.join(map(str, have or ()))} there and {' x '.join(map(str, weight))} in the model"
+    name, there, here = module, have or (), weight
+    if piece.bias is not None and bias is not None and piece.fits(weight, None):
+        name, there, here = f"{module}.bias", piece.bias.shape, bias
+    return f"{name} is {' x '.join(map(str, there))} there and {' x '.join(map(str, here))} in the model"
 
 
 def weights_file(path: Path) -> Path:
@@ -239,6 +247,10 @@ def as_own_state(path: Path) -> dict[str, Tensor]:
     if content.handed:
         raise AdapterError(f"{content.path.name} cannot be trained further: it is {content.kinds(content.handed)}. "
                            "Start from a LoRA, LoKR or LoHA.")
+    if content.elsewhere:
+        raise AdapterError(f"{content.path.name} cannot be trained further: it also changes parts outside the decoder "
+                           f"({len(content.elsewhere)} tensors: {_some(list(content.elsewhere))}). Merge it into a "
+                           "model with Merge Adapter, and train on that.")
     state: dict[str, Tensor] = {}
     for module, piece in content.pieces.items():
         state |= _own(content.path.name, module, piece)

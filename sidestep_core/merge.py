@@ -34,10 +34,10 @@ _QUANTISATION_METADATA = "_quantization_metadata"
 
 @dataclass(frozen=True)
 class Bake:
-    """What adapters make of the weights of a decoder."""
+    """What adapters make of the weights of a model."""
 
     parameters: frozenset[str]
-    """Those that they change, such as `layers.0.self_attn.q_proj.weight`."""
+    """Those that they change, by their official names, such as `decoder.layers.0.self_attn.q_proj.weight`."""
     apply: Callable[[str, Tensor], Tensor]
     """(parameter, its float32 value) -> the changed one."""
 
@@ -52,7 +52,7 @@ class _Plan:
     dtype: str
     """As it is written."""
     changed: str
-    """The decoder's parameter that it is, if adapters change it; else ""."""
+    """The model's parameter that it is, if adapters change it; else ""."""
 
     @property
     def size(self) -> int:
@@ -139,8 +139,7 @@ def _plans(files: list[TensorFile], prefix: str, weights: Weights, changed: froz
             if own.endswith(QUANTISATION_PARTS):
                 continue
             dtype = "BF16" if own in weights.names and stored.dtype in _QUANTISED else stored.dtype
-            parameter = own.removeprefix("decoder.") if own.startswith("decoder.") else ""
-            plans.append(_Plan(file, stored, name, dtype, parameter if parameter in changed else ""))
+            plans.append(_Plan(file, stored, name, dtype, own if own in changed else ""))
     found = {plan.changed for plan in plans}
     if changed - found:
         raise AdapterError(f"The model has no {min(changed - found)}, which the adapters change.")

@@ -339,6 +339,22 @@ def test_a_bias_that_the_model_has_not_is_said(tmp_path: Path) -> None:
     assert content.left_out(content.matched(lambda name: (OUT, IN) if name.endswith("weight") else (OUT,))) == ""
 
 
+def test_a_bias_must_have_the_width_of_the_models(tmp_path: Path) -> None:
+    """A transposed convolution has its outputs second."""
+    shapes = {"proj_out.1.weight": (IN, OUT), "proj_out.1.bias": (OUT,)}
+    path = written(tmp_path, {"proj_out.1.diff": numbers(IN, OUT), "proj_out.1.diff_b": numbers(OUT)})
+    assert read(path).matched(shapes.get).keys() == {"proj_out.1"}
+    with pytest.raises(AdapterError, match="proj_out.1.bias is 6 there and 4 in the model"):
+        read(path).matched((shapes | {"proj_out.1.bias": (IN,)}).get)
+
+
+def test_a_bias_alone_counts_where_there_is_one(tmp_path: Path) -> None:
+    content = read(written(tmp_path, {f"{Q}.diff_b": numbers(OUT), "proj_in.1.diff_b": numbers(OUT)}))
+    matched = content.matched(lambda name: None if name == f"{Q}.bias" else (OUT, IN)[:2 - name.endswith("bias")])
+    assert matched.keys() == {"proj_in.1"}
+    assert content.left_out(matched) == f"1 not used: {Q}"
+
+
 class Evil:
     """What a pickle can hold."""
 
@@ -398,6 +414,8 @@ def test_a_training_starts_from_any_lora(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("tensors", "message"), [
     ({f"{Q}.diff": numbers(OUT, IN)}, "cannot be trained further.*a full change"),
     (lora(alpha=torch.tensor(1.0), dora_scale=numbers(OUT, 1)), "DoRA by rows"),
+    (lora(alpha=torch.tensor(1.0)) | {"diffusion_model.encoder.a.diff": numbers(2)},
+     r"also changes parts outside the decoder \(1 tensors: diffusion_model\.encoder\.a\.diff\)"),
     ({"other.lora_A.weight": numbers(2, 2)}, "has nothing for ACE-Step 1.5's decoder: other.lora_A.weight"),
 ])
 def test_what_no_training_can_go_on_from(tmp_path: Path, tensors: Tensors, message: str) -> None:

@@ -21,7 +21,8 @@ from sidestep_core.storage import TensorFile, read_metadata, read_tensors, write
 from tests.quantised import STYLES, quantise
 
 CPU = torch.device("cpu")
-CHANGED = ("layers.0.self_attn.q_proj.weight", "layers.1.cross_attn.o_proj.weight")
+CHANGED = ("decoder.layers.0.self_attn.q_proj.weight", "decoder.layers.1.cross_attn.o_proj.weight",
+           "encoder.lyric_encoder.embed_tokens.weight")
 FACTS = {"model": "tiny", "adapters": [{"file": "a.safetensors", "strength": 0.5}]}
 
 
@@ -56,13 +57,11 @@ def test_only_what_is_changed_changes(tmp_path: Path, dtype: torch.dtype) -> Non
     found = merge.merge(opened(paths), BAKE, tmp_path / "out" / "new_turbo.safetensors", FACTS)
     after = read_tensors(found)
     assert list(TensorFile(found).stored) == list(TensorFile(paths.model).stored)
-    changed = {f"decoder.{name}" for name in CHANGED}
     copied = raw(paths.model)
     for name, content in raw(found).items():
-        assert (content == copied[name]) == (name not in changed)
+        assert (content == copied[name]) == (name not in CHANGED)
     for name in CHANGED:
-        key = f"decoder.{name}"
-        assert after[key].equal(grown(name, before[key].float()).to(dtype))
+        assert after[name].equal(grown(name, before[name].float()).to(dtype))
     metadata = read_metadata(found)
     assert metadata == {"author": "me", "sidestep_merged": json.dumps([FACTS])}
 
@@ -82,7 +81,7 @@ def test_an_all_in_one_stays_one(tmp_path: Path) -> None:
     found = merge.merge(open_checkpoint(paths.model), BAKE, tmp_path / "new_turbo.safetensors", FACTS)
     before, after = raw(paths.model), raw(found)
     assert {name for name in before if before[name] != after[name]} == {
-        f"model.diffusion_model.decoder.{name}" for name in CHANGED}
+        f"model.diffusion_model.{name}" for name in CHANGED}
     assert open_checkpoint(found).variant == "turbo"
 
 
@@ -97,7 +96,7 @@ def test_an_official_folder_becomes_one_file(tmp_path: Path, sharded: bool) -> N
     assert all(before.stored_dtype(name) == after.stored_dtype(name) for name in before.names)
     different = {name for name in before.names
                  if not torch.equal(before.tensor(name, torch.float32, CPU), after.tensor(name, torch.float32, CPU))}
-    assert different == {f"decoder.{name}" for name in CHANGED}
+    assert different == set(CHANGED)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -114,8 +113,7 @@ def test_a_quantised_model_is_written_whole(tmp_path: Path, style: str) -> None:
     assert before.names == after.names
     for name in before.names:
         weight = before.tensor(name, torch.float32, CPU)
-        parameter = name.removeprefix("decoder.")
-        expected = grown(parameter, weight) if parameter in CHANGED else weight
+        expected = grown(name, weight) if name in CHANGED else weight
         assert torch.equal(after.tensor(name, torch.float32, CPU), expected.to(torch.bfloat16).float())
     stored = TensorFile(found).stored
     assert not [name for name in stored if name.startswith(prefix) and name.endswith(("scale", "quant", "fp8"))]
@@ -168,7 +166,7 @@ def test_no_name_says_another_variant(name: str) -> None:
 
 @pytest.mark.parametrize(("bake", "message"), [
     (Bake(frozenset(), grown), "every strength is 0"),
-    (Bake(frozenset({"layers.9.self_attn.q_proj.weight"}), grown), "has no layers.9.self_attn.q_proj.weight"),
+    (Bake(frozenset({"encoder.layers.9.q_proj.weight"}), grown), "has no encoder.layers.9.q_proj.weight"),
     (Bake(frozenset(CHANGED), lambda name, weight: weight * math.nan), "is not finite"),
     (Bake(frozenset(CHANGED), lambda name, weight: weight + 1e38), "is too large for F16"),
 ])

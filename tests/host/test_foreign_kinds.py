@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import effect
 from benchmarks._writers import lycoris, peft
-from sidestep_core.storage import write_tensors
+from sidestep_core.storage import read_tensors, write_tensors
 from tests.host.pack import pack_module
 from tests.tolerance import FP32
 
@@ -44,6 +44,16 @@ def test_the_hosts_kinds_have_their_effect(model: Any, base: dict[str, Tensor], 
     patched, matched, total = patch(model, made.path, strength)
     assert matched == total == 16
     assert effect.compare(effect.applied(patched), base, made, strength)[0] <= FP32
+
+
+def test_a_bias_that_the_model_has_not_is_said(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
+    made = lycoris(tmp_path, base, "glora")
+    write_tensors(made.path, read_tensors(made.path) | {
+        f"lycoris_{Q.replace('.', '_')}.diff_b": torch.ones(len(base[Q]))})
+    told: list[str] = []
+    _, matched, total = pack_module("nodes.models").patch(model, made.path, 1.0, tell=told.append)
+    assert matched == total == 16
+    assert told == [f"{made.path.name}: 16 of 16 modules matched. 1 not used: {Q}.bias."]
 
 
 @pytest.mark.parametrize(("kind", "settings", "name"), [

@@ -74,7 +74,8 @@ def test_what_is_not_used_is_on_the_nodes(server: ComfyUI, loras: Path) -> None:
         assert f"{apply['matched']} of {apply['matched'] + 2} modules matched. " in apply["message"]
         assert "layers.77.self_attn.q_proj" in apply["message"]
         assert merge["message"].startswith(f"{merged.name} is in your model list. ")
-        assert "partial.safetensors: 2 not used: layers.77.self_attn.q_proj" in merge["message"]
+        assert (f"merged: {apply['matched']} of {apply['matched'] + 2} modules of partial.safetensors. "
+                "2 not used: layers.77.self_attn.q_proj") in merge["message"]
         assert str(server.base) not in load["message"] + apply["message"] + merge["message"]
         # The same file under the same name: nothing is written, and it is still a partial one.
         again = shown(server, run(server, "deep/partial.safetensors", " partial test"), "6")

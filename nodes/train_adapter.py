@@ -149,6 +149,7 @@ def _facts(adapter: Adapter, config: AdapterConfig) -> dict[str, object]:
         "adapter": str(adapter.path), "kind": config.kind, "parameters": _parameters(adapter.path),
         "steps": adapter.steps, "tag": adapter.tag,
         "heldout_first": adapter.heldout_first, "heldout_last": adapter.heldout_last,
+        "measured_on": adapter.measured_on,
         "keys_matched": adapter.proof.matched, "keys_total": adapter.proof.total,
         "effect": adapter.proof.effect, "error": adapter.proof.error,
     }

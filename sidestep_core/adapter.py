@@ -88,6 +88,8 @@ class Adapter:
     heldout_first: float | None = None
     """Held-out loss of the base model, before the first step."""
     heldout_last: float | None = None
+    measured_on: str = ""
+    """Songs that these two were measured on: "held_out" or "trained"; empty where it is not known."""
     proof: Proof | None = None
 
     def to_json(self) -> dict[str, Any]:

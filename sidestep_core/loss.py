@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint
 from .dataset import Sample
 from .decoder import Decoder
 from .errors import TrainingDiverged
+from .metrics import CALLED, MeasuredOn
 from .progress import Progress, Report, ignore
 from .train_config import AUTO, TrainConfig
 from .visits import Batch
@@ -114,7 +115,7 @@ class HeldoutLoss:
 
 @torch.no_grad()
 def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Progress,
-                 report: Report = ignore) -> HeldoutLoss:
+                 report: Report = ignore, *, measured_on: MeasuredOn = "held_out") -> HeldoutLoss:
     """Loss over the samples at fixed times with fixed noise, no dropout: comparable from step to step.
 
     With each song's caption, and in the context of silence unless training always has codes.  `progress` is what is
@@ -136,6 +137,6 @@ def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Prog
         advice = (f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual), or use fp32."
                   if progress.step else
                   "Nothing was learned yet: use precision fp32; if that does not help, preprocess the songs again.")
-        raise TrainingDiverged(f"The held-out loss is {mean} at step {progress.step}. {advice}")
+        raise TrainingDiverged(f"The {CALLED[measured_on]} is {mean} at step {progress.step}. {advice}")
     by_time = flat.view(-1, len(flow.HELDOUT_TIMES)).mean(dim=0)
     return HeldoutLoss(mean=mean, by_time=tuple(by_time.tolist()))

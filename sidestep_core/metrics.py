@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 MEASURED_ON = "measured_on"
 """Key beside `heldout`: which songs it was measured on."""
 MeasuredOn = Literal["held_out", "trained"]
+CALLED: Mapping[MeasuredOn, str] = {"held_out": "held-out loss", "trained": "loss of the trained songs"}
+"""What is measured, in sentences, by the songs."""
 Row = dict[str, Any]
 """Numbers by name, and a word under MEASURED_ON."""
 

@@ -83,7 +83,8 @@ def publish(training: Training, run: Run, state: RunState, source: Path, target:
     proof = adapter_file.prove(source, training.adapter.changes(every), run.load)
     return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
                    variant=run.facts["variant"], tag=run.facts["tag"], steps=state.step,
-                   heldout_first=state.heldout_first, heldout_last=state.heldout_last, proof=proof)
+                   heldout_first=state.heldout_first, heldout_last=state.heldout_last,
+                   measured_on=training.measured_name, proof=proof)
 
 
 def publish_stopped(training: Training, run: Run, state: RunState, every: int) -> Adapter:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import optional
+from .metrics import MeasuredOn
 from .train_config import TrainConfig
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FOLDER = "tensorboard"
+TAGS: Mapping[MeasuredOn, str] = {"held_out": "heldout", "trained": "trained_songs"}
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +43,12 @@ class Board:
             self._writer.add_histogram("train/timestep_distribution", self._array(), step)
             self._times = []
 
-    def add_heldout(self, row: Mapping[str, float]) -> None:
-        """A row of metrics.Metrics.add_heldout."""
+    def add_heldout(self, row: Mapping[str, float], measured_on: MeasuredOn) -> None:
+        """A row of metrics.Metrics.add_heldout, as heldout/heldout_t0.5 or trained_songs/trained_songs_t0.5."""
+        name = TAGS[measured_on]
         for key, value in row.items():
             if key != "step":
-                self._writer.add_scalar(f"heldout/{key}", value, int(row["step"]))
+                self._writer.add_scalar(f"{name}/{key.replace('heldout', name)}", value, int(row["step"]))
 
     def _array(self) -> object:
         import torch

@@ -22,8 +22,8 @@ from .device import choose_device, explain_out_of_memory, is_out_of_memory, own_
 from .encoding import ensure_conditions
 from .keeping import PROVEN_WHEN_STOPPED, keep
 from .loss import heldout_loss
+from .metrics import CALLED, Metrics
 from .metrics import FILE as METRICS_FILE
-from .metrics import Metrics
 from .pace import Pace
 from .progress import Cancelled, Progress, Report, ignore
 from .results import Run
@@ -34,7 +34,6 @@ from .train_config import TrainConfig
 
 log = logging.getLogger(__name__)
 
-MEASURING = {"held_out": "Measuring the held-out loss", "trained": "Measuring the loss of the trained songs"}
 """By the songs that are measured."""
 
 NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard",
@@ -214,14 +213,15 @@ def _due(step: int, every: int, done_at: int) -> bool:
 def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, shown: Board | None,
              report: Report) -> RunState:
     """The held-out loss of the present step, of the average where there is one; the best adapter so far is kept."""
-    at = Progress(stage="train", step=state.step, total=training.total_steps, message=MEASURING[training.measured_name])
+    at = Progress(stage="train", step=state.step, total=training.total_steps,
+                  message=f"Measuring the {CALLED[training.measured_name]}")
     with training.averaged():
-        loss = heldout_loss(training.objective, training.measured_on, at, report)
+        loss = heldout_loss(training.objective, training.measured_on, at, report, measured_on=training.measured_name)
     state = state.with_heldout(loss.mean)
     if training.heldout and state.step > 0 and state.best_step == state.step:
         results.save_best(training, run, state)
     row = metrics.add_heldout(state.step, loss.mean, loss.by_time, measured_on=training.measured_name)
-    trouble = "" if shown is None else written(partial(shown.add_heldout, row))
+    trouble = "" if shown is None else written(partial(shown.add_heldout, row, training.measured_name))
     worse = stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
     if worse:
         log.warning(worse)

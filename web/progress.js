@@ -60,10 +60,11 @@ export function withLater(answer, shown) {
 
 /** The state that a node's output stands for, when ComfyUI took it from its cache and nothing was reported. */
 export function fromOutput({ sidestep: [facts] }) {
-  const { adapter, steps = 1, heldout_last: heldout, songs } = facts;
+  const { adapter, steps = 1, heldout_last: heldout, measured_on = "", songs } = facts;
   const ready = adapter ? `${fileName(adapter)} is in your LoRA list.` : `${songs} songs ready.`;
   const { message = ready, stage = adapter ? "train" : "preprocess" } = facts;
-  return { stage, status: "finished", step: steps, total: steps, message, metrics: { heldout }, points: [], samples: [] };
+  const metrics = { heldout };
+  return { stage, status: "finished", step: steps, total: steps, message, metrics, measured_on, points: [], samples: [] };
 }
 
 /** Whether a state tells how this output came about. */
@@ -118,6 +119,7 @@ export function timeLeft(seconds) {
   return `about ${Math.round(minutes / 1440)} days left`;
 }
 
+const UNKNOWN = ["Measured", "Measured: the same on fixed pieces and noise, of songs that are not known here."];
 const MEASURED = {
   trained: ["Trained songs", "Trained songs: the same on fixed pieces and noise of the songs that it trains on, as none is "
     + "held out. It cannot show whether songs are being learned by heart."],
@@ -125,7 +127,7 @@ const MEASURED = {
 };
 
 /** Label and explanation of the measured loss, by the songs that it was measured on. */
-export const measured = (state) => MEASURED[state.measured_on] ?? MEASURED.held_out;
+export const measured = (state) => MEASURED[state.measured_on] ?? UNKNOWN;
 
 /** A loss: "0.412"; a missing one: "-". */
 export const decimal = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits) : "-");

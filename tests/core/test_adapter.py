@@ -231,7 +231,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("proof", [None, Proof(matched=2, total=2, effect=1.0, error=1e-7)])
 def test_a_handle_comes_back_from_json_as_it_went(proof: Proof | None, tmp_path: Path) -> None:
     adapter = Adapter(path=tmp_path / "a.safetensors", checkpoint="abc", variant="sft", tag="zxq", steps=7,
-                      heldout_first=1.5, heldout_last=1.25, proof=proof)
+                      heldout_first=1.5, heldout_last=1.25, measured_on="trained", proof=proof)
     storage.write_json(tmp_path / "handle.json", adapter.to_json())
     assert Adapter.from_json(storage.read_json(tmp_path / "handle.json")) == adapter
 

@@ -322,3 +322,5 @@ def test_a_heldout_loss_that_is_not_finite_is_an_error(checkpoint: Checkpoint, d
     run.parameters[0].data[0, 0] = float("nan")
     with pytest.raises(TrainingDiverged, match=r"held-out loss is nan at step 6\. Lower the learning rate"):
         measured(run)
+    with pytest.raises(TrainingDiverged, match=r"The loss of the trained songs is nan at step 6\. Lower"):
+        heldout_loss(run.objective, run.samples, AT, measured_on="trained")

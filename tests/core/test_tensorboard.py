@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sidestep_core import run_state
 from sidestep_core.adapter import Adapter
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.dataset import Dataset
@@ -55,6 +56,20 @@ def test_tensorboard_shows_a_stopped_and_continued_run_once(checkpoint: Checkpoi
     histogram = events.Histograms("train/timestep_distribution")
     assert [event.step for event in histogram] == [2, 4, 6]
     assert histogram[-1].histogram_value.num == CONFIG.samples_per_step, "since the run was continued, at step 5"
+
+
+def test_what_was_measured_on_goes_with_the_number(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, tensorboard=True, heldout_songs=0, max_steps=2)
+    reports: list[Progress] = []
+    adapter = trained(checkpoint, dataset, tmp_path, config=config, report=reports.append)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"trained_songs/trained_songs", "trained_songs/trained_songs_t0.5"} <= set(tags)
+    assert [tag for tag in tags if "heldout" in tag] == []
+    assert adapter.measured_on == "trained"
+    assert run_state.finished(tmp_path / "run") == adapter
+    assert [report.message for report in reports if "held-out" in report.message] == []
 
 
 def test_without_tensorboard_there_is_no_folder_of_it(undisturbed: Adapter) -> None:

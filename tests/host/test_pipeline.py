@@ -105,6 +105,7 @@ def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any
     file = TensorFile(server.place(training["adapter"]))
     assert training["parameters"] == sum(file.tensor(name).numel() for name in file.stored if ".lora_" in name)
     assert training["heldout_first"] != training["heldout_last"]
+    assert training["measured_on"] == "held_out"
     assert server.place(training["adapter"]).parent == server.base / "models" / "loras"
     assert str(server.base) not in json.dumps(trained.outputs)
     applied = facts(trained, short, "SideStepApplyAdapter")

@@ -110,11 +110,20 @@ def test_losses_by_time_are_bars_against_the_largest(page: Page) -> None:
     assert call(page, "time_bins", "timeBins", {"metrics": {"loss": 1}, "points": []}) == []
 
 
+@pytest.mark.parametrize(("measured_on", "label"), [
+    ("trained", "Trained songs"), ("held_out", "Held-out"), ("", "Measured")])
+def test_only_held_out_songs_are_called_so(page: Page, measured_on: str, label: str) -> None:
+    output = {"sidestep": [{"adapter": "a.safetensors", "heldout_last": 0.5, "measured_on": measured_on}]}
+    state = call(page, "progress", "fromOutput", output)
+    assert call(page, "progress", "measured", state)[0] == label
+
+
 def test_an_output_from_comfyuis_cache_is_shown_unless_the_panel_knows_more(page: Page) -> None:
     output = {"sidestep": [{"adapter": "C:\\loras\\mine.safetensors", "steps": 40, "heldout_last": 0.5}]}
     state = call(page, "progress", "fromOutput", output)
     assert (state["status"], state["step"]) == ("finished", 40)
     assert state["message"] == "mine.safetensors is in your LoRA list."
+    assert call(page, "progress", "measured", state)[0] == "Measured"
     assert call(page, "progress", "explains", state, output)
     other = state | {"message": "other.safetensors is in your LoRA list."}
     assert not call(page, "progress", "explains", other, output)

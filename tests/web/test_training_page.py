@@ -95,6 +95,7 @@ def test_training_is_shown_live_restored_and_not_repeated(
     expect(panel).to_have_attribute("data-status", "finished", timeout=PATIENCE)
     expect(panel).to_contain_text(f"{STEPS} steps")
     expect(panel).to_contain_text(f"{name}.safetensors")
+    expect(panel.locator(".sidestep-key-heldout dt")).to_have_text("Trained songs")
     # The points that were too many to send are fetched when the run has ended.
     for _ in range(50):
         if count_points(page, ".sidestep-raw") == STEPS:

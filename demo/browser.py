@@ -13,7 +13,9 @@ from .server import ComfyUI
 
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync")
-READY = "window.app?.vueAppReady && window.app.canvas && window.app.extensionManager"
+READY = """window.app?.vueAppReady && window.app.canvas && window.app.extensionManager
+    && window.app.graph?.nodes.length && window.app.extensionManager.workflow.activeWorkflow"""
+"""ComfyUI's own first workflow is there: it would replace what is opened before."""
 
 
 @contextlib.contextmanager

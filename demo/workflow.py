@@ -196,8 +196,6 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
 
 def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
     """The prompt as a workflow file, with its nodes arranged so that they overlap in neither render mode."""
-    # A page that has just been opened may still be loading ComfyUI's own first workflow, over this one.
-    page.wait_for_timeout(DRAWN)
     page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, example.name])
     layout = (HERE / "layout.js").read_text(encoding="utf-8")
     page.evaluate(layout, {"groups": [asdict(group) for group in example.groups], "heights": heights(page, example),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from demo.browser import configure, load, open_page
+from demo.browser import configure, open_page
 from demo.server import ComfyUI
 from sidestep_core.storage import write_tensors
 from tests.web.test_training_page import open_workflow
@@ -25,8 +25,6 @@ def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> I
     configure(server, nodes_2=request.param)
     (server.base / "input" / EMPTY).mkdir(exist_ok=True)
     with open_page(browser, server, width=1200, height=900) as opened:
-        load(opened, server.address)
-        opened.wait_for_function("() => window.app.graph.nodes.length")  # ComfyUI's own first workflow is there
         yield opened
 
 

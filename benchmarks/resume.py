@@ -1,13 +1,16 @@
-"""Runs that are killed at random moments, inside saves too, and continued: is anything lost, is the end the same?
+"""Runs that are killed at random moments, inside saves too, or meet an error, and are continued: is anything lost, is
+the end the same?
 
-Each run trains a tiny adapter in processes of its own.  A kill is `lost` when the process after it cannot continue, or
-continues from before the last checkpoint that was complete.  `identical`: every run ends with the very file, byte for
-byte, of one that was never disturbed.
+Each run trains a tiny adapter in processes of its own; every second one meets an error (ERRORS), and is killed later
+where the error did not end it.  A kill is `lost` when the process after it cannot continue, or continues from before
+the last checkpoint that was complete; after an error of the device, from before the last finished step.  `identical`:
+every run ends with the very file, byte for byte, of one that was never disturbed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import queue
@@ -19,7 +22,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TextIO
+from typing import Any, TextIO
 
 import run
 
@@ -27,6 +30,11 @@ KILLS = 50
 STEPS, SAVE_EVERY = 60, 2
 OPTIMIZERS = ("adamw", "adafactor", "prodigy", "adamw8bit")
 """Of the runs, in turn."""
+ERRORS = ("memory", "device", "metrics", "disk")
+"""Out of memory in a step, a device that fails in one, and a disk that is full: for one row of metrics.jsonl, or for
+everything from a moment on."""
+LATEST_ERROR = 12
+"""Steps of a process before its error, at most."""
 LONGEST_LIFE = 0.4
 """A process is killed at a random moment within this share of the time that a whole run takes."""
 ADAPTER = "adapter.safetensors"
@@ -34,8 +42,9 @@ PATIENCE = 300.0
 """Seconds after which a process that tells nothing hangs."""
 
 
-def train_in(folder: Path, optimizer: str) -> None:
-    """What each process does: train in `folder`/run, and tell every finished step."""
+def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
+    """What each process does: train in `folder`/run, tell every finished step, and meet the error, if one is named,
+    after so many."""
     import peft  # noqa: F401 (loaded before it says ready, so that kills fall into the training)
     import torch
 
@@ -54,7 +63,7 @@ def train_in(folder: Path, optimizer: str) -> None:
     config = TrainConfig.from_json({
         "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
         "gradient_accumulation": 2, "optimizer": optimizer, "ema_decay": 0.9, "max_latent_length": 40,
-        "device": "cpu", "publish": "best",
+        "device": "cpu", "publish": "best", "gradient_checkpointing": "off",
     })  # fmt: skip
     optimizers.build(config, [torch.nn.Parameter(torch.zeros(1))])
 
@@ -62,11 +71,36 @@ def train_in(folder: Path, optimizer: str) -> None:
         if "loss" in progress.metrics:
             print(progress.step, flush=True)
 
+    if error:
+        _meet(error, after)
     print("ready", flush=True)
     train(TinySource(Path(), []), open_checkpoint(model, text_encoder=text_encoder, vae=vae),
           open_dataset(materials / "dataset"), LoraConfig(rank=8, alpha=8.0), config, folder / "run",
           folder / ADAPTER, report=report)
     print("done", flush=True)
+
+
+def _meet(error: str, after: int) -> None:
+    """Let what the error stands for fail in this process: once, or from then on where a disk is full."""
+    import torch
+
+    from sidestep_core import metrics, storage, train
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    owner, name, raised, times = {
+        "memory": (train, "optimizer_step", torch.OutOfMemoryError("CUDA out of memory."), 1),
+        "device": (train, "optimizer_step", RuntimeError("CUDA error: unspecified launch failure"), 1),
+        "metrics": (metrics.Metrics, "_append", full, 1),
+        "disk": (storage, "_flush_to_disk", full, sys.maxsize),
+    }[error]
+    real, calls = getattr(owner, name), itertools.count()
+
+    def failing(*arguments: Any, **named: Any) -> Any:
+        if after <= next(calls) < after + times:
+            raise raised
+        return real(*arguments, **named)
+
+    setattr(owner, name, failing)
 
 
 def _part(path: Path) -> int:
@@ -89,9 +123,10 @@ def write_materials(folder: Path) -> None:
 
 @dataclass
 class Attempt:
-    """One process of a run, and what it told."""
+    """One process of a run, the error that it meets, and what it told."""
 
     process: subprocess.Popen[str]
+    error: str
     lines: queue.Queue[str]
     steps: list[int] = field(default_factory=list)
     last: str | None = None
@@ -99,14 +134,15 @@ class Attempt:
     done: bool = False
 
     @classmethod
-    def start(cls, folder: Path, optimizer: str) -> Attempt:
-        """A process that is about to train."""
+    def start(cls, folder: Path, optimizer: str, error: str = "") -> Attempt:
+        """A process that is about to train, and meets the error at a random moment."""
         folder.mkdir(parents=True, exist_ok=True)
-        command = [*run.launch(Path(sys.executable), "benchmarks.resume"), folder, optimizer]
+        command = [*run.launch(Path(sys.executable), "benchmarks.resume"), folder, optimizer, error,
+                   str(random.randrange(1, LATEST_ERROR))]
         with (folder / "errors.txt").open("a", encoding="utf-8") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
                                        cwd=run.bootstrap.ROOT)
-        attempt = cls(process, queue.Queue())
+        attempt = cls(process, error, queue.Queue())
         threading.Thread(target=_listen, args=(process.stdout, attempt.lines), daemon=True).start()
         while attempt.last not in ("ready", ""):
             attempt.hear(PATIENCE)
@@ -130,6 +166,11 @@ class Attempt:
         self.finish()
         return at_work and not self.done
 
+    @property
+    def failed(self) -> bool:
+        """Whether its error ended it, before a kill did."""
+        return self.error in ("device", "disk") and self.process.poll() == 1
+
     def finish(self) -> None:
         """Hear it out."""
         while self.last != "":
@@ -143,13 +184,17 @@ def _listen(stream: TextIO, lines: queue.Queue[str]) -> None:
     lines.put("")
 
 
-def complete(folder: Path, steps: list[int]) -> int:
-    """Step of the last complete checkpoint: the last on the disk, and at least the last due before a told step."""
+def complete(folder: Path, attempt: Attempt) -> int:
+    """Step of the last complete checkpoint: the last on the disk, and at least the last due before a told step; the
+    last told step itself where the device failed."""
     from sidestep_core import run_state
 
     saved = [int(path.name.rpartition("-")[2]) for path in run_state.checkpoints(folder / "run")]
-    due = (steps[-1] - 1) // SAVE_EVERY * SAVE_EVERY if steps else 0
-    return max([0, due, *saved])
+    told = attempt.steps[-1] if attempt.steps else 0
+    if attempt.error == "disk":
+        return max([0, *saved])
+    due = told if attempt.failed else max(0, told - 1) // SAVE_EVERY * SAVE_EVERY
+    return max([due, *saved])
 
 
 def disturb(folder: Path, optimizer: str, most: int, seconds: float) -> tuple[int, int]:
@@ -157,17 +202,21 @@ def disturb(folder: Path, optimizer: str, most: int, seconds: float) -> tuple[in
     it lost anything by that."""
     kills = lost = saved = 0
     while True:
-        attempt = Attempt.start(folder, optimizer)
+        error = next(_errors) if kills < most and kills % 2 else ""
+        attempt = Attempt.start(folder, optimizer, error)
         killed = kills < most and attempt.kill_after(random.uniform(0, LONGEST_LIFE * seconds))
         if not killed:
             attempt.finish()
-        failed = not killed and not attempt.done
-        if kills and (failed or (attempt.steps and attempt.steps[0] <= saved)):
+        stopped = killed or attempt.failed
+        if kills and (not (stopped or attempt.done) or (attempt.steps and attempt.steps[0] <= saved)):
             lost += 1
-        if not killed:
+        if not stopped:
             return kills, lost
         kills += 1
-        saved = max(saved, complete(folder, attempt.steps))
+        saved = max(saved, complete(folder, attempt))
+
+
+_errors = itertools.cycle(ERRORS)
 
 
 def measure(root: Path) -> dict[str, int | bool]:
@@ -200,7 +249,7 @@ def measure(root: Path) -> dict[str, int | bool]:
 
 def main() -> int:
     if len(sys.argv) > 1:
-        train_in(Path(sys.argv[1]), sys.argv[2])
+        train_in(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
         return 0
     with TemporaryDirectory() as root:
         found = measure(Path(root))

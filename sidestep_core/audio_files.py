@@ -86,6 +86,8 @@ def opened(path: Path) -> Iterator[InputContainer]:
         options = {"protocol_whitelist": "file"}
         if path.is_file() and lengths.wav_understates(path):
             options["ignore_length"] = "1"
+        if path.is_file() and lengths.aiff_understates(path):
+            raise DatasetError(f"{path.name} holds more sound than its header says. Export it again as FLAC or WAV.")
         with av.open(path, metadata_errors="replace", options=options) as container:
             yield container
     except av.error.InvalidDataError as error:
@@ -127,6 +129,8 @@ def stated_seconds(container: InputContainer, path: Path) -> float | None:
     stream = container.streams.audio[0]
     if container.format.name == "aac":
         return None
+    if container.format.name == "ogg" and (chained := lengths.chained_ogg_seconds(path)) is not None:
+        return chained
     known = None if stream.duration is None or stream.time_base is None else float(stream.duration * stream.time_base)
     if container.format.name == "mp3":
         stated = lengths.mp3_seconds(path, stream.codec_context.sample_rate)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -76,3 +78,60 @@ def wav_understates(path: Path) -> bool:
 
 def _is_chunk_name(name: bytes) -> bool:
     return all(32 <= letter < 127 for letter in name)
+
+
+def aiff_understates(path: Path) -> bool:
+    """Whether an AIFF file goes on behind the sound that its header speaks of, with nothing that is a chunk."""
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"FORM" or _read_at(file, 8, 4) not in (b"AIFF", b"AIFC"):
+            return False
+        place, sound = 12, 0
+        while place + 8 <= total:
+            name, size = struct.unpack(">4sI", _read_at(file, place, 8))
+            if name == b"SSND":
+                sound = size
+            elif not _is_chunk_name(name):
+                break
+            place += 8 + size + size % 2
+    return sound > 0 and total - place > max(sound * _UNDERSTATED, 8)
+
+
+def chained_ogg_seconds(path: Path) -> float | None:
+    """Length of several Ogg streams one after another, of which FFmpeg states one; None where there is only one."""
+    links: list[float] = []
+    rate = skipped = 0
+    serial, headers = -1, False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for begins, granule, page_serial, body in _ogg_pages(content):
+            if begins and not headers:
+                links.append(0.0)
+                serial = -1
+            headers = begins
+            if begins and serial < 0 and (found := _ogg_rate(content[body:body + 64])) is not None:
+                serial, (rate, skipped) = page_serial, found
+            elif page_serial == serial and granule >= 0 and rate > 0:
+                links[-1] = max(links[-1], (granule - skipped) / rate)
+    return sum(links) if len(links) > 1 else None
+
+
+def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[bool, int, int, int]]:
+    """(whether a stream begins, position in samples, number of the stream, place of the body) of each page."""
+    place = 0
+    while content[place:place + 4] == b"OggS" and place + 27 <= len(content):
+        flags, granule, serial = struct.unpack_from("<BqI", content, place + 5)
+        body = place + 27 + content[place + 26]
+        yield bool(flags & 2), granule, serial, body
+        place = body + sum(content[place + 27:body])
+
+
+def _ogg_rate(packet: bytes) -> tuple[int, int] | None:
+    """Positions per second and samples before the first that is heard, by the first packet of a stream; None where it
+    is not sound that is known here."""
+    if packet[:8] == b"OpusHead":
+        return 48_000, struct.unpack_from("<H", packet, 10)[0]
+    if packet[:7] == b"\x01vorbis":
+        return struct.unpack_from("<I", packet, 12)[0], 0
+    if packet[:5] == b"\x7fFLAC":
+        return int.from_bytes(packet[27:30], "big") >> 4, 0
+    return None

@@ -11,7 +11,7 @@ import pytest
 
 from sidestep_core import audio, audio_files
 from sidestep_core.errors import DatasetError
-from sidestep_core.lengths import mp3_seconds, wav_understates
+from sidestep_core.lengths import chained_ogg_seconds, mp3_seconds, wav_understates
 from tests.tones import encode, tone, wav
 
 SECONDS = 6.0
@@ -97,3 +97,31 @@ def test_torn_headers_say_nothing(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     assert mp3_seconds(file, 44_100) is None
     assert not wav_understates(file)
+
+
+@pytest.mark.parametrize(("codec", "layout"), [("vorbis", "fltp"), ("libopus", "flt"), ("flac", "s16")])
+def test_chained_ogg_states_all_its_links(tmp_path: Path, codec: str, layout: str) -> None:
+    parts = []
+    for number, length in enumerate((2.0, 3.0, 1.0)):
+        encode(tmp_path / f"{number}.ogg", tone(48_000, length, 440, 660), 48_000, codec, layout, container="ogg")
+        parts.append((tmp_path / f"{number}.ogg").read_bytes())
+        assert chained_ogg_seconds(tmp_path / f"{number}.ogg") is None
+    file = tmp_path / "chained.ogg"
+    file.write_bytes(b"".join(parts))
+    assert audio_files.facts(file).seconds == pytest.approx(SECONDS, abs=NEARLY)
+    assert seconds(file) == pytest.approx(SECONDS, abs=NEARLY)
+    file.write_bytes(b"".join(parts)[:-len(parts[2]) - len(parts[1]) // 2])
+    assert audio_files.facts(file).seconds < SECONDS - 1.0
+
+
+def test_aiff_header_that_says_too_little_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.aiff"
+    encode(file, tone(48_000, SECONDS, 440, 660), 48_000, "pcm_s16be", "s16", container="aiff")
+    assert seconds(file) == pytest.approx(SECONDS, abs=NEARLY)
+    content = bytearray(file.read_bytes())
+    place = content.index(b"SSND") + 4
+    size = struct.unpack_from(">I", content, place)[0]
+    struct.pack_into(">I", content, place, size // 2 // 4 * 4)
+    file.write_bytes(bytes(content))
+    with pytest.raises(DatasetError, match="holds more sound than its header says"):
+        seconds(file)

@@ -5,9 +5,9 @@ The host logs what it could not change and goes on.  Every change is therefore t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import comfy.lora
@@ -21,6 +21,7 @@ from ..sidestep_core import layouts
 from ..sidestep_core.errors import AdapterError
 from ..sidestep_core.factors import Piece, decomposed
 from ..sidestep_core.merge import Bake
+from . import host_log
 
 MODEL_PREFIX = "diffusion_model."
 """What the host puts before the official names."""
@@ -163,9 +164,9 @@ def _elsewhere(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dic
 def _load(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str, object]:
     """What the host makes of the tensors of one module; nothing if it leaves out any of them, or knows less of it than
     this pack does (DoRA)."""
-    with _Listening() as heard:
-        found = comfy.lora.load_lora(dict(tensors), dict(key_map))
-    return {} if heard.records or any(key.endswith("dora_scale") for key in tensors) else found
+    if any(key.endswith("dora_scale") for key in tensors):
+        return {}
+    return host_log.answer(lambda: comfy.lora.load_lora(dict(tensors), dict(key_map))) or {}
 
 
 def _place(key: str, key_map: Mapping[str, str]) -> str:
@@ -199,12 +200,15 @@ def _working(found: Mapping[str, object], shape_of: ShapeOf) -> dict[str, object
             continue
         form = (tuple(shape), _form(change))
         if form not in tried:
-            with _Listening() as heard, torch.no_grad():
-                comfy.lora.calculate_weight([(1.0, change, 1.0, None, None)], torch.zeros(tuple(shape)), key)
-            tried[form] = not heard.records
+            tried[form] = host_log.answer(partial(_tried, change, tuple(shape), key)) is not None
         if tried[form]:
             working[key] = change
     return working
+
+
+@torch.no_grad()
+def _tried(change: object, shape: tuple[int, ...], key: str) -> Tensor:
+    return comfy.lora.calculate_weight([(1.0, change, 1.0, None, None)], torch.zeros(shape), key)
 
 
 def _form(change: object) -> object:
@@ -216,27 +220,6 @@ def _form(change: object) -> object:
     if isinstance(change, (tuple, list)):
         return tuple(_form(part) for part in change)
     return type(change).__name__
-
-
-class _Listening(logging.Filter):
-    """Hears, and keeps out of the log, what the host says on the root logger while it loads or computes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.WARNING:
-            self.records.append(record)
-            return False
-        return True
-
-    def __enter__(self) -> _Listening:
-        logging.getLogger().addFilter(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        logging.getLogger().removeFilter(self)
 
 
 def bake(adapters: Sequence[tuple[Path, float]], alpha: float,

@@ -1,0 +1,70 @@
+"""The host's log as an answer: it logs what it could not do, and goes on as if it had done it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..sidestep_core.device import is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_one_at_a_time = threading.RLock()
+"""The level of the root logger is one for all threads."""
+
+
+def answer(work: Callable[[], Result]) -> Result | None:
+    """What the host's function returns; None if it logs a warning or an error, or raises one.
+
+    Those do not reach the log, where they would stand without a context: the caller says what is not used.  Out of
+    memory is raised, and so is what is no Exception.
+    """
+    found: Result | None = None
+    with _Listening() as heard:
+        try:
+            found = work()
+        except Exception as error:  # noqa: BLE001 (another program's; whatever it is, the host cannot do this)
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
+                raise
+            log.debug("ComfyUI cannot do this.", exc_info=True)
+    for sentence in heard.said:
+        log.debug("ComfyUI: %s", sentence)
+    return None if heard.said else found
+
+
+class _Listening(logging.Filter):
+    """Keeps what this thread says on the root logger from warnings on, whatever level people want to see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self._thread = threading.get_ident()
+        self._level = logging.NOTSET
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if threading.get_ident() != self._thread:
+            return record.levelno >= self._level
+        if record.levelno >= logging.WARNING:
+            self.said.append(record.getMessage())
+            return False
+        return True
+
+    def __enter__(self) -> _Listening:
+        _one_at_a_time.acquire()
+        root = logging.getLogger()
+        self._level = root.level
+        root.addFilter(self)
+        if self._level > logging.WARNING:
+            root.setLevel(logging.WARNING)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        root = logging.getLogger()
+        if self._level > logging.WARNING:
+            root.setLevel(self._level)
+        root.removeFilter(self)
+        _one_at_a_time.release()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Status = Literal["running", "stopping", "finished", "cancelled", "failed"]
 
+UNDER_WAY = ("running", "stopping")
 UNITS = {"listen": "song", "preprocess": "song", "estimate": "sample", "train": "step", "sample": "preview"}
 """The work of a stage that is finished before a stop."""
 Metrics = dict[str, float | None]
@@ -76,6 +77,8 @@ class History:
 
     def update(self, progress: Progress) -> None:
         """Take over where the stage stands, and the point of the curves if there is one."""
+        if self.status not in UNDER_WAY:
+            self.training, self.notices = None, []  # the run goes on in another prompt
         if progress.stage != self.stage and self.training is None:
             self.metrics.pop("eta_seconds", None)
         if progress.notice and progress.notice not in self.notices:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import queue
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import comfy.model_management
@@ -28,11 +29,28 @@ def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summ
     of our own is outside it.  This one waits, which keeps the queue in order: one job on the device at a time.
     On ComfyUI's interrupt the stage is cancelled at its next report, keeps what it has, and the interrupt goes on.
     """
-    with termination.awaited():
-        return _run_stage(node_id, run, stage, summary)
+    bar = comfy.utils.ProgressBar(1, node_id=node_id)
+    with termination.awaited(), _the_only_bar():
+        return _run_stage(node_id, run, stage, summary, bar)
 
 
-def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summary: Callable[[Result], str]) -> Result:
+@contextlib.contextmanager
+def _the_only_bar() -> Iterator[None]:
+    """Keep parts of the host that a stage calls, such as its VAE, from moving the node's bar to where they are.
+
+    Bars that exist already go on.  As before, those parts can be stopped at any time.
+    """
+    usual = comfy.utils.PROGRESS_BAR_HOOK
+    comfy.utils.set_progress_bar_global_hook(
+        lambda *_, **__: comfy.model_management.throw_exception_if_processing_interrupted())
+    try:
+        yield
+    finally:
+        comfy.utils.set_progress_bar_global_hook(usual)
+
+
+def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summary: Callable[[Result], str],
+               bar: comfy.utils.ProgressBar) -> Result:
     cancelled = threading.Event()
     reports: queue.SimpleQueue[Progress] = queue.SimpleQueue()
 
@@ -43,7 +61,6 @@ def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summar
 
     worker = _Worker(lambda: stage(report))
     worker.start()
-    bar = comfy.utils.ProgressBar(1, node_id=node_id)
     interrupt: BaseException | None = None
     try:
         while worker.is_alive() or not reports.empty():

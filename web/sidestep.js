@@ -58,7 +58,7 @@ async function restore(id, panel) {
   if (state && isOfThisWorkflow(state)) {
     setState(panel, withLater(state, panel.state));
     panel.node.showsAgain?.(state.output);
-  } else if (panel.state?.status === "running") {
+  } else if (UNDER_WAY.has(panel.state?.status)) {
     setState(panel, { ...panel.state, status: "cancelled", message: "ComfyUI was restarted. Run again to continue." });
   }
 }

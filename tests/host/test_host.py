@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,37 @@ def host(comfy: ModuleType) -> Any:
 def ended(host: Any) -> tuple[str, str]:
     history = host.events._histories[NODE]
     return history.status, history.message
+
+
+def test_the_bar_of_the_node_is_the_stages_alone(comfy: ModuleType, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: shown.append((value, total)))
+
+    def stage(report: Any) -> str:
+        report(host.Progress(stage="train", step=3, total=4))
+        report(host.Progress(stage="sample", step=1, total=2))
+        comfy.utils.ProgressBar(6).update_absolute(5)  # as the host's VAE does
+        return ""
+
+    host.run_stage(NODE, RUN, stage, summary=str)
+    assert set(shown) == {(3, 4)}
+    comfy.utils.ProgressBar(6).update_absolute(5)
+    assert shown[-1] == (5, 6)
+
+
+def test_parts_of_the_host_can_still_be_stopped(comfy: ModuleType, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = threading.Event()
+
+    def stage(report: Any) -> None:
+        waits.wait()
+        comfy.model_management.interrupt_current_processing()
+        comfy.utils.ProgressBar(6).update_absolute(1)
+
+    monkeypatch.setattr(host, "POLL_SECONDS", 60)  # who waits looks for an interrupt only after the stage has ended
+    monkeypatch.setattr(host, "_show", lambda *_: waits.set())
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        host.run_stage(NODE, RUN, stage, summary=str)
+    assert ended(host)[0] == "cancelled"
 
 
 def test_an_interrupt_that_the_stage_heard_first_stays_one(comfy: ModuleType, host: Any) -> None:

@@ -32,6 +32,18 @@ def step(number: int, **metrics: float) -> Progress:
     return Progress(stage="train", step=number, total=100_000, metrics=metrics)
 
 
+def test_a_run_that_goes_on_is_not_training_yet(history: ModuleType) -> None:
+    run = history.History(node_id="7", run="a", workflow=None)
+    run.update(step(3, loss=0.5))
+    run.update(Progress(stage="sample", step=1, total=2, notice="Told once."))
+    assert run.take_event()["training"] == (3, run.training[1])
+    run.end("cancelled", "Stopped.")
+    run.update(Progress(stage="load", step=0, total=1))
+    assert (run.training, run.message, len(run.points)) == (None, "", 1)
+    run.update(step(4, loss=0.25))
+    assert run.training[0] == 4
+
+
 def test_a_long_run_is_thinned_evenly_and_keeps_every_heldout_loss(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(1, 50_001):

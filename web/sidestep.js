@@ -6,6 +6,7 @@ import { grow, rootGraph, zoomCanvas } from "./canvas.js";
 import { createNote, hasCapacity } from "./note.js";
 import { createPanel } from "./panel.js";
 import { advance, explains, failed, fromOutput, refusal, withLater } from "./progress.js";
+import { refusals, remember } from "./refusals.js";
 import { addSongTable } from "./songs.js";
 
 const EVENT = "sidestep.progress";
@@ -55,7 +56,10 @@ async function restore(id, panel) {
   const response = await api.fetchApi(`/sidestep/nodes/${encodeURIComponent(id)}/history`);
   const state = response.status === 200 ? await response.json() : null; // 204: nothing since the server started
   if (request !== panel.request) return; // a newer answer is on its way
-  if (state && isOfThisWorkflow(state)) {
+  const refused = refusals(rootGraph().id)[id];
+  if (refused) {
+    setState(panel, failed(state && isOfThisWorkflow(state) ? state : panel.state, refused));
+  } else if (state && isOfThisWorkflow(state)) {
     setState(panel, withLater(state, panel.state));
     panel.node.showsAgain?.(state.output);
   } else if (UNDER_WAY.has(panel.state?.status)) {
@@ -147,17 +151,20 @@ const besideEstimate = (name, linked) => linked || !OF_ESTIMATE.includes(name);
 /** What ComfyUI refuses before it runs is on the node too: it answers with the errors of each node. */
 function showRefusals() {
   const { queuePrompt } = api;
-  let refused = [];
+  const show = async (messages) => {
+    const workflow = rootGraph().id;
+    const changed = { ...refusals(workflow), ...messages };
+    remember(workflow, messages);
+    await Promise.all([...panels()].filter(([id]) => changed[id]).map(([id, panel]) => restore(id, panel)));
+  };
   api.queuePrompt = async function () {
     try {
       const answer = await queuePrompt.apply(this, arguments);
-      await Promise.all(refused.map(([id, panel]) => restore(id, panel)));
-      refused = [];
+      await show({});
       return answer;
     } catch (error) {
-      const errors = error?.response?.node_errors ?? {};
-      refused = [...panels()].filter(([id]) => errors[id]);
-      for (const [id, panel] of refused) setState(panel, failed(panel.state, refusal(errors[id])));
+      const errors = Object.entries(error?.response?.node_errors ?? {});
+      if (errors.length) await show(Object.fromEntries(errors.map(([id, each]) => [id, refusal(each)])));
       throw error;
     }
   };

@@ -9,12 +9,15 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from demo.browser import configure, open_page
+from demo.browser import configure, load, open_page
 from demo.server import ComfyUI
 from sidestep_core.storage import write_tensors
 from tests.web.test_training_page import open_workflow
 
 PATIENCE = 60_000
+KEPT = """() => [localStorage, sessionStorage].some(storage => Object.values(storage).some(
+    text => text.includes(window.app.graph.id) && text.includes('SideStepBuildDataset')))"""
+"""Whether ComfyUI has kept the open workflow for the next time the page is loaded."""
 EMPTY = "no_songs_yet"
 NOTE = ".sidestep-capacity[data-status='failed']"
 
@@ -47,13 +50,20 @@ def test_a_folder_that_cannot_be_used_is_said_on_the_node(page: Page, folder: st
     expect(page.locator(NOTE)).to_contain_text(folder)
 
 
-def test_what_comfyui_refuses_is_said_on_the_node(page: Page) -> None:
+def test_what_comfyui_refuses_is_said_on_the_node(page: Page, server: ComfyUI) -> None:
     prompt = build(EMPTY)
     prompt["1"]["inputs"]["genre_ratio"] = 7.0
     open_workflow(page, prompt, "refused")
     page.evaluate("() => { window.app.graph.nodes[0].widgets.find(({ name }) => name === 'genre_ratio').value = 7; }")
     run(page)
     expect(page.locator(NOTE)).to_contain_text("genre_ratio", timeout=PATIENCE)
+    page.wait_for_function(KEPT)
+    load(page, server.address)
+    expect(page.locator(NOTE)).to_contain_text("genre_ratio", timeout=PATIENCE)
+    page.evaluate("() => { window.app.graph.nodes[0].widgets.find(({ name }) => name === 'genre_ratio').value = 0; }")
+    run(page)
+    expect(page.locator(NOTE)).to_contain_text("No", timeout=PATIENCE)
+    expect(page.locator(NOTE)).not_to_contain_text("genre_ratio")
 
 
 def test_what_is_not_used_is_said_on_the_node(page: Page, server: ComfyUI) -> None:

@@ -112,6 +112,23 @@ def test_stopping_is_shown_at_once(page: Page, server: ComfyUI, tmp_path: Path) 
     server.wait(prompt, 60)
 
 
+@pytest.mark.parametrize("status", ["running", "stopping"])
+def test_nothing_goes_on_after_a_restart(page: Page, server: ComfyUI, status: str) -> None:
+    """The server knows nothing of a node that it has not run since it was started."""
+    open_trainer(page, server)
+    page.evaluate("""status => {
+        const [node] = window.app.graph.nodes;
+        node.id = 4711;
+        const widget = node.widgets.find(({ name }) => name === 'sidestep_progress');
+        widget.panel.state = { status, stage: 'train', step: 3, total: 9, training: [3, 9], run: 'a', message: '',
+                               node_id: '4711', metrics: {}, points: [], samples: [] };
+        window.comfyAPI.api.api.dispatchCustomEvent('reconnected');
+    }""", status)
+    panel = page.locator(PANEL)
+    expect(panel).to_have_attribute("data-status", "cancelled")
+    expect(panel.locator(".sidestep-note")).to_have_text("ComfyUI was restarted. Run again to continue.")
+
+
 def test_cancelled_run_loses_no_point(page: Page, server: ComfyUI, tmp_path: Path) -> None:
     open_trainer(page, server)
     file, prompt = begin(server, tmp_path, 100_000, 0.001)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sidestep_core.songs import find_songs
+from tests.growth import MOST, growth
 from tests.song_folders import problem_in, put, song_in, write
 
 
@@ -195,13 +196,18 @@ def test_a_sidecar_in_another_encoding(tmp_path: Path) -> None:
     assert "bad.txt line 2 is not UTF-8 text. Save the file as UTF-8." in problem_in(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["a" + " " * 900_000, "a " * 450_000, "x" * 900_000, "<bpm" * 200_000, "[" * 900_000,
-                                  "a: " * 300_000, "# c\n" * 200_000, "bpm:\n" * 150_000])
-def test_a_long_sidecar_takes_no_time(tmp_path: Path, text: str) -> None:
-    put(tmp_path, song__wav="x", song__txt=text)
-    begin = time.process_time()
-    find_songs(tmp_path)
-    assert time.process_time() - begin < 3
+@pytest.mark.parametrize("text_of", [
+    lambda size: "a" + " " * size, lambda size: "a " * (size // 2), lambda size: "x" * size,
+    lambda size: "<bpm" * (size // 4), lambda size: "[" * size, lambda size: "a: " * (size // 3),
+    lambda size: "# c\n" * (size // 4), lambda size: "bpm:\n" * (size // 5)])  # fmt: skip
+def test_reading_grows_with_the_length(tmp_path: Path, text_of: Callable[[int], str]) -> None:
+    put(tmp_path, song__wav="x")
+
+    def read(size: int) -> None:
+        put(tmp_path, song__txt=text_of(size))
+        find_songs(tmp_path)
+
+    assert growth(read, 100_000) < MOST
 
 
 def test_lyrics_of_an_instrumental_are_kept(tmp_path: Path) -> None:

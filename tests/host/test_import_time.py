@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 0.3
+SHARE = 0.25
+"""Of the time of loading the pack with peft imported at once."""
 HOST = """
 import asyncio, gc, importlib.util, sys, time
 host, pack = sys.argv[1:]
@@ -46,9 +47,6 @@ def seconds(first: str = "") -> float:
     return float(done.stdout.rpartition("seconds ")[2])
 
 
-def test_loading_the_pack_takes_no_time() -> None:
-    assert seconds() <= SECONDS
-
-
-def test_a_heavy_import_would_be_noticed() -> None:
-    assert seconds("import peft") > SECONDS
+def test_loading_the_pack_is_light() -> None:
+    """Beside one heavy import, which is what would be noticed."""
+    assert seconds() <= SHARE * seconds("import peft")

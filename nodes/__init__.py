@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import events, song_routes, termination  # noqa: F401  (the first two register the routes)
+from . import events, preset_routes, song_routes, termination  # noqa: F401  (the first three register the routes)
 from .analyze_songs import AnalyzeSongs
 from .apply_adapter import ApplyAdapter
 from .build_dataset import BuildDataset

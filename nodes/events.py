@@ -1,6 +1,7 @@
 """Live progress for the browser: a websocket event per point, and the history behind a GET route.
 
-Only this file and `song_routes.py` import the host's `server` and aiohttp.  The browser side is `web/sidestep.js`.
+Only this file, `song_routes.py` and `preset_routes.py` import the host's `server` and aiohttp.  The browser side is
+`web/sidestep.js`.
 """
 
 from __future__ import annotations

@@ -45,8 +45,7 @@ class LoadPreset(io.ComfyNode):
 
     @classmethod
     def execute(cls, preset: str, changes: str = "", json: str = "") -> io.NodeOutput:
-        found = presets.read(json) if json.strip() else preset_files.load(preset)
-        chosen = found.preset.changed(changes)
+        found, chosen = preset_files.chosen(preset, changes, json)
         name = chosen.name or preset
         for note in found.notes:
             log.warning("Preset %s: %s", name, note)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..sidestep_core import presets
 from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.presets import Imported
+from ..sidestep_core.presets import Imported, Preset
 from . import folders
 
 OWN = "my presets/"
@@ -22,6 +22,15 @@ def load(choice: str) -> Imported:
     if choice in presets.BUILT_IN:
         return Imported(preset=presets.built_in(choice))
     return presets.read(path_of(choice))
+
+
+def chosen(choice: str, changes: str, json: str) -> tuple[Imported, Preset]:
+    """The preset behind a choice, or in the text `json` where that is not empty; and with single settings changed.
+
+    ConfigError where one of them cannot be read.
+    """
+    found = presets.read(json) if json.strip() else load(choice)
+    return found, found.preset.changed(changes)
 
 
 def path_of(choice: str) -> Path:

@@ -39,41 +39,41 @@ async def get_rows(request: web.Request) -> web.Response:
     if not song_previews.is_known(key):
         # Not a 404: a workflow that was saved before ComfyUI was restarted is normal, and browsers log every 404.
         return web.Response(status=204)
-    return _json(await _work(lambda: song_previews.rows(key, first, count)))
+    return answer(await work(lambda: song_previews.rows(key, first, count)))
 
 
 @PromptServer.instance.routes.get(SONG + "/audio")
 async def get_audio(request: web.Request) -> web.StreamResponse:
     """The song's file, whole or in the ranges that players ask for; as FLAC where `as=flac` or browsers cannot."""
-    song = await _work(lambda: _song(request))
+    song = await work(lambda: _song(request))
     headers = {"Cache-Control": "no-cache"}
     if request.query.get("as") != "flac" and song_sounds.browsers_play(song.path):
-        await _work(lambda: song_sounds.require_audio(song.path))
+        await work(lambda: song_sounds.require_audio(song.path))
         return web.FileResponse(song.path, headers=headers | {"Content-Type": song_sounds.media_type(song.path)})
-    return web.FileResponse(await _work(lambda: song_sounds.as_flac(song)),
+    return web.FileResponse(await work(lambda: song_sounds.as_flac(song)),
                             headers=headers | {"Content-Type": "audio/flac"})
 
 
 @PromptServer.instance.routes.get(SONG + "/peaks")
 async def get_peaks(request: web.Request) -> web.Response:
     """The shape of the waveform; none of a song that cannot be decoded, which its row says."""
-    return _json({"peaks": await _work(lambda: _peaks(_song(request)))})
+    return answer({"peaks": await work(lambda: _peaks(_song(request)))})
 
 
 @PromptServer.instance.routes.post(SONG + "/notes")
 async def post_notes(request: web.Request) -> web.Response:
     """Writes what a person changed of a song's notes beside it; its new row."""
-    words = await _body(request)
+    words = await body(request)
     key, index = request.match_info["key"], int(request.match_info["index"])
-    return _json(await _work(lambda: song_previews.save(key, index, words)))
+    return answer(await work(lambda: song_previews.save(key, index, words)))
 
 
 @PromptServer.instance.routes.post("/sidestep/songs/{key}/notes")
 async def post_all_notes(request: web.Request) -> web.Response:
     """Writes beside every song what is known of it here and not there."""
-    await _body(request)
-    written = await _work(lambda: song_previews.save_all(request.match_info["key"]))
-    return _json({"songs": written.songs, "problems": list(written.problems[:song_previews.MOST_PROBLEMS])})
+    await body(request)
+    written = await work(lambda: song_previews.save_all(request.match_info["key"]))
+    return answer({"songs": written.songs, "problems": list(written.problems[:song_previews.MOST_PROBLEMS])})
 
 
 def _peaks(song: song_previews.Song) -> list[int]:
@@ -87,17 +87,17 @@ def _song(request: web.Request) -> song_previews.Song:
     return song_previews.song_at(request.match_info["key"], int(request.match_info["index"]))
 
 
-async def _work(work: Callable[[], Result]) -> Result:
+async def work(call: Callable[[], Result]) -> Result:
     """The result of work that may take a while; what is wrong with a song, or with a text, becomes the answer."""
     try:
-        return await asyncio.get_running_loop().run_in_executor(_threads, work)
+        return await asyncio.get_running_loop().run_in_executor(_threads, call)
     except song_previews.Gone as error:
         raise web.HTTPNotFound(text=sentence(error)) from error
     except (SideStepError, OSError) as error:
         raise web.HTTPUnprocessableEntity(text=sentence(error)) from error
 
 
-async def _body(request: web.Request) -> Mapping[str, object]:
+async def body(request: web.Request) -> Mapping[str, object]:
     """The JSON object of a request.  Other kinds are refused, as pages of other sites can send those unasked."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Send JSON.")
@@ -116,5 +116,5 @@ def _number(request: web.Request, name: str, usual: int) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else usual
 
 
-def _json(content: object) -> web.Response:
+def answer(content: object) -> web.Response:
     return web.json_response(content, dumps=dumps)

@@ -60,7 +60,8 @@ class TrainAdapter(io.ComfyNode):
                 AdapterConfigSocket.Input("adapter_config", tooltip="From a Configure node or Load Preset."),
                 TrainConfigSocket.Input("settings", optional=True, tooltip=(
                     "From Load Preset. When connected it gives every setting of the training, and the widgets of this "
-                    "node for them, from max_steps on, are not used. Change single ones on Load Preset.")),
+                    "node for them, from max_steps on, are dimmed and show what it sets. Change single ones on Load "
+                    "Preset.")),
                 AdapterSocket.Input("start_from", optional=True, tooltip=(
                     "Begin with the weights of this adapter instead of none. It must be of the same kind and size.")),
                 io.String.Input("adapter_name", default="my_lora", tooltip=(

@@ -5,6 +5,7 @@ import { app } from "../../scripts/app.js";
 import { grow, rootGraph, zoomCanvas } from "./canvas.js";
 import { createNote, hasCapacity } from "./note.js";
 import { createPanel } from "./panel.js";
+import { showPresetValues, watchPreset } from "./preset_values.js";
 import { advance, explains, failed, fromOutput, refusal, withLater } from "./progress.js";
 import { refusals, remember } from "./refusals.js";
 import { addSongTable } from "./songs.js";
@@ -187,7 +188,11 @@ app.registerExtension({
     if (hasCapacity(node)) watchInput(node, "estimate", besideEstimate);
     if (MAKE_CHOICES.has(node.comfyClass)) refreshChoices(node);
     foldAdvanced(node);
-    if (node.comfyClass === "SideStepTrainAdapter") watchInput(node, "settings", besideSettings);
+    if (node.comfyClass === "SideStepTrainAdapter") {
+      watchInput(node, "settings", besideSettings);
+      showPresetValues(node);
+    }
+    if (node.comfyClass === "SideStepLoadPreset") watchPreset(node);
     if (node.comfyClass === "SideStepPreprocessAudioFolder") watchInput(node, "songs", besideSongs);
   },
   afterConfigureGraph: restoreAll,

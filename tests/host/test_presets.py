@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from demo.server import ComfyUI, Outcome, ServerError
+from demo.server import ComfyUI, HttpError, Outcome, ServerError
 from sidestep_core import presets
 from sidestep_core.adapter_config import LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.presets import Preset
@@ -95,6 +95,22 @@ def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, inputs: dict[str, st
     assert outcome.status == "error"
     assert said in outcome.exception_message
     assert not (server.base / "output" / "sidestep" / "presets" / "wrong.json").exists()
+
+
+def test_the_page_is_told_what_a_preset_sets(server: ComfyUI) -> None:
+    asked = {"preset": "recommended", "changes": "max_steps: 77"}
+    settings = server.post_json("/sidestep/preset", asked)["settings"]
+    assert settings == presets.built_in("recommended").train.to_json() | {"max_steps": 77}
+
+
+@pytest.mark.parametrize(("asked", "said"), [
+    ({"preset": "recommended", "changes": "max_steps: many"}, "max_steps must be a whole number"),
+    ({"preset": "my presets/../../secret"}, "There is no preset"), ({"preset": 1}, "must be text"), ([], "object")])
+def test_the_page_is_told_what_is_wrong_with_a_preset(server: ComfyUI, asked: object, said: str) -> None:
+    with pytest.raises(HttpError, match=said) as refused:
+        server.post_json("/sidestep/preset", asked)
+    assert refused.value.code in (400, 422)
+    assert str(server.base) not in str(refused.value)
 
 
 @pytest.mark.parametrize("choice", ["my presets/none", "my presets/../../secret", "../recommended"])

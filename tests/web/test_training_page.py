@@ -160,12 +160,20 @@ def test_widgets_that_settings_replace_are_disabled(page: Page, prompt: Prompt) 
     steps = page.get_by_label("max_steps", exact=True).locator("input")
     assert widgets(page, disabled=True) == set()
 
+    own = shown_values(page)
     page.evaluate("""type => {
         const { graph } = window.app;
         const trainer = graph.nodes.find(node => node.type === type);
         const preset = graph.add(LiteGraph.createNode('SideStepLoadPreset'));
+        preset.widgets.find(({ name }) => name === 'changes').value = 'max_steps: 77';
         preset.connect('settings', trainer, 'settings');
     }""", TRAINER)
+    page.wait_for_function(f"({SHOWN})('{TRAINER}').max_steps === '77'")
+    assert shown_values(page) != own
+    set_changes(page, "max_steps: 88\nlearning_rate: 0.0002")
+    page.wait_for_function(f"({SHOWN})('{TRAINER}').max_steps === '88'")
+    assert float(shown_values(page)["learning_rate"]) == 0.0002
+    assert trainer_inputs(page)["max_steps"] == STEPS, "what the person entered is what is sent and kept"
     assert widgets(page, disabled=False) == {"adapter_name", "if_already_trained", "resume_from", "auto_estimate",
                                              "top_k"}
     assert {"max_steps", "learning_rate", "seed"} <= widgets(page, disabled=True)
@@ -173,14 +181,40 @@ def test_widgets_that_settings_replace_are_disabled(page: Page, prompt: Prompt) 
         expect(steps).to_be_disabled()
     page.evaluate("async () => { await window.app.loadGraphData(window.app.graph.serialize()); }")
     assert "max_steps" in widgets(page, disabled=True)
+    page.wait_for_function(f"({SHOWN})('{TRAINER}').max_steps === '88'")
+    if page.evaluate("() => LiteGraph.vueNodesMode"):
+        expect(steps).to_have_value("88")
 
     page.evaluate("""type => {
         const trainer = window.app.graph.nodes.find(node => node.type === type);
         trainer.disconnectInput('settings');
     }""", TRAINER)
     assert widgets(page, disabled=True) == set()
+    page.wait_for_function(f"value => ({SHOWN})('{TRAINER}').max_steps === value", arg=str(STEPS))
+    assert shown_values(page) == own
     if page.evaluate("() => LiteGraph.vueNodesMode"):
         expect(steps).to_be_enabled()
+        expect(steps).to_have_value(str(STEPS))
+
+
+SHOWN = """type => Object.fromEntries(window.app.graph.nodes.find(node => node.type === type).widgets
+    .map(widget => [widget.name, String(widget.computedDisabled ? widget._displayValue : widget.value)]))"""
+"""What the classic canvas writes into each widget."""
+
+
+def shown_values(page: Page) -> dict[str, str]:
+    values: dict[str, str] = page.evaluate(SHOWN, TRAINER)
+    return values
+
+
+def set_changes(page: Page, text: str) -> None:
+    """Enter single settings on the preset, as a person does."""
+    page.evaluate("""text => {
+        const preset = window.app.graph.nodes.find(node => node.type === 'SideStepLoadPreset');
+        const widget = preset.widgets.find(({ name }) => name === 'changes');
+        widget.value = text;
+        widget.callback?.(text);
+    }""", text)
 
 
 def widgets(page: Page, *, disabled: bool) -> set[str]:

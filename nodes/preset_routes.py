@@ -1,0 +1,29 @@
+"""Answers what a preset sets, for the widgets of a training that do not count while one is connected.
+
+The browser side is `web/preset_values.js`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aiohttp import web
+from server import PromptServer
+
+from ..sidestep_core import strict_json
+from . import preset_files
+from .song_routes import answer, body, work
+
+
+@PromptServer.instance.routes.post("/sidestep/preset")
+async def post_preset(request: web.Request) -> web.Response:
+    """The settings of a training as Load Preset gives them with these widgets.  Nothing is changed: a POST as the texts
+    may be long."""
+    widgets = await body(request)
+    return answer({"settings": await work(lambda: _settings(widgets))})
+
+
+def _settings(widgets: Mapping[str, object]) -> Mapping[str, object]:
+    texts = strict_json.typed(widgets, dict[str, str], "The request")
+    _, chosen = preset_files.chosen(*(texts.get(name, "") for name in ("preset", "changes", "json")))
+    return chosen.train.to_json()

@@ -110,7 +110,8 @@ def notes_from(entries: Iterable[Entry], remarks: Remarks | None = None) -> Note
     for name, value, where in entries:
         about, weak = field_of(name), is_weak(name)
         if about is None:
-            if plain_name(name) not in WORDLESS and value not in (None, "", [], {}):
+            wordless = plain_name(name) in WORDLESS and not isinstance(value, (dict, list))
+            if not wordless and value not in (None, "", [], {}):
                 remarks.unknown.append(Entry(name, value, where))
             continue
         try:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .errors import DatasetError
-from .notes import QUOTED, Entry, Notes, Remarks, json_entries, merged, notes_from
+from .notes import QUOTED, Entry, Notes, Remarks, field_of, json_entries, merged, notes_from
 from .sidecars import SidecarText, parse_json
 from .text_files import read_text
 
@@ -183,13 +183,18 @@ def table_rows(path: Path) -> Iterator[Row]:
         column = next((name for name in reader.fieldnames or () if name.strip().lower() in _PATH_NAMES), None)
         if column is None:
             raise DatasetError(f"{path.name} has no column 'file' in its first line. Add it, or rename the table.")
+        empty = True
         for cells in reader:
+            empty = False
             where = f"{path.name} line {reader.line_num + bool(separator)}"
             if None in cells:
                 raise DatasetError(f"{where} has more cells than line 1. Put texts that hold {delimiter!r} in quotes.")
             reference = (cells[column] or "").strip()
             if reference or any((cell or "").strip() for cell in cells.values()):
                 yield Row(reference=reference, where=where, entries=json_entries(cells, where))
+        if empty and any(field_of(name) is None for name in reader.fieldnames or () if name != column):
+            raise DatasetError(f"{path.name} has one line only, which is taken for the names of its columns. Put "
+                               "'file' and 'caption' above it.")
     except csv.Error as error:
         raise DatasetError(f"{path.name} line {reader.line_num} is not valid CSV: {error}. Correct it.") from error
 

@@ -110,6 +110,7 @@ def test_sidecar_over_dataset_over_table(tmp_path: Path) -> None:
     ({"dataset__json": '{"songs": []}'}, "dataset.json must hold a list of samples"),
     ({"dataset__json": '[{"caption": "x"}]'}, "dataset.json sample 1 has no audio_path"),
     ({"metadata__csv": "a,b\n1,2\n"}, "metadata.csv has no column 'file'"),
+    ({"metadata__csv": "song|warm lo-fi\n"}, "metadata.csv has one line only"),
     ({"metadata__csv": "file,caption\nsong.wav,calm, slow\n"}, "metadata.csv line 2 has more cells than line 1"),
 ])
 def test_a_broken_table_is_an_error_for_all(tmp_path: Path, files: dict[str, str], expected: str) -> None:

@@ -231,3 +231,10 @@ def test_a_name_that_looks_like_another_is_told(tmp_path: Path, sign: str) -> No
     found = find_songs(tmp_path)
     assert [song.name for song in found.songs] == [f"a{sign}3pm.wav"]
     assert f"U+{ord(sign):04X}" in said(found)
+
+
+def test_object_under_a_name_of_no_words_is_named(tmp_path: Path) -> None:
+    put(tmp_path, a__wav="x", a__json='{"song": {"caption": "calm"}}')
+    [notice] = find_songs(tmp_path).notices
+    assert "a.json says song" in notice.reason
+    assert "calm" in notice.reason

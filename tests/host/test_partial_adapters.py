@@ -64,7 +64,7 @@ def shown(server: ComfyUI, outcome: Outcome, node: str) -> dict[str, Any]:
 
 def test_what_is_not_used_is_on_the_nodes(server: ComfyUI, loras: Path) -> None:
     outcome = run(server, "deep/partial.safetensors")
-    merged = Path(outcome.outputs["6"]["sidestep"][0]["model"])
+    merged = server.place(outcome.outputs["6"]["sidestep"][0]["model"])
     try:
         load, apply, merge = (shown(server, outcome, node) for node in "236")
         for facts in (load, apply, merge):
@@ -86,7 +86,7 @@ def test_what_is_not_used_is_on_the_nodes(server: ComfyUI, loras: Path) -> None:
 
 def test_a_whole_adapter_warns_of_nothing(server: ComfyUI, loras: Path) -> None:
     outcome = run(server, "whole.safetensors")
-    merged = Path(outcome.outputs["6"]["sidestep"][0]["model"])
+    merged = server.place(outcome.outputs["6"]["sidestep"][0]["model"])
     try:
         load, apply, merge = (shown(server, outcome, node) for node in "236")
         assert "message" not in load

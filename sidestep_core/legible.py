@@ -28,6 +28,19 @@ def illegible(text: str) -> str:
     return f"holds the character {code}, so it was written or read in another encoding"
 
 
+def misread(text: str) -> str:
+    """The end of a sentence where the letters of a text are the UTF-8 bytes of another, as in 'CafÃ©'; else empty."""
+    if text.isascii():
+        return ""
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            meant = text.encode(encoding).decode("utf-8")
+        except UnicodeError:
+            continue
+        return f"was written as UTF-8 and read in another encoding: {meant[:40]!r} was meant"
+    return ""
+
+
 def paragraph(text: str) -> str:
     """The text on one line."""
     return _SPACES.sub(" ", text).strip(" ")

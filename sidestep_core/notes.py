@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 from .config import TriggerPosition
 from .errors import DatasetError
 from .key_lines import key_line
-from .legible import BOM, illegible, paragraph, trimmed
+from .legible import BOM, illegible, misread, paragraph, trimmed
 from .lyric_parts import MARKER
 
 PromptOverride = Literal["", "caption", "genre"]
@@ -192,7 +192,7 @@ def _text(value: Any, where: str) -> str:
             raise DatasetError(f"{where} must be text, got {value!r:.{QUOTED}}.")
     if text != text.encode("utf-8", "replace").decode():
         raise DatasetError(f"{where} is not valid Unicode. Write it again.")
-    if wrong := illegible(text):
+    if wrong := illegible(text) or misread(text):
         raise IllegibleText(f"{where} {wrong}.")
     text = trimmed(text.replace(BOM, ""))
     return "" if text.lower() in _NOTHING else text

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.errors import DatasetError
-from sidestep_core.legible import illegible
+from sidestep_core.legible import illegible, misread
 from sidestep_core.notes import NAMES, Entry, Notes, Remarks, field_of, merged, notes_from, settled
 
 
-@given(text=st.text().filter(lambda text: not illegible(text)))
+@given(text=st.text().filter(lambda text: not illegible(text) and not misread(text)))
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
     notes: Notes = {"caption": text, "lyrics": text, "language": text, "genre": text, "tag": text, "key": text}
@@ -77,6 +77,17 @@ def test_illegible_text_says_nothing(name: str, sign: str) -> None:
         assert sentence.startswith("song.json: it holds the ")
         assert f"character U+{ord(sign):04X}" in sentence
         assert sentence.endswith("It is not used.")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+@pytest.mark.parametrize("meant", ["Caf\u00e9", "\u0414\u0440\u0443\u0433", "na\u00efve \u2013 d\u00e9j\u00e0 vu"])
+def test_text_read_in_another_encoding_says_nothing(meant: str, encoding: str) -> None:
+    text = meant.encode().decode(encoding, "replace")
+    remarks = Remarks()
+    assert notes_from([Entry("caption", text, "song.mp3: title")], remarks) == {}
+    [sentence] = remarks.sentences
+    assert "encoding" in sentence
+    assert notes_from([Entry("caption", meant, "song.mp3: title")]) == {"caption": meant}
 
 
 @pytest.mark.parametrize("text", ["\U0001f469\u200d\U0001f3a4", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",

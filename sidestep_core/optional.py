@@ -8,6 +8,12 @@ from types import TracebackType
 
 from .errors import MissingDependency
 
+_PROJECTS = {"PIL": "pillow", "cv2": "opencv-python", "google": "protobuf", "lycoris": "lycoris-lora",
+             "sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""Names under which pip knows packages, by their import names, where they differ."""
+_TORCH = {"torch", "torchaudio", "torchvision"}
+"""Must be of one release and one build; the index of all Python packages has another build than many cards need."""
+
 
 @contextlib.contextmanager
 def imports(package: str, purpose: str, otherwise: str = "") -> Iterator[None]:
@@ -22,13 +28,26 @@ def imports(package: str, purpose: str, otherwise: str = "") -> Iterator[None]:
     except MissingDependency:
         raise
     except Exception as error:  # noqa: BLE001 (told as a missing package; what is none rises again)
-        culprit = _missing(error) or _imported_by(error.__traceback__)
+        importer = _imported_by(error.__traceback__)
+        culprit = _missing(error) or importer
         if culprit is None and not isinstance(error, ImportError):
             raise
         broken = culprit or package
         told = f"the package {package}" if broken == package else f"the package {package}, and that imports {broken}"
-        raise MissingDependency(f"{purpose} needs {told}, which says: {error}. Run: python -m pip install --upgrade "
-                                f"{broken}, with the Python that runs ComfyUI{otherwise}.") from error
+        # A name that is not in a package may be too new for it, or too old for the one that asks.
+        both = [importer] if importer not in (None, broken) and not isinstance(error, ModuleNotFoundError) else []
+        says = str(error).strip() or type(error).__name__
+        raise MissingDependency(f"{purpose} needs {told}, which says: {says.removesuffix('.')}. "
+                                f"{_line([*both, broken])}{otherwise}.") from error
+
+
+def _line(packages: list[str]) -> str:
+    """What to run to mend the packages, by their import names."""
+    if _TORCH & {*packages}:
+        return ("Run: python -m pip install --upgrade torch torchvision torchaudio, with the Python that runs ComfyUI "
+                "and from the index that ComfyUI's README names for your card")
+    wanted = " ".join(_PROJECTS.get(name, name) for name in packages)
+    return f"Run: python -m pip install --upgrade {wanted}, with the Python that runs ComfyUI"
 
 
 def _missing(error: Exception) -> str | None:

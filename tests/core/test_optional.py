@@ -46,6 +46,29 @@ def test_broken_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         load(f"user_of_{name}")
 
 
+def test_missing_name_updates_both_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of the two is too old cannot be known."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package(tmp_path, "given_one", "")
+    package(tmp_path, "asking_one", "from given_one import NewName")
+    with pytest.raises(MissingDependency, match="imports given_one, which says: cannot import name 'NewName'.*"
+                                                "--upgrade asking_one given_one, with"):
+        load("asking_one")
+
+
+@pytest.mark.parametrize(("name", "line"), [
+    ("sklearn", "--upgrade scikit-learn, with"), ("google", "--upgrade protobuf, with"),
+    ("torchaudio", "--upgrade torch torchvision torchaudio, with .* index that ComfyUI's README names")])
+def test_line_has_the_name_that_pip_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+                                          line: str) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    package(tmp_path, name, "raise OSError('undefined symbol')")
+    with pytest.raises(MissingDependency, match=f"imports {name}, which says: undefined symbol. Run: .*{line}"):
+        load(name)
+    sys.modules.pop(name, None)
+
+
 def test_missing_package_is_named() -> None:
     with pytest.raises(MissingDependency, match="package wanted_one, and that imports no_such_package, which"):
         load("no_such_package")

@@ -17,6 +17,7 @@ from typing import Literal
 from aiohttp import web
 from server import PromptServer
 
+from ..sidestep_core import strict_json
 from ..sidestep_core.metrics import MEASURED_ON
 from ..sidestep_core.progress import Progress
 from .history import History, Point, Sample, finite
@@ -89,7 +90,7 @@ def remember(node_id: str, output: Mapping[str, object]) -> None:
     """Record what a node shows of its result, for a page that is opened later.  An earlier failure is past."""
     with _lock:
         history = _latest(node_id)
-        history.output = json.loads(dumps(output))
+        history.output = strict_json.loads(dumps(output), "What the node shows", unicode=False)
         if history.status != "finished":
             history.end("finished", "")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from . import storage
+from . import storage, torch_file
 from .adapter_keys import ONLY_THE_HOSTS, is_part
 from .errors import AdapterError
 
@@ -67,14 +68,14 @@ def _is_safetensors(path: Path) -> bool:
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of the outermost dictionary that has any, and the plain values around them."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 (torch raises whatever a stranger's file makes it stumble over)
-        raise AdapterError(f"{path.name} could not be opened without running code from it ({type(error).__name__}). "
-                           "Convert it to safetensors first.") from error
+        found = torch_file.read(path, mapped=False)
+    except torch_file.BadTorchFile as error:
+        raise AdapterError(f"{path.name} {error}. Convert it to safetensors first.") from error
+    size = path.stat().st_size
     metadata: dict[str, str] = {}
-    levels, seen = [found], set()
+    levels, seen = deque([found]), set()
     while levels:
-        level = levels.pop(0)
+        level = levels.popleft()
         # A dictionary may hold itself.
         if not isinstance(level, Mapping) or id(level) in seen:
             continue
@@ -82,6 +83,9 @@ def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         metadata |= {str(key): str(value) for key, value in level.items() if isinstance(value, (int, float, str))}
         tensors = {str(key): value for key, value in level.items() if isinstance(value, Tensor)}
         if any(is_part(key) for key in tensors):
+            if odd := [key for key, tensor in tensors.items() if not torch_file.is_plain(tensor, size)]:
+                raise AdapterError(f"{path.name} is damaged: {odd[0]} is no plain tensor, or claims to be larger than "
+                                   "the file.")
             return {key: tensor.detach() for key, tensor in tensors.items()}, metadata
         levels.extend(level.values())
     raise AdapterError(f"{path.name} holds no adapter.")

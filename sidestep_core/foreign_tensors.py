@@ -16,23 +16,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import encoded, locks, storage, strict_json, torch_file
+from . import encoded, locks, storage, strict_json, tensor_files, torch_file
 from .captions import INSTRUMENTAL
 from .checkpoint import Checkpoint, variants_in
-from .dataset import IMPORTED, MANIFEST, Dataset, write_manifest
+from .dataset import IMPORTED, Dataset, write_manifest
 from .encoding import TOLD
 from .errors import DatasetError
 from .notes import Notes, json_entries, notes_from
 from .preprocess import Preprocessed, what_is_done_is_kept
 from .progress import Progress, Report, ignore
 from .sample_info import SampleInfo
-from .song_files import printable
 from .songs import Problem, none_left
 
 log = logging.getLogger(__name__)
@@ -44,6 +43,8 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SAME_SILENCE = 1e-2
 """How far the silences of two songs may be apart, as one may have been stored in bfloat16."""
 SETTINGS = "preprocess_meta.json"
+MOST_BYTES = 1 << 30
+"""Of a file; ten minutes take 20 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
     """
     if folder.resolve() == source_folder.resolve():
         raise DatasetError(f"The dataset cannot be made in {folder}, which holds the files. Choose another name.")
-    files, problems = _listed(source_folder)
+    files, problems = tensor_files.listed(source_folder)
     with locks.held(folder, "imported"), what_is_done_is_kept(folder):
         dataset, made = _imported(files, problems, source_folder, checkpoint, folder, report)
     for problem in problems:
@@ -112,64 +113,10 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
     return dataset, made
 
 
-def _listed(folder: Path) -> tuple[list[Path], list[Problem]]:
-    """The files to import: those of the manifest, or every .pt file where there is none that can be read."""
-    if not folder.is_dir():
-        raise DatasetError(f"There is no folder {folder}. Choose the folder of the .pt files.")
-    entries, problems = _entries(folder)
-    files = []
-    for entry in entries:
-        if entry != printable(entry):
-            problems.append(Problem(name=printable(entry), reason="has a name that is not valid Unicode. Rename it"))
-            continue
-        path = _inside(folder, entry)
-        if path is None:
-            problems.append(Problem(name=entry, reason=f"is listed in {MANIFEST} but is not in the folder"))
-        elif path.name.endswith(".tmp.pt"):
-            problems.append(Problem(name=entry, reason="is half of a song: its preprocessing was interrupted. Finish "
-                                                       "it there, or run Audio Folder to Dataset on the songs"))
-        else:
-            files.append(path)
-    if not entries:
-        raise DatasetError(f"{folder} holds no .pt files. Choose the folder that Side-Step's preprocessing wrote.")
-    return list(dict.fromkeys(files)), problems
-
-
-def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
-    found = sorted(path.name for path in folder.glob("*.pt"))
-    path = folder / MANIFEST
-    if not path.is_file():
-        return found, []
-    try:
-        manifest = strict_json.loads(strict_json.read_bytes(path), MANIFEST, unicode=False)
-    except strict_json.BadJson as error:
-        return found, [Problem(name=MANIFEST, reason=f"cannot be read ({error}); every .pt file is taken instead")]
-    if isinstance(manifest, dict) and "format" in manifest:
-        raise DatasetError(f"{folder} is a dataset of Side-Step for ComfyUI already. Choose it as it is.")
-    listed = manifest.get("samples") if isinstance(manifest, dict) else manifest
-    if not isinstance(listed, list) or not listed or not all(isinstance(entry, str) for entry in listed):
-        return found, [Problem(name=MANIFEST, reason="has no list of samples; every .pt file is taken instead")]
-    return listed, []
-
-
-def _inside(folder: Path, entry: str) -> Path | None:
-    """The file that an entry of the manifest means; never one outside the folder.
-
-    A path from elsewhere, as of the computer that the folder was made on, means the file of that name.
-    """
-    for place in (entry.replace("\\", "/"), PureWindowsPath(entry).name):
-        try:
-            path = (folder / place).resolve()
-            if path.is_relative_to(folder.resolve()) and path.is_file():
-                return folder / path.relative_to(folder.resolve())
-        except (ValueError, OSError):
-            # No path at all on this system.
-            continue
-    return None
-
-
 def _read(path: Path, width: int) -> _Song:
     """DatasetError or BadTorchFile, whose text is the reason, where the file is no song for this checkpoint."""
+    if path.stat().st_size > MOST_BYTES:
+        raise DatasetError(f"is larger than {MOST_BYTES >> 20} MB, which no song is")
     content = torch_file.read(path)
     if not isinstance(content, dict):
         raise DatasetError(f"holds {type(content).__name__}, not the dictionary of a song")
@@ -239,13 +186,10 @@ def _stored(content: Mapping[Any, Any], name: str, limit: int) -> Tensor:
     value = content.get(name)
     if value is None:
         raise DatasetError(f"has no {name}; it is no song of a preprocessed dataset")
-    if (not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu"
-            or value.is_quantized):
-        raise DatasetError(f"{name} is no plain tensor")
-    if value.numel() * value.element_size() > limit:
-        # By strides of 0 a few bytes can claim to be any number of rows.
-        raise DatasetError(f"{name} claims to have {value.numel()} numbers, more than the file holds")
-    return value.detach()
+    if not torch_file.is_plain(value, limit):
+        raise DatasetError(f"{name} is no plain tensor, or claims to be more than the file holds")
+    tensor: Tensor = value.detach()
+    return tensor
 
 
 def _check_silence(song: _Song, silence_TC: Tensor, other: str) -> None:

@@ -34,7 +34,7 @@ def read(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     rows: list[Row] = []
-    for line in strict_json.read_bytes(path, most=MOST_BYTES).splitlines():
+    for line in strict_json.read_lines(path, most=MOST_BYTES):
         try:
             row = strict_json.typed(strict_json.loads(line, path.name), dict[str, float | str | None], path.name)
             words = [key for key, value in row.items() if isinstance(value, str) and key != MEASURED_ON]
@@ -45,7 +45,8 @@ def read(path: Path) -> list[Row]:
         except (strict_json.BadJson, KeyError, TypeError) as error:
             log.warning("%s is read up to line %d, which is damaged: %s", path.name, len(rows) + 1, error)
             break
-        rows.append({**row, "step": int(row["step"])})
+        known = {key: value for key, value in row.items() if value is not None}
+        rows.append({**known, "step": int(row["step"])})
     return rows
 
 

@@ -14,6 +14,7 @@ from .adapter_config import AdapterConfig, LoraConfig, adapter_config_from_json
 from .config import require_legible
 from .errors import ConfigError
 from .setting_text import change, check_known, read_lines
+from .strict_json import shown
 from .train_config import TrainConfig
 
 VERSION = 1
@@ -55,9 +56,11 @@ class Preset:
         name, description = values.get("name", ""), values.get("description", "")
         adapter, train = values.get("adapter", {}), values.get("train", {})
         if not (isinstance(name, str) and isinstance(description, str)):
-            raise ConfigError(f"name and description of a preset must be text, got {name!r} and {description!r}.")
+            raise ConfigError(f"name and description of a preset must be text, got {shown(name)} and "
+                              f"{shown(description)}.")
         if not (isinstance(adapter, dict) and isinstance(train, dict)):
-            raise ConfigError(f"adapter and train of a preset must hold settings, got {adapter!r} and {train!r}.")
+            raise ConfigError(f"adapter and train of a preset must hold settings, got {shown(adapter)} and "
+                              f"{shown(train)}.")
         return cls(name=name, description=description, adapter=adapter_config_from_json(adapter),
                    train=TrainConfig.from_json(train))
 

@@ -7,7 +7,6 @@ adapter_config.json beside them.  A program that does not look there applies mos
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from . import strict_json
 from .errors import AdapterError, ConfigError
 from .module_names import official
+from .patterns import fits
 from .peft_layout import CONFIG_NAME, HEADER_KEY
 
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -89,7 +89,7 @@ class Settings:
         if not self.targets or self.targets == "all-linear":
             return True
         if isinstance(self.targets, str):
-            return any(re.fullmatch(self.targets, one) for one in (name, official(name) or name))
+            return any(fits(self.targets, one) for one in (name, official(name) or name))
         return any(_ends(name, target) for target in self.targets)
 
     def alpha_of(self, name: str) -> float:
@@ -109,7 +109,7 @@ def _ends(name: str, target: str) -> bool:
 def _matching(pattern: Mapping[str, float], name: str, default: float) -> float:
     """The value of the first pattern that is the end of the name, as PEFT has it, or another name of the module."""
     return next((value for key, value in pattern.items()
-                 if re.fullmatch(rf"(.*\.)?({key})", name) or official(key) == (official(name) or "")), default)
+                 if fits(rf"(.*\.)?({key})", name) or official(key) == (official(name) or "")), default)
 
 
 def settings_file(path: Path) -> Path | None:
@@ -138,7 +138,7 @@ def read_settings(path: Path, metadata: Mapping[str, str], modules: Sequence[See
     return found, why
 
 
-_DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError, ConfigError, re.error)
+_DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError, ConfigError)
 
 
 def _beside(path: Path, modules: Sequence[Seen]) -> tuple[Settings | None, str]:
@@ -216,11 +216,9 @@ def _peft(config: Mapping[str, Any], source: str) -> Settings | None:
         # Their ranks and patterns may be of another form; whatever has a scale is no module of theirs.
         return Settings(source=source, alpha=0, rank=0, kind=kind)
     ranks, alphas = (dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
-    for pattern in (*ranks, *alphas):
-        re.compile(pattern)
     targets = config.get("target_modules")
-    if isinstance(targets, str):
-        re.compile(targets)
+    for pattern in (*ranks, *alphas, *([targets] if isinstance(targets, str) else [])):
+        fits(pattern, "")
     return Settings(source=source, alpha=_number(name, config[name]),
                     rank=0 if config.get("r") is None else _rank("r", config["r"]),
                     alpha_pattern={key: _number(f"the alpha of {key}", value) for key, value in alphas.items()},

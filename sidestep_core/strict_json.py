@@ -7,21 +7,25 @@ that calls json.loads.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import stat
 import types
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError, SideStepError
 
 MOST_BYTES = 16_000_000
 """Of a file, unless its reader says otherwise."""
+MOST_LINE = 1_000_000
+"""Bytes of a line of a file that is read by lines."""
 MOST_DIGITS = 20
 MOST_DEPTH = 64
 MOST_SHOWN = 60
@@ -49,22 +53,43 @@ def read(path: Path, *, most: int = MOST_BYTES, label: str = "") -> Json:
 
 def read_bytes(path: Path, *, most: int = MOST_BYTES, label: str = "") -> bytes:
     """The content of a regular file of at most `most` bytes.  BadJson as `read`."""
-    label = label or path.name
+    with _opened(path, most, label or path.name) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise _too_large(label or path.name, len(content), most)
+    return content
+
+
+def read_lines(path: Path, *, most: int = MOST_BYTES) -> Iterator[bytes]:
+    """The lines of a regular file of at most `most` bytes, one by one; a line has at most MOST_LINE.  BadJson as
+    `read`."""
+    with _opened(path, most, path.name) as file:
+        while line := file.readline(MOST_LINE + 1):
+            if len(line) > MOST_LINE:
+                raise BadJson(f"{path.name} has a line of more than {MOST_LINE} bytes. Is it the right file?")
+            yield line
+
+
+@contextlib.contextmanager
+def _opened(path: Path, most: int, label: str) -> Iterator[BinaryIO]:
+    """The file, for reading.  BadJson where it is none, is too large, or cannot be read."""
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
             raise BadJson(f"{label} is not a file.")
-        if facts.st_size <= most:
-            with path.open("rb") as file:
-                content = file.read(most + 1)
-            if len(content) <= most:
-                return content
+        if facts.st_size > most:
+            raise _too_large(label, facts.st_size, most)
+        with path.open("rb") as file:
+            yield file
     except (OSError, ValueError) as error:
         if isinstance(error, SideStepError):
             raise
         reason = (error.strerror if isinstance(error, OSError) else "") or error
         raise BadJson(f"{label} cannot be read ({reason}).") from error
-    raise BadJson(f"{label} has {facts.st_size} bytes; at most {most} are read. Is it the right file?")
+
+
+def _too_large(label: str, size: int, most: int) -> BadJson:
+    return BadJson(f"{label} has {size} bytes; at most {most} are read. Is it the right file?")
 
 
 def loads(content: str | bytes, label: str = "The text", *, pairs: Pairs | None = None, unicode: bool = True) -> Json:
@@ -95,15 +120,20 @@ def record(kind: type[AnyRecord], values: Json, where: str, *, others: bool = Fa
     BadJson names a field that is missing, unknown (unless `others` are let be), or of another type.
     """
     values = as_object(values, where)
-    known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
+    known, hints = _fields(kind)  # type: ignore[arg-type]
     unknown = sorted(values.keys() - known.keys())
     if unknown and not others:
         raise BadJson(f"{where} has the unknown field {shown(unknown[0])}.")
-    hints = get_type_hints(kind)
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise BadJson(f"{where} has no {name}.")
     return kind(**{name: typed(values[name], hints[name], f"{where}: {name}") for name in known if name in values})
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[dict[str, Field[Any]], dict[str, Any]]:
+    """Of a dataclass by name, and their types: slow to find out, and asked for every line of a header."""
+    return {field.name: field for field in fields(kind) if field.init}, get_type_hints(kind)
 
 
 def as_object(value: Json, where: str) -> dict[str, Any]:

@@ -23,9 +23,9 @@ ROOT = Path(__file__).parent.parent
 LAYERS = {
     "errors": -2, "strict_json": -1, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
     "song_report": 0, "tensor_header": 0, "mp4": 0, "lyric_parts": 0, "lengths": 0, "ahead": 0,
-    "legible": 0, "key_lines": 0, "leftovers": 0,
+    "legible": 0, "key_lines": 0, "leftovers": 0, "optional": 0,
     "config": 1, "bounded_walk": 1, "storage": 1, "audio_files": 1, "prompts": 1, "probe": 1,
-    "torch_file": 1, "peft_layout": 1, "optional": 1, "checksums": 2, "locks": 2, "foreign_kinds": 1, "adapter_keys": 1,
+    "torch_file": 1, "peft_layout": 1, "patterns": 1, "checksums": 2, "locks": 2, "foreign_kinds": 1, "adapter_keys": 1,
     "text_files": 1,
     "adapter_config": 2, "train_config": 2, "notes": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
     "factors": 2, "scales": 2, "adapter_tensors": 2, "audio": 2, "encoded": 2,
@@ -39,7 +39,7 @@ LAYERS = {
     "song_warnings": 5, "standalone": 5,
     "write_back": 6, "captions": 6, "build": 6, "dataset_json": 6, "step": 6, "pace": 3, "encoding": 6, "selection": 6,
     "listening": 6, "sections": 6, "song_table": 6, "cache": 6, "latents": 6,
-    "preprocess": 7, "results": 7, "estimate": 7,
+    "preprocess": 7, "results": 7, "estimate": 7, "tensor_files": 7,
     "start": 8, "keeping": 8, "foreign_tensors": 8,
     "train": 9,
     "__init__": 10,
@@ -51,7 +51,7 @@ OWNERS = {
     "av": {"audio", "audio_files"}, "torchaudio": {"loudness", "tempo"}, "pyloudnorm": {"loudness"},
     "librosa": {"tempo", "musical_key"}, "diffusers": {"standalone"},
     "bitsandbytes": {"optimizers"}, "prodigyopt": {"optimizers"}, "flash_attn": {"layers"}, "PIL": {"heatmap"},
-    "filelock": {"locks"}, "psutil": {"leftovers"},
+    "filelock": {"locks"}, "psutil": {"leftovers"}, "regex": {"patterns"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two
 things for us: a text encoder and an optimizer)."""
@@ -153,6 +153,21 @@ def imports_by_name(name: str, source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("__import__", "import_module"):
             yield f"line {node.lineno} imports by name, which none of these rules can see"
+
+
+def unbounded_json(name: str, source: str) -> Iterator[str]:
+    if name == "sidestep_core/strict_json.py":
+        return
+    for node in ast.walk(ast.parse(source)):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if called in ("json.load", "json.loads", "json.JSONDecoder", "torch.load") and not (
+                called == "torch.load" and name == "sidestep_core/torch_file.py"):
+            yield f"line {node.lineno} calls {called}, without bounds; ask strict_json, or torch_file"
+        elif isinstance(node, ast.ImportFrom) and node.module == "json":
+            yield f"line {node.lineno} imports from json; ask strict_json"
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and any(
+                alias.name.partition(".")[0] in ("pickle", "marshal", "shelve", "yaml") for alias in node.names):
+            yield f"line {node.lineno} imports what can run code from a file"
 
 
 def long_file(name: str, source: str) -> Iterator[str]:
@@ -298,6 +313,10 @@ def test_nothing_is_imported_by_name() -> None:
     assert violations(imports_by_name, python_files("sidestep_core", "nodes")) == []
 
 
+def test_files_of_strangers_are_read_in_one_place() -> None:
+    assert violations(unbounded_json, python_files("sidestep_core", "nodes", "__init__.py", "first_copy.py")) == []
+
+
 def test_no_file_is_long() -> None:
     paths = python_files("sidestep_core", "nodes", "demo", "benchmarks", "run.py", "bootstrap.py")
     assert violations(long_file, paths) == []
@@ -389,6 +408,11 @@ LONG_BODY = "\n    pass" * LONGEST_FUNCTION
     (unowned_packages, "sidestep_core/songs.py", "def f():\n    import pandas"),
     (imports_by_name, "sidestep_core/songs.py", "import importlib\nimportlib.import_module('peft')"),
     (imports_by_name, "sidestep_core/songs.py", "__import__('peft')"),
+    (unbounded_json, "sidestep_core/presets.py", "import json\njson.loads(text)"),
+    (unbounded_json, "nodes/presets.py", "import json\ndef f(file):\n    return json.load(file)"),
+    (unbounded_json, "nodes/presets.py", "from json import loads"),
+    (unbounded_json, "sidestep_core/storage.py", "import pickle"),
+    (unbounded_json, "sidestep_core/layouts.py", "torch.load(path, weights_only=True)"),
     (long_file, "demo/demo.py", "pass\n" * (LONGEST_FILE + 1)),
     (long_functions, "nodes/host.py", f"def f():{LONG_BODY}"),
     (long_functions, "nodes/host.py", f"async def f():{LONG_BODY}"),
@@ -425,6 +449,9 @@ def test_every_rule_finds_its_violation(rule: Rule, name: str, source: str) -> N
     (unowned_packages, "sidestep_core/lora.py", "def f():\n    import peft"),
     (unowned_packages, "sidestep_core/lora.py", "if TYPE_CHECKING:\n    from peft.tuners.lora import Linear"),
     (unowned_packages, "sidestep_core/songs.py", "import csv\nimport torch.nn\nfrom .errors import DatasetError"),
+    (unbounded_json, "sidestep_core/strict_json.py", "json.loads(text)"),
+    (unbounded_json, "sidestep_core/torch_file.py", "torch.load(path, weights_only=True)"),
+    (unbounded_json, "nodes/presets.py", "import json\njson.dumps(value)"),
     (long_file, "demo/demo.py", "pass\n" * LONGEST_FILE),
     (long_functions, "nodes/host.py", f"def f():{LONG_BODY.removesuffix('pass').rstrip()}"),
     (vague_name, "nodes/history.py", ""),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidestep_core import cache, storage
+from sidestep_core import bounded_walk, cache, storage
 from sidestep_core.checkpoint import Checkpoint
 from sidestep_core.dataset import Dataset, load_samples, open_dataset
 from sidestep_core.encoding import ensure_conditions
@@ -212,6 +212,29 @@ def test_a_bad_file_is_left_out_with_its_reason(take: Take, tensors: Path, kind:
     assert len(found.dataset.samples) == 3
     assert found.problems[0].name == "bad.pt"
     assert re.search(reason, problem(found))
+
+
+def test_a_file_too_large_for_a_song_is_not_opened(take: Take, tensors: Path) -> None:
+    with (tensors / "huge.pt").open("wb") as file:
+        file.truncate(1 << 40)
+    assert problem(take()) == "huge.pt: is larger than 1024 MB, which no song is"
+
+
+def test_a_link_out_of_the_folder_is_left_out(take: Take, tensors: Path, tmp_path: Path) -> None:
+    torch.save(song(60, 9), tmp_path / "secret.pt")
+    (tensors / "link.pt").symlink_to(tmp_path / "secret.pt")
+    found = take()
+    assert names(found) == ["album__0.pt", "album__1.pt", "album__2.pt"]
+    assert problem(found).startswith("link.pt: It is a link that leads out of the folder")
+
+
+def test_a_folder_without_end_is_refused(take: Take, tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded_walk, "MOST_ENTRIES", 2)
+    with pytest.raises(DatasetError, match="holds more than 2 files"):
+        take()
+    monkeypatch.setattr(bounded_walk, "MOST_ENTRIES", 4)
+    (tensors / "manifest.json").write_text(json.dumps([f"{number}.pt" for number in range(9)]), encoding="utf-8")
+    assert "lists 9 samples, more than 4; every .pt file is taken instead" in problem(take())
 
 
 def test_a_hostile_file_is_refused_and_runs_nothing(take: Take, tensors: Path, tmp_path: Path) -> None:

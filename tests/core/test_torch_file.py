@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,17 @@ def test_no_code_is_run(tmp_path: Path, way: str) -> None:
     with pytest.raises(BadTorchFile, match=r"holds more than tensors, which would run code.*\(UnpicklingError\)"):
         read(path)
     assert not target.exists()
+
+
+def test_a_file_that_grows_when_it_is_unpacked_is_refused(tmp_path: Path) -> None:
+    """A megabyte that would become a gigabyte; torch itself never compresses."""
+    torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
+    packed = zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(tmp_path / "a.pt") as plain, packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(BadTorchFile, match="is damaged"):
+        read(tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -10])

@@ -34,7 +34,7 @@ class Dora(WeightAdapterBase):
     """A change of the host, followed by what DoRA does to the length of each row or column of the changed weight.
 
     The host's own DoRA divides rows by the length of the unchanged ones, which no trainer does, and reckons in the
-    precision of the model.  `weights` is (magnitude, the host's adapter without it), in the form that the host copies.
+    precision of the model.  `weights` is (magnitude, the host's change without it), in the form that the host copies.
     """
 
     name = "side_step_dora"
@@ -49,7 +49,7 @@ class Dora(WeightAdapterBase):
         """The weight, changed in place by `strength` times what DoRA adds to it."""
         magnitude, inner = self.weights
         base = weight.float()
-        delta = inner.calculate_weight(torch.zeros_like(base), key, 1.0, 1.0, None, lambda change: change)
+        delta = comfy.lora.calculate_weight([(1.0, inner, 1.0, None, None)], torch.zeros_like(base), key)
         added = decomposed(base, delta, magnitude.to(weight.device, torch.float32))
         weight += function((strength * added).to(weight.dtype))
         return weight
@@ -128,8 +128,8 @@ def _of_pieces(pieces: Mapping[str, Piece]) -> dict[str, object]:
     found = comfy.lora.load_lora(layouts.host_tensors(pieces), key_map)
     for module, piece in pieces.items():
         key = f"{layouts.HOST_PREFIX}{module}.weight"
-        if piece.magnitude is not None:
-            found[key] = Dora(found[key].loaded_keys, (piece.magnitude, found[key]))
+        if piece.magnitude is not None and key in found:
+            found[key] = Dora(set(), (piece.magnitude, found[key]))
     return found
 
 

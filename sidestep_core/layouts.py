@@ -119,8 +119,8 @@ def _sizes(content: Content, known: Mapping[str, Sequence[int]]) -> str:
     """The two sizes by name, where both are known."""
     for module, shape in known.items():
         factors = content.pieces[module].factors
-        if module.endswith("q_proj") and factors is not None and {factors.shape[1], shape[1]} <= WIDTHS.keys():
-            return f" ({WIDTHS[factors.shape[1]]}, and this one is {WIDTHS[shape[1]]})"
+        if module.endswith("q_proj") and factors is not None and {factors.shape[-1], shape[-1]} <= WIDTHS.keys():
+            return f" ({WIDTHS[factors.shape[-1]]}, and this one is {WIDTHS[shape[-1]]})"
     return ""
 
 

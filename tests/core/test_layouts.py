@@ -348,6 +348,13 @@ def test_a_bias_must_have_the_width_of_the_models(tmp_path: Path) -> None:
         read(path).matched((shapes | {"proj_out.1.bias": (IN,)}).get)
 
 
+def test_lengths_of_another_width_are_said(tmp_path: Path) -> None:
+    """A change of one dimension where the model has a matrix."""
+    content = read(written(tmp_path, {f"{Q}.w_norm": numbers(OUT)}))
+    with pytest.raises(AdapterError, match="q_proj is 6 there and 6 x 4 in the model"):
+        content.matched(lambda name: (OUT, IN) if name.endswith("weight") else None)
+
+
 def test_a_bias_alone_counts_where_there_is_one(tmp_path: Path) -> None:
     content = read(written(tmp_path, {f"{Q}.diff_b": numbers(OUT), "proj_in.1.diff_b": numbers(OUT)}))
     matched = content.matched(lambda name: None if name == f"{Q}.bias" else (OUT, IN)[:2 - name.endswith("bias")])

@@ -73,8 +73,13 @@ def test_kinds_of_peft_are_refused_by_name(model: Any, base: dict[str, Tensor], 
         patch(model, tmp_path / "adapter_model.safetensors")
 
 
-def test_tucker_on_a_convolution_is_really_applied(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
-    made = lycoris(tmp_path, base, everything=True, factor=4, dim=2, use_tucker=True)
+@pytest.mark.parametrize(("algo", "settings"), [
+    ("lokr", {"factor": 4}), ("lokr", {"factor": 4, "weight_decompose": True}), ("loha", {"weight_decompose": True}),
+    ("loha", {"weight_decompose": True, "wd_on_out": False}), ("locon", {"weight_decompose": True}),
+])
+def test_tucker_on_a_convolution_is_really_applied(model: Any, base: dict[str, Tensor], tmp_path: Path, algo: str,
+                                                   settings: dict[str, Any]) -> None:
+    made = lycoris(tmp_path, base, algo, everything=True, dim=2, use_tucker=True, **settings)
     patched, matched, total = patch(model, made.path)
     assert matched == total
     assert effect.compare(effect.applied(patched), base, made, 1.0)[0] <= FP32

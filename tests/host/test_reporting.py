@@ -6,6 +6,7 @@ import ast
 import asyncio
 import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -56,7 +57,9 @@ def test_every_node_reports_its_errors(reporting: Any) -> None:
     assert spec.loader is not None
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
-    found = asyncio.run(asyncio.run(sys.modules[name].comfy_entrypoint()).get_node_list())
+    with ThreadPoolExecutor(1) as thread:  # where Playwright runs, this one has a loop already
+        extension = thread.submit(asyncio.run, sys.modules[name].comfy_entrypoint()).result()
+        found = thread.submit(asyncio.run, extension.get_node_list()).result()
     assert len(found) == 22
     assert [each.__name__ for each in found if not hasattr(each.execute, "__wrapped__")] == []
 

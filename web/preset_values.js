@@ -77,6 +77,12 @@ export function watchPreset(node) {
       tell();
     };
   }
+  const { onExecuted } = node;
+  node.onExecuted = function () {
+    onExecuted?.apply(this, arguments);
+    tell(); // its file may have changed
+  };
+  node.showsAgain = tell;
 }
 
 const presetOf = (node) => {
@@ -86,7 +92,8 @@ const presetOf = (node) => {
 
 /** The settings that a preset gives; null where there is none, or nobody can tell before it has run. */
 async function settingsOf(preset) {
-  if (!preset || preset.inputs.some(({ link, widget }) => widget && link != null)) return null;
+  if (!preset) return null;
+  if (preset.inputs.some(({ link, widget }) => widget && link != null)) return lastSettings(preset);
   const widgets = preset.widgets.filter(({ name }) => OF_PRESET.includes(name));
   const body = JSON.stringify(Object.fromEntries(widgets.map(({ name, value }) => [name, String(value ?? "")])));
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body };
@@ -97,6 +104,9 @@ async function settingsOf(preset) {
     return null; // ComfyUI does not answer
   }
 }
+
+/** What it gave when it ran last, with texts from other nodes. */
+const lastSettings = ({ widgets }) => widgets.find(({ panel }) => panel)?.panel.state?.output?.settings ?? null;
 
 function text({ value, options }) {
   return typeof value === "number" ? value.toFixed(options.precision ?? 3) : String(value);

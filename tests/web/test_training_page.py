@@ -226,6 +226,22 @@ def widgets(page: Page, *, disabled: bool) -> set[str]:
     return set(names)
 
 
+def test_a_preset_with_a_connected_text_shows_its_values_when_it_has_run(page: Page, prompt: Prompt) -> None:
+    open_workflow(page, training_part(prompt, "with a text"), "with a text")
+    page.evaluate("""type => {
+        const { graph } = window.app;
+        const trainer = graph.nodes.find(node => node.type === type);
+        const [preset, text] = ['SideStepLoadPreset', 'PrimitiveStringMultiline'].map(
+            name => graph.add(LiteGraph.createNode(name)));
+        text.widgets[0].value = 'max_steps: 99';
+        text.connect(0, preset, 'changes');
+        preset.connect('settings', trainer, 'settings');
+        const output = { sidestep: [{ message: '', settings: { max_steps: 99 } }] };
+        preset.onExecuted(output);
+    }""", TRAINER)
+    page.wait_for_function(f"({SHOWN})('{TRAINER}').max_steps === '99'")
+
+
 def test_previews_are_served_by_their_numbers_only(server: ComfyUI, previewed: dict[str, Any]) -> None:
     run = server.get_json(f"/sidestep/nodes/{PREVIEWED}/history")["run"]
     folder = f"/sidestep/nodes/{PREVIEWED}/runs/{quote(run)}/samples"

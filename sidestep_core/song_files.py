@@ -136,8 +136,12 @@ def _matched(folder: Path, files: Sequence[str], noted: Mapping[str, Sequence[st
                 if len(found) == 1:
                     sidecars[song].setdefault(slot, found[0])
             left = [name for name in left if name not in claims]
-    return [AudioFile(path=folder / song, sidecars=sidecars[song], twins=tuple(
-        other for other in songs if other != song and set(sidecars[other].values()) & set(sidecars[song].values())))
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for song in songs:
+        for sidecar in sidecars[song].values():
+            sharing[sidecar].append(song)
+    return [AudioFile(path=folder / song, sidecars=sidecars[song], twins=tuple(dict.fromkeys(
+        other for sidecar in sidecars[song].values() for other in sharing[sidecar] if other != song)))
         for song in songs]
 
 

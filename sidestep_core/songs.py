@@ -119,7 +119,7 @@ def find_songs(folder: Path, tick: Tick = lambda: None, may_read: MayRead = lamb
     found = scan(folder, gathered.leave_out, tick)
     if not found.songs and DATASET_FILE in found.others:
         return _in_list(folder / DATASET_FILE, tick, may_read)
-    lists = _lists(folder, found, gathered)
+    lists = _lists(folder, found, gathered, tick)
     assigned = [assign(listed.rows, found.songs, folder, gathered.leave_out, name[:name.rfind("/") + 1])
                 for name, listed in lists.items()]
     for name in sorted(found.songs):
@@ -133,7 +133,7 @@ def find_songs(folder: Path, tick: Tick = lambda: None, may_read: MayRead = lamb
     return gathered.folder(folder, lists[DATASET_FILE].genre_ratio if DATASET_FILE in lists else 0.0)
 
 
-def _lists(folder: Path, found: Scan, gathered: _Gathered) -> dict[str, DatasetList]:
+def _lists(folder: Path, found: Scan, gathered: _Gathered, tick: Tick) -> dict[str, DatasetList]:
     """The lists in a folder by name, from the weakest to the strongest; all other texts that nothing reads are noticed.
 
     Raises DatasetError where one of LIST_FILES cannot be read.
@@ -141,6 +141,7 @@ def _lists(folder: Path, found: Scan, gathered: _Gathered) -> dict[str, DatasetL
     named = [name for name in LIST_FILES if name in found.others]
     lists, reasons = {}, {}
     for name in found.others:
+        tick()
         if name not in named and name.lower().endswith(LIST_ENDINGS):
             try:
                 listed = read_list(folder / name)

@@ -20,6 +20,8 @@ _SNIFFED = 512
 _MOST_SNIFFED = 1000
 _LARGEST = 1 << 20
 _NAMED_ALONE, _NAMED_IN_ALL = 5, 20
+_MOST_UNKNOWN = 50
+"""Names that are told one by one."""
 
 
 def unread(others: Sequence[str], songs: Sequence[str], reasons: Mapping[str, str],
@@ -29,9 +31,12 @@ def unread(others: Sequence[str], songs: Sequence[str], reasons: Mapping[str, st
     `reasons` has those that are known already.
     """
     stems = {PurePosixPath(song).stem.casefold(): song for song in songs}
-    texts = [name for name in others if name in reasons or PurePosixPath(name).suffix.lower() in _TEXT_ENDINGS]
-    strange = [name for name in others if name not in texts][:_MOST_SNIFFED]
-    texts = sorted([*texts, *(name for name in strange if _is_text(root / name))])
+    texts: list[str] = []
+    strange: list[str] = []
+    for name in others:
+        named = name in reasons or PurePosixPath(name).suffix.lower() in _TEXT_ENDINGS
+        (texts if named else strange).append(name)
+    texts = sorted([*texts, *(name for name in strange[:_MOST_SNIFFED] if _is_text(root / name))])
     texts = [name for name in texts if PurePosixPath(name).name.lower() not in _SYSTEM and not name.endswith(_BACKUP)]
     for name in texts[:_NAMED_ALONE]:
         yield name, reasons.get(name) or _reason(name, stems)
@@ -42,17 +47,22 @@ def unread(others: Sequence[str], songs: Sequence[str], reasons: Mapping[str, st
 
 
 def unknown(values: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, str]]:
-    """For each unknown name, the song or file that has it first, and a sentence with the value there."""
+    """For each unknown name, the song or file that has it first, and a sentence with the value there; many in one."""
     by_name: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
     for song, entry in values:
         by_name[plain_name(entry.name)].append((song, entry))
-    for (song, entry), *others in by_name.values():
+    found = list(by_name.values())
+    for (song, entry), *others in found[:_MOST_UNKNOWN]:
         where = entry.where.removesuffix(f": {entry.name}")
         more = f" There are {len(others)} more of this name." if others else ""
-        near = difflib.get_close_matches(plain_name(entry.name), NAMES, n=1)
+        near = difflib.get_close_matches(plain_name(entry.name)[:QUOTED], NAMES, n=1)
         hint = f" The nearest is {near[0]}." if near else ""
-        yield song, (f"{where} says {entry.name}: {str(entry.value)!r:.{QUOTED}}, which is not used, as nothing is "
-                     f"called so.{hint}{more}")
+        yield song, (f"{where} says {entry.name:.{QUOTED}}: {str(entry.value)!r:.{QUOTED}}, which is not used, as "
+                     f"nothing is called so.{hint}{more}")
+    if rest := found[_MOST_UNKNOWN:]:
+        song, entry = rest[0][0]
+        where = entry.where.removesuffix(f": {entry.name}")
+        yield song, f"{where} says {len(rest)} more names that mean nothing, such as {entry.name:.{QUOTED}}."
 
 
 def _reason(name: str, stems: Mapping[str, str]) -> str:

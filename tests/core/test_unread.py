@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from sidestep_core.sidecars import SIDECARS
 from sidestep_core.song_files import scan, sidecars_of
 from sidestep_core.songs import SongFolder, find_songs
+from sidestep_core.unread import unread
 from sidestep_core.write_back import sidecars_beside, write_sidecar
+from tests.growth import MOST, growth
 from tests.song_folders import put, song_in, write
 
 NOTES = "caption: warm lo-fi\nbpm: 90\nlyrics:\n[Verse]\nRain\n"
@@ -238,3 +240,37 @@ def test_object_under_a_name_of_no_words_is_named(tmp_path: Path) -> None:
     [notice] = find_songs(tmp_path).notices
     assert "a.json says song" in notice.reason
     assert "calm" in notice.reason
+
+
+def test_many_songs_are_matched_in_proportion(tmp_path: Path) -> None:
+    for size in (150, 1350):
+        for number in range(size):
+            put(tmp_path / str(size), **{f"{number}__wav": "x", f"{number}__txt": "x"})
+    assert growth(lambda size: scan(tmp_path / str(size), lambda name, reason: None), 150) < MOST
+
+
+def test_many_other_files_are_told_in_proportion(tmp_path: Path) -> None:
+    def told(size: int) -> None:
+        assert len(list(unread([f"{number}.{ending}" for number in range(size) for ending in ("txt", "bin")], [], {},
+                               tmp_path))) == 6
+
+    assert growth(told, 1000) < MOST
+
+
+def test_endless_unknown_names_are_told_in_one_line(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    names = {f"key {number} {'k' * 1000}": "x" for number in range(500)}
+    (tmp_path / "dataset.json").write_text(json.dumps([{"audio_path": "a.wav", **names}]), encoding="utf-8")
+    notices = [notice.reason for notice in find_songs(tmp_path).notices]
+    assert len(notices) == 51
+    assert "says 450 more names that mean nothing, such as key 50 k" in notices[-1]
+    assert max(map(len, notices)) < 500
+
+
+def test_reading_lists_stops_when_it_is_asked_to(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    for number in range(9):
+        write(tmp_path / f"{number}.json", "{}")
+    ticks: list[int] = []
+    find_songs(tmp_path, lambda: ticks.append(1))
+    assert len(ticks) > 9

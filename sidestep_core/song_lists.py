@@ -35,6 +35,8 @@ _SEPARATOR = re.compile(r"sep=(.)\n", re.IGNORECASE)
 """The first line of a table that says what separates its cells, which Excel writes."""
 LARGEST_LIST = 1 << 26
 """Bytes of a list."""
+LONGEST_PATH = 4096
+"""Characters; no system has longer ones."""
 LIST_ENDINGS = (".csv", ".json", ".jsonl", ".tsv")
 
 
@@ -244,6 +246,8 @@ def assign(rows: Iterable[Row], names: Iterable[str], root: Path, tell: Callable
 
 def _paths_of(reference: str, root: Path) -> list[str]:
     """The names that a path could mean: itself, or the ends of an absolute one, that of a moved folder included."""
+    if len(reference) > LONGEST_PATH:
+        return []
     path = _comparable(reference)
     if not _is_absolute(reference):
         return [path.removeprefix("./")]

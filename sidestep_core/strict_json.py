@@ -24,6 +24,9 @@ from .errors import ConfigError, SideStepError
 
 MOST_BYTES = 16_000_000
 """Of a file, unless its reader says otherwise."""
+MOST_VALUES = 4_000_000
+"""By the commas and brackets of a text, those in its words included: each value takes up to a hundred bytes of memory,
+many times what it takes in the file."""
 MOST_LINE = 1_000_000
 """Bytes of a line of a file that is read by lines."""
 MOST_DIGITS = 20
@@ -95,10 +98,13 @@ def _too_large(label: str, size: int, most: int) -> BadJson:
 def loads(content: str | bytes, label: str = "The text", *, pairs: Pairs | None = None, unicode: bool = True) -> Json:
     """The value that a text holds, or UTF-8 bytes with or without a byte-order mark.
 
-    BadJson for a name that is set twice (`pairs` may see to that instead), a number that is not finite, an integer of
-    more than 20 digits, more than 64 levels, half a character (unless `unicode` is False), and what is no JSON.
+    BadJson for more than MOST_VALUES values, a name that is set twice (`pairs` may see to that instead), a number that
+    is not finite, an integer of more than 20 digits, more than 64 levels, half a character (unless `unicode` is False),
+    and what is no JSON.
     """
     text = _decoded(content, label) if isinstance(content, bytes) else content.lstrip("\ufeff")
+    if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise BadJson(f"{label} holds more than {MOST_VALUES} values. Is it the right file?")
     try:
         value = json.loads(text, object_pairs_hook=pairs or _once, parse_int=_integer, parse_float=_finite,
                            parse_constant=_finite)

@@ -370,6 +370,16 @@ def test_a_bad_entry_of_a_list_costs_one_song_and_a_short_line(tmp_path: Path, s
     assert len(found.problems[0].reason) < 200
 
 
+def test_an_endless_path_in_a_list_is_none(tmp_path: Path) -> None:
+    """Each of its ends could be the name of a song: a hundred thousand names, ten gigabytes."""
+    write(tmp_path / "a.wav")
+    samples = [{"audio_path": "/a" * 100_000 + "/b.wav"}, {"audio_path": "/a" * 100_000 + "/a.wav", "caption": "x"}]
+    (tmp_path / "dataset.json").write_text(json.dumps(samples), encoding="utf-8")
+    found = find_songs(tmp_path)
+    assert [(song.name, song.caption) for song in found.songs] == [("a.wav", "x")]
+    assert len(found.problems[0].reason) < 300
+
+
 def test_an_endless_folder_in_a_list_is_none(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     content = {"metadata": {"folder": "/" + "x" * 9999}, "samples": [{"audio_path": "a.wav"}]}

@@ -104,3 +104,21 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
         strict_json.read(tmp_path)
     with pytest.raises(strict_json.BadJson, match="cannot be read"):
         strict_json.read(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "0"])
+def test_a_text_that_grows_in_memory_is_not_parsed(value: str) -> None:
+    """Twelve megabytes that would take half a gigabyte."""
+    with pytest.raises(strict_json.BadJson, match=r"a.json holds more than 4000000 values"):
+        strict_json.loads(f"[{','.join([value] * 4_000_001)}]", "a.json")
+
+
+def test_lines_are_read_within_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"1\n" + b" " * 2_000_000 + b"\n")
+    lines = strict_json.read_lines(path)
+    assert next(lines) == b"1\n"
+    with pytest.raises(strict_json.BadJson, match=r"a.jsonl has a line of more than 1000000 bytes"):
+        next(lines)
+    with pytest.raises(strict_json.BadJson, match="at most 10 are read"):
+        list(strict_json.read_lines(path, most=10))

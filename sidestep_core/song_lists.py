@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 import unicodedata
 from collections import defaultdict
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from .bounded_walk import MOST_ENTRIES
 from .errors import DatasetError
 from .notes import QUOTED, Entry, Notes, Remarks, field_of, json_entries, merged, notes_from
 from .sidecars import SidecarText, parse_json
@@ -37,6 +39,7 @@ LARGEST_LIST = 1 << 26
 """Bytes of a list."""
 LONGEST_PATH = 4096
 """Characters; no system has longer ones."""
+MOST_ROWS, MOST_COLUMNS = MOST_ENTRIES, 1000
 LIST_ENDINGS = (".csv", ".json", ".jsonl", ".tsv")
 
 
@@ -99,9 +102,17 @@ def read_list(path: Path) -> DatasetList:
         case ".json":
             return read_dataset_json(path)
         case ".jsonl":
-            return DatasetList(rows=tuple(_json_lines(path)))
+            return DatasetList(rows=_bounded(_json_lines(path), path.name))
         case _:
-            return DatasetList(rows=tuple(table_rows(path)))
+            return DatasetList(rows=_bounded(table_rows(path), path.name))
+
+
+def _bounded(rows: Iterable[Row], file: str) -> tuple[Row, ...]:
+    """All rows; DatasetError where they are more than there can be songs: each takes a kilobyte of memory."""
+    found = tuple(itertools.islice(rows, MOST_ROWS + 1))
+    if len(found) > MOST_ROWS:
+        raise DatasetError(f"{file} lists more than {MOST_ROWS} songs. Divide it.")
+    return found
 
 
 def read_dataset_json(path: Path) -> DatasetList:
@@ -120,8 +131,8 @@ def read_dataset_json(path: Path) -> DatasetList:
         others |= {name: value for name, value in around.items() if value is not samples and value is not metadata}
     folder = metadata.get("folder")
     return DatasetList(
-        rows=tuple(_sample(sample, shared, f"{path.name} sample {number}", path.name)
-                   for number, sample in enumerate(samples, start=1)),
+        rows=_bounded((_sample(sample, shared, f"{path.name} sample {number}", path.name)
+                       for number, sample in enumerate(samples, start=1)), path.name),
         genre_ratio=_number(metadata.get("genre_ratio"), 100, f"{path.name}: genre_ratio") / 100,
         folder=folder if isinstance(folder, str) else "", unknown=tuple(json_entries(others, path.name)),
     )
@@ -145,7 +156,7 @@ def _samples(content: Any) -> list[dict[str, Any]] | None:
 
 def _json_lines(path: Path) -> Iterator[Row]:
     """A JSON object on each line."""
-    for number, line in enumerate(read_text(path, LARGEST_LIST).split("\n"), start=1):
+    for number, line in enumerate(io.StringIO(read_text(path, LARGEST_LIST)), start=1):
         if line.strip():
             where = f"{path.name} line {number}"
             sample = parse_json(SidecarText(where, line))
@@ -182,7 +193,10 @@ def table_rows(path: Path) -> Iterator[Row]:
     delimiter = separator[1] if separator else _delimiter(text.partition("\n")[0])
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        column = next((name for name in reader.fieldnames or () if name.strip().lower() in _PATH_NAMES), None)
+        names = reader.fieldnames or ()
+        if len(names) > MOST_COLUMNS:
+            raise DatasetError(f"{path.name} has {len(names)} columns; at most {MOST_COLUMNS} are read.")
+        column = next((name for name in names if name.strip().lower() in _PATH_NAMES), None)
         if column is None:
             raise DatasetError(f"{path.name} has no column 'file' in its first line. Add it, or rename the table.")
         empty = True

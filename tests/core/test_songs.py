@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sidestep_core import bounded_walk
+from sidestep_core import bounded_walk, song_lists
 from sidestep_core.errors import DatasetError
 from sidestep_core.progress import Cancelled
 from sidestep_core.songs import Song, _require_usable, find_songs
@@ -378,6 +378,26 @@ def test_an_endless_path_in_a_list_is_none(tmp_path: Path) -> None:
     found = find_songs(tmp_path)
     assert [(song.name, song.caption) for song in found.songs] == [("a.wav", "x")]
     assert len(found.problems[0].reason) < 300
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("metadata.csv", "file\n" + "a.wav\n" * 8), ("metadata.jsonl", '{"file": "a.wav"}\n' * 8),
+    ("dataset.json", json.dumps([{"audio_path": "a.wav"}] * 8)),
+])
+def test_a_list_of_more_songs_than_there_can_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+                                                           content: str) -> None:
+    monkeypatch.setattr(song_lists, "MOST_ROWS", 7)
+    write(tmp_path / "a.wav")
+    write(tmp_path / name, content)
+    with pytest.raises(DatasetError, match=f"{name} lists more than 7 songs"):
+        find_songs(tmp_path)
+
+
+def test_a_table_of_endless_columns_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    write(tmp_path / "metadata.csv", "file" + "".join(f",{number}" for number in range(1000)) + "\na.wav\n")
+    with pytest.raises(DatasetError, match=r"metadata.csv has 1001 columns"):
+        find_songs(tmp_path)
 
 
 def test_an_endless_folder_in_a_list_is_none(tmp_path: Path) -> None:

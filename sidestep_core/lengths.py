@@ -76,6 +76,22 @@ def wav_understates(path: Path) -> bool:
     return data > 0 and total - place > max(data * _UNDERSTATED, 8)
 
 
+def is_joined_wav(path: Path) -> bool:
+    """Whether another WAV file follows in the same file, of which FFmpeg reads nothing."""
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF" or _read_at(file, 8, 4) != b"WAVE":
+            return False
+        place, total = 12, path.stat().st_size
+        while place + 12 <= total:
+            name, size, kind = struct.unpack("<4sI4s", _read_at(file, place, 12))
+            if (name, kind) == (b"RIFF", b"WAVE"):
+                return True
+            if not _is_chunk_name(name):
+                return False
+            place += 8 + size + size % 2
+    return False
+
+
 def _is_chunk_name(name: bytes) -> bool:
     return all(32 <= letter < 127 for letter in name)
 

@@ -114,6 +114,14 @@ def test_chained_ogg_states_all_its_links(tmp_path: Path, codec: str, layout: st
     assert audio_files.facts(file).seconds < SECONDS - 1.0
 
 
+def test_two_wavs_in_one_file_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    wav(file, tone(48_000, SECONDS, 440, 660))
+    file.write_bytes(file.read_bytes() * 2)
+    with pytest.raises(DatasetError, match="holds more sound than its header says"):
+        seconds(file)
+
+
 def test_aiff_header_that_says_too_little_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.aiff"
     encode(file, tone(48_000, SECONDS, 440, 660), 48_000, "pcm_s16be", "s16", container="aiff")

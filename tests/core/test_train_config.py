@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sidestep_core import train_config
 from sidestep_core.errors import ConfigError
+from sidestep_core.legible import illegible
 from sidestep_core.train_config import AUTO, TrainConfig
 
 positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
@@ -20,6 +21,7 @@ not_negative = st.floats(min_value=0, allow_infinity=False)
 counts = st.integers(1, 10**9)
 from_zero = st.integers(0, 10**9)
 share = st.floats(0, 1)
+texts = st.text(st.characters(exclude_categories=("C",))).filter(lambda text: not illegible(text))
 
 
 def one_of(literal: Any) -> st.SearchStrategy[str]:
@@ -38,9 +40,10 @@ FIELDS = dict(
     chunk_duration=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
     max_latent_length=st.just(0) | st.integers(25, 10**6), heldout_songs=st.integers(-1, 10**6), heldout_every=counts,
     early_stopping=from_zero, target_loss=not_negative, publish=one_of(train_config.Publish), save_every=counts,
-    keep_checkpoints=from_zero, tensorboard=st.booleans(), log_every=counts, log_heavy_every=counts,
-    sample_every=from_zero, sample_caption=st.text(), sample_lyrics=st.text(), sample_seconds=st.floats(5, 600),
-    shift=not_negative, inference_steps=from_zero, seed=st.integers(0, 2**64), device=st.text(),
+    save_minutes=not_negative, keep_checkpoints=from_zero, tensorboard=st.booleans(), log_every=counts,
+    log_heavy_every=counts,
+    sample_every=from_zero, sample_caption=texts, sample_lyrics=texts, sample_seconds=st.floats(5, 600),
+    shift=not_negative, inference_steps=from_zero, seed=st.integers(0, 2**64), device=texts,
     precision=one_of(train_config.Precision), gradient_checkpointing=one_of(train_config.Checkpointing),
 )  # fmt: skip
 
@@ -60,7 +63,7 @@ def test_a_config_comes_back_from_json_as_it_went(config: TrainConfig) -> None:
 AT_LEAST_ONE = ("max_steps", "restarts", "batch_size", "gradient_accumulation", "heldout_every", "save_every",
                 "log_every", "log_heavy_every")
 NOT_NEGATIVE = ("epochs", "warmup_steps", "weight_decay", "seed", "early_stopping", "target_loss", "shift",
-                "keep_checkpoints", "sample_every", "inference_steps")
+                "save_minutes", "keep_checkpoints", "sample_every", "inference_steps")
 ABOVE_ZERO = ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma")
 WRONG: list[tuple[str, Any, str]] = [
     *((name, 0, "at least 1, got 0") for name in AT_LEAST_ONE),

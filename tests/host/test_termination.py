@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,20 @@ from tests.running import demo_comfyui
 SENT_AFTER = 5
 
 
+@contextlib.contextmanager
+def heeding_ctrl_c() -> Iterator[None]:
+    """Processes that are started inside heed SIGINT, which they do not where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def end_by(sent: signal.Signals, prompt: Prompt, base: Path) -> tuple[int, int]:
     """Exit code of a server that is sent the signal some steps after the first that it reports; that first step."""
     steps: list[int] = []
-    with demo_comfyui(base) as server:
+    with heeding_ctrl_c(), demo_comfyui(base) as server:
         def listen(event: tuple[str, dict[str, Any]]) -> None:
             kind, data = event
             if kind == "sidestep.progress" and data["metrics"].get("loss") is not None:

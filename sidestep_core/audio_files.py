@@ -86,7 +86,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
         options = {"protocol_whitelist": "file"}
         if path.is_file() and lengths.wav_understates(path):
             options["ignore_length"] = "1"
-        if path.is_file() and (lengths.aiff_understates(path) or lengths.is_joined_wav(path)):
+        if path.is_file() and lengths.hides_sound(path):
             raise DatasetError(f"{path.name} holds more sound than its header says. Export it again as FLAC or WAV.")
         with av.open(path, metadata_errors="replace", options=options) as container:
             yield container

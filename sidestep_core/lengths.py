@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 _SEARCHED = 1 << 16
 """Bytes behind an MP3's leading tag in which its first frame must begin."""
@@ -59,58 +60,57 @@ def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
 
 def wav_understates(path: Path) -> bool:
     """Whether a WAV file goes on behind the data that its header speaks of, with nothing that is a chunk."""
-    total = path.stat().st_size
     with path.open("rb") as file:
-        if file.read(4) != b"RIFF" or _read_at(file, 8, 4) != b"WAVE":
-            return False
-        place, data = 12, 0
-        while place + 8 <= total:
-            name, size = struct.unpack("<4sI", _read_at(file, place, 8))
-            if name == b"data":
-                data = size
-                if size in _UNKNOWN_SIZES:
-                    return False
-            elif not _is_chunk_name(name):
-                break
-            place += 8 + size + size % 2
-    return data > 0 and total - place > max(data * _UNDERSTATED, 8)
+        return _is_wav(file) and _goes_on(file, "<", b"data")
 
 
-def is_joined_wav(path: Path) -> bool:
-    """Whether another WAV file follows in the same file, of which FFmpeg reads nothing."""
+def hides_sound(path: Path) -> bool:
+    """Whether FFmpeg cannot be told to read all of a file: an AIFF that goes on behind the sound that its header speaks
+    of, or a WAV behind which another one follows."""
     with path.open("rb") as file:
-        if file.read(4) != b"RIFF" or _read_at(file, 8, 4) != b"WAVE":
-            return False
-        place, total = 12, path.stat().st_size
-        while place + 12 <= total:
-            name, size, kind = struct.unpack("<4sI4s", _read_at(file, place, 12))
-            if (name, kind) == (b"RIFF", b"WAVE"):
-                return True
-            if not _is_chunk_name(name):
+        if _is_wav(file):
+            return any(chunk.name == b"RIFF" and _read_at(file, chunk.start + 8, 4) == b"WAVE"
+                       for chunk in _chunks(file, "<"))
+        return (_read_at(file, 0, 4) == b"FORM" and _read_at(file, 8, 4) in (b"AIFF", b"AIFC")
+                and _goes_on(file, ">", b"SSND"))
+
+
+class _Chunk(NamedTuple):
+    name: bytes
+    size: int
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + 8 + self.size + self.size % 2
+
+
+def _is_wav(file: BinaryIO) -> bool:
+    return _read_at(file, 0, 4) == b"RIFF" and _read_at(file, 8, 4) == b"WAVE"
+
+
+def _chunks(file: BinaryIO, order: str) -> Iterator[_Chunk]:
+    """The chunks of a WAV or AIFF file, of byte order < or >, up to the first thing that is none."""
+    total, place = file.seek(0, os.SEEK_END), 12
+    while place + 8 <= total:
+        name, size = struct.unpack(f"{order}4sI", _read_at(file, place, 8))
+        chunk = _Chunk(name, size, place)
+        if not all(32 <= letter < 127 for letter in chunk.name):
+            return
+        yield chunk
+        place = chunk.end
+
+
+def _goes_on(file: BinaryIO, order: str, sound: bytes) -> bool:
+    """Whether more lies behind the last chunk than the rest of one, measured by the chunk called `sound`."""
+    size, end = 0, 12
+    for chunk in _chunks(file, order):
+        end = chunk.end
+        if chunk.name == sound:
+            if chunk.size in _UNKNOWN_SIZES:
                 return False
-            place += 8 + size + size % 2
-    return False
-
-
-def _is_chunk_name(name: bytes) -> bool:
-    return all(32 <= letter < 127 for letter in name)
-
-
-def aiff_understates(path: Path) -> bool:
-    """Whether an AIFF file goes on behind the sound that its header speaks of, with nothing that is a chunk."""
-    total = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(4) != b"FORM" or _read_at(file, 8, 4) not in (b"AIFF", b"AIFC"):
-            return False
-        place, sound = 12, 0
-        while place + 8 <= total:
-            name, size = struct.unpack(">4sI", _read_at(file, place, 8))
-            if name == b"SSND":
-                sound = size
-            elif not _is_chunk_name(name):
-                break
-            place += 8 + size + size % 2
-    return sound > 0 and total - place > max(sound * _UNDERSTATED, 8)
+            size = chunk.size
+    return size > 0 and file.seek(0, os.SEEK_END) - end > max(size * _UNDERSTATED, 8)
 
 
 def chained_ogg_seconds(path: Path) -> float | None:

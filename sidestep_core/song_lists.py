@@ -208,7 +208,7 @@ def table_rows(path: Path) -> Iterator[Row]:
             reference = (cells[column] or "").strip()
             if reference or any((cell or "").strip() for cell in cells.values()):
                 yield Row(reference=reference, where=where, entries=json_entries(cells, where))
-        if empty and any(field_of(name) is None for name in reader.fieldnames or () if name != column):
+        if empty and any(field_of(name) is None for name in names if name != column):
             raise DatasetError(f"{path.name} has one line only, which is taken for the names of its columns. Put "
                                "'file' and 'caption' above it.")
     except csv.Error as error:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks._writers import Made, Truth, Weights, tree
-from sidestep_core import adapter
-from sidestep_core.adapter_config import AdapterConfig, LoraConfig
-from sidestep_core.module_names import official
-from sidestep_core.peft_layout import CONFIG_NAME, WEIGHTS_NAME
-from sidestep_core.storage import read_tensors
+from sidestep_core.adapters import file
+from sidestep_core.adapters.config import AdapterConfig, LoraConfig
+from sidestep_core.adapters.module_names import official
+from sidestep_core.adapters.peft_layout import CONFIG_NAME, WEIGHTS_NAME
+from sidestep_core.io.atomic import read_tensors
 from tests.adapters import LORAS
 from tests.host.pack import pack_module
 
@@ -38,8 +38,8 @@ JUDGED = LORAS | SUBSETS
 def write_peft_folder(made: Made) -> Path:
     """What a run writes beside the adapter."""
     tensors, folder = read_tensors(made.path), made.path.parent
-    adapter.write_peft_config(folder / CONFIG_NAME, tensors)
-    adapter.write_peft_weights(folder / WEIGHTS_NAME, tensors, {})
+    file.write_peft_config(folder / CONFIG_NAME, tensors)
+    file.write_peft_weights(folder / WEIGHTS_NAME, tensors, {})
     return folder
 
 

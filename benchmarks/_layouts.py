@@ -27,10 +27,10 @@ from benchmarks._writers import (
     rewritten,
     side_step,
 )
-from sidestep_core import kinds
-from sidestep_core.adapter_config import AdapterConfig
-from sidestep_core.storage import read_json, read_tensors, write_json, write_tensors
-from sidestep_core.targets import target_modules
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.io.atomic import read_json, read_tensors, write_json, write_tensors
 from tests.adapters import KINDS
 
 Row = Callable[[Path, Weights], Made]
@@ -148,7 +148,7 @@ def own(config: AdapterConfig) -> Row:
     def row(folder: Path, weights: Weights) -> Made:
         layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         modules = target_modules(config, layers)
-        return side_step(folder, weights, lambda decoder: kinds.attach(decoder, config, modules, 0))
+        return side_step(folder, weights, lambda decoder: registry.attach(decoder, config, modules, 0))
 
     return row
 

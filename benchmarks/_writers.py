@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sidestep_core import adapter
-from sidestep_core.adapter import LiveAdapter
-from sidestep_core.storage import read_tensors, write_tensors
+from sidestep_core.adapters import file
+from sidestep_core.adapters.file import LiveAdapter
+from sidestep_core.io.atomic import read_tensors, write_tensors
 
 Weights = Mapping[str, Tensor]
 """A decoder's matrices and convolutions by module name, float32."""
@@ -195,7 +195,7 @@ def side_step(folder: Path, weights: Weights, attach: Callable[[nn.Module], Live
     model = tree(weights)
     live = attach(model)
     randomise(model, live.parameters)
-    adapter.write(folder / "own.safetensors", live.state(), {})
+    file.write(folder / "own.safetensors", live.state(), {})
     adapted = [change.module for change in live.changes()]
     for parameter in live.parameters:
         parameter.data = parameter.data.double()

@@ -24,19 +24,19 @@ import torch
 
 from benchmarks.step import GEOMETRY, Work, seconds
 from demo.tiny import write_tiny_models
-from sidestep_core import estimate as stage
-from sidestep_core import visits
-from sidestep_core.adapter_config import AdapterConfig, LoraConfig
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
-from sidestep_core.dataset import Dataset
-from sidestep_core.decoder import load_decoder
-from sidestep_core.estimate_config import EstimateConfig
-from sidestep_core.loss import heldout_loss, training_loss
+from sidestep_core.adapters.config import AdapterConfig, LoraConfig
+from sidestep_core.dataset.manifest import Dataset
+from sidestep_core.estimate import estimate as stage
+from sidestep_core.estimate.config import EstimateConfig
+from sidestep_core.estimate.result import Estimate, agreement, jaccard
+from sidestep_core.estimate.selection import SelectionConfig, applied
+from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.model.decoder import load_decoder
 from sidestep_core.progress import Progress
-from sidestep_core.selection import SelectionConfig, applied
-from sidestep_core.sensitivity import Estimate, agreement, jaccard
-from sidestep_core.step import Training, optimizer_step, prepare
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.training import batches
+from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.loss import heldout_loss, training_loss
+from sidestep_core.training.step import Training, optimizer_step, prepare
 from tests.planting import PAIRS, planted, taught_by
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset
 
@@ -88,7 +88,7 @@ def stepping(train: Training) -> Work:
 def passing(train: Training) -> Work:
     """Forward and backward pass of a training step, without what the optimizer does."""
     objective = train.objective
-    (batch,) = visits.batches(train.trained_on, objective.silence_TC, objective.config, 0)
+    (batch,) = batches.batches(train.trained_on, objective.silence_TC, objective.config, 0)
 
     def work() -> None:
         objective.decoder.train()

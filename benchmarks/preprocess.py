@@ -31,13 +31,14 @@ from torch import Tensor
 
 import run
 from benchmarks.step import Work, seconds
-from sidestep_core import audio, encoded
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
-from sidestep_core.config import PreprocessConfig
-from sidestep_core.latents import Recording, Stamp, encode_recordings, encode_tiled
-from sidestep_core.preprocess import preprocess
+from sidestep_core.audio import decode
+from sidestep_core.dataset import tensor_file
+from sidestep_core.dataset.config import PreprocessConfig
+from sidestep_core.dataset.latents import Recording, Stamp, encode_recordings, encode_tiled
+from sidestep_core.dataset.preprocess import preprocess
+from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.progress import Progress, Report, ignore
-from sidestep_core.songs import find_songs
+from sidestep_core.songs.song import find_songs
 from tests.tiny import TinySource, tiny_checkpoint, write_byte_tokenizer
 from tests.tones import encode, tone
 
@@ -92,18 +93,18 @@ def measure_overlap(folder: Path, checkpoint: Checkpoint, slower: float) -> floa
     write_songs(folder / "songs", SONGS, LENGTH)
     recordings = [Recording(name=path.name, path=path, stamp=Stamp.of(path), audio=path.name, start=0.0, seconds=0.0,
                             normalise="none") for path in sorted((folder / "songs").glob("*.[mfo]*"))]
-    waveforms = [audio.decode(recording.path) for recording in recordings]
+    waveforms = [decode.decode(recording.path) for recording in recordings]
 
     def decode_all() -> None:
         for recording in recordings:
-            assert audio.problem(audio.decode(recording.path)) is None
+            assert decode.problem(decode.decode(recording.path)) is None
 
     def encode_all(source: TinySource) -> None:
         encode = source.audio_encoder(checkpoint, CPU)
         for recording, waveform in zip(recordings, waveforms, strict=True):
             latents_TC = encode_tiled(encode, waveform, CONFIG.tile_seconds)
             assert torch.isfinite(latents_TC).all()
-            encoded.write(folder / "alone" / recording.latents(checkpoint), "latents", latents_TC)
+            tensor_file.write(folder / "alone" / recording.latents(checkpoint), "latents", latents_TC)
 
     def both(source: TinySource) -> None:
         assert not encode_recordings(source, checkpoint, recordings, folder / "both", CONFIG.tile_seconds, CPU, ignore)

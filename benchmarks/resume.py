@@ -48,13 +48,13 @@ def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
     import peft  # noqa: F401 (loaded before it says ready, so that kills fall into the training)
     import torch
 
-    from sidestep_core import optimizers
-    from sidestep_core.adapter_config import LoraConfig
-    from sidestep_core.checkpoint import open_checkpoint
-    from sidestep_core.dataset import open_dataset
+    from sidestep_core.adapters.config import LoraConfig
+    from sidestep_core.dataset.manifest import open_dataset
+    from sidestep_core.model.checkpoint import open_checkpoint
     from sidestep_core.progress import Progress
-    from sidestep_core.train import train
-    from sidestep_core.train_config import TrainConfig
+    from sidestep_core.training import optimizers
+    from sidestep_core.training.config import TrainConfig
+    from sidestep_core.training.train import train
     from tests.tiny import TinySource
 
     torch.set_num_threads(1)
@@ -84,14 +84,15 @@ def _meet(error: str, after: int) -> None:
     """Let what the error stands for fail in this process: once, or from then on where a disk is full."""
     import torch
 
-    from sidestep_core import metrics, storage, train
+    from sidestep_core.io import atomic
+    from sidestep_core.training import metrics, train
 
     full = OSError(errno.ENOSPC, "No space left on device")
     owner, name, raised, times = {
         "memory": (train, "optimizer_step", torch.OutOfMemoryError("CUDA out of memory."), 1),
         "device": (train, "optimizer_step", RuntimeError("CUDA error: unspecified launch failure"), 1),
         "metrics": (metrics.Metrics, "_append", full, 1),
-        "disk": (storage, "_flush_to_disk", full, sys.maxsize),
+        "disk": (atomic, "_flush_to_disk", full, sys.maxsize),
     }[error]
     real, calls = getattr(owner, name), itertools.count()
 
@@ -113,7 +114,7 @@ def write_materials(folder: Path) -> None:
     import torch
 
     from demo.tiny import write_tiny_models
-    from sidestep_core.checkpoint import open_checkpoint
+    from sidestep_core.model.checkpoint import open_checkpoint
     from tests.tiny import write_dataset
 
     paths = write_tiny_models(folder, dtype=torch.float32)
@@ -187,9 +188,9 @@ def _listen(stream: TextIO, lines: queue.Queue[str]) -> None:
 def complete(folder: Path, attempt: Attempt) -> int:
     """Step of the last complete checkpoint: the last on the disk, and at least the last due before a told step; the
     last told step itself where the device failed."""
-    from sidestep_core import run_state
+    from sidestep_core.training import run_checkpoint
 
-    saved = [int(path.name.rpartition("-")[2]) for path in run_state.checkpoints(folder / "run")]
+    saved = [int(path.name.rpartition("-")[2]) for path in run_checkpoint.checkpoints(folder / "run")]
     told = attempt.steps[-1] if attempt.steps else 0
     if attempt.error == "disk":
         return max([0, *saved])

@@ -18,14 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.tiny import Geometry, write_tiny_models
-from sidestep_core import decoder as decoder_file
-from sidestep_core import layers, lora, optimizers
-from sidestep_core.adapter_config import LoraConfig
-from sidestep_core.decoder import Decoder, load_decoder
-from sidestep_core.layers import WINDOW, Mask
-from sidestep_core.targets import target_modules
-from sidestep_core.train_config import TrainConfig
-from sidestep_core.weights import Weights
+from sidestep_core.adapters import lora
+from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.model import decoder as decoder_file
+from sidestep_core.model import layers
+from sidestep_core.model.decoder import Decoder, load_decoder
+from sidestep_core.model.layers import WINDOW, Mask
+from sidestep_core.model.weights import Weights
+from sidestep_core.training import optimizers
+from sidestep_core.training.config import TrainConfig
 
 TOKENS = 1500
 CONDITION_TOKENS = 150

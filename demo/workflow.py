@@ -13,11 +13,11 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from sidestep_core.adapter_config import LoraConfig
-from sidestep_core.config import PreprocessConfig
-from sidestep_core.estimate_config import EstimateConfig
-from sidestep_core.selection import SelectionConfig
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.dataset.config import PreprocessConfig
+from sidestep_core.estimate.config import EstimateConfig
+from sidestep_core.estimate.selection import SelectionConfig
+from sidestep_core.training.config import TrainConfig
 
 from .browser import chromium, configure, open_page
 from .server import ComfyUI, Prompt

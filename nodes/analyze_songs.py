@@ -6,8 +6,8 @@ from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
-from ..sidestep_core.listening import ListenConfig
-from ..sidestep_core.songs import SongFolder
+from ..sidestep_core.songs.analyze import ListenConfig
+from ..sidestep_core.songs.song import SongFolder
 from . import folders, song_previews
 from .host import run_stage
 from .sockets import CATEGORY, SongsSocket
@@ -46,8 +46,8 @@ class AnalyzeSongs(io.ComfyNode):
 
     @classmethod
     def execute(cls, songs: SongFolder, dataset_name: str, fill: str, confidence: float) -> io.NodeOutput:
-        from ..sidestep_core.listening import listen
-        from ..sidestep_core.song_table import write_report
+        from ..sidestep_core.songs.analyze import listen
+        from ..sidestep_core.songs.report_csv import write_report
 
         config = ListenConfig.from_json({"fill": fill, "confidence": confidence})
         target = folders.songs_folder(dataset_name) / REPORT

@@ -6,7 +6,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapter import Adapter
+from ..sidestep_core.adapters.file import Adapter
 from . import models
 from .reporting import warned
 from .sockets import CATEGORY, AdapterSocket

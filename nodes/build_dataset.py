@@ -6,9 +6,9 @@ import logging
 
 from comfy_api.latest import io
 
-from ..sidestep_core.build import BuildConfig, build
-from ..sidestep_core.dataset_json import write_dataset_json
-from ..sidestep_core.songs import DATASET_FILE, find_songs
+from ..sidestep_core.songs.dataset_json import write_dataset_json
+from ..sidestep_core.songs.defaults import BuildConfig, build
+from ..sidestep_core.songs.song import DATASET_FILE, find_songs
 from . import folders, readable_folders, song_previews
 from .sockets import CATEGORY, SongsSocket
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sidestep_core.build import captioned
-from ..sidestep_core.songs import SongFolder
+from ..sidestep_core.songs.defaults import captioned
+from ..sidestep_core.songs.song import SongFolder
 from . import song_previews
 from .sockets import CATEGORY, SongsSocket
 

@@ -17,10 +17,10 @@ import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from ..sidestep_core import layouts
+from ..sidestep_core.adapters import formats
+from ..sidestep_core.adapters.delta import Piece, decomposed
+from ..sidestep_core.adapters.merge import Bake
 from ..sidestep_core.errors import AdapterError
-from ..sidestep_core.factors import Piece, decomposed
-from ..sidestep_core.merge import Bake
 from . import host_log
 
 MODEL_PREFIX = "diffusion_model."
@@ -93,26 +93,26 @@ class Changes:
     """What of the file is not used, in words."""
 
 
-def of(content: layouts.Content, shape_of: ShapeOf, key_map: Mapping[str, str]) -> Changes:
+def of(content: formats.Content, shape_of: ShapeOf, key_map: Mapping[str, str]) -> Changes:
     """What the host's own loader makes of an adapter; `key_map`: the host's names of parts outside the decoder.
 
     AdapterError when nothing is left, or something is of another width.
     """
     def in_decoder(parameter: str) -> Sequence[int] | None:
-        return shape_of(layouts.HOST_PREFIX + parameter)
+        return shape_of(formats.HOST_PREFIX + parameter)
 
     handed = _of_whole_modules(_working(_handed(content, in_decoder), shape_of))
     elsewhere = _working(_elsewhere(content.elsewhere, key_map), shape_of)
     pieces = content.matched(in_decoder, alone=not (handed or elsewhere))
     own = _working(_of_pieces(pieces), shape_of)
     failed = {module for module in pieces if pieces[module].factors is not None
-              and f"{layouts.HOST_PREFIX}{module}.weight" not in own}
+              and f"{formats.HOST_PREFIX}{module}.weight" not in own}
     own = {key: change for key, change in own.items() if _module(key).removesuffix(".bias") not in failed}
     pieces = {module: piece for module, piece in pieces.items() if module not in failed}
     if not (own or handed or elsewhere):
         raise AdapterError(f"ComfyUI could apply nothing of {content.path.name}. Update ComfyUI.")
     keys = _keys_of(content.elsewhere, key_map, elsewhere)
-    modules = {layouts.module_text(key) for key in keys} | {_module(key).removesuffix(".bias") for key in handed}
+    modules = {formats.module_text(key) for key in keys} | {_module(key).removesuffix(".bias") for key in handed}
     return Changes(own | handed | elsewhere, len(pieces) + len(modules),
                    content.left_out(pieces, keys | {_module(key) for key in handed}))
 
@@ -124,20 +124,20 @@ def _of_whole_modules(found: Mapping[str, object]) -> dict[str, object]:
 
 def _of_pieces(pieces: Mapping[str, Piece]) -> dict[str, object]:
     """DoRA as it was trained."""
-    key_map = {f"{layouts.HOST_PREFIX}{module}": f"{layouts.HOST_PREFIX}{module}.weight" for module in pieces}
-    found = comfy.lora.load_lora(layouts.host_tensors(pieces), key_map)
+    key_map = {f"{formats.HOST_PREFIX}{module}": f"{formats.HOST_PREFIX}{module}.weight" for module in pieces}
+    found = comfy.lora.load_lora(formats.host_tensors(pieces), key_map)
     for module, piece in pieces.items():
-        key = f"{layouts.HOST_PREFIX}{module}.weight"
+        key = f"{formats.HOST_PREFIX}{module}.weight"
         if piece.magnitude is not None and key in found:
             found[key] = Dora(set(), (piece.magnitude, found[key]))
     return found
 
 
-def _handed(content: layouts.Content, shape_of: ShapeOf) -> dict[str, object]:
+def _handed(content: formats.Content, shape_of: ShapeOf) -> dict[str, object]:
     """Kinds that the core does not compute; only where the host takes every tensor of a module."""
     found: dict[str, object] = {}
     for module, parts in content.handed.items():
-        place, key = f"{layouts.HOST_PREFIX}{module}", f"{layouts.HOST_PREFIX}{module}.weight"
+        place, key = f"{formats.HOST_PREFIX}{module}", f"{formats.HOST_PREFIX}{module}.weight"
         if shape_of(f"{module}.weight") is None or "dora_scale" in parts:
             continue
         oft = "oft_blocks" in parts and parts["oft_blocks"].dim() == 3
@@ -181,13 +181,13 @@ def _keys_of(tensors: Mapping[str, Tensor], key_map: Mapping[str, str], found: M
     """The keys in the file of changes outside the decoder."""
     def changed(key: str) -> str:
         place = key_map.get(_place(key, key_map), "")
-        return f"{place.removesuffix('.weight')}.bias" if key.endswith(layouts.OF_A_BIAS) else place
+        return f"{place.removesuffix('.weight')}.bias" if key.endswith(formats.OF_A_BIAS) else place
 
     return {key for key in tensors if changed(key) in found}
 
 
 def _module(key: str) -> str:
-    return key.removeprefix(layouts.HOST_PREFIX).removesuffix(".weight")
+    return key.removeprefix(formats.HOST_PREFIX).removesuffix(".weight")
 
 
 def _working(found: Mapping[str, object], shape_of: ShapeOf) -> dict[str, object]:
@@ -230,8 +230,8 @@ def bake(adapters: Sequence[tuple[Path, float]], alpha: float,
     model, by their official names.
     """
     key_map = _host_names(shapes)
-    contents = [layouts.read(path, alpha) for path, _ in adapters]
-    layouts.require_use(alpha, contents)
+    contents = [formats.read(path, alpha) for path, _ in adapters]
+    formats.require_use(alpha, contents)
     rows: dict[str, list[tuple[float, object, float, None, None]]] = {}
     told = []
     for content, (path, strength) in zip(contents, adapters, strict=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sidestep_core.selection import SelectionConfig, select
-from ..sidestep_core.sensitivity import Estimate
+from ..sidestep_core.estimate.result import Estimate
+from ..sidestep_core.estimate.selection import SelectionConfig, select
 from .pictures import to_image
 from .sockets import CATEGORY, EstimateSocket
 
@@ -34,7 +34,7 @@ class CompareEstimates(io.ComfyNode):
 
     @classmethod
     def execute(cls, top_k: int, **estimates: Estimate | None) -> io.NodeOutput:
-        from ..sidestep_core import heatmap, tables
+        from ..sidestep_core.estimate import heatmap, tables
 
         given = {name.replace("estimate_", "Estimate "): found for name, found in sorted(estimates.items())
                  if found is not None}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapter_config import LoraConfig
-from ..sidestep_core.sensitivity import Estimate
+from ..sidestep_core.adapters.config import LoraConfig
+from ..sidestep_core.estimate.result import Estimate
 from . import placement
 from .sockets import CATEGORY, AdapterConfigSocket
 

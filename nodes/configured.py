@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..sidestep_core.adapter_config import AdapterConfig
-from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.dataset import Dataset
-from ..sidestep_core.sensitivity import Estimate
+from ..sidestep_core.adapters.config import AdapterConfig
+from ..sidestep_core.dataset.manifest import Dataset
+from ..sidestep_core.estimate.result import Estimate
+from ..sidestep_core.model.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

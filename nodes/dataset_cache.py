@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from comfy_api.latest import io
 
-from ..sidestep_core import cache
-from ..sidestep_core.dataset import Dataset
+from ..sidestep_core.dataset import maintenance
+from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.progress import Report
 from .host import run_stage
 from .sockets import CATEGORY, DatasetSocket
@@ -53,7 +53,7 @@ class DatasetCache(io.ComfyNode):
 
 
 def _room(dataset: Dataset, report: Report) -> str:
-    found = cache.usage(dataset.folder)
+    found = maintenance.usage(dataset.folder)
     text = f"{_count(len(dataset.samples), 'song')}, {_count(found.files, 'file')}, {_megabytes(found.bytes)}."
     if not found.orphans:
         return f"{text} All of it is needed."
@@ -62,7 +62,7 @@ def _room(dataset: Dataset, report: Report) -> str:
 
 
 def _check(dataset: Dataset, report: Report) -> str:
-    problems = cache.verify(dataset, report=report)
+    problems = maintenance.verify(dataset, report=report)
     if not problems:
         return f"Every file of the {_count(len(dataset.samples), 'song')} is whole."
     shown = " ".join(f"{problem.name}: {problem.reason.removesuffix('.')}." for problem in problems[:PROBLEMS_SHOWN])
@@ -70,7 +70,7 @@ def _check(dataset: Dataset, report: Report) -> str:
 
 
 def _remove(dataset: Dataset, report: Report) -> str:
-    removed = cache.clean(dataset.folder)
+    removed = maintenance.clean(dataset.folder)
     if not removed.orphans:
         return "Nothing to remove."
     return f"{_count(removed.orphans, 'file')} removed, {_megabytes(removed.orphan_bytes)}."

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..sidestep_core import sensitivity, strict_json
 from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.sensitivity import Estimate
+from ..sidestep_core.estimate import result
+from ..sidestep_core.estimate.result import Estimate
+from ..sidestep_core.io import strict_json
 from . import folders
 
 NONE = "none"
@@ -30,4 +31,4 @@ def path_of(choice: str) -> Path:
 
 def load(choice: str) -> Estimate:
     """The estimate behind a choice.  ConfigError when it is not one of the choices, or not an estimate."""
-    return sensitivity.read(strict_json.read_bytes(path_of(choice), most=sensitivity.MOST_CHARACTERS), choice)
+    return result.read(strict_json.read_bytes(path_of(choice), most=result.MOST_CHARACTERS), choice)

@@ -7,11 +7,11 @@ from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
-from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.dataset import Dataset
-from ..sidestep_core.estimate_config import EstimateConfig
-from ..sidestep_core.selection import SelectionConfig, select
-from ..sidestep_core.sensitivity import Estimate
+from ..sidestep_core.dataset.manifest import Dataset
+from ..sidestep_core.estimate.config import EstimateConfig
+from ..sidestep_core.estimate.result import Estimate
+from ..sidestep_core.estimate.selection import SelectionConfig, select
+from ..sidestep_core.model.checkpoint import Checkpoint
 from . import folders, models
 from .host import run_stage
 from .pictures import to_image
@@ -48,7 +48,7 @@ class EstimateGradients(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: Checkpoint, dataset: Dataset, top_k: int, **settings: object) -> io.NodeOutput:
-        from ..sidestep_core import heatmap, tables
+        from ..sidestep_core.estimate import heatmap, tables
 
         config = EstimateConfig.from_json(settings)
         found = measure(cls.hidden.unique_id, checkpoint, dataset, config)
@@ -89,7 +89,7 @@ def setting_inputs() -> list[io.Input]:
 
 def measure(node_id: str, checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig) -> Estimate:
     """The estimate, kept in ComfyUI's folder for them: a finished one is taken from there, a stopped one continued."""
-    from ..sidestep_core.estimate import estimate
+    from ..sidestep_core.estimate.estimate import estimate
 
     on = replace(config, device=models.device(config.device))
     models.make_room()

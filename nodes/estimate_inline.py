@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.dataset import Dataset
+from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.estimate_config import EstimateConfig
-from ..sidestep_core.flow import FRAMES_PER_SECOND
-from ..sidestep_core.selection import SelectionConfig, applied
-from ..sidestep_core.train_config import TrainConfig
+from ..sidestep_core.estimate.config import EstimateConfig
+from ..sidestep_core.estimate.selection import SelectionConfig, applied
+from ..sidestep_core.model.checkpoint import Checkpoint
+from ..sidestep_core.model.flow_matching import FRAMES_PER_SECOND
+from ..sidestep_core.training.config import TrainConfig
 from .configured import Configured
 from .estimate_gradients import measure
 

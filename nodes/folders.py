@@ -14,11 +14,12 @@ from pathlib import Path, PurePath
 import comfy.model_management
 import folder_paths
 
-from ..sidestep_core import bounded_walk, layouts, merge, strict_json
-from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.dataset import Dataset
+from ..sidestep_core.adapters import formats, merge
+from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
-from ..sidestep_core.legible import illegible
+from ..sidestep_core.io import bounded_walk, strict_json
+from ..sidestep_core.io.legible import illegible
+from ..sidestep_core.model.checkpoint import Checkpoint
 from . import readable_folders
 
 log = logging.getLogger(__name__)
@@ -126,13 +127,13 @@ def adapter_file(name: str) -> Path:
 def adapter_choices() -> list[str]:
     """Every file that ComfyUI's LoRA lists show, and as `folder/` the folders that PEFT or LyCORIS saved."""
     files = folder_paths.get_filename_list("loras")
-    saved = {PurePath(name).parent.as_posix() for name in files if PurePath(name).name in layouts.FOLDER_FILES}
+    saved = {PurePath(name).parent.as_posix() for name in files if PurePath(name).name in formats.FOLDER_FILES}
     return [*files, *(f"{folder}/" for folder in sorted(saved - {"."}))]
 
 
 def adapter_path(choice: str) -> Path:
     """The file behind a choice; AdapterError when it is gone."""
-    names = [f"{choice}{name}" for name in layouts.FOLDER_FILES] if choice.endswith("/") else [choice]
+    names = [f"{choice}{name}" for name in formats.FOLDER_FILES] if choice.endswith("/") else [choice]
     for name in names:
         if (path := folder_paths.get_full_path("loras", name)) is not None:
             return Path(path)

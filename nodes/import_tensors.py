@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..sidestep_core.checkpoint import Checkpoint
+from ..sidestep_core.model.checkpoint import Checkpoint
 from . import folders
 from .host import run_stage
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket
 
 if TYPE_CHECKING:
-    from ..sidestep_core.preprocess import Preprocessed
+    from ..sidestep_core.dataset.preprocess import Preprocessed
 
 PROBLEMS_SHOWN = 3
 
@@ -43,7 +43,7 @@ class ImportTensors(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: Checkpoint, folder: str, dataset_name: str) -> io.NodeOutput:
-        from ..sidestep_core.foreign_tensors import import_tensors
+        from ..sidestep_core.dataset.import_tensors import import_tensors
 
         source, target = folders.given_folder(folder, ".pt files"), folders.dataset_folder(dataset_name)
         done = run_stage(cls.hidden.unique_id, target.name,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapter import content_fingerprint
-from ..sidestep_core.layouts import notices, open_file
-from ..sidestep_core.scales import settings_file
+from ..sidestep_core.adapters.alpha import settings_file
+from ..sidestep_core.adapters.file import content_fingerprint
+from ..sidestep_core.adapters.formats import notices, open_file
 from . import folders
 from .reporting import warned
 from .sockets import CATEGORY, AdapterSocket

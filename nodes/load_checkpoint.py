@@ -6,8 +6,8 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..sidestep_core.checkpoint import open_checkpoint
 from ..sidestep_core.errors import CheckpointError
+from ..sidestep_core.model.checkpoint import open_checkpoint
 from . import folders, models
 from .sockets import CATEGORY, CheckpointSocket
 from .wording import sentence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sidestep_core import sensitivity
+from ..sidestep_core.estimate import result
 from . import estimate_files, folders
 from .sockets import CATEGORY, EstimateSocket
 
@@ -33,7 +33,7 @@ class LoadEstimate(io.ComfyNode):
 
     @classmethod
     def execute(cls, estimate_file: str, json: str = "") -> io.NodeOutput:
-        found = sensitivity.read(json, "json") if json.strip() else estimate_files.load(estimate_file)
+        found = result.read(json, "json") if json.strip() else estimate_files.load(estimate_file)
         made = f"{found.score}, {found.batches} samples" if found.batches else found.score
         return io.NodeOutput(found, ui={"sidestep": [{
             "modules": len(found.scores), "message": f"{len(found.scores)} modules ({made})."}]})

@@ -6,8 +6,8 @@ import logging
 
 from comfy_api.latest import io
 
-from ..sidestep_core import presets
-from ..sidestep_core.presets import Imported
+from ..sidestep_core.presets import preset as presets
+from ..sidestep_core.presets.preset import Imported
 from . import folders, preset_files
 from .configured import Configured
 from .sockets import CATEGORY, AdapterConfigSocket, TrainConfigSocket

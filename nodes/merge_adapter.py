@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from comfy_api.latest import io
 
-from ..sidestep_core import merge
-from ..sidestep_core.adapter import Adapter, content_fingerprint
-from ..sidestep_core.checkpoint import Checkpoint, open_checkpoint
+from ..sidestep_core.adapters import merge
+from ..sidestep_core.adapters.file import Adapter, content_fingerprint
+from ..sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from ..sidestep_core.progress import Report
 from . import changes, folders
 from .apply_adapter import ALPHA_TOOLTIP

@@ -21,10 +21,10 @@ import torch
 from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel, get_silence_latent
 from torch import Tensor
 
-from ..sidestep_core import layouts
-from ..sidestep_core.adapter import Added
-from ..sidestep_core.checkpoint import Checkpoint
+from ..sidestep_core.adapters import formats
+from ..sidestep_core.adapters.file import Added
 from ..sidestep_core.errors import AdapterError, CheckpointError
+from ..sidestep_core.model.checkpoint import Checkpoint
 from . import changes, vae_names
 
 log = logging.getLogger(__name__)
@@ -127,8 +127,8 @@ def patch(model: object, path: Path, strength: float, alpha: float = 0.0,
     """
     if not math.isfinite(strength):
         raise AdapterError(f"strength is {strength}; it must be a number. 1.0 is exactly what was trained.")
-    content = layouts.read(path, alpha)
-    layouts.require_use(alpha, [content])
+    content = formats.read(path, alpha)
+    formats.require_use(alpha, [content])
     weights = model.model.state_dict().keys()
 
     def shape_of(key: str) -> torch.Size | None:

@@ -8,12 +8,12 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapter_config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig, Placement
-from ..sidestep_core.checkpoint import Checkpoint
+from ..sidestep_core.adapters.config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig, Placement
 from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.selection import Choose, Granularity, SelectionConfig, applied
-from ..sidestep_core.sensitivity import Estimate
-from ..sidestep_core.setting_text import parse
+from ..sidestep_core.estimate.result import Estimate
+from ..sidestep_core.estimate.selection import Choose, Granularity, SelectionConfig, applied
+from ..sidestep_core.model.checkpoint import Checkpoint
+from ..sidestep_core.presets.text import parse
 from .configured import Configured
 from .sockets import EstimateSocket
 
@@ -99,7 +99,7 @@ def configure(kind: type[LoraConfig] | type[LokrConfig] | type[LohaConfig], widg
 
 def facts(config: AdapterConfig) -> dict[str, object]:
     """Kind, settings, and on each size of model how many modules and parameters that makes."""
-    from ..sidestep_core.kinds import SIZES, capacity
+    from ..sidestep_core.adapters.registry import SIZES, capacity
 
     found, unfit = {}, []
     for size, geometry in SIZES.items():
@@ -117,8 +117,8 @@ def facts(config: AdapterConfig) -> dict[str, object]:
 
 def trained_facts(config: AdapterConfig, checkpoint: Checkpoint) -> dict[str, object]:
     """The same on the model that a training uses."""
-    from ..sidestep_core.decoder import DecoderGeometry
-    from ..sidestep_core.kinds import capacity
+    from ..sidestep_core.adapters.registry import capacity
+    from ..sidestep_core.model.decoder import DecoderGeometry
 
     made = capacity(config, DecoderGeometry.read(checkpoint.model_weights().under("decoder.")))
     count = len(made.parameters)
@@ -129,10 +129,10 @@ def trained_facts(config: AdapterConfig, checkpoint: Checkpoint) -> dict[str, ob
 
 def chosen_facts(config: AdapterConfig, estimate: Estimate, allowed: int) -> dict[str, object]:
     """The same for modules that an estimate chose among so many, on the model that it was made for."""
-    from ..sidestep_core.heatmap import Grid
-    from ..sidestep_core.kinds import capacity_of
-    from ..sidestep_core.tables import summary
-    from ..sidestep_core.targets import target_modules
+    from ..sidestep_core.adapters.registry import capacity_of
+    from ..sidestep_core.adapters.targets import target_modules
+    from ..sidestep_core.estimate.heatmap import Grid
+    from ..sidestep_core.estimate.tables import summary
 
     ranks = target_modules(config, Grid.of([estimate]).layers)
     message = f"{config.kind}: the estimate chose {summary(ranks, allowed)}"

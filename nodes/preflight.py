@@ -9,7 +9,8 @@ from . import events
 
 def check(node_id: str) -> None:
     """Import what the other nodes of the running workflow will need.  Raises MissingDependency."""
-    from ..sidestep_core import lora, optimizers
+    from ..sidestep_core.adapters import lora
+    from ..sidestep_core.training import optimizers
 
     for node in events.running_prompt(node_id).values():
         inputs = node.get("inputs")

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, get_args
 
 from comfy_api.latest import io
 
-from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.config import Conditioning, Normalise, PreprocessConfig
-from ..sidestep_core.dataset import Dataset
-from ..sidestep_core.songs import Problem, SongFolder, find_songs
+from ..sidestep_core.config import Conditioning, Normalise
+from ..sidestep_core.dataset.config import PreprocessConfig
+from ..sidestep_core.dataset.manifest import Dataset
+from ..sidestep_core.model.checkpoint import Checkpoint
+from ..sidestep_core.songs.song import Problem, SongFolder, find_songs
 from . import folders, models, preflight, readable_folders, song_previews
 from .host import run_stage
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, SongsSocket
 
 if TYPE_CHECKING:
-    from ..sidestep_core.preprocess import Preprocessed
+    from ..sidestep_core.dataset.preprocess import Preprocessed
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class PreprocessAudioFolder(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: Checkpoint, folder: str, dataset_name: str, trigger_word: str,
                 songs: SongFolder | None = None, **settings: object) -> io.NodeOutput:
-        from ..sidestep_core.preprocess import preprocess
+        from ..sidestep_core.dataset.preprocess import preprocess
 
         found = songs or _found(folders.given_folder(folder))
         config = PreprocessConfig.from_json({**settings, "trigger_word": trigger_word or _shared_tag(found)})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..sidestep_core import presets
 from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.presets import Imported, Preset
+from ..sidestep_core.presets import preset
+from ..sidestep_core.presets.preset import Imported, Preset
 from . import folders
 
 OWN = "my presets/"
@@ -14,14 +14,14 @@ OWN = "my presets/"
 
 def choices() -> list[str]:
     """Names of the built-in presets, and of a person's own after `my presets/`."""
-    return [*presets.BUILT_IN, *_own()]
+    return [*preset.BUILT_IN, *_own()]
 
 
 def load(choice: str) -> Imported:
     """The preset behind a choice.  ConfigError when it is not one of the choices, or not a preset."""
-    if choice in presets.BUILT_IN:
-        return Imported(preset=presets.built_in(choice))
-    return presets.read(path_of(choice))
+    if choice in preset.BUILT_IN:
+        return Imported(preset=preset.built_in(choice))
+    return preset.read(path_of(choice))
 
 
 def chosen(choice: str, changes: str, json: str) -> tuple[Imported, Preset]:
@@ -29,7 +29,7 @@ def chosen(choice: str, changes: str, json: str) -> tuple[Imported, Preset]:
 
     ConfigError where one of them cannot be read.
     """
-    found = presets.read(json) if json.strip() else load(choice)
+    found = preset.read(json) if json.strip() else load(choice)
     return found, found.preset.changed(changes)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from aiohttp import web
 from server import PromptServer
 
-from ..sidestep_core import strict_json
+from ..sidestep_core.io import strict_json
 from . import preset_files
 from .song_routes import answer, body, work
 

@@ -25,12 +25,14 @@ import torch
 from comfy.text_encoders import ace15
 from torch import Tensor
 
-from ..sidestep_core import audio, flow, storage, strict_json
-from ..sidestep_core.checkpoint import Checkpoint
+from ..sidestep_core.audio import decode
 from ..sidestep_core.device import explain_out_of_memory
 from ..sidestep_core.errors import CheckpointError
+from ..sidestep_core.io import atomic, strict_json
+from ..sidestep_core.model import flow_matching
+from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.progress import Cancelled, Progress, Report, ignore
-from ..sidestep_core.train_config import TrainConfig
+from ..sidestep_core.training.config import TrainConfig
 from . import events, models
 from .history import Sample
 from .wording import sentence
@@ -68,7 +70,7 @@ class Settings:
 
     @property
     def frames(self) -> int:
-        return round(self.seconds * flow.FRAMES_PER_SECOND)
+        return round(self.seconds * flow_matching.FRAMES_PER_SECOND)
 
 
 def sampler_for(node_id: str, run: Path, checkpoint: Checkpoint, config: TrainConfig, caption: str,
@@ -113,7 +115,7 @@ class _RunSampler:
             _begin(self.folder, self.settings)
             with torch.inference_mode(), explain_out_of_memory("generating a preview", OUT_OF_MEMORY):
                 waveform = self._generate(adapter, f"After step {step}" if step else "Before training")
-            storage.write_bytes(result.file, audio.flac(waveform))
+            atomic.write_bytes(result.file, decode.flac(waveform))
         except Cancelled:
             raise
         except comfy.model_management.InterruptProcessingException as interrupt:
@@ -159,7 +161,7 @@ def saved(folder: Path) -> list[Sample]:
 def _are_made_with(folder: Path, settings: Settings) -> bool:
     path = folder / SETTINGS
     try:
-        return path.is_file() and bool(storage.read_json(path) == asdict(settings))
+        return path.is_file() and bool(atomic.read_json(path) == asdict(settings))
     except strict_json.BadJson as error:
         log.warning("The previews in %s are made again: %s", folder.name, error)
         return False
@@ -169,12 +171,12 @@ def _begin(folder: Path, settings: Settings) -> None:
     """Make the folder ready for samples with these settings; others make way."""
     if not _are_made_with(folder, settings):
         if folder.exists():
-            storage.remove_folder(folder)
-        storage.write_json(folder / SETTINGS, asdict(settings))
+            atomic.remove_folder(folder)
+        atomic.write_json(folder / SETTINGS, asdict(settings))
 
 
 def _settings(checkpoint: Checkpoint, config: TrainConfig, caption: str) -> Settings:
-    from ..sidestep_core.train import inference
+    from ..sidestep_core.training.train import inference
 
     noted = inference(checkpoint, config)
     return Settings(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..sidestep_core import sensitivity
 from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.sensitivity import Estimate
+from ..sidestep_core.estimate import result
+from ..sidestep_core.estimate.result import Estimate
 from . import folders
 from .sockets import CATEGORY, EstimateSocket
 
@@ -46,7 +46,7 @@ class SaveEstimate(io.ComfyNode):
             if path.exists() and not overwrite:
                 raise ConfigError(f"There is another estimate {name.strip()!r} already: {path}. Choose another name, "
                                   "or switch overwrite on.")
-            sensitivity.write(path, estimate)
+            result.write(path, estimate)
         _made[name] = path
         return io.NodeOutput(json.dumps(estimate.to_json()), ui={"sidestep": [
             {"file": str(path), "message": f"Saved as {path}"}]})
@@ -62,6 +62,6 @@ def _holds(path: Path, estimate: Estimate) -> bool:
     if not path.is_file():
         return False
     try:
-        return sensitivity.read(path.read_text(encoding="utf-8", errors="replace"), path.name) == estimate
+        return result.read(path.read_text(encoding="utf-8", errors="replace"), path.name) == estimate
     except ConfigError:
         return False

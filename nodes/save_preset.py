@@ -7,11 +7,12 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..sidestep_core import presets, storage
-from ..sidestep_core.adapter import Adapter
+from ..sidestep_core.adapters.file import Adapter
 from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.presets import Preset
-from ..sidestep_core.train_config import TrainConfig
+from ..sidestep_core.io import atomic
+from ..sidestep_core.presets import preset as presets
+from ..sidestep_core.presets.preset import Preset
+from ..sidestep_core.training.config import TrainConfig
 from . import preset_files
 from .configured import Configured
 from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, TrainConfigSocket
@@ -60,7 +61,7 @@ class SavePreset(io.ComfyNode):
             if path.exists() and not overwrite:
                 raise ConfigError(f"There is a preset {name.strip()!r} with other settings already: {path}. Choose "
                                   "another name, or switch overwrite on.")
-            storage.write_text(path, text)
+            atomic.write_text(path, text)
         _made[name] = path
         return io.NodeOutput(text, ui={"sidestep": [{"file": str(path), "message": f"Saved as {path}"}]})
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sidestep_core import audio, audio_files
+from ..sidestep_core.audio import container, decode
 from ..sidestep_core.errors import ConfigError, DatasetError
 from ..sidestep_core.progress import Progress, Report
-from ..sidestep_core.songs import Problem, Song, SongFolder
+from ..sidestep_core.songs.song import Problem, Song, SongFolder
 from .host import run_stage
 from .sockets import CATEGORY, SongsSocket
 from .wording import sentence
 
 MOST_BYTES = 8 << 30
 """Of all clips together: ComfyUI holds them in memory at once."""
-BYTES_PER_SECOND = audio.SAMPLE_RATE * 2 * 4
+BYTES_PER_SECOND = decode.SAMPLE_RATE * 2 * 4
 
 
 class SongAudio(io.ComfyNode):
@@ -62,7 +62,7 @@ class SongAudio(io.ComfyNode):
         names = [song.name for song, _ in clips]
         kept = replace(songs, songs=tuple(song for song, _ in clips), problems=(*songs.problems, *problems),
                        reports=tuple(report for report in songs.reports if report.name in set(names)))
-        waves = [{"waveform": clip[None], "sample_rate": audio.SAMPLE_RATE} for _, clip in clips]
+        waves = [{"waveform": clip[None], "sample_rate": decode.SAMPLE_RATE} for _, clip in clips]
         return io.NodeOutput(waves, names, kept)
 
 
@@ -78,9 +78,9 @@ def _clips(songs: SongFolder, seconds: float, start: float, report: Report) -> I
 
 def _clip(song: Song, seconds: float, start: float) -> Tensor:
     """[2, samples] of the song, or of its section."""
-    end = song.stop or audio_files.facts(song.path).seconds
+    end = song.stop or container.facts(song.path).seconds
     if not end:
-        return audio.decode(song.path, max_seconds=seconds)  # the header does not say where a later clip would fit
+        return decode.decode(song.path, max_seconds=seconds)  # the header does not say where a later clip would fit
     length = min(seconds, end - song.start)
     first = min(song.start + start, end - length)
-    return audio.decode(song.path, start=max(0.0, first), max_seconds=length)
+    return decode.decode(song.path, start=max(0.0, first), max_seconds=length)

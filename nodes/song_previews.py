@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from ..sidestep_core import audio_files
+from ..sidestep_core.audio import container
 from ..sidestep_core.errors import ConfigError, DatasetError
-from ..sidestep_core.notes import Notes, settled
-from ..sidestep_core.sidecars import notes_in
-from ..sidestep_core.song_report import Heard, SongReport
-from ..sidestep_core.songs import Song, SongFolder
-from ..sidestep_core.write_back import sidecars_beside, write_sidecar
+from ..sidestep_core.songs.metadata import Notes, settled
+from ..sidestep_core.songs.report import Heard, SongReport
+from ..sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
+from ..sidestep_core.songs.sidecars import notes_in
+from ..sidestep_core.songs.song import Song, SongFolder
 from . import song_sounds
 from .wording import sentence, without_places
 
@@ -260,7 +260,7 @@ def _row(index: int, song: Song, report: SongReport | None, notices: list[str]) 
     warnings = [*notices, *(report.warnings if report else ())]
     seconds = 0.0
     try:
-        seconds = report.seconds if report else audio_files.facts(song.path).seconds
+        seconds = report.seconds if report else container.facts(song.path).seconds
     except DatasetError as error:
         warnings.append(sentence(error))
     heard = {"bpm": report.bpm, "key": report.key, "signature": report.signature} if report else {}

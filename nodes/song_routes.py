@@ -14,8 +14,8 @@ from typing import TypeVar
 from aiohttp import web
 from server import PromptServer
 
-from ..sidestep_core import strict_json
 from ..sidestep_core.errors import DatasetError, SideStepError
+from ..sidestep_core.io import strict_json
 from . import song_previews, song_sounds
 from .events import dumps
 from .wording import sentence

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool1d
 
-from ..sidestep_core import audio, audio_files, storage
+from ..sidestep_core.audio import container, decode
 from ..sidestep_core.errors import DatasetError
-from ..sidestep_core.songs import Song
+from ..sidestep_core.io import atomic
+from ..sidestep_core.songs.song import Song
 
 PLAYED = {".wav": "audio/wav", ".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".oga": "audio/ogg",
           ".opus": "audio/ogg", ".m4a": "audio/mp4", ".mp4": "audio/mp4", ".webm": "audio/webm"}
@@ -46,7 +47,7 @@ def require_audio(path: Path) -> None:
     """
     if not path.is_file():
         raise DatasetError("This song is not there any more.")
-    audio_files.facts(path)
+    container.facts(path)
 
 
 def media_type(path: Path) -> str:
@@ -61,8 +62,8 @@ def as_flac(song: Song) -> Path:
     file = folder / f"{_identity(song)}.flac"
     if not file.is_file():
         length = min(HEARD_SECONDS, song.stop - song.start) if song.stop else HEARD_SECONDS
-        waveform = audio.decode(song.path, start=song.start, max_seconds=length)
-        storage.write_bytes(file, audio.flac(waveform.nan_to_num()))
+        waveform = decode.decode(song.path, start=song.start, max_seconds=length)
+        atomic.write_bytes(file, decode.flac(waveform.nan_to_num()))
     return file
 
 
@@ -84,7 +85,7 @@ def peaks(song: Song) -> list[int]:
 def _seen(song: Song) -> list[int]:
     stop = min(song.stop or math.inf, song.start + SEEN_SECONDS)
     parts: list[Tensor] = []
-    for number, waveform in enumerate(audio.blocks(song.path, PIECE_SECONDS)):
+    for number, waveform in enumerate(decode.blocks(song.path, PIECE_SECONDS)):
         parts.append(adaptive_max_pool1d(waveform.abs().amax(0, keepdim=True), _peaks_in(waveform)))
         if (number + 1) * PIECE_SECONDS >= stop:
             break
@@ -94,7 +95,7 @@ def _seen(song: Song) -> list[int]:
 
 
 def _peaks_in(waveform: Tensor) -> int:
-    return max(1, round(waveform.shape[1] / audio.SAMPLE_RATE * PEAKS_PER_SECOND))
+    return max(1, round(waveform.shape[1] / decode.SAMPLE_RATE * PEAKS_PER_SECOND))
 
 
 def _identity(song: Song) -> str:

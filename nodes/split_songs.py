@@ -6,8 +6,8 @@ from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
-from ..sidestep_core.sections import SHORTEST, SplitConfig
-from ..sidestep_core.songs import SongFolder
+from ..sidestep_core.songs.song import SongFolder
+from ..sidestep_core.songs.split import SHORTEST, SplitConfig
 from . import song_previews
 from .host import run_stage
 from .sockets import CATEGORY, SongsSocket
@@ -41,7 +41,7 @@ class SplitSongs(io.ComfyNode):
 
     @classmethod
     def execute(cls, songs: SongFolder, **settings: object) -> io.NodeOutput:
-        from ..sidestep_core.sections import split
+        from ..sidestep_core.songs.split import split
 
         config = SplitConfig.from_json(settings)
         parts = run_stage(cls.hidden.unique_id, "split", lambda report: split(songs, config, report=report),

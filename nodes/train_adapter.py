@@ -9,25 +9,18 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..sidestep_core import metrics
-from ..sidestep_core.adapter import Adapter
-from ..sidestep_core.adapter_config import AdapterConfig
-from ..sidestep_core.checkpoint import Checkpoint
-from ..sidestep_core.dataset import Dataset
-from ..sidestep_core.selection import SelectionConfig
-from ..sidestep_core.storage import TensorFile, fingerprint
-from ..sidestep_core.train_config import TrainConfig
+from ..sidestep_core.adapters.config import AdapterConfig
+from ..sidestep_core.adapters.file import Adapter
+from ..sidestep_core.dataset.manifest import Dataset
+from ..sidestep_core.estimate.selection import SelectionConfig
+from ..sidestep_core.io.atomic import TensorFile, fingerprint
+from ..sidestep_core.model.checkpoint import Checkpoint
+from ..sidestep_core.training import metrics
+from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline, events, folders, models, placement, run_choices, samples
 from .configured import Configured
 from .host import run_stage
-from .sockets import (
-    CATEGORY,
-    AdapterConfigSocket,
-    AdapterSocket,
-    CheckpointSocket,
-    DatasetSocket,
-    TrainConfigSocket,
-)
+from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, CheckpointSocket, DatasetSocket, TrainConfigSocket
 from .train_widgets import method_inputs
 
 log = logging.getLogger(__name__)
@@ -89,8 +82,8 @@ class TrainAdapter(io.ComfyNode):
                 settings: TrainConfig | None = None, start_from: Adapter | None = None,
                 if_already_trained: str = CONTINUE, resume_from: str = run_choices.LATEST, auto_estimate: bool = False,
                 top_k: int = SelectionConfig.top_k, **method: object) -> io.NodeOutput:
-        from ..sidestep_core import run_state
-        from ..sidestep_core.train import identity, train
+        from ..sidestep_core.training import run_checkpoint
+        from ..sidestep_core.training.train import identity, train
 
         if settings is not None:
             log.info("The settings of this training come from the input 'settings'; the node's widgets are not used.")
@@ -111,7 +104,7 @@ class TrainAdapter(io.ComfyNode):
                                    resume_from=beginning))
         run = _run_folder(adapter_name, key, if_already_trained)
         events.replay(node_id, run.name, metrics.read(run / metrics.FILE))
-        if run_state.finished(run) is None:
+        if run_checkpoint.finished(run) is None:
             models.make_room()
         on = replace(config, device=models.device(config.device))
         adapter = run_stage(
@@ -136,10 +129,10 @@ class TrainAdapter(io.ComfyNode):
 
 def _run_folder(name: str, key: str, if_already_trained: str) -> Path:
     """The run of this identity; for 'train again' the first one that is not finished."""
-    from ..sidestep_core import run_state
+    from ..sidestep_core.training import run_checkpoint
 
     run, number = folders.run_folder(name, key), 2
-    while if_already_trained == TRAIN_AGAIN and run_state.is_finished(run):
+    while if_already_trained == TRAIN_AGAIN and run_checkpoint.is_finished(run):
         run, number = folders.run_folder(name, f"{key}-{number}"), number + 1
     return run
 

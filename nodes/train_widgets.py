@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
-from ..sidestep_core.train_config import TrainConfig
+from ..sidestep_core.training.config import TrainConfig
 
 BASIC = ("max_steps", "learning_rate", "chunk_duration", "seed")
 """What everyone may want to set; the rest is for the curious."""

@@ -1,4 +1,4 @@
-"""What every config shares, and the settings of preprocessing.
+"""Base class of every config, and the choices that several of them share.
 
 A config that exists is valid; it travels as JSON and comes back equal.
 """
@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from . import strict_json
 from .errors import ConfigError
-from .legible import illegible
+from .io import strict_json
+from .io.legible import illegible
 
 TriggerPosition = Literal["prepend", "append", "replace"]
 Normalise = Literal["none", "peak", "lufs"]
 Conditioning = Literal["comfyui", "official"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -72,29 +73,3 @@ class Config:
         if unknown:
             raise ConfigError(f"There is no setting {', '.join(unknown)} here. Remove it or correct its name.")
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreprocessConfig(Config):
-    """How a folder of songs becomes a dataset."""
-
-    trigger_word: str = ""
-    """Trigger word put into every caption; a song's own tag (sidecar) takes its place."""
-    trigger_position: TriggerPosition = "prepend"
-    """Where the trigger word goes; `replace` makes it the whole caption."""
-    max_seconds: float = 0.0
-    """Only the first seconds of longer songs are used; 0 uses whole songs."""
-    tile_seconds: float = 10.0
-    """How much audio the VAE encodes at once; affects memory, never the result."""
-    normalise: Normalise = "none"
-    """none; peak: loudest sample at -1 dBFS; lufs: loudness at -14 LUFS, less where a true peak would pass -1 dBTP."""
-    conditioning: Conditioning = "comfyui"
-    """Whose generation the conditions are those of: ComfyUI's, or that of the official program and of diffusers."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.max_seconds == 0 or self.max_seconds >= 1,
-                 f"max_seconds must be 0 (whole songs) or at least 1, got {self.max_seconds}.")
-        require(self.tile_seconds >= 1, f"tile_seconds must be at least 1, got {self.tile_seconds}.")
-        require(self.trigger_position != "replace" or bool(self.trigger_word.strip()),
-                 "trigger_position is 'replace' but trigger_word is empty, so every caption would be empty. Set one.")

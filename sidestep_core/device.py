@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import torch
 
+from .config import Precision
 from .errors import ConfigError, SideStepError
-from .train_config import Precision
 
 
 class OutOfMemory(SideStepError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sidestep_core import flow, kinds
-from sidestep_core.adapter import LiveAdapter
-from sidestep_core.adapter_config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.decoder import Decoder, load_decoder
-from sidestep_core.targets import target_modules
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.file import LiveAdapter
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.model import flow_matching
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.decoder import Decoder, load_decoder
 
 CPU = torch.device("cpu")
 
@@ -56,14 +57,14 @@ def attached(checkpoint: Checkpoint, config: AdapterConfig, seed: int = 0,
     """The decoder with an untrained adapter."""
     decoder = fresh(checkpoint, dtype)
     modules = target_modules(config, decoder.geometry.layers)
-    return decoder, kinds.attach(decoder, config, modules, seed)
+    return decoder, registry.attach(decoder, config, modules, seed)
 
 
 def taught(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype = torch.float32,
            size: float = 0.1) -> tuple[Decoder, LiveAdapter]:
     """The decoder with an adapter every number of which has moved."""
     decoder, live = attached(checkpoint, config, dtype=dtype)
-    random = flow.generator("taught")
+    random = flow_matching.generator("taught")
     with torch.no_grad():
         for parameter in live.parameters:
             parameter.add_(torch.randn(parameter.shape, generator=random), alpha=size)
@@ -72,10 +73,11 @@ def taught(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype = t
 
 def velocity(decoder: Decoder) -> Tensor:
     """What the decoder predicts for a fixed input."""
-    random = flow.generator("input")
+    random = flow_matching.generator("input")
     dtype = decoder.proj_in[1].weight.dtype
     x_BTC, source_BTC = (torch.randn(1, 20, 64, generator=random).to(dtype) for _ in range(2))
     condition_BSD = torch.randn(1, 5, 64, generator=random).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        predicted: Tensor = decoder(x_BTC, torch.tensor([0.5]), condition_BSD, flow.context_latents(source_BTC))
+        context = flow_matching.context_latents(source_BTC)
+        predicted: Tensor = decoder(x_BTC, torch.tensor([0.5]), condition_BSD, context)
     return predicted

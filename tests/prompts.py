@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidestep_core.prompts import Prompt
+from sidestep_core.model.prompts import Prompt
 
 TWENTY = {
     "english": Prompt(

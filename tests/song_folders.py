@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidestep_core.songs import Song, SongFolder, find_songs
+from sidestep_core.songs.song import Song, SongFolder, find_songs
 
 
 def put(folder: Path, **files: str) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Literal
 
@@ -20,38 +21,26 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-LAYERS = {
-    "errors": -2, "strict_json": -1, "progress": 0, "flow": 0, "dropout": 0, "arithmetic": 0, "module_names": 0,
-    "song_report": 0, "tensor_header": 0, "mp4": 0, "lyric_parts": 0, "lengths": 0, "ahead": 0,
-    "legible": 0, "key_lines": 0, "leftovers": 0, "optional": 0,
-    "config": 1, "bounded_walk": 1, "storage": 1, "audio_files": 1, "prompts": 1, "probe": 1,
-    "torch_file": 1, "peft_layout": 1, "patterns": 1, "checksums": 2, "locks": 2, "foreign_kinds": 1, "adapter_keys": 1,
-    "text_files": 1,
-    "adapter_config": 2, "train_config": 2, "notes": 2, "weights": 2, "adapter": 2, "metrics": 2, "sample_info": 2,
-    "factors": 2, "scales": 2, "adapter_tensors": 2, "audio": 2, "encoded": 2,
-    "device": 3, "dataset": 3, "targets": 3, "parts": 3, "layers": 3, "schedules": 3, "ema": 3, "optimizer_state": 3,
-    "tensorboard": 3, "setting_text": 3, "unread": 3, "sidecars": 3, "embedded": 3, "pieces": 3, "sensitivity": 3,
-    "loudness": 3, "fingerprints": 3, "tempo": 3,
-    "checkpoint": 4, "conditions": 4, "decoder": 4, "lora": 4, "lycoris": 4, "optimizers": 4, "run_state": 4,
-    "foreign_presets": 4, "layouts": 4, "estimate_config": 4, "gradient_sums": 4,
-    "heatmap": 4, "tables": 4, "song_files": 4, "song_lists": 4, "visits": 4, "levels": 4, "musical_key": 4,
-    "songs": 5, "loss": 5, "codes": 5, "kinds": 5, "memory": 5, "stopping": 5, "presets": 5, "merge": 5,
-    "song_warnings": 5, "standalone": 5,
-    "write_back": 6, "captions": 6, "build": 6, "dataset_json": 6, "step": 6, "pace": 3, "encoding": 6, "selection": 6,
-    "listening": 6, "sections": 6, "song_table": 6, "cache": 6, "latents": 6,
-    "preprocess": 7, "results": 7, "estimate": 7, "tensor_files": 7,
-    "start": 8, "keeping": 8, "foreign_tensors": 8,
-    "train": 9,
-    "__init__": 10,
-}  # fmt: skip
-"""Of every file of sidestep_core; each may import only files of lower layers."""
+MAY_IMPORT = {
+    "io": "", "audio": "io", "model": "io",
+    "songs": "audio io model",
+    "adapters": "model io",
+    "dataset": "songs audio model io training",
+    "training": "dataset adapters model io",
+    "estimate": "training dataset adapters model io",
+    "presets": "training adapters io",
+}
+"""Package of sidestep_core -> the packages it may import."""
+ROOT_FILES = ("errors", "progress", "optional", "config", "device")
+"""Files of sidestep_core itself, which every package may import; config and device read files through io."""
 
 OWNERS = {
-    "safetensors": {"storage"}, "peft": {"lora"}, "transformers": {"conditions", "optimizers"},
-    "av": {"audio", "audio_files"}, "torchaudio": {"loudness", "tempo"}, "pyloudnorm": {"loudness"},
-    "librosa": {"tempo", "musical_key"}, "diffusers": {"standalone"},
-    "bitsandbytes": {"optimizers"}, "prodigyopt": {"optimizers"}, "flash_attn": {"layers"}, "PIL": {"heatmap"},
-    "filelock": {"locks"}, "psutil": {"leftovers"}, "regex": {"patterns"},
+    "safetensors": {"io/atomic"}, "peft": {"adapters/lora"},
+    "transformers": {"model/condition_encoder", "training/optimizers"},
+    "av": {"audio/decode", "audio/container"}, "torchaudio": {"audio/loudness", "audio/tempo"},
+    "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},
+    "bitsandbytes": {"training/optimizers"}, "prodigyopt": {"training/optimizers"}, "flash_attn": {"model/layers"},
+    "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"}, "psutil": {"io/leftovers"}, "regex": {"io/patterns"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two
 things for us: a text encoder and an optimizer)."""
@@ -64,6 +53,8 @@ IN_WORDS = "nodes/wording.py"
 INSIDE = r"queue|dicts?|NoneType|websocket|traceback|stack trace|workflow id|prompt id|kwargs|endpoint"
 """Words for our own insides, which mean nothing to a musician."""
 LONGEST_FILE = 300
+MOST_FILES = {"nodes": 50}
+"""In a folder, with its __init__.py; 21 where none is said."""
 LONGEST_FUNCTION = 60
 
 Rule = Callable[[str, str], Iterable[str]]
@@ -84,6 +75,13 @@ class Import:
         return "" if self.level else self.module.partition(".")[0]
 
 
+def imported(node: ast.ImportFrom) -> list[str]:
+    """The modules that a `from` reaches: the named one, or in a package of ours each file that is named."""
+    named = [".".join(filter(None, (node.module, alias.name))) for alias in node.names]
+    packages = node.level and (not node.module or node.module in MAY_IMPORT)
+    return named if packages else [node.module or ""]
+
+
 def imports(source: str) -> list[Import]:
     found: list[Import] = []
 
@@ -92,8 +90,7 @@ def imports(source: str) -> list[Import]:
             if isinstance(child, ast.Import):
                 found.extend(Import(alias.name, 0, child.lineno, when) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                modules = [child.module] if child.module else [alias.name for alias in child.names]
-                found.extend(Import(module, child.level, child.lineno, when) for module in modules)
+                found.extend(Import(module, child.level, child.lineno, when) for module in imported(child))
             elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 visit(child, "function")
             elif isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
@@ -111,22 +108,46 @@ def host_imports(name: str, source: str) -> Iterator[str]:
             yield f"line {found.line} imports {found.module} of the host; pass what is needed as an argument"
 
 
+def inner(name: str, found: Import) -> str | None:
+    """The path below sidestep_core of a relatively imported module or package; None outside of it."""
+    parts = name.split("/")[1:]
+    here = parts[:len(parts) - found.level]
+    if not found.level or found.level > len(parts):
+        return None
+    return "/".join([*here, *(found.module.split(".") if found.module else [])])
+
+
 def absolute_imports(name: str, source: str) -> Iterator[str]:
     for found in imports(source):
-        if found.package in OUR_OWN or found.level > 1:
+        if found.package in OUR_OWN or (found.level and inner(name, found) is None):
             dots = "." * found.level
             yield f"line {found.line} imports {dots}{found.module}; inside sidestep_core only `from .x import y` works"
 
 
-def upward_imports(name: str, source: str) -> Iterator[str]:
-    stem = Path(name).stem
-    if stem not in LAYERS:
-        yield "has no layer; add it to LAYERS in tests/test_architecture.py, above everything it imports"
+def forbidden_packages(name: str, source: str) -> Iterator[str]:
+    package = name.split("/")[1]
+    if "." in package:
+        yield from (f"is {package}, which is no known file of sidestep_core; give it a package" for _ in [0]
+                    if package.removesuffix(".py") not in (*ROOT_FILES, "__init__"))
+        return
+    if package not in MAY_IMPORT:
+        yield "is in a package that MAY_IMPORT in tests/test_architecture.py does not list"
         return
     for found in imports(source):
-        target = found.module.partition(".")[0]
-        if found.level and LAYERS.get(target, 99) >= LAYERS[stem]:
-            yield f"line {found.line} imports {target} (layer {LAYERS.get(target)}), not below its own {LAYERS[stem]}"
+        target = (inner(name, found) or package).partition("/")[0]
+        if target not in (package, *ROOT_FILES, *MAY_IMPORT[package].split()):
+            yield f"line {found.line} imports {target}, which {package} may not; see MAY_IMPORT"
+
+
+def import_graph() -> dict[str, set[str]]:
+    """File of sidestep_core -> the files of it that it imports, at any time."""
+    files = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in python_files("sidestep_core")}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        targets = {f"sidestep_core/{inner(f'{name}.py', found)}"
+                   for found in imports(path.read_text(encoding="utf-8")) if found.level}
+        graph[name] = targets & set(files)
+    return graph
 
 
 def trainer_packages(name: str, source: str) -> Iterator[str]:
@@ -143,7 +164,7 @@ def unowned_packages(name: str, source: str) -> Iterator[str]:
         owners = OWNERS.get(package)
         if owners is None:
             yield f"line {found.line} imports {package}, which has no owner; add one to OWNERS, or do without"
-        elif Path(name).stem not in owners:
+        elif name.removeprefix("sidestep_core/").removesuffix(".py") not in owners:
             yield f"line {found.line} imports {package}; only {' and '.join(sorted(owners))} may, so ask it"
         elif found.when == "module":
             yield f"line {found.line} imports {package} with the module; import it inside the function that needs it"
@@ -156,13 +177,13 @@ def imports_by_name(name: str, source: str) -> Iterator[str]:
 
 
 def unbounded_json(name: str, source: str) -> Iterator[str]:
-    if name == "sidestep_core/strict_json.py":
+    if name == "sidestep_core/io/strict_json.py":
         return
     for node in ast.walk(ast.parse(source)):
         called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
         if called in ("json.load", "json.loads", "json.JSONDecoder", "torch.load") and not (
-                called == "torch.load" and name == "sidestep_core/torch_file.py"):
-            yield f"line {node.lineno} calls {called}, without bounds; ask strict_json, or torch_file"
+                called == "torch.load" and name == "sidestep_core/io/torch_pickle.py"):
+            yield f"line {node.lineno} calls {called}, without bounds; ask strict_json, or torch_pickle"
         elif isinstance(node, ast.ImportFrom) and node.module == "json":
             yield f"line {node.lineno} imports from json; ask strict_json"
         elif isinstance(node, (ast.Import, ast.ImportFrom)) and any(
@@ -293,12 +314,25 @@ def test_core_imports_itself_only_relatively() -> None:
     assert violations(absolute_imports, python_files("sidestep_core")) == []
 
 
-def test_layers_point_strictly_down() -> None:
-    assert violations(upward_imports, python_files("sidestep_core")) == []
+def test_packages_import_what_they_may() -> None:
+    assert violations(forbidden_packages, python_files("sidestep_core")) == []
 
 
-def test_every_layer_belongs_to_a_file() -> None:
-    assert sorted(LAYERS) == sorted(path.stem for path in python_files("sidestep_core"))
+def test_every_package_is_listed() -> None:
+    assert sorted(MAY_IMPORT) == sorted(path.parent.name for path in (ROOT / "sidestep_core").glob("*/__init__.py"))
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    graph = import_graph()
+    assert graph["sidestep_core/training/train"] >= {"sidestep_core/training/step", "sidestep_core/progress"}
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_folders_are_small() -> None:
+    folders = {path.parent for path in python_files("sidestep_core", "nodes", "demo", "benchmarks")}
+    crowded = {folder.relative_to(ROOT).as_posix(): count for folder in folders
+               if (count := len(list(folder.glob("*.py")))) > MOST_FILES.get(folder.name, 21)}
+    assert crowded == {}
 
 
 def test_nodes_leave_training_packages_to_the_core() -> None:
@@ -373,46 +407,47 @@ LONG_BODY = "\n    pass" * LONGEST_FUNCTION
 
 
 @pytest.mark.parametrize(("rule", "name", "source"), [
-    (host_imports, "sidestep_core/flow.py", "import comfy.model_management"),
-    (host_imports, "sidestep_core/flow.py", "from comfy_api.latest import io"),
-    (host_imports, "sidestep_core/flow.py", "def f():\n    import folder_paths"),
-    (host_imports, "sidestep_core/flow.py", "from server import PromptServer"),
-    (host_imports, "sidestep_core/flow.py", "import execution"),
-    (host_imports, "sidestep_core/flow.py", "import nodes"),
-    (host_imports, "sidestep_core/flow.py", "from aiohttp import web"),
-    (absolute_imports, "sidestep_core/flow.py", "import sidestep_core.errors"),
-    (absolute_imports, "sidestep_core/flow.py", "from sidestep_core import errors"),
-    (absolute_imports, "sidestep_core/flow.py", "from .. import nodes"),
-    (absolute_imports, "sidestep_core/flow.py", "from ..demo import tiny"),
-    (absolute_imports, "sidestep_core/flow.py", "def f():\n    from demo.tiny import DEMO"),
-    (upward_imports, "sidestep_core/unheard_of.py", ""),
-    (upward_imports, "sidestep_core/storage.py", "from .train import train"),
-    (upward_imports, "sidestep_core/storage.py", "from . import train"),
-    (upward_imports, "sidestep_core/storage.py", "from . import config"),
-    (upward_imports, "sidestep_core/storage.py", "from . import unheard_of"),
-    (upward_imports, "sidestep_core/storage.py", "def f():\n    from .adapter import Adapter"),
-    (upward_imports, "sidestep_core/storage.py",
-     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .adapter import Adapter"),
+    (host_imports, "sidestep_core/device.py", "import comfy.model_management"),
+    (host_imports, "sidestep_core/device.py", "from comfy_api.latest import io"),
+    (host_imports, "sidestep_core/device.py", "def f():\n    import folder_paths"),
+    (host_imports, "sidestep_core/device.py", "from server import PromptServer"),
+    (host_imports, "sidestep_core/device.py", "import execution"),
+    (host_imports, "sidestep_core/device.py", "import nodes"),
+    (host_imports, "sidestep_core/device.py", "from aiohttp import web"),
+    (absolute_imports, "sidestep_core/device.py", "import sidestep_core.errors"),
+    (absolute_imports, "sidestep_core/device.py", "from sidestep_core import errors"),
+    (absolute_imports, "sidestep_core/device.py", "from .. import nodes"),
+    (absolute_imports, "sidestep_core/device.py", "from ..demo import tiny"),
+    (absolute_imports, "sidestep_core/device.py", "def f():\n    from demo.tiny import DEMO"),
+    (absolute_imports, "sidestep_core/io/atomic.py", "from ... import nodes"),
+    (forbidden_packages, "sidestep_core/unheard_of.py", ""),
+    (forbidden_packages, "sidestep_core/unheard_of/file.py", ""),
+    (forbidden_packages, "sidestep_core/io/atomic.py", "from ..training.train import train"),
+    (forbidden_packages, "sidestep_core/io/atomic.py", "from ..training import train"),
+    (forbidden_packages, "sidestep_core/io/atomic.py", "from .. import training"),
+    (forbidden_packages, "sidestep_core/io/atomic.py", "def f():\n    from ..adapters.file import Adapter"),
+    (forbidden_packages, "sidestep_core/io/atomic.py",
+     "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..adapters.file import Adapter"),
     (trainer_packages, "nodes/host.py", "import peft"),
     (trainer_packages, "nodes/host.py", "from safetensors.torch import load_file"),
     (trainer_packages, "nodes/host.py", "def f():\n    from lycoris import create_lycoris"),
     (trainer_packages, "nodes/host.py", "import bitsandbytes as bnb"),
     (trainer_packages, "nodes/host.py", "import prodigyopt"),
     (trainer_packages, "nodes/host.py", "import flash_attn"),
-    (unowned_packages, "sidestep_core/weights.py", "def f():\n    from safetensors import safe_open"),
-    (unowned_packages, "sidestep_core/step.py", "def f():\n    import peft"),
-    (unowned_packages, "sidestep_core/step.py", "if TYPE_CHECKING:\n    import peft"),
-    (unowned_packages, "sidestep_core/lora.py", "import peft"),
-    (unowned_packages, "sidestep_core/lora.py", "try:\n    import peft\nexcept ImportError:\n    peft = None"),
-    (unowned_packages, "sidestep_core/lora.py", "class Holder:\n    import peft"),
-    (unowned_packages, "sidestep_core/songs.py", "def f():\n    import pandas"),
-    (imports_by_name, "sidestep_core/songs.py", "import importlib\nimportlib.import_module('peft')"),
-    (imports_by_name, "sidestep_core/songs.py", "__import__('peft')"),
-    (unbounded_json, "sidestep_core/presets.py", "import json\njson.loads(text)"),
+    (unowned_packages, "sidestep_core/model/weights.py", "def f():\n    from safetensors import safe_open"),
+    (unowned_packages, "sidestep_core/training/step.py", "def f():\n    import peft"),
+    (unowned_packages, "sidestep_core/training/step.py", "if TYPE_CHECKING:\n    import peft"),
+    (unowned_packages, "sidestep_core/adapters/lora.py", "import peft"),
+    (unowned_packages, "sidestep_core/adapters/lora.py", "try:\n    import peft\nexcept ImportError:\n    peft = None"),
+    (unowned_packages, "sidestep_core/adapters/lora.py", "class Holder:\n    import peft"),
+    (unowned_packages, "sidestep_core/songs/song.py", "def f():\n    import pandas"),
+    (imports_by_name, "sidestep_core/songs/song.py", "import importlib\nimportlib.import_module('peft')"),
+    (imports_by_name, "sidestep_core/songs/song.py", "__import__('peft')"),
+    (unbounded_json, "sidestep_core/presets/preset.py", "import json\njson.loads(text)"),
     (unbounded_json, "nodes/presets.py", "import json\ndef f(file):\n    return json.load(file)"),
     (unbounded_json, "nodes/presets.py", "from json import loads"),
-    (unbounded_json, "sidestep_core/storage.py", "import pickle"),
-    (unbounded_json, "sidestep_core/layouts.py", "torch.load(path, weights_only=True)"),
+    (unbounded_json, "sidestep_core/io/atomic.py", "import pickle"),
+    (unbounded_json, "sidestep_core/adapters/formats.py", "torch.load(path, weights_only=True)"),
     (long_file, "demo/demo.py", "pass\n" * (LONGEST_FILE + 1)),
     (long_functions, "nodes/host.py", f"def f():{LONG_BODY}"),
     (long_functions, "nodes/host.py", f"async def f():{LONG_BODY}"),
@@ -444,13 +479,15 @@ def test_every_rule_finds_its_violation(rule: Rule, name: str, source: str) -> N
 
 
 @pytest.mark.parametrize(("rule", "name", "source"), [
-    (host_imports, "sidestep_core/train.py", "from .nodes import something"),
-    (upward_imports, "sidestep_core/train.py", "from .step import Training\nfrom . import lora, run_state"),
-    (unowned_packages, "sidestep_core/lora.py", "def f():\n    import peft"),
-    (unowned_packages, "sidestep_core/lora.py", "if TYPE_CHECKING:\n    from peft.tuners.lora import Linear"),
-    (unowned_packages, "sidestep_core/songs.py", "import csv\nimport torch.nn\nfrom .errors import DatasetError"),
-    (unbounded_json, "sidestep_core/strict_json.py", "json.loads(text)"),
-    (unbounded_json, "sidestep_core/torch_file.py", "torch.load(path, weights_only=True)"),
+    (host_imports, "sidestep_core/training/train.py", "from .nodes import something"),
+    (absolute_imports, "sidestep_core/training/train.py", "from ..errors import ConfigError"),
+    (forbidden_packages, "sidestep_core/training/train.py",
+     "from .step import Training\nfrom . import loss\nfrom ..adapters import lora\nfrom ..errors import ConfigError"),
+    (unowned_packages, "sidestep_core/adapters/lora.py", "def f():\n    import peft"),
+    (unowned_packages, "sidestep_core/adapters/lora.py", "if TYPE_CHECKING:\n    from peft.tuners.lora import Linear"),
+    (unowned_packages, "sidestep_core/songs/song.py", "import csv\nimport torch.nn\nfrom .errors import DatasetError"),
+    (unbounded_json, "sidestep_core/io/strict_json.py", "json.loads(text)"),
+    (unbounded_json, "sidestep_core/io/torch_pickle.py", "torch.load(path, weights_only=True)"),
     (unbounded_json, "nodes/presets.py", "import json\njson.dumps(value)"),
     (long_file, "demo/demo.py", "pass\n" * LONGEST_FILE),
     (long_functions, "nodes/host.py", f"def f():{LONG_BODY.removesuffix('pass').rstrip()}"),

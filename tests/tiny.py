@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from demo.tiny import write_tiny_models
-from sidestep_core import encoded, flow
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
-from sidestep_core.conditions import END_OF_TEXT
-from sidestep_core.dataset import Dataset, write_manifest
-from sidestep_core.sample_info import SampleInfo
+from sidestep_core.dataset import tensor_file
+from sidestep_core.dataset.manifest import Dataset, write_manifest
+from sidestep_core.dataset.sample_info import SampleInfo
+from sidestep_core.model import flow_matching
+from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.model.condition_encoder import END_OF_TEXT
 
 SAMPLES_PER_FRAME = 1920
 
@@ -49,7 +50,7 @@ class TinySource:
     """Samples of every piece of audio that was encoded."""
 
     def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
-        weight = torch.randn(64, 2, 3 * SAMPLES_PER_FRAME, generator=flow.generator("vae"))
+        weight = torch.randn(64, 2, 3 * SAMPLES_PER_FRAME, generator=flow_matching.generator("vae"))
         weight /= math.sqrt(SAMPLES_PER_FRAME)
 
         def encode(waveform: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class TinySource:
         return encode
 
     def silence_latent(self, frames: int) -> Tensor:
-        head = torch.randn(4, 64, generator=flow.generator("silence"))
+        head = torch.randn(4, 64, generator=flow_matching.generator("silence"))
         return torch.cat((head, head.mean(0).expand(max(0, frames - 4), -1)))[:frames].clone()
 
 
@@ -80,16 +81,16 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
     infos = tuple(sample_info(index, length, genre and f"{genre} {index}") for index, length in enumerate(frames))
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", tag="", samples=infos)
     for index, info in enumerate(infos):
-        random = flow.generator("song", index)
+        random = flow_matching.generator("song", index)
         latents_TC = torch.randn(info.frames, 64, generator=random)
-        encoded.write(dataset.latents(info), "latents", latents_TC)
+        tensor_file.write(dataset.latents(info), "latents", latents_TC)
         for length in (info.frames, *windows):
             for prompt in info.prompts(length):
-                encoded.write(dataset.condition(prompt), "condition", torch.randn(tokens, width, generator=random),
+                tensor_file.write(dataset.condition(prompt), "condition", torch.randn(tokens, width, generator=random),
                               dataset.words(prompt))
         if codes:
-            encoded.write(dataset.codes(info), "codes", latents_TC + 1)
-    silence = torch.randn(max(frames), 64, generator=flow.generator("silence"))
-    encoded.write(dataset.silence, "silence", silence)
+            tensor_file.write(dataset.codes(info), "codes", latents_TC + 1)
+    silence = torch.randn(max(frames), 64, generator=flow_matching.generator("silence"))
+    tensor_file.write(dataset.silence, "silence", silence)
     write_manifest(dataset)
     return dataset

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from sidestep_core import storage
-from sidestep_core.adapter import Adapter
-from sidestep_core.adapter_config import AdapterConfig, LoraConfig
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.dataset import Dataset
+from sidestep_core.adapters.config import AdapterConfig, LoraConfig
+from sidestep_core.adapters.file import Adapter
+from sidestep_core.dataset.manifest import Dataset
+from sidestep_core.io import atomic
+from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress, Report
-from sidestep_core.train import train
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.train import train
 from tests.tiny import TinySource
 
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.1)
@@ -38,5 +38,5 @@ def stop_at(step: int, signal: BaseException) -> Report:
 
 
 def same_tensors(one: Path, other: Path) -> bool:
-    first, second = storage.read_tensors(one), storage.read_tensors(other)
+    first, second = atomic.read_tensors(one), atomic.read_tensors(other)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

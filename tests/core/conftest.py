@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidestep_core.checkpoint import Checkpoint
+from sidestep_core.model.checkpoint import Checkpoint
 from tests.tiny import TinySource, tiny_checkpoint, write_byte_tokenizer
 
 torch.set_num_threads(1)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from sidestep_core.adapter_config import LohaConfig, LokrConfig, LoraConfig
-from sidestep_core.config import Config, PreprocessConfig
+from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.config import Config
+from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.errors import ConfigError
-from sidestep_core.storage import read_json, write_json
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.io.atomic import read_json, write_json
+from sidestep_core.training.config import TrainConfig
 
 CONFIGS = [PreprocessConfig, LoraConfig, LokrConfig, LohaConfig, TrainConfig]
 

@@ -13,29 +13,21 @@ import pytest
 import torch
 
 from demo.tiny import write_tiny_official
-from sidestep_core import (
-    adapter,
-    cache,
-    checkpoint,
-    checksums,
-    encoded,
-    foreign_tensors,
-    layouts,
-    listening,
-    merge,
-    metrics,
-    presets,
-    run_state,
-    sensitivity,
-    songs,
-    storage,
-    strict_json,
-)
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.dataset import load_samples, open_dataset
+from sidestep_core.adapters import file as adapter
+from sidestep_core.adapters import formats, merge
+from sidestep_core.dataset import import_tensors, maintenance, tensor_file
+from sidestep_core.dataset.manifest import load_samples, open_dataset
 from sidestep_core.errors import ConfigError, SideStepError
-from sidestep_core.song_report import Heard, SongReport
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.estimate import result
+from sidestep_core.io import atomic, checksums, strict_json
+from sidestep_core.model import checkpoint
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.presets import preset
+from sidestep_core.songs import analyze
+from sidestep_core.songs import song as songs
+from sidestep_core.songs.report import Heard, SongReport
+from sidestep_core.training import metrics, run_checkpoint
+from sidestep_core.training.config import TrainConfig
 from tests import hostile
 from tests.song_folders import write
 from tests.tiny import write_dataset
@@ -99,9 +91,9 @@ class Materials:
         write_dataset(self.folder / "dataset", self.checkpoint, (60, 50), genre="g")
 
         def read() -> None:
-            cache.usage(self.folder / "dataset")
+            maintenance.usage(self.folder / "dataset")
             found = open_dataset(self.folder / "dataset")
-            cache.verify(found)
+            maintenance.verify(found)
             load_samples(found, TrainConfig(genre_ratio=0.5))
 
         return self.there("dataset/manifest.json", read)
@@ -120,14 +112,14 @@ class Materials:
 
         def read() -> None:
             if name == "run.json":
-                run_state.read_identity(run)
+                run_checkpoint.read_identity(run)
             elif name == "finished.json":
-                run_state.finished(run)
+                run_checkpoint.finished(run)
             else:
                 if "state" in name:
                     checksums.write(last)
                 parameter = torch.nn.Parameter(torch.ones(2))
-                run_state.restore_optimizer(run_state.read(last), torch.optim.AdamW([parameter]))
+                run_checkpoint.restore_optimizer(run_checkpoint.read(last), torch.optim.AdamW([parameter]))
 
         return self.there(f"run/{name}", read)
 
@@ -140,7 +132,7 @@ class Materials:
         """Of one text in the metadata of an adapter file."""
         file = self.file("x.safetensors")
 
-        storage.write_tensors(file, LORA)
+        atomic.write_tensors(file, LORA)
         content = file.read_bytes()
         start = 8 + int.from_bytes(content[:8], "little")
 
@@ -165,15 +157,15 @@ class Materials:
     def imported(self, name: str, good: Any) -> Reader:
         """Of a file beside the tensors of another trainer."""
         self.file("tensors/a.pt")
-        return Reader(file=self.file(f"tensors/{name}"), good=good, read=lambda: foreign_tensors.import_tensors(
+        return Reader(file=self.file(f"tensors/{name}"), good=good, read=lambda: import_tensors.import_tensors(
             self.folder / "tensors", self.checkpoint, self.folder / "imported"))
 
 
 def apply(path: Path) -> None:
     """All that becomes of an adapter file."""
-    found = layouts.read(path, 1.0).matched(lambda name: (64, 64) if name.endswith("weight") else None)
-    layouts.host_tensors(found)
-    layouts.added(path)(MODULE, torch.zeros(64, 64))
+    found = formats.read(path, 1.0).matched(lambda name: (64, 64) if name.endswith("weight") else None)
+    formats.host_tensors(found)
+    formats.added(path)(MODULE, torch.zeros(64, 64))
 
 
 def judged(path: Path) -> None:
@@ -182,7 +174,7 @@ def judged(path: Path) -> None:
 
 
 def beside(m: Materials) -> Reader:
-    storage.write_tensors(m.folder / "adapter_model.safetensors", LORA)
+    atomic.write_tensors(m.folder / "adapter_model.safetensors", LORA)
     return Reader(file=m.file("adapter_config.json"), good=CONFIG,
                   read=lambda: apply(m.folder / "adapter_model.safetensors"))
 
@@ -191,8 +183,8 @@ def heard(m: Materials) -> Reader:
     file = m.file("a.json")
     report = SongReport(name="a", seconds=1.0, sample_rate=48000, channels=2, peak_db=-1.0, loudness=-14.0, clipped=0,
                         silent=0.0, mono=False, fingerprint="", bpm=Heard(value="90", confidence=0.5))
-    return Reader(file=file, good=listening._to_json(report),
-                  read=lambda: listening._from_json(storage.read_json(file)))
+    return Reader(file=file, good=analyze._to_json(report),
+                  read=lambda: analyze._from_json(atomic.read_json(file)))
 
 
 def numbers(m: Materials) -> Reader:
@@ -202,7 +194,7 @@ def numbers(m: Materials) -> Reader:
 
 
 def estimate(path: Path) -> None:
-    sensitivity.read(strict_json.read_bytes(path, most=sensitivity.MOST_CHARACTERS), path.name)
+    result.read(strict_json.read_bytes(path, most=result.MOST_CHARACTERS), path.name)
 
 
 def lines(text: bytes) -> bytes:
@@ -211,13 +203,14 @@ def lines(text: bytes) -> bytes:
 
 READERS: dict[str, Callable[[Materials], Reader]] = {
     "header, applied": lambda m: m.tensors(apply),
-    "header, continued": lambda m: m.tensors(layouts.as_own_state),
+    "header, continued": lambda m: m.tensors(formats.as_own_state),
     "header, loaded": lambda m: m.tensors(adapter.open_adapter),
     "header, model": lambda m: m.tensors(judged),
-    "header, dataset": lambda m: m.tensors(lambda path: (encoded.read(path, "latents", "a"), encoded.owner_of(path))),
-    "header, preset": lambda m: m.tensors(presets.of_adapter),
+    "header, dataset": lambda m: m.tensors(
+        lambda path: (tensor_file.read(path, "latents", "a"), tensor_file.owner_of(path))),
+    "header, preset": lambda m: m.tensors(preset.of_adapter),
     "metadata, adapter": lambda m: m.metadata(adapter.METADATA_KEY, FACTS, adapter.open_adapter),
-    "metadata, preset": lambda m: m.metadata(adapter.METADATA_KEY, FACTS, presets.of_adapter),
+    "metadata, preset": lambda m: m.metadata(adapter.METADATA_KEY, FACTS, preset.of_adapter),
     "metadata, diffusers": lambda m: m.metadata("lora_adapter_metadata", {
         f"transformer.{key}": value for key, value in CONFIG.items()}, apply),
     "metadata, LyCORIS": lambda m: m.metadata("lora_config", {"lora_alpha": 2, "rank": 2}, apply),
@@ -236,9 +229,9 @@ READERS: dict[str, Callable[[Materials], Reader]] = {
     "checksums.json": lambda m: m.run("checkpoint-step-2/checksums.json"),
     "metrics.jsonl": numbers,
     "preset": lambda m: Reader(file=m.file("a.json"), good={"sidestep_preset": 1, "name": "a", **FACTS},
-                               read=lambda: presets.read(m.folder / "a.json")),
+                               read=lambda: preset.read(m.folder / "a.json")),
     "preset, Side-Step": lambda m: Reader(file=m.file("a.json"), good={"lora_r": 8, "lora_alpha": 4, "lr": 1e-4},
-                                          read=lambda: presets.read(m.folder / "a.json")),
+                                          read=lambda: preset.read(m.folder / "a.json")),
     "estimate": lambda m: Reader(file=m.file("a.json"), good=ESTIMATE, read=lambda: estimate(m.folder / "a.json")),
     "estimate, imported": lambda m: Reader(file=m.file("a.json"), good=[{"module": MODULE, "score": 1.0}],
                                            read=lambda: estimate(m.folder / "a.json")),
@@ -280,7 +273,7 @@ def test_a_file_without_end_is_refused_by_its_size(name: str, checkpoint: Checkp
 
 
 def test_a_pattern_that_never_ends_is_refused(tmp_path: Path) -> None:
-    storage.write_tensors(tmp_path / "adapter_model.safetensors", LORA)
+    atomic.write_tensors(tmp_path / "adapter_model.safetensors", LORA)
     (tmp_path / "adapter_config.json").write_text(json.dumps(ENDLESS), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"pattern .* cannot be used \(regex timed out\)\. Remove it"):
-        layouts.read(tmp_path / "adapter_model.safetensors", 1.0)
+        formats.read(tmp_path / "adapter_model.safetensors", 1.0)

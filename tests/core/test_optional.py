@@ -15,11 +15,11 @@ from sidestep_core.errors import MissingDependency
 ROOT = Path(__file__).parents[2]
 TRAIN = """
 import torch
-from sidestep_core import kinds
-from sidestep_core.adapter_config import LoraConfig
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.errors import MissingDependency
 try:
-    kinds.require(LoraConfig())
+    registry.require(LoraConfig())
 except MissingDependency as error:
     print(error)
 """

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from sidestep_core.adapter_config import KINDS
-from sidestep_core.config import Config, PreprocessConfig
-from sidestep_core.estimate_config import EstimateConfig
-from sidestep_core.selection import SelectionConfig
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.adapters.config import KINDS
+from sidestep_core.config import Config
+from sidestep_core.dataset.config import PreprocessConfig
+from sidestep_core.estimate.config import EstimateConfig
+from sidestep_core.estimate.selection import SelectionConfig
+from sidestep_core.training.config import TrainConfig
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "options.md"
 

@@ -15,7 +15,7 @@ import torch
 from demo.server import ComfyUI
 from demo.stage import BASE
 from demo.tiny import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE, write_demo_models
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from tests.running import SERVERS, demo_comfyui
 
 torch.set_num_threads(1)

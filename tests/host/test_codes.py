@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from demo.tiny import DEMO_MODEL
-from sidestep_core import flow
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.codes import AudioCodes, load_audio_codes
+from sidestep_core.model import flow_matching
+from sidestep_core.model.audio_codes import AudioCodes, load_audio_codes
+from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.pack import pack_module
 from tests.tolerance import FP32, PERTURBED, deviation
 
@@ -34,7 +34,7 @@ def codes(checkpoint: Checkpoint) -> AudioCodes:
 
 
 def song(frames: int) -> Tensor:
-    return 2 * torch.randn(frames, 64, generator=flow.generator("codes", frames))
+    return 2 * torch.randn(frames, 64, generator=flow_matching.generator("codes", frames))
 
 
 def fed(model: Any, frames: int, audio_codes: list[int] | None) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ def fed(model: Any, frames: int, audio_codes: list[int] | None) -> tuple[Tensor,
     def capture(module: torch.nn.Module, args: tuple[()], kwargs: dict[str, Tensor]) -> None:
         seen.update(kwargs)
 
-    random = flow.generator("words")
+    random = flow_matching.generator("words")
     caption, lyrics = torch.randn(1, 9, 1024, generator=random), torch.randn(1, 7, 1024, generator=random)
     settings: dict[str, Any] = {"conditioning_lyrics": lyrics}
     if audio_codes is not None:
@@ -70,16 +70,16 @@ def test_the_context_is_the_codes_latents_and_the_condition_stays(model: Any, co
     found = codes.of(song(frames), silence)
     condition, context = fed(model, frames, found.tolist())
     condition_without, context_without = fed(model, frames, None)
-    ours = flow.context_latents(codes.latents(found)[None, :frames])
+    ours = flow_matching.context_latents(codes.latents(found)[None, :frames])
     assert deviation(ours, context) <= FP32
     assert deviation(ours * (1 + PERTURBED), context) > FP32
-    assert torch.equal(flow.context_latents(silence[None]), context_without)
+    assert torch.equal(flow_matching.context_latents(silence[None]), context_without)
     assert torch.equal(condition, condition_without)
 
 
 @torch.no_grad()
 def test_other_codes_are_another_context(model: Any, codes: AudioCodes) -> None:
-    ours = flow.context_latents(codes.latents(codes.of(song(25), song(5)))[None])
+    ours = flow_matching.context_latents(codes.latents(codes.of(song(25), song(5)))[None])
     assert deviation(ours, fed(model, 25, [1, 2, 3, 4, 5])[1]) > PERTURBED
 
 

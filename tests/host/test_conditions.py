@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from demo.tiny import DEMO_LANGUAGE_MODEL, DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE
-from sidestep_core import flow, latents
-from sidestep_core.audio import decode
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.conditions import ConditionEncoder, TextEncoder, load_condition_encoder
-from sidestep_core.latents import encode_tiled
-from sidestep_core.prompts import Prompt
+from sidestep_core.audio.decode import decode
+from sidestep_core.dataset import latents
+from sidestep_core.dataset.latents import encode_tiled
+from sidestep_core.model import flow_matching
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.condition_encoder import ConditionEncoder, TextEncoder, load_condition_encoder
+from sidestep_core.model.prompts import Prompt
 from tests.host.pack import pack_module
 from tests.tolerance import FP32, PERTURBED, deviation
 
@@ -105,13 +106,13 @@ def captured_from_sampling(host: Host, prompt: Prompt, frames: int) -> tuple[Ten
 @torch.no_grad()
 def test_condition_and_context_are_those_inside_the_hosts_forward(
         host: Host, source: Any, text_encoder: TextEncoder, encoder: ConditionEncoder, prompt: Prompt) -> None:
-    frames = round(prompt.seconds * flow.FRAMES_PER_SECOND)
+    frames = round(prompt.seconds * flow_matching.FRAMES_PER_SECOND)
     condition, context = captured_from_sampling(host, prompt, frames)
     silence = source.silence_latent(frames)[None]
     ours = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt), silence)
     assert deviation(ours, condition.float()) <= FP32
     assert deviation(ours * (1 + PERTURBED), condition.float()) > FP32
-    assert torch.equal(flow.context_latents(silence), context.float())
+    assert torch.equal(flow_matching.context_latents(silence), context.float())
 
 
 @torch.no_grad()

@@ -18,9 +18,9 @@ from demo.server import ComfyUI, Outcome
 from demo.stage import BASE
 from demo.tiny import DEMO_MODEL
 from demo.workflow import BUILD
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.dataset import open_dataset
-from sidestep_core.storage import TensorFile
+from sidestep_core.dataset.manifest import open_dataset
+from sidestep_core.io.atomic import TensorFile
+from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.test_pipeline import facts, node_of, ran, with_inputs
 
 SECONDS = 2.0
@@ -212,7 +212,7 @@ def test_a_clip_is_a_part_of_its_song(server: ComfyUI) -> None:
     outcome = ran(server, prompt)
     clips = outcome.outputs["p"]["audio"]
     assert len(clips) == len(NAMES)
-    from sidestep_core.audio_files import facts as facts_of
+    from sidestep_core.audio.container import facts as facts_of
 
     path = server.base / "temp" / clips[0]["subfolder"] / clips[0]["filename"]
     assert facts_of(path).seconds == pytest.approx(1.5, abs=0.01)

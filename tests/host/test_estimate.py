@@ -15,10 +15,10 @@ from demo.server import ComfyUI, Outcome, ServerError
 from demo.stage import BASE
 from demo.tiny import DEMO_MODEL
 from demo.workflow import ESTIMATE
-from sidestep_core import sensitivity
-from sidestep_core.adapter_config import LoraConfig
-from sidestep_core.sensitivity import Estimate
-from sidestep_core.storage import TensorFile
+from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.estimate import result
+from sidestep_core.estimate.result import Estimate
+from sidestep_core.io.atomic import TensorFile
 from tests.host.test_pipeline import facts, node_of, ran, upstream, with_inputs
 
 SECONDS = 2.0
@@ -55,7 +55,7 @@ def estimates(server: ComfyUI) -> Path:
 
 def kept(server: ComfyUI) -> Estimate:
     """The estimate of the example workflow as EstimateGradients kept it."""
-    found = [sensitivity.read(path.read_text(encoding="utf-8"), path.name)
+    found = [result.read(path.read_text(encoding="utf-8"), path.name)
              for path in (estimates(server) / "demo").glob("*.json")]
     [estimate] = [each for each in found if each.settings["target_mlp"]]
     return estimate
@@ -214,7 +214,7 @@ def test_an_estimate_is_saved_listed_loaded_and_compared(server: ComfyUI, short:
     prompt["save"] = node("SideStepSaveEstimate", estimate=[number, 0], name="mine", overwrite=False)
     ran(server, prompt)
     path = estimates(server) / "mine.json"
-    assert sensitivity.read(path.read_text(encoding="utf-8"), "mine") == kept(server)
+    assert result.read(path.read_text(encoding="utf-8"), "mine") == kept(server)
     prompt["load"] = node("SideStepLoadEstimate", estimate_file="mine.json")
     prompt["legacy"] = node("SideStepLoadEstimate", estimate_file="none", json=json.dumps(LEGACY))
     prompt["compare"] = node("SideStepCompareEstimates", estimate_1=[number, 0], estimate_2=["load", 0],
@@ -242,9 +242,9 @@ def test_nothing_is_written_over_unasked(server: ComfyUI) -> None:
     assert refused.status == "error"
     assert "switch overwrite on" in refused.exception_message
     path = estimates(server) / "kept.json"
-    assert sensitivity.read(path.read_text(encoding="utf-8"), "kept").scores[0].mean == 1.0
+    assert result.read(path.read_text(encoding="utf-8"), "kept").scores[0].mean == 1.0
     ran(server, save(2.0, overwrite=True))
-    assert sensitivity.read(path.read_text(encoding="utf-8"), "kept").scores[0].mean == 2.0
+    assert result.read(path.read_text(encoding="utf-8"), "kept").scores[0].mean == 2.0
 
 
 @pytest.mark.parametrize("name", ["../../escape", "..\\escape", "con", "", "a/b"])

@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 
 from demo.tiny import XL_LIKE, Geometry, write_tiny_models
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from tests.host.pack import pack_module
 
 

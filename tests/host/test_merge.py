@@ -17,8 +17,8 @@ from demo.models import model_files
 from demo.server import ComfyUI, Outcome
 from demo.stage import BASE
 from demo.tiny import DEMO_MODEL
-from sidestep_core.checkpoint import Checkpoint, open_checkpoint
-from sidestep_core.storage import read_metadata
+from sidestep_core.io.atomic import read_metadata
+from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from tests.host.pack import pack_module
 
 STRENGTHS = (0.7, -0.4)
@@ -50,7 +50,7 @@ def test_the_merged_model_is_the_patched_one(comfy: ModuleType, host: Any, check
     adapters = [(one.path, strength) for one, strength in zip(made, STRENGTHS, strict=True)]
     bake, unused = pack_module("nodes.changes").bake(adapters, 0.0, shapes(checkpoint))
     assert unused == []
-    found = pack_module("sidestep_core.merge").merge(checkpoint, bake, tmp_path / "new_turbo.safetensors", {})
+    found = pack_module("sidestep_core.adapters.merge").merge(checkpoint, bake, tmp_path / "new_turbo.safetensors", {})
     patched = host
     for path, strength in adapters:
         patched, *_ = pack_module("nodes.models").patch(patched, path, strength)

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from demo.server import ComfyUI, Outcome, Prompt
-from sidestep_core import metrics, presets
-from sidestep_core.adapter_config import LoraConfig
-from sidestep_core.storage import TensorFile, read_tensors
+from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.io.atomic import TensorFile, read_tensors
+from sidestep_core.presets import preset
+from sidestep_core.training import metrics
 from tests.tolerance import EFFECT, SAME_LOSS
 
 SECONDS = 2.0
@@ -72,7 +73,7 @@ def ran(server: ComfyUI, prompt: Prompt) -> Outcome:
 
 def audio_digest(server: ComfyUI, outcome: Outcome) -> str:
     """Of the samples, not the file: the host writes the whole workflow into the file's tags."""
-    from sidestep_core.audio import decode
+    from sidestep_core.audio.decode import decode
 
     [saved] = [audio for output in outcome.outputs.values() for audio in output.get("audio", [])]
     path = server.base / "output" / saved["subfolder"] / saved["filename"]
@@ -204,7 +205,7 @@ def test_the_settings_of_a_finished_adapter_become_a_preset(server: ComfyUI, sho
         "name": "of the adapter", "description": "", "overwrite": True,
         "adapter": [node_of(prompt, "SideStepTrainAdapter"), 0]}}
     ran(server, prompt)
-    found = presets.read(server.base / "output" / "sidestep" / "presets" / "of the adapter.json").preset
+    found = preset.read(server.base / "output" / "sidestep" / "presets" / "of the adapter.json").preset
     asked = prompt[node_of(prompt, "SideStepTrainAdapter")]["inputs"]
     # -1, the dataset's own, has become what that was.
     assert asked["genre_ratio"] == -1.0

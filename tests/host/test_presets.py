@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from demo.server import ComfyUI, HttpError, Outcome, ServerError
-from sidestep_core import presets
-from sidestep_core.adapter_config import LohaConfig, LokrConfig, LoraConfig
-from sidestep_core.presets import Preset
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.presets import preset as presets
+from sidestep_core.presets.preset import Preset
+from sidestep_core.training.config import TrainConfig
 
 LOAD, CONFIGURE, SAVE = "load", "configure", "save"
 

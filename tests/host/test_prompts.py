@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from demo.tiny import DEMO_MODEL
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.conditions import ConditionEncoder, TextEncoder, load_condition_encoder
-from sidestep_core.prompts import OFFICIAL, Prompt
-from sidestep_core.weights import Weights
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.condition_encoder import ConditionEncoder, TextEncoder, load_condition_encoder
+from sidestep_core.model.prompts import OFFICIAL, Prompt
+from sidestep_core.model.weights import Weights
 from tests.host.pack import pack_module
 from tests.prompts import TWENTY
 from tests.tolerance import FP32, PERTURBED, deviation

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidestep_core import adapter as adapter_file
-from sidestep_core.audio import SAMPLE_RATE, decode, flac
-from sidestep_core.checkpoint import Checkpoint
+from sidestep_core.adapters import file as adapter_file
+from sidestep_core.audio.decode import SAMPLE_RATE, decode, flac
+from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.training.config import TrainConfig
 from tests.host.pack import pack_module
 
 SECONDS = 5.0

@@ -10,9 +10,9 @@ import torch
 
 from demo.anatomy import DEMO, STRIDES
 from demo.tiny import diffusers_vae
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.standalone import OfficialModels
-from sidestep_core.storage import read_tensors, write_json, write_tensors
+from sidestep_core.io.atomic import read_tensors, write_json, write_tensors
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.standalone import OfficialModels
 from tests.host.pack import pack_module
 from tests.tolerance import FP32, PERTURBED, deviation
 

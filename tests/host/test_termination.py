@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from demo.server import Prompt, ServerError
-from sidestep_core import metrics
+from sidestep_core.training import metrics
 from tests.host.test_pipeline import upstream, with_inputs
 from tests.running import demo_comfyui
 

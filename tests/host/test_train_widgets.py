@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from demo.server import ComfyUI
-from sidestep_core.adapter_config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.config import Config
 from sidestep_core.errors import ConfigError
-from sidestep_core.estimate_config import EstimateConfig
-from sidestep_core.selection import SelectionConfig
-from sidestep_core.setting_text import parse
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.estimate.config import EstimateConfig
+from sidestep_core.estimate.selection import SelectionConfig
+from sidestep_core.presets.text import parse
+from sidestep_core.training.config import TrainConfig
 
 TRAINER = "SideStepTrainAdapter"
 ESTIMATING = "SideStepEstimateGradients"

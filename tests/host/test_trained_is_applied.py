@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidestep_core import adapter as adapter_file
-from sidestep_core import flow, storage
-from sidestep_core.adapter import LiveAdapter
-from sidestep_core.adapter_config import AdapterConfig, LoraConfig
-from sidestep_core.checkpoint import Checkpoint
-from sidestep_core.decoder import Decoder, load_decoder
-from sidestep_core.step import optimizer_step, prepare
-from sidestep_core.targets import target_modules
-from sidestep_core.train_config import TrainConfig
+from sidestep_core.adapters import file as adapter_file
+from sidestep_core.adapters.config import AdapterConfig, LoraConfig
+from sidestep_core.adapters.file import LiveAdapter
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.io import atomic
+from sidestep_core.model import flow_matching
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.decoder import Decoder, load_decoder
+from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.step import optimizer_step, prepare
 from tests.adapters import KINDS
 from tests.host.pack import pack_module
 from tests.tiny import write_dataset
@@ -73,7 +74,7 @@ def trained(request: pytest.FixtureRequest, checkpoint: Checkpoint,
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    random = flow.generator("flagship")
+    random = flow_matching.generator("flagship")
     return (torch.randn(1, FRAMES, 64, generator=random), torch.tensor([0.6]),
             torch.randn(1, 20, 2048, generator=random), torch.randn(1, FRAMES, 128, generator=random))
 
@@ -151,7 +152,7 @@ def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Tr
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
     # Its own way of reading files needs a GPU; how a model is made does not.
-    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: storage.read_tensors(Path(path)))
+    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: atomic.read_tensors(Path(path)))
     load = pack_module("nodes.models").load_as_comfyui
     proof = adapter_file.prove(trained.path, trained.adapter.changes(every=4), load)
     assert proof.matched == proof.total
@@ -186,7 +187,7 @@ def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, tra
 def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (50, 60), width=2048)
     fresh = prepare(checkpoint, dataset, trained.config, CONFIG, CPU)
-    fresh.adapter.load_state(storage.read_tensors(trained.path))
+    fresh.adapter.load_state(atomic.read_tensors(trained.path))
     with torch.no_grad():
         assert torch.equal(fresh.objective.decoder.eval()(*batch()), trained.decoder(*batch()))
 

@@ -1,0 +1,295 @@
+"""How strong an adapter is meant to be: alpha and rank, from the file, from what lies beside it, or from the person.
+
+The effect of a low-rank adapter is (alpha / rank) * B @ A.  Files of PEFT hold A and B only; alpha stands in
+adapter_config.json beside them.  A program that does not look there applies most of them at half strength.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import AdapterError, ConfigError
+from ..io import strict_json
+from ..io.patterns import fits
+from .module_names import official
+from .peft_layout import CONFIG_NAME, HEADER_KEY
+
+CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations of PEFT that also change the weights under the adapter; without those the file means nothing."""
+OTHER_ARITHMETIC = {
+    "kasa_config": "KaSA", "use_qalora": "QA-LoRA", "alora_invocation_tokens": "aLoRA", "use_bdlora": "BD-LoRA",
+    "arrow_config": "Arrow", "monteclora_config": "MonteCLoRA", "layer_replication": "layer_replication",
+}  # fmt: skip
+"""Settings of PEFT's LoRA with which a file of the same names means something else."""
+_SCALED = ("", "LORA", "LOKR", "LOHA")
+"""Kinds whose modules have an alpha and a rank, by PEFT's word."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One module of an adapter file, for telling whether settings are of that file."""
+
+    name: str
+    """As PEFT would call it."""
+    kind: str
+    """LORA, LOKR or LOHA, or "" for what has no scale."""
+    rank: int | None
+    """None where both matrices of a LoKR are whole."""
+    largest: int
+    """Of a whole matrix, the larger side: PEFT keeps it whole from half of that rank on."""
+    by_peft: bool
+    """Whether PEFT writes such names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is said about a whole adapter outside of its tensors."""
+
+    source: str
+    """Where it says so."""
+    alpha: float
+    """Finite.  PEFT, LyCORIS and ComfyUI apply one below 0 as it is."""
+    rank: int
+    """0 where it does not say."""
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    rslora: bool = False
+    kind: str = ""
+    """PEFT's word for it; "" where it does not say."""
+    targets: Sequence[str] | str | None = None
+    """Ends of module names, or one pattern for whole names."""
+    refusal: str = ""
+    """Why an adapter with these settings cannot be applied."""
+
+    def stranger(self, modules: Sequence[Seen]) -> str:
+        """Why these settings are not of a file with such modules; "" when nothing speaks against it."""
+        scaled = [module for module in modules if module.kind]
+        for module in scaled:
+            rank = self.rank_of(module.name)
+            if not module.by_peft:
+                return f"{module.name} is not named as PEFT does it"
+            if self.kind and module.kind != self.kind:
+                return f"it says {self.kind}, and {module.name} is a {module.kind}"
+            if rank and (2 * rank < module.largest if module.rank is None else rank != module.rank):
+                has = "whole matrices" if module.rank is None else f"rank {module.rank}"
+                return f"it says rank {rank}, and {module.name} has {has}"
+            if not self._targets(module.name):
+                return f"{module.name} is not among its target_modules"
+        for target in self.targets if scaled and isinstance(self.targets, Sequence) and not isinstance(
+                self.targets, str) else ():
+            if not any(_ends(module.name, target) for module in modules):
+                return f"it says {target}, which the file does not have"
+        return ""
+
+    def _targets(self, name: str) -> bool:
+        if not self.targets or self.targets == "all-linear":
+            return True
+        if isinstance(self.targets, str):
+            return any(fits(self.targets, one) for one in (name, official(name) or name))
+        return any(_ends(name, target) for target in self.targets)
+
+    def alpha_of(self, name: str) -> float:
+        return float(_matching(self.alpha_pattern, name, self.alpha))
+
+    def rank_of(self, name: str) -> int:
+        return int(_matching(self.rank_pattern, name, self.rank))
+
+    def scale(self, name: str, rank: int) -> float:
+        return self.alpha_of(name) / (math.sqrt(rank) if self.rslora else rank)
+
+
+def _ends(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}") or official(name) in {official(target), target}
+
+
+def _matching(pattern: Mapping[str, float], name: str, default: float) -> float:
+    """The value of the first pattern that is the end of the name, as PEFT has it, or another name of the module."""
+    return next((value for key, value in pattern.items()
+                 if fits(rf"(.*\.)?({key})", name) or official(key) == (official(name) or "")), default)
+
+
+def settings_file(path: Path) -> Path | None:
+    """The adapter_config.json beside an adapter file, whosever it is."""
+    config = path.parent / CONFIG_NAME
+    return config if config.is_file() else None
+
+
+def read_settings(path: Path, metadata: Mapping[str, str], modules: Sequence[Seen]) -> tuple[Settings | None, str]:
+    """(what is said about the file, why what lies beside it does not say it; "" if it does or there is nothing).
+
+    From the header that diffusers writes, from adapter_config.json beside the file if it can be of this file, or from
+    other metadata.  AdapterError when that is damaged, or of a kind that cannot be applied.
+    """
+    try:
+        said = _from_diffusers(path.name, metadata)
+    except _DAMAGE as error:
+        raise AdapterError(f"The metadata of {path.name} is damaged ({error}). Get the file again.") from error
+    beside, why = (None, "") if said is not None else _beside(path, modules)
+    try:
+        found = said or beside or _from_metadata(path.name, metadata)
+    except _DAMAGE as error:
+        raise AdapterError(f"The metadata of {path.name} is damaged ({error}). Get the file again.") from error
+    if found is not None and found.refusal:
+        raise AdapterError(found.refusal)
+    return found, why
+
+
+_DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError, ConfigError)
+
+
+def _beside(path: Path, modules: Sequence[Seen]) -> tuple[Settings | None, str]:
+    config = settings_file(path)
+    if config is None:
+        return None, ""
+    try:
+        found = _peft(dict(strict_json.read(config)), CONFIG_NAME)
+    except _DAMAGE as error:
+        raise AdapterError(f"{config} is damaged ({error}). Get it again, or move it away.") from error
+    why = "" if found is None else found.stranger(modules)
+    return (None, why) if why else (found, "")
+
+
+def _from_diffusers(name: str, metadata: Mapping[str, str]) -> Settings | None:
+    if HEADER_KEY not in metadata:
+        return None
+    values = strict_json.loads(metadata[HEADER_KEY], HEADER_KEY)
+    return _peft({key.removeprefix("transformer."): value for key, value in values.items()}, name)
+
+
+def _from_metadata(name: str, metadata: Mapping[str, str]) -> Settings | None:
+    """What LyCORIS trainers, and those in the manner of kohya, write into the header."""
+    for key in ("lokr_config", "loha_config", "lora_config"):
+        if key in metadata:
+            return _named(strict_json.loads(metadata[key], key), name)
+    return _named(metadata, name)
+
+
+def _named(values: Mapping[str, Any], source: str) -> Settings | None:
+    """Alpha and rank under whichever of their names; 0 and words, such as `Dynamic`, say neither."""
+    def first(*names: str) -> tuple[str, float]:
+        said = ((name, _number(name, values[name])) for name in names if name in values and _is_number(values[name]))
+        return next(((name, number) for name, number in said if number), ("", 0))
+
+    _, alpha = first("ss_network_alpha", "lora_alpha", "network_alpha", "linear_alpha", "alpha")
+    if not alpha:
+        return None
+    name, rank = first("ss_network_dim", "r", "rank", "network_dim", "linear_dim", "dim")
+    return Settings(source=source, alpha=alpha, rank=_rank(name, rank) if name else 0)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _number(name: str, value: object) -> float:
+    """A setting's value.  ConfigError, which names both, for what is no finite number."""
+    if not _is_number(value):
+        raise ConfigError(f"could not convert {name} {strict_json.shown(value)} to a number")
+    number = float(str(value))
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} is {strict_json.shown(value)}, which is not a finite number")
+    return number
+
+
+def _rank(name: str, value: object) -> int:
+    """A rank.  ConfigError, which names the setting, for what is no whole number above 0."""
+    number = _number(name, value)
+    if number < 1 or number != int(number):
+        raise ConfigError(f"{name} is {strict_json.shown(value)}; a rank is a whole number above 0")
+    return int(number)
+
+
+def _peft(config: Mapping[str, Any], source: str) -> Settings | None:
+    kind = str(config.get("peft_type") or "").upper()
+    name = "lora_alpha" if "lora_alpha" in config else "alpha"
+    if config.get(name) is None:
+        return None
+    if kind not in _SCALED:
+        # Their ranks and patterns may be of another form; whatever has a scale is no module of theirs.
+        return Settings(source=source, alpha=0, rank=0, kind=kind)
+    ranks, alphas = (dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
+    targets = config.get("target_modules")
+    for pattern in (*ranks, *alphas, *([targets] if isinstance(targets, str) else [])):
+        fits(pattern, "")
+    return Settings(source=source, alpha=_number(name, config[name]),
+                    rank=0 if config.get("r") is None else _rank("r", config["r"]),
+                    alpha_pattern={key: _number(f"the alpha of {key}", value) for key, value in alphas.items()},
+                    rank_pattern={key: _rank(f"the rank of {key}", value) for key, value in ranks.items()},
+                    rslora=bool(config.get("use_rslora")), kind=kind,
+                    targets=targets if targets is None or isinstance(targets, str) else [str(one) for one in targets],
+                    refusal=_refusal(config, source))
+
+
+def _refusal(config: Mapping[str, Any], source: str) -> str:
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGES_THE_BASE):
+        return (f"{source} says init_lora_weights={start}: this adapter belongs to changed base weights. Convert it to "
+                "an ordinary LoRA with PEFT (path_initial_model_for_weight_conversion) first.")
+    other = [name for key, name in OTHER_ARITHMETIC.items() if config.get(key)]
+    if other:
+        return f"{source} says {', '.join(other)}, a kind that is not read. Bake it into a model with PEFT instead."
+    return ""
+
+
+class Scales:
+    """The true scale of each module of one file, by the first that says it: the file, its settings, the person."""
+
+    def __init__(self, name: str, settings: Settings | None, given: float, stranger: str = "") -> None:
+        self._name = name
+        self._settings = settings
+        self._stranger = stranger
+        self._given = given
+        self.given_was_used = False
+
+    def low_rank(self, module: str, alpha: float | None, rank: int, *, made_for_host: bool) -> float:
+        """Of a module with a rank.  `alpha` is the file's own; AdapterError where nobody says it."""
+        settings = self._settings
+        says = settings is not None and settings.rank_of(module) in (0, rank)
+        if settings is not None and says and (
+                alpha is None or (settings.rslora and math.isclose(alpha, settings.alpha_of(module), rel_tol=1e-3))):
+            return settings.scale(module, rank)
+        if alpha is not None:
+            return alpha / rank
+        if self._given > 0:
+            self.given_was_used = True
+            return self._given / rank
+        if made_for_host:
+            # Names that only ComfyUI knows, and there a file without alpha is one of scale 1.
+            return 1.0
+        raise AdapterError(self._question(module, rank))
+
+    def whole(self, module: str, alpha: float | None) -> float:
+        """Of a Kronecker product of two whole matrices, which has no rank: 1, unless the settings say the rank that
+        alpha is to be divided by (PEFT divides always, LyCORIS only for rsLoRA)."""
+        settings = self._settings
+        if settings is None or not settings.rank_of(module):
+            return 1.0
+        rank = settings.rank_of(module)
+        if alpha is not None:
+            return alpha / rank
+        return settings.scale(module, rank) if settings.source == CONFIG_NAME else 1.0
+
+    def alpha_of(self, module: str) -> float:
+        """What is said outside of the file, or by the person; for messages."""
+        return self._given if self._settings is None else self._settings.alpha_of(module)
+
+    def _question(self, module: str, rank: int) -> str:
+        settings = self._settings
+        if self._stranger:
+            why = f"the {CONFIG_NAME} is of another adapter ({self._stranger})"
+        elif settings is not None:
+            why = (f"{settings.source} is of another adapter (it says rank {settings.rank_of(module)}, and {module} "
+                   f"has rank {rank})")
+        else:
+            why = f"there is no {CONFIG_NAME} beside it"
+        return (f"{self._name} does not say its alpha, without which its strength is unknown, and {why}. Put the "
+                f"{CONFIG_NAME} of its training into the same folder. Apply Adapter and Merge Adapter take an alpha "
+                f"too (often twice the rank: {2 * rank} for this one).")

@@ -1,0 +1,275 @@
+"""Adapter files of every layout in the wild, read into one form: official module names and the true scale of each.
+
+LoRA, DoRA, LoKR, LoHA and full changes, by whichever names PEFT, LyCORIS, kohya, diffusers, DiffSynth, ai-toolkit and
+ACE-Step's own trainers give them.  What cannot be read is named; what is damaged is an AdapterError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import AdapterError
+from . import foreign_kinds
+from . import tensors as adapter_tensors
+from .alpha import Scales, Seen, Settings, read_settings
+from .delta import Full, LowRank, Piece
+from .file import METADATA_KEY, Adapter, Added, open_adapter
+from .keys import ONLY_THE_HOSTS, module_text, sorted_by_module
+from .peft_layout import CONFIG_NAME
+from .pieces import build
+from .tensors import PICKLES
+
+FOLDER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "lokr_weights.safetensors",
+                "loha_weights.safetensors", "pytorch_lora_weights.safetensors")  # fmt: skip
+"""What the adapter is called where a folder is the adapter; the first that is there."""
+HOST_PREFIX = "diffusion_model.decoder."
+OF_A_BIAS = ("diff_b", "b_norm")
+"""Endings of a change of a bias."""
+WIDTHS = {2048: "2B", 2560: "XL"}
+SHOWN = 4
+
+ShapeOf = Callable[[str], Sequence[int] | None]
+"""A decoder's parameter, such as `layers.0.self_attn.q_proj.weight` -> its shape; None where it has no such."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """An adapter file, understood."""
+
+    path: Path
+    pieces: Mapping[str, Piece]
+    """By official module name."""
+    handed: Mapping[str, Mapping[str, Tensor]]
+    """Module -> ending -> tensor, of kinds that are not computed here: the host may know them."""
+    elsewhere: Mapping[str, Tensor]
+    """Tensors for what is no module of the decoder, under names that only the host may know."""
+    unknown: tuple[str, ...]
+    """Keys that belong to no module of the decoder, or mean nothing known."""
+    metadata: Mapping[str, str]
+    asked_alpha: bool
+    """Whether nothing but the given alpha says how strong it is."""
+    notice: str
+    """Why the settings beside the file were not believed."""
+
+    @property
+    def total(self) -> int:
+        """Modules in the file, known or not."""
+        return len(self.pieces) + len(self.handed) + len({module_text(key) for key in self.unknown})
+
+    def matched(self, shape_of: ShapeOf, *, alone: bool = True) -> dict[str, Piece]:
+        """What fits a decoder; `shape_of` knows the shape of each of its parameters.
+
+        AdapterError when nothing does, unless the host took something else of the file (not `alone`), and when anything
+        is of another width: half an adapter is another sound.
+        """
+        weights = {module: shape_of(f"{module}.weight") for module in self.pieces}
+        known = {module: shape for module, shape in weights.items() if shape is not None}
+        wrong = [module for module, shape in known.items()
+                 if not self.pieces[module].fits(shape, shape_of(f"{module}.bias"))]
+        for module in wrong[:1]:
+            widths = _widths(self.pieces[module], module, known[module], shape_of(f"{module}.bias"))
+            raise AdapterError(f"{self.path.name} is made for a model of another size{_sizes(self, known)}: {widths}. "
+                               f"{len(known) - len(wrong)} of {self.total} modules matched, so nothing was applied. "
+                               "Use it with the size of model that it was trained on.")
+        if not known and alone and self.handed:
+            raise AdapterError(f"Nothing of {self.path.name} was applied: {self.kinds(self.handed)}. 0 of {self.total} "
+                               "modules matched. Apply it with the program that it was made for.")
+        if not known and alone:
+            found = _some([*self.pieces, *self.unknown]) or "no tensors"
+            raise AdapterError(f"Nothing of {self.path.name} fits this model: 0 of {self.total} modules matched. It "
+                               f"has {found}. Is it an adapter for ACE-Step 1.5, and is that the model?")
+        fitting = {module: self.pieces[module] if shape_of(f"{module}.bias") is not None
+                   else replace(self.pieces[module], bias=None) for module in known}
+        return {module: piece for module, piece in fitting.items() if piece.factors or piece.bias is not None}
+
+    def left_out(self, matched: Mapping[str, Piece], taken: Collection[str] = ()) -> str:
+        """What of the file is neither among the matched nor taken by the host (modules, their biases, keys), in words;
+        "" when all is."""
+        unread = [module for module in self.handed if module not in taken]
+        names = [*(module for module in self.pieces if module not in matched),
+                 *(f"{module}.bias" for module, piece in matched.items() if piece.bias is not self.pieces[module].bias),
+                 *unread, *(f"{module}.bias" for module, parts in self.handed.items() if module in taken
+                            and parts.keys() & {*OF_A_BIAS} and f"{module}.bias" not in taken),
+                 *(key for key in self.unknown if key not in taken)]
+        why = f" ({self.kinds(unread)})" if unread else ""
+        return f"{len(names)} not used: {_some(names)}{why}" if names else ""
+
+    def kinds(self, modules: Iterable[str]) -> str:
+        """Of handed modules, in words."""
+        names = dict.fromkeys(foreign_kinds.name(self.handed[module]) for module in modules)
+        return f"of a kind that is not read: {_some(list(names))}"
+
+
+def host_tensors(pieces: Mapping[str, Piece]) -> dict[str, Tensor]:
+    """The same adapter in the host's own format, all but the magnitudes of DoRA."""
+    # The host looks at some of them as vectors, which it can only where they lie in one piece.
+    return {f"{HOST_PREFIX}{module}.{ending}": tensor.contiguous()
+            for module, piece in pieces.items() for ending, tensor in piece.host().items()}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _sizes(content: Content, known: Mapping[str, Sequence[int]]) -> str:
+    """The two sizes by name, where both are known."""
+    for module, shape in known.items():
+        factors = content.pieces[module].factors
+        if module.endswith("q_proj") and factors is not None and {factors.shape[-1], shape[-1]} <= WIDTHS.keys():
+            return f" ({WIDTHS[factors.shape[-1]]}, and this one is {WIDTHS[shape[-1]]})"
+    return ""
+
+
+def _widths(piece: Piece, module: str, weight: Sequence[int], bias: Sequence[int] | None) -> str:
+    factors = piece.factors
+    have = piece.magnitude.shape if factors is None and piece.magnitude is not None else factors and factors.shape
+    name, there, here = module, have or (), weight
+    if piece.bias is not None and bias is not None and piece.fits(weight, None):
+        name, there, here = f"{module}.bias", piece.bias.shape, bias
+    return f"{name} is {' x '.join(map(str, there))} there and {' x '.join(map(str, here))} in the model"
+
+
+def weights_file(path: Path) -> Path:
+    """The adapter's own file, for a folder that PEFT, LyCORIS or Side-Step saved; a file is itself."""
+    if not path.is_dir():
+        return path
+    for name in FOLDER_FILES:
+        if (path / name).is_file():
+            return path / name
+    raise AdapterError(f"The folder {path} holds no adapter: none of {', '.join(FOLDER_FILES)}.")
+
+
+def open_file(path: Path) -> Adapter:
+    """The handle of an adapter file or folder of any layout; what a stranger's file holds is seen when it is read."""
+    file = weights_file(path)
+    return Adapter(path=file) if file.suffix.lower() in (*PICKLES, ".sft") and file.is_file() else open_adapter(file)
+
+
+def read(path: Path, alpha: float = 0.0) -> Content:
+    """An adapter file or folder.  `alpha`, unless 0, counts where nothing else says it; see `require_use`."""
+    file = weights_file(path)
+    tensors, metadata = adapter_tensors.read(file)
+    modules, foreign, unknown = sorted_by_module(tensors)
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    settings, stranger = _settings(file, metadata, modules, shapes)
+    scales = Scales(file.name, settings, alpha, stranger)
+    pieces = {}
+    for module, keys in modules.items():
+        parts = {part: tensors[key] for part, key in keys.items()}
+        text = module_text(next(iter(keys.values())))
+        pieces[module] = build(module, _name(text), parts, scales, made_for_host=text.startswith(HOST_PREFIX))
+    handed = {module: foreign_kinds.for_host({ending: tensors[key] for ending, key in keys.items()},
+                                             made_for_host=next(iter(keys.values())).startswith(HOST_PREFIX))
+              for module, keys in foreign.items()}
+    elsewhere = {key: tensors[key] for key in unknown if key.startswith(ONLY_THE_HOSTS)}
+    foreign_kinds.require_strengths(
+        elsewhere | {key: tensors[key] for keys in foreign.values() for key in keys.values()})
+    return Content(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used,
+                   _not_believed(file, stranger))
+
+
+def notices(path: Path) -> list[str]:
+    """What is to be told of an adapter file before it meets a model; only its header is read.
+
+    AdapterError for settings with which no adapter can be applied.
+    """
+    file = weights_file(path)
+    shapes, metadata = adapter_tensors.read_shapes(file)
+    modules, _, unknown = sorted_by_module(shapes)
+    _, stranger = _settings(file, metadata, modules, shapes)
+    nobodys = [key for key in unknown if not key.startswith(ONLY_THE_HOSTS)]
+    unread = (f"{len(nobodys)} of {len(shapes)} tensors of {file.name} are no part of an adapter for ACE-Step 1.5 and "
+              f"are not used: {_some(nobodys)}." if nobodys else "")
+    return [told for told in (_not_believed(file, stranger), unread) if told]
+
+
+def _settings(file: Path, metadata: Mapping[str, str], modules: Mapping[str, Mapping[str, str]],
+              shapes: adapter_tensors.Shapes) -> tuple[Settings | None, str]:
+    """As `read_settings`; our own files say everything themselves, whatever lies beside them."""
+    if METADATA_KEY in metadata and any(key.endswith(".alpha") for key in shapes):
+        return None, ""
+    return read_settings(file, metadata, [_seen(keys, shapes) for keys in modules.values()])
+
+
+def _not_believed(file: Path, stranger: str) -> str:
+    return (f"The {CONFIG_NAME} beside {file.name} is of another adapter: {stranger}. It was not used."
+            if stranger else "")
+
+
+def _name(text: str) -> str:
+    return text.removeprefix("base_model.model.")
+
+
+def _seen(keys: Mapping[str, str], shapes: adapter_tensors.Shapes) -> Seen:
+    """What settings are judged by, of the parts of one module."""
+    kinds = {"down": "LORA", "lokr_w2": "LOKR", "lokr_w2_b": "LOKR", "hada_w1_b": "LOHA"}
+    part = next((part for part in kinds if part in keys), "")
+    if part == "lokr_w2" and "lokr_w1_b" in keys:
+        part = "lokr_w1_b"
+    shape = shapes[keys[part]] if part else ()
+    key = next(iter(keys.values()))
+    text = module_text(key)
+    return Seen(name=_name(text), kind="LOKR" if part.startswith("lokr") else kinds.get(part, ""),
+                rank=None if part == "lokr_w2" or not shape else shape[0], largest=max(shape[:2], default=0),
+                by_peft="." in text and not text.startswith("diffusion_model.")
+                and ".lora_down" not in keys.get(part, ""))
+
+
+def require_use(alpha: float, contents: Sequence[Content]) -> None:
+    """AdapterError when an alpha was given and no file needs it: it would seem to do something."""
+    if not (alpha >= 0 and math.isfinite(alpha)):
+        raise AdapterError(f"alpha is {alpha:g}; it must be above 0, or 0 for what the file says.")
+    if alpha > 0 and not any(content.asked_alpha for content in contents):
+        raise AdapterError(f"{' and '.join(content.path.name for content in contents)} says its strength itself, so "
+                           f"alpha {alpha:g} has no use. Set alpha to 0; strength makes the effect stronger or weaker.")
+
+
+def added(path: Path) -> Added:
+    """An `adapter.Loader` for files of any layout; AdapterError for what `read` refuses."""
+    pieces = read(path).pieces
+
+    def add(module: str, weight: Tensor) -> Tensor | None:
+        return pieces[module].delta(weight) if module in pieces else None
+
+    return add
+
+
+def as_own_state(path: Path) -> dict[str, Tensor]:
+    """A LoRA, LoKR or LoHA of any layout under the names that `LiveAdapter.state` has, to start a training from.
+
+    AdapterError for kinds that no training continues: full changes, and DoRA by rows.
+    """
+    content = read(path)
+    if content.handed:
+        raise AdapterError(f"{content.path.name} cannot be trained further: it is {content.kinds(content.handed)}. "
+                           "Start from a LoRA, LoKR or LoHA.")
+    if content.elsewhere:
+        raise AdapterError(f"{content.path.name} cannot be trained further: it also changes parts outside the decoder "
+                           f"({len(content.elsewhere)} tensors: {_some(list(content.elsewhere))}). Merge it into a "
+                           "model with Merge Adapter, and train on that.")
+    state: dict[str, Tensor] = {}
+    for module, piece in content.pieces.items():
+        state |= _own(content.path.name, module, piece)
+    if not state:
+        raise AdapterError(f"{content.path.name} has nothing for ACE-Step 1.5's decoder: {_some(content.unknown)}.")
+    return state
+
+
+def _own(name: str, module: str, piece: Piece) -> dict[str, Tensor]:
+    factors, magnitude = piece.factors, piece.magnitude
+    by_rows = magnitude is not None and magnitude.shape[0] != 1
+    if factors is None or isinstance(factors, Full) or piece.bias is not None or by_rows:
+        raise AdapterError(f"{name} cannot be trained further: {module} holds "
+                           f"{'DoRA by rows' if by_rows else 'a full change'}. Start from a LoRA, LoKR or LoHA.")
+    dora = {} if magnitude is None else {"dora_scale": magnitude}
+    if isinstance(factors, LowRank):
+        tensors = {"lora_A.weight": factors.down, "lora_B.weight": factors.up, "alpha": factors.host()["alpha"]}
+        if not dora:
+            return {f"base_model.model.{module}.{ending}": tensor.float() for ending, tensor in tensors.items()}
+    flat = module.replace(".", "_")
+    return {f"lycoris_{flat}.{ending}": tensor.float() for ending, tensor in (factors.host() | dora).items()}

@@ -1,0 +1,206 @@
+"""Adapters baked into a copy of a checkpoint's model file, for programs that take no adapters, or for training on.
+
+Whatever the adapters do not change is copied byte for byte.  Quantised models are written as bfloat16: their formats
+cannot hold a changed weight without another loss.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import AdapterError, CheckpointError, ConfigError
+from ..io import strict_json
+from ..io.atomic import TensorFile, write_new
+from ..io.tensor_header import StoredTensor
+from ..model.checkpoint import Checkpoint, Variant, variants_in
+from ..model.weights import FP8, QUANTISATION_PARTS, Weights, open_file
+from ..progress import Progress, Report, ignore
+
+METADATA_KEY = "sidestep_merged"
+PIECE = 1 << 26
+"""Bytes that are copied at once."""
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+_QUANTISED = (*FP8, "I8")
+_QUANTISATION_METADATA = "_quantization_metadata"
+
+
+@dataclass(frozen=True)
+class Bake:
+    """What adapters make of the weights of a model."""
+
+    parameters: frozenset[str]
+    """Those that they change, by their official names, such as `decoder.layers.0.self_attn.q_proj.weight`."""
+    apply: Callable[[str, Tensor], Tensor]
+    """(parameter, its float32 value) -> the changed one."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What of the new file comes from where."""
+
+    file: TensorFile
+    stored: StoredTensor
+    name: str
+    dtype: str
+    """As it is written."""
+    changed: str
+    """The model's parameter that it is, if adapters change it; else ""."""
+
+    @property
+    def size(self) -> int:
+        if self.copied:
+            return self.stored.size
+        return torch.Size(self.stored.shape).numel() * _DTYPES[self.dtype].itemsize
+
+    @property
+    def copied(self) -> bool:
+        return not self.changed and self.dtype == self.stored.dtype
+
+
+def merge(checkpoint: Checkpoint, bake: Bake, target: Path, facts: Mapping[str, Any], *,
+          report: Report = ignore) -> Path:
+    """Write the checkpoint's model with the adapters in it as one file; whatever stops it leaves no file.
+
+    `facts` are added to those of earlier merges in the metadata.  An official folder becomes one file as ComfyUI takes
+    it, whose name must say the variant, because no config.json says it any more.
+    """
+    files = [open_file(path) for path in checkpoint.model]
+    weights = checkpoint.model_weights()
+    if not bake.parameters:
+        raise AdapterError("The adapters change nothing: every strength is 0. Set a strength.")
+    plans = _plans(files, checkpoint.model_prefix, weights, bake.parameters)
+    _require_room(target, sum(plan.size for plan in plans))
+    header = _header(plans, _metadata(files, checkpoint.model_prefix, facts, quantised=quantised(checkpoint)))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.write(header)
+            for piece in _pieces(plans, checkpoint.model_prefix, weights, bake, report):
+                file.write(piece)
+
+    if not write_new(target, write):
+        raise CheckpointError(f"Another program has made {target.name} meanwhile. Run again, under the next name.")
+    return target
+
+
+def stem(name: str, variant: Variant) -> str:
+    """A name for the merged file that says its variant, which nothing else in the file does."""
+    named = variants_in(name)
+    if others := named - {variant}:
+        raise ConfigError(f"The name {name!r} says {' and '.join(sorted(others))}, but the model is {variant}. "
+                          "Choose a name that says nothing else.")
+    return name if named else f"{name}_{variant}"
+
+
+def place(checkpoint: Checkpoint, target: Path, facts: Mapping[str, Any]) -> tuple[Path, bool]:
+    """(where to write: name, name-2, name-3 ..., False), or (the file that already is this very merge, True)."""
+    wanted = [*merged_facts(checkpoint.model[0]), dict(facts)]
+    free, number = target, 1
+    while free.exists():
+        try:
+            if free.is_file() and merged_facts(free) == wanted:
+                return free, True
+        except CheckpointError:
+            pass  # Another kind of file has the name.
+        number += 1
+        free = target.with_stem(f"{target.stem}-{number}")
+    return free, False
+
+
+def quantised(checkpoint: Checkpoint) -> bool:
+    """Whether the model's weights are stored in fewer bits than its merged copy would have."""
+    weights = checkpoint.model_weights()
+    return any(weights.stored_dtype(name) in _QUANTISED for name in weights.names)
+
+
+def merged_facts(path: Path) -> list[Any]:
+    """What was merged into a model file, in order; nothing for other files."""
+    try:
+        facts = strict_json.loads(open_file(path).metadata.get(METADATA_KEY, "[]"), METADATA_KEY)
+        return list(strict_json.typed(facts, list[Any], METADATA_KEY))
+    except strict_json.BadJson as error:
+        raise CheckpointError(f"{path.name} has damaged metadata ({error}). Choose another model.") from error
+
+
+def _plans(files: list[TensorFile], prefix: str, weights: Weights, changed: frozenset[str]) -> list[_Plan]:
+    """Every tensor of the new file, in the order of the old ones."""
+    plans = []
+    for file in files:
+        for name, stored in file.stored.items():
+            own = name.removeprefix(prefix) if name.startswith(prefix) else ""
+            if own.endswith(QUANTISATION_PARTS):
+                continue
+            dtype = "BF16" if own in weights.names and stored.dtype in _QUANTISED else stored.dtype
+            plans.append(_Plan(file, stored, name, dtype, own if own in changed else ""))
+    found = {plan.changed for plan in plans}
+    if changed - found:
+        raise AdapterError(f"The model has no {min(changed - found)}, which the adapters change.")
+    return plans
+
+
+def _header(plans: Iterable[_Plan], metadata: Mapping[str, str]) -> bytes:
+    """The start of a safetensors file: the length of a table, and the table."""
+    table: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for plan in plans:
+        start, end = end, end + plan.size
+        table[plan.name] = {"dtype": plan.dtype, "shape": list(plan.stored.shape), "data_offsets": [start, end]}
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _pieces(plans: list[_Plan], prefix: str, weights: Weights, bake: Bake, report: Report) -> Iterator[bytes]:
+    """The new file's bytes."""
+    total = sum(plan.size for plan in plans)
+    done = 0
+    for plan in plans:
+        if plan.copied:
+            parts = plan.file.pieces(plan.name, PIECE)
+        else:
+            parts = iter([_computed(plan, prefix, weights, bake)])
+        for part in parts:
+            yield part
+            done += len(part)
+            report(Progress(stage="save", step=done >> 20, total=max(1, total >> 20), message=plan.name))
+
+
+def _computed(plan: _Plan, prefix: str, weights: Weights, bake: Bake) -> bytes:
+    weight = weights.tensor(plan.name.removeprefix(prefix), torch.float32, torch.device("cpu"))
+    if plan.changed:
+        weight = bake.apply(plan.changed, weight)
+        if not torch.isfinite(weight).all():
+            raise AdapterError(f"With the adapters {plan.changed} is not finite. Lower their strengths.")
+    stored = weight.to(_DTYPES[plan.dtype]).contiguous()
+    if not torch.isfinite(stored).all():
+        raise AdapterError(f"With the adapters {plan.changed} is too large for {plan.dtype}. Lower their strengths.")
+    content: bytes = stored.flatten().view(torch.uint8).numpy().tobytes()
+    return content
+
+
+def _metadata(files: list[TensorFile], prefix: str, facts: Mapping[str, Any], *, quantised: bool) -> dict[str, str]:
+    """Of the model's first file, with what is merged now; without the formats of layers that are whole again."""
+    metadata = dict(files[0].metadata)
+    if quantised and _QUANTISATION_METADATA in metadata:
+        values = strict_json.loads(metadata.pop(_QUANTISATION_METADATA), _QUANTISATION_METADATA)
+        elsewhere = {layer: value for layer, value in values["layers"].items()
+                     if f"{layer}.weight" in files[0].stored and not layer.startswith(prefix)}
+        if elsewhere:
+            metadata[_QUANTISATION_METADATA] = json.dumps({**values, "layers": elsewhere})
+    return metadata | {METADATA_KEY: json.dumps([*merged_facts(files[0].path), dict(facts)])}
+
+
+def _require_room(target: Path, size: int) -> None:
+    folder = next(parent for parent in target.parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise CheckpointError(f"The merged model needs {size / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free. "
+                              "Free some space.")

@@ -1,0 +1,85 @@
+"""The .pt files of a folder that another trainer encoded: all of them, or those that its manifest lists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PureWindowsPath
+
+from ..errors import DatasetError
+from ..io import bounded_walk, strict_json
+from ..songs.files import printable
+from ..songs.song import Problem
+from .manifest import MANIFEST
+
+
+def listed(folder: Path) -> tuple[list[Path], list[Problem]]:
+    """The files to import, and what is left out: those of the manifest, or every .pt file where none can be read.
+
+    Links out of the folder are not followed.  DatasetError where there is no file, or more than a folder may hold.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"There is no folder {folder}. Choose the folder of the .pt files.")
+    entries, problems = _entries(folder)
+    files = []
+    for entry in dict.fromkeys(entries):
+        if entry != printable(entry):
+            problems.append(Problem(name=printable(entry), reason="has a name that is not valid Unicode. Rename it"))
+            continue
+        path = _inside(folder, entry)
+        if path is None:
+            problems.append(Problem(name=entry, reason=f"is listed in {MANIFEST} but is not in the folder"))
+        elif path.name.endswith(".tmp.pt"):
+            problems.append(Problem(name=entry, reason="is half of a song: its preprocessing was interrupted. Finish "
+                                                       "it there, or run Audio Folder to Dataset on the songs"))
+        else:
+            files.append(path)
+    if not entries:
+        raise DatasetError(f"{folder} holds no .pt files. Choose the folder that Side-Step's preprocessing wrote.")
+    return list(dict.fromkeys(files)), problems
+
+
+def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
+    problems: list[Problem] = []
+
+    def leave_out(path: Path, reason: str) -> None:
+        if path.suffix == ".pt":
+            problems.append(Problem(name=printable(path.name), reason=reason))
+
+    _, names = next(bounded_walk.walk(folder, leave_out), (folder, []))
+    found = [name for name in names if name.endswith(".pt")]
+    if MANIFEST not in names:
+        return found, problems
+    try:
+        manifest = strict_json.loads(strict_json.read_bytes(folder / MANIFEST), MANIFEST, unicode=False)
+    except strict_json.BadJson as error:
+        return found, [*problems, _unused(f"cannot be read ({error})")]
+    if isinstance(manifest, dict) and "format" in manifest:
+        raise DatasetError(f"{folder} is a dataset of Side-Step for ComfyUI already. Choose it as it is.")
+    samples = manifest.get("samples") if isinstance(manifest, dict) else manifest
+    if not isinstance(samples, list) or not samples or not all(isinstance(entry, str) for entry in samples):
+        return found, [*problems, _unused("has no list of samples")]
+    if len(samples) > bounded_walk.MOST_ENTRIES:
+        return found, [*problems, _unused(f"lists {len(samples)} samples, more than {bounded_walk.MOST_ENTRIES}")]
+    return samples, []
+
+
+def _unused(reason: str) -> Problem:
+    return Problem(name=MANIFEST, reason=f"{reason}; every .pt file is taken instead")
+
+
+def _inside(folder: Path, entry: str) -> Path | None:
+    """The file that an entry of the manifest means; never one outside the folder.
+
+    A path from elsewhere, as of the computer that the folder was made on, means the file of that name.
+    """
+    for place in (entry.replace("\\", "/"), PureWindowsPath(entry).name):
+        try:
+            # By its name first: nothing outside is even looked at, and on Windows no other computer is asked.
+            inside = Path(os.path.normpath(folder / place)).is_relative_to(os.path.normpath(folder))
+            path = (folder / place).resolve() if inside else Path()
+            if inside and path.is_relative_to(folder.resolve()) and path.is_file():
+                return folder / path.relative_to(folder.resolve())
+        except (ValueError, OSError):
+            # No path at all on this system.
+            continue
+    return None

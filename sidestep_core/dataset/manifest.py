@@ -1,0 +1,233 @@
+"""A preprocessed dataset: its folder, and its samples in memory.
+
+On disk, named by what they are made from, so that a stale file can never be taken for a right one:
+
+    manifest.json               the songs, and what is written about them
+    *.latents.safetensors       latents [T, 64] of a song
+    *.condition.safetensors     condition [S, D] of a prompt and a length; several per song
+    *.codes.safetensors         latents [T, 64] of a song's audio codes; only where a training asked for them
+    silence-N.safetensors       the latent of silence
+
+Shapes: T latent frame, C latent channel, S condition token, D width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import DatasetError
+from ..io import atomic, strict_json
+from ..model.prompts import Prompt
+from ..training.config import AUTO, TrainConfig
+from . import tensor_file
+from .sample_info import SampleInfo
+
+MANIFEST = "manifest.json"
+MOST_BYTES = 256_000_000
+"""Of a manifest: ten thousands of songs with their lyrics."""
+MOST_FRAMES = 25 * 3600 * 24
+MOST_REPEATS = 1_000_000
+_FILE = re.compile(r"[\w-][\w.-]*\.safetensors")
+FORMAT = 3
+READABLE = (2, FORMAT)
+"""Format 2 had no repeats and no foreign conditions."""
+IMPORTED = "imported"
+"""The style of a dataset whose conditions another program made; the others are those of prompts.py."""
+CONDITION_VERSION = 1
+CODES_VERSION = 1
+"""Parts of the files' names; raised when the same song or prompt would be encoded differently."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Handle of a preprocessed dataset: paths and small facts, no tensors."""
+
+    folder: Path
+    checkpoint: str
+    """Fingerprint of the checkpoint whose encoders made it."""
+    style: str
+    tag: str
+    samples: tuple[SampleInfo, ...]
+    genre_ratio: float = 0.0
+    """Chance that a visit shows the genre in place of the caption, where a training leaves it to the dataset."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any change of audio, text, settings or checkpoint; not with the place on the disk."""
+        # Names too: which song is held out, and the order of visits, depend on them.
+        words = {sample: [path.name for path in self.conditions(sample)] for sample in self.samples}
+        songs = sorted((sample.name, sample.latents, *words[sample], *_often(sample)) for sample in self.samples)
+        return atomic.fingerprint(self.checkpoint, self.style, songs)
+
+    @property
+    def seconds(self) -> float:
+        return sum(sample.seconds for sample in self.samples)
+
+    def is_whole(self) -> bool:
+        """Whether every file of it is there that preprocessing makes."""
+        files = [self.silence]
+        for sample in self.samples:
+            files += [self.latents(sample), *self.conditions(sample)]
+        return all(file.is_file() for file in files)
+
+    def latents(self, sample: SampleInfo) -> Path:
+        """File of a song's latents."""
+        return self.folder / sample.latents
+
+    def read_latents(self, sample: SampleInfo) -> Tensor:
+        """A song's latents [T, 64], float32 on the CPU."""
+        return tensor_file.read(self.latents(sample), "latents", sample.name)
+
+    def condition(self, prompt: Prompt) -> Path:
+        """File of a prompt's condition, whose timbre reference is as long as the prompt says."""
+        told = replace(prompt, style=self.style)
+        key = atomic.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, told.caption_text, told.lyrics_text,
+                                  told.timbre_frames)
+        return self.folder / f"{key}.condition.safetensors"
+
+    def conditions(self, sample: SampleInfo) -> tuple[Path, ...]:
+        """Files of a song's conditions, of its whole length; one for all lengths where another program made it."""
+        if sample.foreign_condition:
+            return (self.folder / sample.foreign_condition,)
+        return tuple(map(self.condition, sample.prompts()))
+
+    def words(self, prompt: Prompt) -> str:
+        """Key of a prompt at any length: whose condition a file is, which its name does not say."""
+        return words(self.checkpoint, self.style, prompt)
+
+    def codes(self, sample: SampleInfo) -> Path:
+        """File of the latents that the checkpoint makes of a song's audio codes."""
+        # The latents' name says of which checkpoint they are.
+        return self.folder / f"{atomic.fingerprint(CODES_VERSION, sample.latents)}.codes.safetensors"
+
+    @property
+    def silence(self) -> Path:
+        """File of the silence latent, as long as the longest song; by its length, so that no other dataset's is it."""
+        frames = max((sample.frames for sample in self.samples), default=0)
+        # Another program's may be rounded.
+        return self.folder / f"silence-{frames}{'-imported' if self.style == IMPORTED else ''}.safetensors"
+
+
+def _often(sample: SampleInfo) -> tuple[str, ...]:
+    """What a fingerprint says of a song that is not visited once an epoch."""
+    return (f"x{sample.repeats}",) if sample.repeats != 1 else ()
+
+
+def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """The settings of a training, with what they leave to the dataset."""
+    return replace(config, genre_ratio=dataset.genre_ratio) if config.genre_ratio == AUTO else config
+
+
+def words(checkpoint: str, style: str, prompt: Prompt) -> str:
+    """See `Dataset.words`."""
+    return atomic.fingerprint(CONDITION_VERSION, checkpoint, style, prompt.caption, prompt.lyrics, prompt.language,
+                               prompt.bpm, prompt.key, prompt.signature)
+
+
+def write_manifest(dataset: Dataset) -> None:
+    """Make the dataset's folder describe it; the last thing preprocessing does."""
+    atomic.write_json(dataset.folder / MANIFEST, {
+        "format": FORMAT, "checkpoint": dataset.checkpoint, "style": dataset.style, "tag": dataset.tag,
+        "genre_ratio": dataset.genre_ratio,
+        "samples": [asdict(sample) for sample in dataset.samples],
+    })
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """The dataset in a folder.  DatasetError when there is none, or it was made by another version."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DatasetError(f"{folder} holds no dataset: {MANIFEST} is missing. Run Audio Folder to Dataset.")
+    try:
+        values = strict_json.as_object(strict_json.read(path, most=MOST_BYTES), MANIFEST)
+        if values.get("format") not in READABLE:
+            raise DatasetError(f"{MANIFEST} of {folder.name} has format {strict_json.shown(values.get('format'))}, "
+                               f"this version reads {FORMAT}. Run Audio Folder to Dataset again.")
+        found = strict_json.record(_Manifest, values, MANIFEST)
+        return Dataset(folder=folder, checkpoint=found.checkpoint, style=found.style, tag=found.tag,
+                       samples=found.samples, genre_ratio=found.genre_ratio)
+    except strict_json.BadJson as error:
+        raise DatasetError(f"The dataset {folder.name} is damaged ({error}). Run Audio Folder to Dataset again."
+                           ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    """As the file has it."""
+
+    format: int
+    checkpoint: str
+    style: str
+    tag: str
+    samples: tuple[SampleInfo, ...]
+    genre_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        files = Counter(sample.latents for sample in self.samples)
+        names = Counter(sample.name for sample in self.samples)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise strict_json.BadJson(f"{MANIFEST}: samples: {strict_json.shown(twice[0])} is listed twice.")
+        # A dataset that someone else has packed must not make us read other files.
+        for name in (*files, *(sample.foreign_condition for sample in self.samples if sample.foreign_condition)):
+            if not _FILE.fullmatch(name):
+                raise strict_json.BadJson(f"{MANIFEST}: samples: {strict_json.shown(name)} is no file of a dataset.")
+        for sample in self.samples:
+            for field, value, least, most in (("frames", sample.frames, 1, MOST_FRAMES),
+                                              ("repeats", sample.repeats, 1, MOST_REPEATS)):
+                if not least <= value <= most:
+                    raise strict_json.BadJson(f"{MANIFEST}: {field} of {strict_json.shown(sample.name)} is {value}; it "
+                                              f"must lie between {least} and {most}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One song in memory, with conditions for the length that is trained on."""
+
+    name: str
+    latents_TC: Tensor
+    condition_SD: Tensor
+    genre_SD: Tensor | None = None
+    """The condition with the genre in place of the caption, where a training asks for it and the song has one."""
+    codes_TC: Tensor | None = None
+    """Latents of the song's audio codes, where a training asks for them."""
+    repeats: int = 1
+    """How often an epoch visits it."""
+    audio: str = ""
+    """What its audio file is known by: sections of one file have the same."""
+
+
+def frames_trained(frames: int, config: TrainConfig) -> int:
+    """How many frames of a song of this length one visit trains on: the window, where the song is longer."""
+    return min(frames, config.chunk_frames or frames)
+
+
+def load_samples(dataset: Dataset, config: TrainConfig) -> tuple[tuple[Sample, ...], Tensor]:
+    """Every sample with what this training needs of it, and the silence latent [T, 64] as long as the longest.
+
+    All in memory, float32 on the CPU.  `encoding.ensure_conditions` makes what is missing.
+    """
+    samples = []
+    for info in dataset.samples:
+        frames = frames_trained(info.frames, config)
+        with_genre, with_codes = config.genre_ratio > 0 and info.genre, config.context_mode != "silence"
+        samples.append(Sample(
+            name=info.name,
+            latents_TC=dataset.read_latents(info),
+            condition_SD=_read_condition(dataset, info, frames, genre=False),
+            genre_SD=_read_condition(dataset, info, frames, genre=True) if with_genre else None,
+            codes_TC=tensor_file.read(dataset.codes(info), "codes", info.name) if with_codes else None,
+            repeats=info.repeats,
+            audio=info.audio,
+        ))
+    return tuple(samples), tensor_file.read(dataset.silence, "silence", "silence")
+
+
+def _read_condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: bool) -> Tensor:
+    if info.foreign_condition:
+        return tensor_file.read(dataset.folder / info.foreign_condition, "genre" if genre else "condition", info.name)
+    return tensor_file.read(dataset.condition(info.prompt(frames, genre=genre)), "condition", info.name)

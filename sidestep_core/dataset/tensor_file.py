@@ -1,0 +1,60 @@
+"""What the encoders made: one tensor to a file, with its checksum, so that damage is found and never trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import DatasetError
+from ..io import atomic
+
+Kind = Literal["latents", "condition", "genre", "codes", "silence"]
+"""Also the tensor's name in its file.  An imported condition has its genre in the same file."""
+_NOTE = "content"
+"""Checksum and owner, in one entry: safetensors writes several in any order, and files are to be equal to the byte."""
+
+
+def write(path: Path, kind: Kind, values: Tensor, owner: str = "") -> None:
+    """Write the values, in float32.  `owner` says whose they are, where the file's name does not (see `owner_of`)."""
+    values = values.detach().float().cpu().contiguous()
+    atomic.write_tensors(path, {kind: values}, {_NOTE: f"{_checksum(values)} {owner}"})
+
+
+def read(path: Path, kind: Kind, song: str) -> Tensor:
+    """The values, float32 on the CPU.  DatasetError naming the file where it is missing, damaged, or not finite."""
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing from the dataset. Run Audio Folder to Dataset again; "
+                           "it makes only what is missing.")
+    try:
+        # A copy: what is mapped into memory keeps its file from being replaced on Windows.
+        values = atomic.read_tensors(path)[kind].clone()
+        checksum, _ = _note(path)
+    except (atomic.BadTensorFile, KeyError) as error:
+        raise DatasetError(f"{path} is damaged ({error}). Delete it and run Audio Folder to Dataset again."
+                           ) from error
+    if checksum and checksum != _checksum(values):
+        raise DatasetError(f"{path} is damaged (its values are not those that were written). Delete it and run "
+                           "Audio Folder to Dataset again.")
+    if not torch.isfinite(values).all():
+        raise DatasetError(f"{kind} of {song!r} has values that are not finite. Delete {path} and run "
+                           "Audio Folder to Dataset again.")
+    return values
+
+
+def owner_of(path: Path) -> str:
+    """What `write` was told; empty where it was told nothing.  storage.BadTensorFile where the file is none."""
+    return _note(path)[1]
+
+
+def _note(path: Path) -> tuple[str, str]:
+    """Checksum and owner; files of earlier versions have neither."""
+    checksum, _, owner = atomic.read_metadata(path).get(_NOTE, "").partition(" ")
+    return checksum, owner
+
+
+def _checksum(values: Tensor) -> str:
+    return hashlib.sha256(values.flatten().view(torch.uint8).numpy().data).hexdigest()

@@ -1,0 +1,292 @@
+"""JSON from anywhere, read within bounds and by type: a hostile file costs one sentence, never the process.
+
+`read` and `loads` bound the size, the depth and the numbers; `typed` and `record` check the values against annotations.
+Every failure is a BadJson with one sentence that names the file, the field and the value, shortened.  The only module
+that calls json.loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import stat
+import types
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ..errors import ConfigError, SideStepError
+
+MOST_BYTES = 16_000_000
+"""Of a file, unless its reader says otherwise."""
+MOST_VALUES = 4_000_000
+"""By the commas and brackets of a text, those in its words included: each value takes up to a hundred bytes of memory,
+many times what it takes in the file."""
+MOST_LINE = 1_000_000
+"""Bytes of a line of a file that is read by lines."""
+MOST_DIGITS = 20
+MOST_DEPTH = 64
+MOST_SHOWN = 60
+"""Characters of a wrong value in a message."""
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+Json = Any
+"""Whatever json.loads returns; every reader checks what it takes from it."""
+Pairs = Callable[[list[tuple[str, Any]]], dict[str, Any]]
+AnyRecord = TypeVar("AnyRecord")
+
+
+class BadJson(ConfigError):
+    """A text is no JSON, is larger or deeper than it may be, or holds a value of another type than its field."""
+
+
+def read(path: Path, *, most: int = MOST_BYTES, label: str = "") -> Json:
+    """The value in a file of at most `most` bytes, refused by its size before anything is read.
+
+    BadJson, which calls the file `label` (its name), where it is missing, unreadable, or no JSON.
+    """
+    return loads(read_bytes(path, most=most, label=label), label or path.name)
+
+
+def read_bytes(path: Path, *, most: int = MOST_BYTES, label: str = "") -> bytes:
+    """The content of a regular file of at most `most` bytes.  BadJson as `read`."""
+    with _opened(path, most, label or path.name) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise _too_large(label or path.name, len(content), most)
+    return content
+
+
+def read_lines(path: Path, *, most: int = MOST_BYTES) -> Iterator[bytes]:
+    """The lines of a regular file of at most `most` bytes, one by one; a line has at most MOST_LINE.  BadJson as
+    `read`."""
+    with _opened(path, most, path.name) as file:
+        while line := file.readline(MOST_LINE + 1):
+            if len(line) > MOST_LINE:
+                raise BadJson(f"{path.name} has a line of more than {MOST_LINE} bytes. Is it the right file?")
+            yield line
+
+
+@contextlib.contextmanager
+def _opened(path: Path, most: int, label: str) -> Iterator[BinaryIO]:
+    """The file, for reading.  BadJson where it is none, is too large, or cannot be read."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise BadJson(f"{label} is not a file.")
+        if facts.st_size > most:
+            raise _too_large(label, facts.st_size, most)
+        with path.open("rb") as file:
+            yield file
+    except (OSError, ValueError) as error:
+        if isinstance(error, SideStepError):
+            raise
+        reason = (error.strerror if isinstance(error, OSError) else "") or error
+        raise BadJson(f"{label} cannot be read ({reason}).") from error
+
+
+def _too_large(label: str, size: int, most: int) -> BadJson:
+    return BadJson(f"{label} has {size} bytes; at most {most} are read. Is it the right file?")
+
+
+def loads(content: str | bytes, label: str = "The text", *, pairs: Pairs | None = None, unicode: bool = True) -> Json:
+    """The value that a text holds, or UTF-8 bytes with or without a byte-order mark.
+
+    BadJson for more than MOST_VALUES values, a name that is set twice (`pairs` may see to that instead), a number that
+    is not finite, an integer of more than 20 digits, more than 64 levels, half a character (unless `unicode` is False),
+    and what is no JSON.
+    """
+    text = _decoded(content, label) if isinstance(content, bytes) else content.lstrip("\ufeff")
+    if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
+        raise BadJson(f"{label} holds more than {MOST_VALUES} values. Is it the right file?")
+    try:
+        value = json.loads(text, object_pairs_hook=pairs or _once, parse_int=_integer, parse_float=_finite,
+                           parse_constant=_finite)
+    except json.JSONDecodeError as error:
+        raise BadJson(f"{label} line {error.lineno} is not valid JSON: {error.msg}.") from error
+    except _BadNumber as error:
+        raise BadJson(f"{label}: {_field_of(error.literal, text)}{error}") from error
+    except BadJson as error:
+        raise BadJson(f"{label}: {error}") from error
+    except (RecursionError, MemoryError) as error:
+        raise BadJson(f"{label} is nested too deeply.") from error
+    _check(value, label, unicode)
+    return value
+
+
+def record(kind: type[AnyRecord], values: Json, where: str, *, others: bool = False) -> AnyRecord:
+    """A dataclass from a JSON object, every field of its annotated type.
+
+    BadJson names a field that is missing, unknown (unless `others` are let be), or of another type.
+    """
+    values = as_object(values, where)
+    known, hints = _fields(kind)  # type: ignore[arg-type]
+    unknown = sorted(values.keys() - known.keys())
+    if unknown and not others:
+        raise BadJson(f"{where} has the unknown field {shown(unknown[0])}.")
+    for name, field in known.items():
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise BadJson(f"{where} has no {name}.")
+    return kind(**{name: typed(values[name], hints[name], f"{where}: {name}") for name in known if name in values})
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[dict[str, Field[Any]], dict[str, Any]]:
+    """Of a dataclass by name, and their types: slow to find out, and asked for every line of a header."""
+    return {field.name: field for field in fields(kind) if field.init}, get_type_hints(kind)
+
+
+def as_object(value: Json, where: str) -> dict[str, Any]:
+    """The value, where it is a JSON object; else BadJson."""
+    if not isinstance(value, dict):
+        raise BadJson(f"{where} must be an object, not {shown(value)}.")
+    return value
+
+
+def typed(value: Json, annotation: Any, where: str) -> Any:
+    """The value as this annotation has it: plain types, Literal, unions, list, tuple, dict, Path and dataclasses.
+
+    An integer may stand for a float, a bool never for a number; integers fit 64 bits.
+    """
+    origin = get_origin(annotation) or annotation
+    if annotation is Any or annotation is object:
+        return value
+    if is_dataclass(origin):
+        return record(annotation, value, where)
+    if origin in (types.UnionType, Union):
+        return _one_of(value, get_args(annotation), where)
+    if origin in (list, tuple, Sequence):
+        return _items(value, origin, get_args(annotation), where)
+    if origin in (dict, Mapping):
+        return _entries(value, get_args(annotation), where)
+    if not _fits(value, origin, annotation):
+        raise BadJson(f"{where} must be {kind_in_words(annotation)}, not {shown(value)}.")
+    return origin(value) if origin in (float, Path) else value
+
+
+def _fits(value: Json, origin: Any, annotation: Any) -> bool:
+    if origin is Literal:
+        return any(type(value) is type(option) and value == option for option in get_args(annotation))
+    if origin is Path:
+        return isinstance(value, str) and "\0" not in value
+    if origin is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if origin is int:
+        return type(value) is int and -(1 << 63) <= value < 1 << 63
+    return type(value) is origin
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: one line, shortened."""
+    if isinstance(value, (dict, list, tuple)):
+        return f"a list of {len(value)}" if not isinstance(value, dict) else f"an object of {len(value)}"
+    text = repr(value[:MOST_SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+
+
+def _one_of(value: Json, options: Sequence[Any], where: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    kinds = [option for option in options if option is not type(None)]
+    for kind in kinds[:-1]:
+        try:
+            return typed(value, kind, where)
+        except BadJson:
+            continue  # The last one says what is wrong.
+    return typed(value, kinds[-1], where)
+
+
+def _items(value: Json, origin: Any, kinds: Sequence[Any], where: str) -> Any:
+    if not isinstance(value, list):
+        raise BadJson(f"{where} must be a list, not {shown(value)}.")
+    if origin is tuple and kinds and kinds[-1] is not Ellipsis:
+        if len(value) != len(kinds):
+            raise BadJson(f"{where} must be a list of {len(kinds)}, not of {len(value)}.")
+        return tuple(typed(item, kind, where) for item, kind in zip(value, kinds, strict=True))
+    kind = kinds[0] if kinds else Any
+    found = [typed(item, kind, f"{where} {number}") for number, item in enumerate(value, start=1)]
+    return found if origin is list else tuple(found)
+
+
+def _entries(value: Json, kinds: Sequence[Any], where: str) -> dict[str, Any]:
+    kind = kinds[1] if kinds else Any
+    return {name: typed(item, kind, f"{where}: {name[:MOST_SHOWN]}") for name, item in as_object(value, where).items()}
+
+
+def kind_in_words(annotation: Any) -> str:
+    """A type in words, such as "a whole number" or "'mean' or 'max'"."""
+    origin, options = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " or ".join(map(repr, options))
+    if origin in (types.UnionType, Union):
+        return " or ".join(map(kind_in_words, options))
+    if origin in (list, tuple):
+        return f"a list, each {kind_in_words(options[0])}" if options else "a list"
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path",
+             dict: "an object", types.NoneType: "null"}
+    return names.get(origin or annotation, str(annotation))
+
+
+def _decoded(content: bytes, label: str) -> str:
+    if content.startswith(_UTF16) or content[1:2] == b"\0":
+        raise BadJson(f"{label} is not UTF-8 but UTF-16. Save it as UTF-8.")
+    try:
+        return content.decode("utf-8").lstrip("\ufeff")
+    except UnicodeDecodeError as error:
+        raise BadJson(f"{label} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
+
+
+def _check(value: Json, label: str, unicode: bool) -> None:
+    """Depth and characters, without recursion."""
+    level, depth = [value], 0
+    while level:
+        texts = [item for item in level if isinstance(item, str)]
+        if unicode and any(map(_LONE_SURROGATE.search, texts)):
+            raise BadJson(f"{label} holds half a character, which is no valid Unicode.")
+        inner = [item for item in level if isinstance(item, (dict, list))]
+        depth += bool(inner)
+        if depth > MOST_DEPTH:
+            raise BadJson(f"{label} is nested more than {MOST_DEPTH} levels deep.")
+        level = [child for item in inner for child in (item if isinstance(item, list) else (*item, *item.values()))]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = [name[:MOST_SHOWN] for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        raise BadJson(f"{', '.join(twice[:3])} is set twice. Leave one of them out.")
+    return values
+
+
+class _BadNumber(BadJson):
+    """A number that is out of bounds, as it is written."""
+
+    def __init__(self, literal: str, problem: str) -> None:
+        super().__init__(problem)
+        self.literal = literal
+
+
+def _field_of(literal: str, text: str) -> str:
+    """The name of the first field that holds such a number, as the beginning of a sentence; "" if none does."""
+    found = re.search(rf'"([^"\\]{{1,{MOST_SHOWN}}})"\s{{0,9}}:\s{{0,9}}{re.escape(literal[:MOST_SHOWN])}', text)
+    return f"{found[1]}: " if found else ""
+
+
+def _integer(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise _BadNumber(text, f"{text[:MOST_DIGITS]}... has {len(text)} digits.")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise _BadNumber(text, f"{text[:MOST_SHOWN]} is not a finite number.")
+    return value
+

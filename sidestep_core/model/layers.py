@@ -1,0 +1,217 @@
+"""Transformer blocks that the decoder and the condition encoders share: attention with rotary positions, and an MLP.
+
+Parameter names are the official ones (ace-step/ACE-Step-1.5), so weights load and adapters save without renaming.
+Shapes: B batch, L position, D width, H query heads, K key-value heads, E head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .weights import Weights
+
+EPS = 1e-6
+ROTARY_BASE = 1_000_000.0
+WINDOW = 128
+"""Sliding layers see positions at most this far away, both ways, inclusive."""
+DENSE_BELOW = 3 * WINDOW
+"""Up to this length one masked attention is cheaper than blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionShape:
+    """Sizes of one attention: `width` in and out, query heads, key-value heads, and the width of a head."""
+
+    width: int
+    heads: int
+    kv_heads: int
+    head_width: int
+
+    @classmethod
+    def read(cls, weights: Weights) -> AttentionShape:
+        """From the shapes of the first layer's self-attention, which every other attention shares."""
+        head_width = weights.shape("layers.0.self_attn.q_norm.weight")[0]
+        queries, width = weights.shape("layers.0.self_attn.q_proj.weight")
+        keys = weights.shape("layers.0.self_attn.k_proj.weight")[0]
+        return cls(width=width, heads=queries // head_width, kv_heads=keys // head_width, head_width=head_width)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, EPS)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosine and sine [L, E] of the rotary position embedding."""
+
+    cos_LE: Tensor
+    sin_LE: Tensor
+
+    @staticmethod
+    def of(length: int, head_width: int, like: Tensor) -> Rotation:
+        """Positions 0..length-1; computed in float32, rounded once to the dtype of `like`."""
+        steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=like.device)
+        frequencies = 1.0 / ROTARY_BASE ** (steps / head_width)
+        angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), frequencies)
+        angles = torch.cat((angles, angles), dim=-1)
+        return Rotation(angles.cos().to(like.dtype), angles.sin().to(like.dtype))
+
+    def apply(self, x_BLHE: Tensor) -> Tensor:
+        """Rotate halves of each head by its position's angle."""
+        first, second = x_BLHE.chunk(2, dim=-1)
+        rotated = torch.cat((-second, first), dim=-1)
+        return x_BLHE * self.cos_LE[:, None, :] + rotated * self.sin_LE[:, None, :]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Sliding-window attention as exact block-local attention: 128 queries see the 384 keys around them.
+
+    `mask` is additive, [blocks, 128, 384].
+    """
+
+    mask: Tensor
+
+
+Mask = Tensor | Window
+"""What may be seen: an additive mask [L, L], or blocks."""
+
+
+def sliding_window(length: int, like: Tensor) -> Mask:
+    """Positions at most 128 apart see each other; as blocks where that is cheaper."""
+    if length <= DENSE_BELOW:
+        position = torch.arange(length, device=like.device)
+        return additive((position[:, None] - position[None, :]).abs() <= WINDOW, like)
+    blocks = -(-length // WINDOW)
+    query = torch.arange(blocks * WINDOW, device=like.device).view(blocks, WINDOW, 1)
+    first_key = torch.arange(blocks, device=like.device).view(blocks, 1, 1) * WINDOW - WINDOW
+    key = first_key + torch.arange(3 * WINDOW, device=like.device)
+    return Window(additive(((query - key).abs() <= WINDOW) & (key >= 0) & (key < length), like))
+
+
+def additive(visible: Tensor, like: Tensor) -> Tensor:
+    """0 where visible, minus infinity elsewhere, in the dtype of `like`."""
+    return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, float("-inf"))
+
+
+def attend(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, mask: Mask | None = None) -> Tensor:
+    """Grouped-query attention, [B, L, H, E].
+
+    Query heads that share a key head are laid end to end as one longer query: no key is ever copied, and full layers
+    need neither a mask nor grouped-query support from the kernel.
+    """
+    if isinstance(mask, Window):
+        return _attend_in_blocks(q_BLHE, k_BLKE, v_BLKE, mask)
+    batch, length, heads, width = q_BLHE.shape
+    kv_heads = k_BLKE.shape[2]
+    groups = heads // kv_heads
+    q = q_BLHE.reshape(batch, length, kv_heads, groups, width).permute(0, 2, 3, 1, 4)
+    q = q.reshape(batch, kv_heads, groups * length, width)
+    repeated = None if mask is None else mask.repeat(groups, 1)
+    out = F.scaled_dot_product_attention(q, k_BLKE.transpose(1, 2), v_BLKE.transpose(1, 2), attn_mask=repeated)
+    return out.view(batch, kv_heads, groups, length, width).permute(0, 3, 1, 2, 4).reshape(q_BLHE.shape)
+
+
+def _attend_in_blocks(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, window: Window) -> Tensor:
+    batch, length, heads, width = q_BLHE.shape
+    kv_heads = k_BLKE.shape[2]
+    groups = heads // kv_heads
+    blocks = window.mask.shape[0]
+    padding = blocks * WINDOW - length
+
+    q = F.pad(q_BLHE, (0, 0, 0, 0, 0, padding)).view(batch * blocks, WINDOW, kv_heads, groups, width)
+    q = q.permute(0, 2, 3, 1, 4).reshape(batch * blocks, kv_heads, groups * WINDOW, width)
+
+    def around(x_BLKE: Tensor) -> Tensor:
+        padded = F.pad(x_BLKE, (0, 0, 0, 0, WINDOW, WINDOW + padding))
+        windows = padded.unfold(1, 3 * WINDOW, WINDOW)
+        return windows.permute(0, 1, 2, 4, 3).reshape(batch * blocks, kv_heads, 3 * WINDOW, width)
+
+    mask = window.mask.repeat(batch, groups, 1)[:, None]
+    out = F.scaled_dot_product_attention(q, around(k_BLKE), around(v_BLKE), attn_mask=mask)
+    out = out.view(batch, blocks, kv_heads, groups, WINDOW, width).permute(0, 1, 4, 2, 3, 5)
+    return out.reshape(batch, blocks * WINDOW, heads, width)[:, :length]
+
+
+class Attention(nn.Module):
+    """Self-attention, or cross-attention when a source is given."""
+
+    def __init__(self, shape: AttentionShape) -> None:
+        super().__init__()
+        self.head_width = shape.head_width
+        self.q_proj = nn.Linear(shape.width, shape.heads * shape.head_width, bias=False)
+        self.k_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_width, bias=False)
+        self.v_proj = nn.Linear(shape.width, shape.kv_heads * shape.head_width, bias=False)
+        self.o_proj = nn.Linear(shape.heads * shape.head_width, shape.width, bias=False)
+        self.q_norm = RMSNorm(shape.head_width)
+        self.k_norm = RMSNorm(shape.head_width)
+
+    def forward(self, x_BLD: Tensor, *, source_BLD: Tensor | None = None, rotation: Rotation | None = None,
+                mask: Mask | None = None) -> Tensor:
+        source_BLD = x_BLD if source_BLD is None else source_BLD
+        q_BLHE = self.q_norm(self.q_proj(x_BLD).unflatten(-1, (-1, self.head_width)))
+        k_BLKE = self.k_norm(self.k_proj(source_BLD).unflatten(-1, (-1, self.head_width)))
+        v_BLKE = self.v_proj(source_BLD).unflatten(-1, (-1, self.head_width))
+        if rotation is not None:
+            q_BLHE, k_BLKE = rotation.apply(q_BLHE), rotation.apply(k_BLKE)
+        out: Tensor = self.o_proj(attend(q_BLHE, k_BLKE, v_BLKE, mask).flatten(-2))
+        return out
+
+
+class MLP(nn.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and MLP."""
+
+    def __init__(self, shape: AttentionShape, mlp: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.width)
+        self.self_attn = Attention(shape)
+        self.post_attention_layernorm = RMSNorm(shape.width)
+        self.mlp = MLP(shape.width, mlp)
+
+    def forward(self, x: Tensor, rotation: Rotation, mask: Mask | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotation=rotation, mask=mask)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+def fill(module: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+    """Replace the parameters of a module built on the meta device by frozen weights of the same names.
+
+    Raises CheckpointError when a weight is missing or of another shape.
+    """
+    state: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        if name not in weights.names:
+            raise CheckpointError(f"{weights.label} has no weight {name!r}; it is incomplete or not ACE-Step 1.5.")
+        if weights.shape(name) != tuple(parameter.shape):
+            raise CheckpointError(f"{name} of {weights.label} has shape {weights.shape(name)}, "
+                                  f"but its other weights ask for {tuple(parameter.shape)}. The file is inconsistent.")
+        state[name] = weights.tensor(name, dtype, device)
+    module.load_state_dict(state, assign=True)
+    module.requires_grad_(False)

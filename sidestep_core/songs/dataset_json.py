@@ -1,0 +1,91 @@
+"""A folder of songs as one dataset.json, which Side-Step reads, and which `find_songs` reads back to the same songs.
+
+It has every key of Side-Step's, and three of our own where a song needs them: `song`, its name where that is not its
+path; `start` and `stop` of a section, in seconds; and in the metadata `folder`, where the names begin.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..io import atomic, strict_json
+from .lists import LARGEST_LIST, NAME_KEY
+from .song import Song, SongFolder
+
+Json = dict[str, Any]
+
+
+def write_dataset_json(found: SongFolder, path: Path, name: str) -> None:
+    """Write the songs, with all that is known of them, under a name for the whole.
+
+    Songs below the file's folder have paths relative to it, so that they may be moved together; others have absolute
+    ones.  A genre_ratio is written in whole percent.  A file that says the same already is left as it is.
+    """
+    path = Path(os.path.normpath(path.absolute()))
+    seconds = {report.name: report.seconds for report in found.reports}
+    position = _shared_position(found)
+    content: Json = {
+        "metadata": {
+            "name": name, "custom_tag": _shared_tag(found), "tag_position": position,
+            "created_at": datetime.now().astimezone().isoformat(timespec="seconds"), "num_samples": len(found.songs),
+            "all_instrumental": all(song.instrumental for song in found.songs),
+            "genre_ratio": round(found.genre_ratio * 100),
+            **({} if found.folder == path.parent else {"folder": str(found.folder)}),
+        },
+        "samples": [_sample(song, path.parent, found.folder, seconds.get(song.name, 0.0), position)
+                    for song in found.songs],
+    }
+    if not _says_already(path, content):
+        atomic.write_json(path, content)
+
+
+def _sample(song: Song, here: Path, root: Path, seconds: float, position: str) -> Json:
+    audio_path = song.path.relative_to(here).as_posix() if song.path.is_relative_to(here) else str(song.path)
+    known_as = song.path.relative_to(root).as_posix() if song.path.is_relative_to(root) else song.path.as_posix()
+    sample: Json = {
+        "id": atomic.fingerprint(song.name)[:8], "audio_path": audio_path, "filename": song.path.name,
+        "caption": song.caption, "genre": song.genre, "lyrics": song.lyrics, "raw_lyrics": song.lyrics,
+        "formatted_lyrics": "", "bpm": song.bpm, "keyscale": song.key, "timesignature": song.signature,
+        "duration": round(seconds), "language": song.language, "is_instrumental": song.instrumental,
+        "custom_tag": song.tag, "labeled": bool(song.caption), "prompt_override": song.prompt_override or None,
+        "repeat": song.repeats,
+    }
+    if song.name != known_as:
+        sample[NAME_KEY] = song.name
+    if song.start or song.stop:
+        sample |= {"start": song.start, "stop": song.stop}
+    if song.tag_position and not (song.tag and song.tag_position == position):
+        sample["tag_position"] = song.tag_position
+    return sample
+
+
+def _shared_tag(found: SongFolder) -> str:
+    """The trigger word, where all songs have the same."""
+    tags = {song.tag for song in found.songs}
+    return tags.pop() if len(tags) == 1 else ""
+
+
+def _shared_position(found: SongFolder) -> str:
+    """Where the trigger word goes in all songs that have one; empty where they differ."""
+    positions = {song.tag_position for song in found.songs if song.tag} or {"prepend"}
+    return (positions.pop() or "") if len(positions) == 1 else ""
+
+
+def _says_already(path: Path, content: Json) -> bool:
+    """Whether a file says this, whenever it was made."""
+    try:
+        there = strict_json.read(path, most=LARGEST_LIST)
+    except strict_json.BadJson:
+        return False
+    return bool(_timeless(there) == _timeless(content))
+
+
+def _timeless(content: Any) -> Any:
+    metadata = content.get("metadata") if isinstance(content, Mapping) else None
+    if not isinstance(metadata, Mapping):
+        return content
+    return {**content, "metadata": {name: value for name, value in metadata.items() if name != "created_at"}}

@@ -1,0 +1,261 @@
+"""What can be said about a song: the names that people use for it, and what their values mean.
+
+Values are kept as they are written, but for this: every text other than lyrics is one paragraph (any white space in it
+is one space), lyrics have no white space around them and lines that end in a line feed, and a text that is only a word
+for nothing, such as n/a or unknown, says nothing.  No more does a text with an illegible character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
+
+from ..config import TriggerPosition
+from ..errors import DatasetError
+from ..io.legible import BOM, illegible, misread, paragraph, trimmed
+from .key_lines import key_line
+from .lyrics import MARKER
+
+PromptOverride = Literal["", "caption", "genre"]
+
+
+class Notes(TypedDict, total=False):
+    """What one source says about a song; a missing field says nothing."""
+
+    caption: str
+    lyrics: str
+    language: str
+    bpm: int | None
+    key: str
+    signature: str
+    genre: str
+    tag: str
+    tag_position: TriggerPosition | None
+    prompt_override: PromptOverride
+    instrumental: bool
+    repeats: int
+
+
+class Entry(NamedTuple):
+    """One named value as found; `where` begins the message of an error about it."""
+
+    name: str
+    value: Any
+    where: str
+
+
+Field = Literal["caption", "lyrics", "language", "bpm", "key", "signature", "genre", "tag", "tag_position",
+                "prompt_override", "instrumental", "repeats"]
+NAMES: dict[str, Field] = {
+    "caption": "caption", "prompt": "caption", "text": "caption", "description": "caption",
+    "lyrics": "lyrics", "lyric": "lyrics", "raw_lyrics": "lyrics", "formatted_lyrics": "lyrics",
+    "language": "language", "lang": "language", "vocal_language": "language",
+    "bpm": "bpm", "tempo": "bpm",
+    "key": "key", "keyscale": "key", "key_scale": "key", "scale": "key", "musical_key": "key",
+    "signature": "signature", "timesignature": "signature", "time_signature": "signature", "sig": "signature",
+    "genre": "genre", "genres": "genre", "tags": "genre", "style": "genre", "styles": "genre",
+    "tag": "tag", "custom_tag": "tag", "trigger": "tag", "trigger_word": "tag", "trigger_words": "tag",
+    "tag_position": "tag_position", "trigger_position": "tag_position",
+    "prompt_override": "prompt_override",
+    "instrumental": "instrumental", "is_instrumental": "instrumental",
+    "repeats": "repeats", "repeat": "repeats",
+    "\u63cf\u8ff0": "caption", "\u63d0\u793a\u8bcd": "caption", "\u6b4c\u8bcd": "lyrics", "\u6b4c\u8a5e": "lyrics",
+    "\u98ce\u683c": "genre", "\u98a8\u683c": "genre", "\u8bed\u8a00": "language", "\u8a9e\u8a00": "language",
+}  # fmt: skip
+"""Every name of a field, in lower case and with underscores; of Chinese ones the usual."""
+_WEAK = {"prompt", "text", "description", "raw_lyrics", "formatted_lyrics", "style", "styles"}
+"""Names that other programs use for a field, or for something like it: they count where no other name does."""
+WORDLESS = {"duration", "id", "labeled", "song", "start", "stop", "file", "filename", "file_name", "path", "audio",
+            "audio_path", "audio_file", "audio_filepath"}
+"""Names of what is read elsewhere, or measured, or is no word about a song."""
+_NOTHING = {"", "n/a", "na", "none", "null", "unknown"}
+_MAX_BPM = 999
+_MAX_REPEATS = 1000
+QUOTED = 100
+"""Characters of a wrong value that are shown."""
+
+
+def field_of(name: str) -> Field | None:
+    """The field that a name means, however it is spelled."""
+    return NAMES.get(plain_name(name))
+
+
+def plain_name(name: str) -> str:
+    """In lower case, with underscores."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remarks:
+    """What a person should know about notes that were read."""
+
+    sentences: list[str] = field(default_factory=list)
+    unknown: list[Entry] = field(default_factory=list)
+    """Values with names that mean no field."""
+
+
+class IllegibleText(DatasetError):
+    """A text holds characters that nobody typed."""
+
+
+def notes_from(entries: Iterable[Entry], remarks: Remarks | None = None) -> Notes:
+    """What the entries of a source say; unknown names, illegible texts and empty values say nothing.
+
+    Of two entries for one field the later counts, or the one whose name is the field's own; `remarks` gets a sentence
+    where they differ, and about all that is not used.  Raises DatasetError where a value cannot be what its name says.
+    """
+    remarks = Remarks() if remarks is None else remarks
+    said: dict[Field, tuple[Any, bool]] = {}
+    for name, value, where in entries:
+        about, weak = field_of(name), is_weak(name)
+        if about is None:
+            wordless = plain_name(name) in WORDLESS and not isinstance(value, (dict, list))
+            if not wordless and value not in (None, "", [], {}):
+                remarks.unknown.append(Entry(name, value, where))
+            continue
+        try:
+            meant = _MEANING[about](value, where)
+        except IllegibleText as error:
+            remarks.sentences.append(f"{error} It is not used.")
+            continue
+        if meant is None:
+            continue
+        if weak and about == "caption" and has_markers(value):
+            remarks.sentences.append(f"{where} holds lyrics, so it is not used as the caption. Call it lyrics.")
+            continue
+        old, old_weak = said.get(about, (meant, True))
+        loses = weak and not old_weak
+        if old != meant:
+            counts = f"which does not count; {about} is" if loses else f"which counts; before, {about} was"
+            remarks.sentences.append(f"{where} says {meant!r:.{QUOTED}}, {counts} {old!r:.{QUOTED}}. Remove one of "
+                                     "them.")
+        if not loses:
+            said[about] = (meant, weak)
+            if about == "lyrics":
+                remarks.sentences.extend(_keys_in_lyrics(meant, where))
+    return cast("Notes", {about: meant for about, (meant, _) in said.items()})
+
+
+def is_weak(name: str) -> bool:
+    """Whether a name counts only where none of the field's own is there."""
+    return plain_name(name) in _WEAK
+
+
+def has_markers(value: Any) -> bool:
+    """Whether a text of several lines has one such as [Verse]."""
+    lines = value.strip().splitlines() if isinstance(value, str) else []
+    return len(lines) > 1 and any(MARKER.fullmatch(line) for line in lines)
+
+
+def _keys_in_lyrics(lyrics: str, where: str) -> list[str]:
+    """A sentence about the lines of lyrics that begin with a key."""
+    found = [line.strip() for line in lyrics.split("\n") if (key := key_line(line)) and field_of(key.name)]
+    more = f" and {len(found) - 1} more such" if len(found) > 1 else ""
+    return [f"{where} has the line {found[0]!r:.{QUOTED}}{more} in its lyrics, which is sung. If it is none of them, "
+            "put it above the lyrics."] if found else []
+
+
+def settled(notes: Notes) -> Mapping[Field, Any]:
+    """Each field of the notes as it is kept: None where the value is empty, which takes the field away.
+
+    Raises DatasetError where a value is not what its name says.
+    """
+    return {cast("Field", field): _MEANING[cast("Field", field)](value, field) for field, value in notes.items()}
+
+
+def merged(weak: Notes, strong: Notes) -> Notes:
+    """Both, and where they differ the stronger: if that has lyrics, it takes more than itself to call them unsung."""
+    both = weak | strong
+    if strong.get("lyrics") and "instrumental" not in strong:
+        both.pop("instrumental", None)
+    return both
+
+
+def json_entries(values: Mapping[str, Any], where: str) -> list[Entry]:
+    """The entries of a JSON object."""
+    return [Entry(name, value, f"{where}: {name}") for name, value in values.items()]
+
+
+def _text(value: Any, where: str) -> str:
+    """A value as text; '' where it says nothing, in any of the usual ways."""
+    match value:
+        case None:
+            return ""
+        case str():
+            text = value
+        case int() | float() if not isinstance(value, bool):
+            text = str(value)
+        case list() if all(isinstance(item, str) for item in value):
+            text = ", ".join(value)
+        case _:
+            raise DatasetError(f"{where} must be text, got {value!r:.{QUOTED}}.")
+    if text != text.encode("utf-8", "replace").decode():
+        raise DatasetError(f"{where} is not valid Unicode. Write it again.")
+    if wrong := illegible(text) or misread(text):
+        raise IllegibleText(f"{where} {wrong}.")
+    text = trimmed(text.replace(BOM, ""))
+    return "" if text.lower() in _NOTHING else text
+
+
+def _line(value: Any, where: str) -> str | None:
+    return paragraph(_text(value, where)) or None
+
+
+def _lyrics(value: Any, where: str) -> str | None:
+    return _text(value, where).replace("\r\n", "\n").replace("\r", "\n") or None
+
+
+def _language(value: Any, where: str) -> str | None:
+    return paragraph(_text(value, where)).lower() or None
+
+
+def _bpm(value: Any, where: str) -> int | None:
+    """Beats per minute, rounded."""
+    text = _text(value, where).lower().removesuffix("bpm").strip(" ~").replace(",", ".")
+    try:
+        bpm = round(float(text or 0))
+    except (ValueError, OverflowError) as error:
+        raise DatasetError(f"{where} must be beats per minute such as 120, got {value!r:.{QUOTED}}.") from error
+    if not 0 <= bpm <= _MAX_BPM:
+        raise DatasetError(f"{where} must be beats per minute from 1 to {_MAX_BPM}, got {value!r:.{QUOTED}}.")
+    return bpm or None
+
+
+def _repeats(value: Any, where: str) -> int | None:
+    text = _text(value, where)
+    if not text:
+        return None
+    repeats = float(text) if text.replace(".", "", 1).isdecimal() else 0.0
+    if not (repeats.is_integer() and 1 <= repeats <= _MAX_REPEATS):
+        raise DatasetError(f"{where} must be a whole number from 1 to {_MAX_REPEATS}, got {value!r:.{QUOTED}}.")
+    return int(repeats)
+
+
+def _flag(value: Any, where: str) -> bool | None:
+    text = str(value).lower() if isinstance(value, bool) else _text(value, where).lower()
+    if text in {"true", "yes", "1"}:
+        return True
+    if text in {"false", "no", "0"}:
+        return False
+    if text:
+        raise DatasetError(f"{where} must be true or false, got {value!r:.{QUOTED}}.")
+    return None
+
+
+def _one_of(choices: tuple[str, ...]) -> Callable[[Any, str], str | None]:
+    def meaning(value: Any, where: str) -> str | None:
+        text = _text(value, where).lower()
+        if text and text not in choices:
+            raise DatasetError(f"{where} must be {' or '.join(choices)}, got {value!r:.{QUOTED}}.")
+        return text or None
+
+    return meaning
+
+
+_MEANING: dict[Field, Callable[[Any, str], Any]] = {
+    "caption": _line, "lyrics": _lyrics, "language": _language, "bpm": _bpm, "key": _line, "signature": _line,
+    "genre": _line, "tag": _line, "tag_position": _one_of(get_args(TriggerPosition)),
+    "prompt_override": _one_of(("caption", "genre")), "instrumental": _flag, "repeats": _repeats,
+}  # fmt: skip
+"""What a value of each field means; None where it says nothing."""

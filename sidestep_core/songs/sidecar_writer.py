@@ -1,0 +1,231 @@
+"""Notes of a song, written back beside it: where they are said already, in the dialect that they are said in.
+
+What is not changed stays as it was typed: other fields, unknown keys, comments, byte-order marks and line ends.  Every
+change is tried on paper first and kept only if the sidecars then read as they should; so a text that its file's dialect
+would take for something else goes into the next file that can hold it, in the end `song.json`, which holds any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from ..errors import DatasetError
+from ..io import atomic
+from ..io.legible import BOM
+from ..io.text_files import encoding_of
+from .files import sidecars_of
+from .metadata import Field, Notes, field_of, is_weak, settled
+from .sidecars import (
+    JSON_FILE,
+    OWN_FILES,
+    SIDECARS,
+    TEXT_FILE,
+    Part,
+    Sidecars,
+    SidecarText,
+    asides,
+    json_object,
+    notes_in,
+    parts,
+    read_sidecars,
+)
+from .song import Song
+
+BACKUP = ".bak"
+_TEXTS = tuple(suffix for suffix in SIDECARS if suffix != JSON_FILE)
+_LINE_NAMES: Mapping[Field, str] = {"tag": "custom_tag", "instrumental": "is_instrumental", "repeats": "repeat"}
+_JSON_NAMES: Mapping[Field, str] = {**_LINE_NAMES, "key": "keyscale", "signature": "timesignature"}
+"""How Side-Step spells a field in a line and in JSON, where that is not its own name."""
+
+
+def write_sidecar(song: Song, notes: Notes) -> Path:
+    """Write what has changed of a song's notes beside it, and give the file that has the last of them.
+
+    An empty value takes a field out of the sidecars; what dataset.json, a table or the audio's own tags say of it
+    counts again then.  The previous content of each file stays beside it as .bak.  Raises DatasetError, before anything
+    is written, where a value is not what its name says, a sidecar cannot be read, or the song is a section.
+    """
+    if song.start or song.stop:
+        raise DatasetError(f"{song.name} is a section of {song.path.name}. Edit the notes of the whole song.")
+    before = sidecars_beside(song)
+    after = before
+    for field, value in settled(notes).items():
+        after = edited(after, song.path.stem, field, value)
+    written = song.path.with_name(song.path.stem + TEXT_FILE)
+    # What gains first: a crash between two files leaves both rather than none.
+    for suffix in sorted(after, key=lambda suffix: not after[suffix].text.strip()):
+        if suffix not in before or after[suffix].text != before[suffix].text:
+            written = song.path.parent / after[suffix].file
+            _replace(written, after[suffix].text)
+    return written
+
+
+def sidecars_beside(song: Song) -> Sidecars:
+    """What lies beside a song now.  Raises DatasetError where it cannot be read."""
+    root = next((folder for folder in song.path.parents if folder / song.name == song.path), None)
+    return read_sidecars(song.path.parent, sidecars_of(song.path, root))
+
+
+def edited(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Sidecars:
+    """The files beside a song called `stem` when they say `value` of `field`, and nothing of it where that is None."""
+    said = notes_in(sidecars)
+    expected = {**said, field: value}
+    if value is None:
+        del expected[field]
+    if said == expected:
+        return sidecars
+    for start in (sidecars, _keyed(sidecars)):
+        for candidate in _candidates(start, stem, field, value):
+            if _read(candidate) == expected:
+                return candidate
+    raise DatasetError(f"{field} {value!r} cannot be written beside {stem}. Edit its files by hand.")
+
+
+def _read(sidecars: Sidecars) -> Notes | None:
+    try:
+        return notes_in(sidecars)
+    except DatasetError:
+        return None
+
+
+def _candidates(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Iterator[Sidecars]:
+    """Ways to say it, the one that suits these files best first; not each of them is read as it is meant."""
+    without = _without(sidecars, field)
+    if value is None:
+        yield without
+        return
+    for suffix in reversed(OWN_FILES.get(field, ())):
+        if suffix in sidecars and not _has_keys(sidecars, suffix):
+            yield _put(sidecars, stem, suffix, f"{_asides(field, sidecars[suffix].text)}{value}\n")
+            break
+    stated = [suffix for suffix in reversed(_TEXTS) if any(_is(part, field) for part in parts(sidecars, suffix))]
+    in_json = JSON_FILE in sidecars and any(field_of(name) == field for name in json_object(sidecars[JSON_FILE]))
+    if in_json and not stated:
+        yield _put(sidecars, stem, JSON_FILE, _json(sidecars, field, value))
+    for suffix in stated:
+        yield _put(sidecars, stem, suffix, _replaced(sidecars, suffix, field, value))
+    yield _put(without, stem, TEXT_FILE, _added(without, field, value))
+    if field in OWN_FILES:
+        yield _put(without, stem, OWN_FILES[field][-1], f"{value}\n")
+    yield _put(without, stem, JSON_FILE, _json(without, field, value))
+
+
+def _put(sidecars: Sidecars, stem: str, suffix: str, text: str) -> Sidecars:
+    file = sidecars[suffix].file if suffix in sidecars else stem + suffix
+    return {**sidecars, suffix: SidecarText(file, text)}
+
+
+def _without(sidecars: Sidecars, field: Field) -> Sidecars:
+    """The same files, none of which says anything of the field."""
+    left = dict(sidecars)
+    for suffix in _TEXTS:
+        if suffix in left:
+            left[suffix] = left[suffix]._replace(text=_replaced(sidecars, suffix, field, None))
+    if JSON_FILE in left and any(field_of(name) == field for name in json_object(left[JSON_FILE])):
+        left[JSON_FILE] = left[JSON_FILE]._replace(text=_json(left, field, None))
+    return left
+
+
+def _has_keys(sidecars: Sidecars, suffix: str) -> bool:
+    return any(part.look != "plain" for part in parts(sidecars, suffix))
+
+
+def _keyed(sidecars: Sidecars) -> Sidecars:
+    """The same, with plain text in `song.txt` behind its key: what the files beside it say cannot change what it is."""
+    if TEXT_FILE not in sidecars:
+        return sidecars
+    text = sidecars[TEXT_FILE].text
+    for part in reversed(parts(sidecars, TEXT_FILE)):
+        if part.look == "plain":
+            field = cast("Field", part.entry.name)
+            line = _line(field, field, part.entry.value)
+            text = text[:part.start] + _asides(field, text[part.start:part.stop]) + line + text[part.stop:]
+    return _put(sidecars, "", TEXT_FILE, text)
+
+
+def _json(sidecars: Sidecars, field: Field, value: Any) -> str:
+    """The text of `song.json`, under the names that it has for the field; without them where the value is None."""
+    values = json_object(sidecars[JSON_FILE]) if JSON_FILE in sidecars else {}
+    names = [name for name in values if field_of(name) == field]
+    own = [name for name in names if not is_weak(name)]
+    if value is None:
+        values = {name: kept for name, kept in values.items() if name not in names}
+    else:
+        values |= dict.fromkeys(own or names or [_JSON_NAMES.get(field, field)], value)
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def _replaced(sidecars: Sidecars, suffix: str, field: Field, value: Any) -> str:
+    """A text whose part that counts for the field says the value, and the others nothing."""
+    text = sidecars[suffix].text
+    stated = sorted((part for part in parts(sidecars, suffix) if _is(part, field)), key=lambda part: part.start)
+    counts = next((part for part in reversed(stated) if not is_weak(part.entry.name)), stated[-1] if stated else None)
+    for part in reversed(stated):
+        said = value if part is counts else None
+        old = text[part.start:part.stop]
+        if part.look == "tag":
+            name = part.entry.name
+            new = f"<{name}>{_spelled(said)}</{name}>" + ("\n" if old.endswith("\n") else "")
+        elif part.look == "line":
+            new = _line(field, part.entry.name, said) + _asides(field, old)
+        else:
+            new = _asides(field, old) + ("" if said is None else f"{said}\n")
+        text = text[:part.start] + new + text[part.stop:]
+    return text
+
+
+def _added(sidecars: Sidecars, field: Field, value: Any) -> str:
+    """A `song.txt` that says the value too: as a tag where it has such, else as a line, in front of the lyrics."""
+    text = sidecars[TEXT_FILE].text if TEXT_FILE in sidecars else ""
+    there = parts(sidecars, TEXT_FILE)
+    if any(part.look == "tag" for part in there):
+        name = _JSON_NAMES.get(field, field).upper()
+        return _ended(text) + f"<{name}>{_spelled(value)}</{name}>\n"
+    line = _line(field, _LINE_NAMES.get(field, field), value)
+    lyrics = next((part.start for part in there if part.look == "line" and _is(part, "lyrics")), len(text))
+    return _ended(text[:lyrics]) + line + text[lyrics:]
+
+
+def _line(field: Field, name: str, value: Any) -> str:
+    """A `key: value` line; lyrics begin on the next."""
+    if value is None:
+        return f"{name}:\n"
+    return f"{name}:\n{value}\n" if field == "lyrics" else f"{name}: {_spelled(value)}\n"
+
+
+def _spelled(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _asides(field: Field, text: str) -> str:
+    """What of a text about a caption is none of it.  In lyrics a line that begins with # is sung."""
+    return asides(text) if field == "caption" else ""
+
+
+def _ended(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _is(part: Part, field: Field) -> bool:
+    return field_of(part.entry.name) == field
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file with the line ends, the encoding and the byte-order mark that it had; what it was becomes its .bak.
+
+    A link becomes a file of its own, and what it leads to stays.
+    """
+    encoding, mark = "utf-8", False
+    if path.is_file() and not path.is_symlink():
+        old = path.read_bytes()
+        atomic.copy(path, path.with_name(path.name + BACKUP))
+        encoding = encoding_of(old)
+        mark = old.startswith(BOM.encode())
+        if "\r\n" in old.decode(encoding, "replace"):
+            text = text.replace("\n", "\r\n")
+    atomic.write_bytes(path, ((BOM if mark else "") + text).encode(encoding))

@@ -1,0 +1,292 @@
+"""What people write beside their songs, read without conversion.
+
+Beside `song.mp3` may lie, from the weakest to the strongest where they contradict each other:
+
+- `song.json`: one object with caption, lyrics, bpm, keyscale, timesignature, language, genre ...
+- `song.txt` as `key: value` lines, lyrics last; or as `<CAPTION>...</CAPTION><LYRICS>...` tags; or as plain text
+- `song.caption.txt`, `song_caption.txt`, `song_prompt.txt` or `song.caption`
+- `song.lyrics.txt`, `song_lyrics.txt` or `song.lyrics`
+
+Plain text in `song.txt` is lyrics when a line is a section marker such as [Verse], or when it has more than three
+lines that are mostly (the median) no longer than 60 characters.  Else it is the caption.  If the song has a lyrics
+file of its own it is always the caption, and with a caption file of its own always the lyrics.  Lyrics end at lines of
+keys below them, behind an empty line, that nobody would sing.  A file of one field may begin with a key too.
+
+Lines that begin with # are comments, never a caption; one that is only a key, such as # Caption, is its heading.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+from ..errors import DatasetError
+from ..io import strict_json
+from ..io.legible import paragraph, trimmed
+from ..io.text_files import read_text, require_text
+from .key_lines import is_fence, key_line
+from .lyrics import MARKER
+from .metadata import NAMES, Entry, Field, Notes, Remarks, field_of, is_weak, json_entries, notes_from, plain_name
+
+JSON_FILE, TEXT_FILE = ".json", ".txt"
+CAPTION_FILES = (".caption", "_prompt.txt", "_caption.txt", ".caption.txt")
+LYRICS_FILES = (".lyrics", "_lyrics.txt", ".lyrics.txt")
+OWN_FILES: Mapping[Field, Sequence[str]] = {"caption": CAPTION_FILES, "lyrics": LYRICS_FILES}
+"""Files that hold one field only, from the weakest to the strongest."""
+OF_ONE_FIELD: Mapping[str, Field] = {suffix: field for field, suffixes in OWN_FILES.items() for suffix in suffixes}
+SIDECARS = (JSON_FILE, TEXT_FILE, *OF_ONE_FIELD)
+"""What may follow a song's stem, in lower case."""
+LARGEST = 1 << 20
+"""Bytes of a sidecar; a song's whole lyrics take a few thousand."""
+
+# Known too, so that they end a caption, but of no use here.
+_UNUSED = {"duration"}
+_TAG_NAMES = "|".join(sorted([*NAMES, *_UNUSED], key=len, reverse=True))
+_TAGGED = re.compile(rf"<({_TAG_NAMES})>(.*?)(?:</\1>|(?=<(?:{_TAG_NAMES})>)|\Z)", re.IGNORECASE | re.DOTALL)
+_LYRIC_LINES = 3
+_LYRIC_LINE_LENGTH = 60
+_NEVER_SUNG: frozenset[Field] = frozenset({"bpm", "instrumental", "repeats", "prompt_override", "tag_position"})
+_UNKNOWN_KEY_WORDS = 2
+
+
+class SidecarText(NamedTuple):
+    """A sidecar's file name and what is in it."""
+
+    file: str
+    text: str
+
+
+Sidecars = Mapping[str, SidecarText]
+"""The files beside one song, by their suffix of SIDECARS."""
+
+
+class Part(NamedTuple):
+    """What a stretch of a text says."""
+
+    entry: Entry
+    start: int
+    stop: int
+    look: Literal["plain", "line", "tag"]
+
+
+def read_sidecars(folder: Path, files: Mapping[str, str]) -> Sidecars:
+    """The files beside one song; `files` maps each suffix of SIDECARS that exists to its file name.
+
+    Raises DatasetError naming the file when one cannot be read.
+    """
+    return {suffix: SidecarText(file, read_text(folder / file, LARGEST)) for suffix, file in files.items()}
+
+
+def notes_in(sidecars: Sidecars, remarks: Remarks | None = None) -> Notes:
+    """What the files beside one song say; `remarks` gets a sentence about all that is not used.
+
+    Raises DatasetError naming the file, and the line where it has one, when one is not what its name says.
+    """
+    entries: list[Entry] = []
+    if JSON_FILE in sidecars:
+        entries += json_entries(json_object(sidecars[JSON_FILE]), sidecars[JSON_FILE].file)
+    for suffix in SIDECARS[1:]:
+        entries += [part.entry for part in parts(sidecars, suffix)]
+    return notes_from(entries, remarks)
+
+
+def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
+    """What each stretch of a text file beside a song says; in `song.txt`, the files of one field have a say in it."""
+    if suffix not in sidecars:
+        return []
+    sidecar = sidecars[suffix]
+    if suffix in OF_ONE_FIELD:
+        return list(_parts_of_one(OF_ONE_FIELD[suffix], sidecar))
+
+    def spoken(field: Field) -> bool:
+        return any(part.entry.value for own in OWN_FILES[field] for part in parts(sidecars, own)
+                   if field_of(part.entry.name) == field)
+
+    return list(_parts(sidecar, "caption" if spoken("lyrics") else "lyrics" if spoken("caption") else None))
+
+
+def notes_in_text(text: str, where: str, remarks: Remarks | None = None) -> Notes:
+    """What a text of any dialect of `song.txt` says; one without keys and tags is a caption.
+
+    Raises DatasetError, which begins with `where`, for what cannot be what it says.
+    """
+    sidecar = SidecarText(where, text.replace("\r\n", "\n"))
+    return notes_from((part.entry for part in _parts(sidecar, "caption")), remarks)
+
+
+def json_object(sidecar: SidecarText) -> dict[str, Any]:
+    """The object in a `song.json`."""
+    values = parse_json(sidecar)
+    if not isinstance(values, dict):
+        raise DatasetError(f"{sidecar.file} must be a JSON object such as {{\"caption\": \"...\"}}.")
+    return values
+
+
+def parse_json(sidecar: SidecarText) -> Any:
+    """The content of a JSON file; raises DatasetError naming the line that is no JSON."""
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(name for name, _ in pairs)
+        if twice := sorted(name for name, count in counts.items() if count > 1 and field_of(name)):
+            raise DatasetError(f"{sidecar.file} says {', '.join(twice)} twice. Remove one of them.")
+        return dict(pairs)
+
+    try:
+        # Half a character costs only the song whose text it is in.
+        return strict_json.loads(sidecar.text, sidecar.file, pairs=once, unicode=False)
+    except strict_json.BadJson as error:
+        raise DatasetError(f"{error} Correct it.") from error
+
+
+def asides(text: str) -> str:
+    """The comments and empty lines of a text."""
+    return "".join(f"{line}\n" for line in text.removesuffix("\n").split("\n") if _is_comment(line) or not line.strip())
+
+
+def _parts_of_one(field: Field, sidecar: SidecarText) -> Iterator[Part]:
+    """The parts of a file of one field, which some write with keys nevertheless."""
+    text = require_text(sidecar.text, sidecar.file)
+    lines = text.split("\n")
+    first = next((line for line in lines if line.strip() and not _is_comment(line)), "")
+    if _is_note(first) or _TAGGED.match(first):
+        yield from _parts(sidecar, cast("Literal['caption', 'lyrics']", field))
+    elif value := _without_comments(lines) if field == "caption" else _sung(lines):
+        yield Part(Entry(field, value, sidecar.file), 0, len(text), "plain")
+
+
+def _parts(sidecar: SidecarText, plain: Literal["caption", "lyrics"] | None) -> Iterator[Part]:
+    """The parts of a `song.txt`; `plain` says what text without keys is, None lets its look decide."""
+    file, text = sidecar.file, require_text(sidecar.text, sidecar.file)
+    tagged = list(_TAGGED.finditer(text)) if "<" in text else []
+    if tagged and (text.lstrip().startswith("<") or f"</{tagged[0][1]}>" in text):
+        yield from _tags(tagged, text, file)
+        return
+    lines = text.split("\n")
+    ends = [0, *accumulate(len(line) + 1 for line in lines)]
+    first_key = next((number for number, line in enumerate(lines) if _known(line)), len(lines))
+    head = lines[:first_key]
+    look: Field = "lyrics" if _look_like_lyrics(head) else "caption"
+    if first_key == len(lines) or look == "lyrics":
+        kind = plain or look
+        below = _end_of_lyrics(lines, 0) if kind == "lyrics" else len(lines)
+        if value := _without_comments(lines) if kind == "caption" else _sung(lines[:below]):
+            yield Part(Entry(kind, value, file), 0, min(ends[below], len(text)), "plain")
+        yield from _lines(lines, below, file)
+        return
+    written = [line for line in head if line.strip() and not _is_comment(line)]
+    if all(_may_be_key(line) for line in written):
+        first_key = 0
+    elif caption := _without_comments(head):
+        yield Part(Entry("caption", caption, file), 0, ends[first_key], "plain")
+    yield from _lines(lines, first_key, file)
+
+
+def _tags(tagged: Sequence[re.Match[str]], text: str, file: str) -> Iterator[Part]:
+    for match in tagged:
+        yield Part(Entry(match[1], trimmed(match[2]), f"{file} <{match[1]}>"), match.start(), match.end(), "tag")
+    for start, stop in zip([0, *(match.end() for match in tagged)], [*(match.start() for match in tagged), len(text)],
+                           strict=True):
+        if words := trimmed(text[start:stop]):
+            yield Part(Entry("text outside the tags", words, file), start, stop, "tag")
+
+
+def _lines(lines: Sequence[str], number: int, file: str) -> Iterator[Part]:
+    """`key: value` lines.  A value may begin below its key, a caption runs on until the next key, and lyrics until the
+    end or until keys that nobody would sing."""
+    ends = [0, *accumulate(len(line) + 1 for line in lines)]
+    while number < len(lines):
+        where = f"{file} line {number + 1}"
+        key = key_line(lines[number])
+        following = number + 1
+        if key is None or (key.heading and _is_comment(lines[number]) and not _known(lines[number])):
+            if lines[number].strip() and not _is_comment(lines[number]):
+                raise DatasetError(f"{where} is not 'key: value': {lines[number].strip()[:60]!r}. Put it behind a key.")
+        else:
+            field, value = field_of(key.name), key.value
+            if field == "lyrics":
+                following = _end_of_lyrics(lines, following)
+                value = _sung([value, *lines[number + 1:following]])
+            elif field == "caption" or not value.strip():
+                following = _end_of_value(lines, following, field)
+                value = paragraph(f"{value} {_without_comments(lines[number + 1:following])}")
+            yield Part(Entry(key.name.strip(), trimmed(value), where), ends[number], ends[following], "line")
+        number = following
+
+
+def _end_of_value(lines: Sequence[str], begin: int, field: Field | None) -> int:
+    """A caption's paragraphs end at a known key; what is below the key of another field, at anything but its words."""
+    for number in range(begin, len(lines)):
+        line = lines[number]
+        if _known(line) or (field != "caption" and (not line.strip() or _is_comment(line) or key_line(line))):
+            return number
+    return len(lines)
+
+
+def _end_of_lyrics(lines: Sequence[str], begin: int) -> int:
+    """At the first key behind an empty line from which on everything is keys, one of which nobody would sing; or at a
+    known key that is a heading."""
+    after_gap = [number for number in range(begin + 1, len(lines)) if not lines[number - 1].strip()]
+    heading = next((number for number in after_gap if _known(lines[number]) and _known_heading(lines[number])), None)
+    if heading is not None:
+        return heading
+    last = len(lines)
+    while last > begin and (not lines[last - 1].strip() or _is_comment(lines[last - 1]) or _known(lines[last - 1])):
+        last -= 1
+    first = next((number for number in after_gap if number >= last and _known(lines[number])), len(lines))
+    return first if any(_is_note(line) for line in lines[first:]) else len(lines)
+
+
+def _is_note(line: str) -> bool:
+    """Whether a line says something about a song that nobody would sing."""
+    key = key_line(line)
+    field = field_of(key.name) if key else None
+    if key is None or field is None:
+        return False
+    if field in OWN_FILES and not is_weak(key.name):
+        return True
+    try:
+        return field in _NEVER_SUNG and bool(notes_from([Entry(key.name, key.value, "")]))
+    except DatasetError:
+        return False
+
+
+def _known(line: str) -> str:
+    """The known key that a line begins with, or ''."""
+    key = key_line(line)
+    name = plain_name(key.name) if key else ""
+    return name if name in NAMES or name in _UNUSED else ""
+
+
+def _known_heading(line: str) -> bool:
+    key = key_line(line)
+    return key is not None and key.heading
+
+
+def _may_be_key(line: str) -> bool:
+    """Whether a line looks like a key that is not known."""
+    key = key_line(line)
+    return key is not None and len(key.name.split()) <= _UNKNOWN_KEY_WORDS and bool(key.value.strip())
+
+
+def _is_comment(line: str) -> bool:
+    return (line.lstrip().startswith("#") and not _known(line)) or is_fence(line)
+
+
+def _without_comments(lines: Sequence[str]) -> str:
+    """A caption is one paragraph, however its lines were broken."""
+    return paragraph(" ".join(line for line in lines if not _is_comment(line)))
+
+
+def _sung(lines: Sequence[str]) -> str:
+    return trimmed("\n".join(line for line in lines if not is_fence(line)))
+
+
+def _look_like_lyrics(lines: Sequence[str]) -> bool:
+    written = [line.strip() for line in lines if line.strip() and not _is_comment(line)]
+    if any(MARKER.fullmatch(line) for line in written):
+        return True
+    return len(written) > _LYRIC_LINES and statistics.median(map(len, written)) <= _LYRIC_LINE_LENGTH

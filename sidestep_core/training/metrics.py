@@ -1,0 +1,142 @@
+"""The numbers of a run: one JSON line per step in `metrics.jsonl`, and smoothed losses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from ..io import atomic, strict_json
+from ..model.flow_matching import HELDOUT_TIMES
+
+FILE = "metrics.jsonl"
+SMOOTHING = 0.95
+MOST_BYTES = 512_000_000
+"""Of a metrics file: a million steps and more."""
+
+log = logging.getLogger(__name__)
+
+MEASURED_ON = "measured_on"
+"""Key beside `heldout`: which songs it was measured on."""
+MeasuredOn = Literal["held_out", "trained"]
+CALLED: Mapping[MeasuredOn, str] = {"held_out": "held-out loss", "trained": "loss of the trained songs"}
+"""What is measured, in sentences, by the songs."""
+Row = dict[str, Any]
+"""Numbers by name, and a word under MEASURED_ON."""
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a metrics file; a last line torn by a crash is left out."""
+    if not path.is_file():
+        return []
+    rows: list[Row] = []
+    for line in strict_json.read_lines(path, most=MOST_BYTES):
+        try:
+            row = strict_json.typed(strict_json.loads(line, path.name), dict[str, float | str | None], path.name)
+            words = [key for key, value in row.items() if isinstance(value, str) and key != MEASURED_ON]
+            if words or row.get(MEASURED_ON, "trained") not in get_args(MeasuredOn):
+                raise strict_json.BadJson(f"{', '.join(words) or MEASURED_ON} holds an unknown word.")
+            if not float(row["step"]).is_integer():
+                raise strict_json.BadJson(f"step must be a whole number, not {row['step']:g}.")
+        except (strict_json.BadJson, KeyError, TypeError) as error:
+            log.warning("%s is read up to line %d, which is damaged: %s", path.name, len(rows) + 1, error)
+            break
+        known = {key: value for key, value in row.items() if value is not None}
+        rows.append({**known, "step": int(row["step"])})
+    return rows
+
+
+def keep_until(path: Path, step: int, measured_step: int | None = None) -> list[Row]:
+    """Forget what was noted after `step`, and held-out losses after `measured_step`, which will be measured again;
+    returns what is left."""
+    last = step if measured_step is None else measured_step
+    return write(path, [row for row in read(path) if row["step"] <= (last if "heldout" in row else step)])
+
+
+def write(path: Path, rows: Iterable[Row]) -> list[Row]:
+    """Make these the rows of the file."""
+    kept = list(rows)
+    atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+    return kept
+
+
+def time_bin(t: float) -> str:
+    """Key of the bin that a time lies in: of width 0.2 around each of flow.HELDOUT_TIMES."""
+    count = len(HELDOUT_TIMES)
+    return f"t{HELDOUT_TIMES[min(int(t * count), count - 1)]}"
+
+
+class Metrics:
+    """Appends to a run's metrics file, continuing after the step the run resumes from."""
+
+    def __init__(self, path: Path, *, after_step: int, measured_step: int | None = None) -> None:
+        self._path = path
+        self._unwritten: list[Row] = []
+        self.failure = ""
+        """Why rows could not be written, for telling people; they are kept, and written before the next ones."""
+        self._average = self._weight = 0.0
+        self._by_time: dict[str, float] = {}
+        keys = [time_bin(t) for t in HELDOUT_TIMES]
+        for row in keep_until(path, after_step, measured_step):
+            if "loss" in row:
+                self._smooth(row["loss"])
+                self._by_time = {key: row[key] for key in keys if key in row}
+
+    def _smooth(self, loss: float) -> float:
+        """Exponential moving average, corrected for its start at zero."""
+        self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
+        self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
+        return self._average / self._weight
+
+    def _smooth_by_time(self, samples: Iterable[tuple[float, float]]) -> dict[str, float]:
+        """The same per bin of time, from its first loss on: its state is only what the last row shows."""
+        for t, loss in samples:
+            key = time_bin(t)
+            before = self._by_time.get(key, loss)
+            self._by_time[key] = before + (1 - SMOOTHING) * (loss - before)
+        return {key: self._by_time[key] for key in sorted(self._by_time)}
+
+    def add_step(self, step: int, numbers: Mapping[str, float],
+                 samples: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
+        """Write the row of a finished step (1-based), whose samples had these (time, loss); returns it with `smoothed`
+        losses, overall and per bin of time."""
+        return self._note({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
+                            **self._smooth_by_time(samples)})
+
+    def add_heldout(self, step: int, mean: float, by_time: Sequence[float] = (), *,
+                    measured_on: MeasuredOn = "held_out") -> dict[str, float]:
+        """Write the row of a measurement of these songs after `step` finished steps; returns its numbers."""
+        times = zip(HELDOUT_TIMES, by_time, strict=bool(by_time))
+        numbers = {"step": step, "heldout": mean, **{f"heldout_t{time}": loss for time, loss in times}}
+        self._note({**numbers, MEASURED_ON: measured_on})
+        return numbers
+
+    def _note(self, row: Row) -> Row:
+        """Write the row after those that could not be written before.  No number is worth a training."""
+        self._unwritten.append(row)
+        try:
+            while self._unwritten:
+                self._append(self._unwritten[0])
+                del self._unwritten[0]
+            self.failure = ""
+        except OSError as error:
+            self.failure = (f"{self._path.name} cannot be written ({error.strerror or error}). Training goes on; its "
+                            "numbers follow when there is room.")
+        return row
+
+    def _append(self, row: Row) -> Row:
+        """Write one row whole or, on an OSError, not at all."""
+        with self._path.open("a", encoding="utf-8") as file:
+            end = file.tell()
+            try:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+                file.flush()
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(self._path, end)
+                raise
+        return row

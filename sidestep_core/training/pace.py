@@ -1,0 +1,47 @@
+"""Time that is left of a run: steps at their recent pace, and what is done between them at its measured cost."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from .config import TrainConfig
+
+RECENT = 50
+"""Durations of each kind that are remembered."""
+
+Work = Literal["step", "heldout", "save", "sample"]
+
+
+class Pace:
+    """Durations of a run's steps, measurements, saves and previews, each by itself."""
+
+    def __init__(self, config: TrainConfig, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total = total
+        self._every: dict[Work, int] = {"step": 1, "heldout": config.heldout_every, "save": config.save_every,
+                                        "sample": config.sample_every}
+        self._seconds: dict[Work, deque[float]] = {work: deque(maxlen=RECENT) for work in self._every}
+        self._clock = clock
+
+    @contextlib.contextmanager
+    def measured(self, work: Work) -> Iterator[None]:
+        """Take the time of what is done inside."""
+        began = self._clock()
+        yield
+        self._seconds[work].append(self._clock() - began)
+
+    def seconds_left(self, step: int) -> float:
+        """Seconds from the end of `step` to the end of the run; work that was never measured counts for nothing."""
+        return sum(statistics.median(seconds) * self._due(work, step)
+                   for work, seconds in self._seconds.items() if seconds)
+
+    def _due(self, work: Work, step: int) -> int:
+        """Number of times that `work` is still to be done after `step`; the last step is always measured and saved."""
+        every = self._every[work]
+        due = self._total // every - step // every if every > 0 else 0
+        unscheduled_end = every <= 0 or self._total % every != 0
+        return due + (work in ("heldout", "save") and step < self._total and unscheduled_end)

@@ -1,0 +1,151 @@
+"""What a run writes: checkpoints, the best adapter and the final one, and the adapter that people use, proven."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters import file as adapter_file
+from ..adapters import peft_layout
+from ..adapters.file import Adapter, Loader
+from ..io import atomic
+from . import run_checkpoint
+from .metrics import MEASURED_ON
+from .run_checkpoint import ADAPTER_FILE, AVERAGE_FILE, BEST_FILE, RunState
+from .step import Training
+
+Writer = Callable[[Path], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where the results of a training go, what is written into them, and by which loader they are proven."""
+
+    folder: Path
+    target: Path
+    facts: Mapping[str, Any]
+    load: Loader
+
+    @property
+    def best(self) -> Path:
+        """The adapter of the lowest held-out loss so far."""
+        return self.folder / "best" / ADAPTER_FILE
+
+
+def rehearse(training: Training, run: Run, every: int) -> None:
+    """Write the adapter as it is, and read every n-th module of it back with the loader that will prove it."""
+    file = run.folder / "rehearsal.safetensors"
+    try:
+        adapter_file.write(file, _begun(training.adapter.state()), run.facts)
+        adapter_file.rehearse(file, training.adapter.changes(every), run.load)
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _begun(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with scales that training begins at 0 (a learned scalar) as 1: readers rightly take a 0 for damage."""
+    return {name: torch.ones_like(tensor) if tensor.numel() == 1 and not tensor.any() else tensor
+            for name, tensor in state.items()}
+
+
+def save_checkpoint(training: Training, run: Run, state: RunState, *, prune: bool = True) -> Path:
+    """Write the checkpoint of the present step, with everything that continuing from it needs.
+
+    `prune`: older ones than the last keep_checkpoints are removed.
+    """
+    files = _adapter_files(training, _facts(training, run, state))
+    if training.heldout and state.best_step:
+        # The run may be continued from here after best/ holds a later one.
+        files[BEST_FILE] = functools.partial(atomic.copy, run.best)
+    return run_checkpoint.save(run.folder, state, training.optimizer, files,
+                          training.config.keep_checkpoints if prune else 0)
+
+
+def save_best(training: Training, run: Run, state: RunState) -> None:
+    """Make the adapter of the present step, as it was measured, the best one."""
+    with training.averaged():
+        adapter_file.write(run.best, training.adapter.state(), _facts(training, run, state))
+
+
+def usable(checkpoint: Path) -> Path:
+    """The adapter file of a checkpoint folder, or of final/, that was measured: the average where there is one."""
+    average = checkpoint / AVERAGE_FILE
+    return average if average.is_file() else checkpoint / ADAPTER_FILE
+
+
+def publish(training: Training, run: Run, state: RunState, source: Path, target: Path, *, every: int = 1) -> Adapter:
+    """Prove an adapter file on every n-th module against the live adapter, which must hold the same, then copy it to
+    where people will use it."""
+    proof = adapter_file.prove(source, training.adapter.changes(every), run.load)
+    return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
+                   variant=run.facts["variant"], tag=run.facts["tag"], steps=state.step,
+                   heldout_first=state.heldout_first, heldout_last=state.heldout_last,
+                   measured_on=training.measured_name, proof=proof)
+
+
+def publish_stopped(training: Training, run: Run, state: RunState, every: int) -> Adapter:
+    """Keep the present step as a checkpoint, and its adapter, under a name that tells the step."""
+    source = usable(save_checkpoint(training, run, state))
+    target = run.target.with_stem(f"{run.target.stem}-step-{state.step}")
+    with training.averaged():
+        return publish(training, run, state, source, target, every=every)
+
+
+def publish_final(training: Training, run: Run, state: RunState, ended: str) -> Adapter:
+    """Write final/, put the last or the best adapter where people will use it, and record that the run is complete."""
+    save_checkpoint(training, run, state)
+    files = _adapter_files(training, {**_facts(training, run, state), "ended": ended})
+    best = training.config.publish == "best"
+    if best:
+        training.adapter.load_state(atomic.read_tensors(run.best))
+        state = replace(state, step=state.best_step, heldout_last=state.best_loss)
+        facts, tensors = {**_facts(training, run, state), "ended": ended}, training.adapter.state()
+        files |= {BEST_FILE: _writer(tensors, facts)} | _peft_files(tensors, facts)
+    final = run.folder / "final"
+    if final.is_dir():
+        atomic.remove_folder(final)
+    with atomic.atomic_folder(final) as temporary:
+        for name, write in files.items():
+            write(temporary / name)
+    if best:
+        adapter = publish(training, run, state, final / BEST_FILE, run.target)
+    else:
+        with training.averaged():
+            adapter = publish(training, run, state, usable(final), run.target)
+    run_checkpoint.finish(run.folder, adapter, ended)
+    return adapter
+
+
+def _adapter_files(training: Training, facts: Mapping[str, Any]) -> dict[str, Writer]:
+    """The adapter as it trains, its average if there is one, and the one of them that people use for PEFT."""
+    tensors = training.adapter.state()
+    files = {ADAPTER_FILE: _writer(tensors, facts)}
+    if training.average is not None:
+        with training.average.applied():
+            tensors = training.adapter.state()
+        files[AVERAGE_FILE] = _writer(tensors, facts)
+    return files | _peft_files(tensors, facts)
+
+
+def _writer(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Writer:
+    return lambda path: adapter_file.write(path, tensors, facts)
+
+
+def _peft_files(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Writer]:
+    """What makes a folder one that PEFT opens; nothing for kinds that it would compute in another way."""
+    if peft_layout.settings(tensors) is None:
+        return {}
+    return {peft_layout.CONFIG_NAME: lambda path: adapter_file.write_peft_config(path, tensors),
+            peft_layout.WEIGHTS_NAME: lambda path: adapter_file.write_peft_weights(path, tensors, facts)}
+
+
+def _facts(training: Training, run: Run, state: RunState) -> dict[str, Any]:
+    """For the metadata of an adapter of the present step."""
+    return {**run.facts, "steps": state.step, "heldout_first": state.heldout_first, "heldout_last": state.heldout_last,
+            MEASURED_ON: training.measured_name}

@@ -1,0 +1,183 @@
+"""Where a run starts: where it was stopped, at a checkpoint that someone chose, or at the weights of an adapter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters import formats
+from ..adapters.alpha import settings_file
+from ..adapters.file import check_belongs, content_fingerprint
+from ..errors import AdapterError, ConfigError
+from ..io import atomic
+from . import metrics, run_checkpoint
+from .publish import Run
+from .run_checkpoint import ADAPTER_FILE, BEST_FILE, RunState
+from .step import Training
+
+log = logging.getLogger(__name__)
+
+Identity = Mapping[str, Any]
+
+ESSENTIAL = ("train.optimizer", "train.seed", "train.heldout_songs")
+"""Settings that a checkpoint is continued with only as they were: its state is of that optimizer, and by the other two
+songs are held out, which must not be among those that it has learned from."""
+
+
+def checkpoint_fingerprint(path: Path) -> str:
+    """Changes with any byte of what a run would continue from.  AdapterError when there is no checkpoint."""
+    files = sorted(path.glob("*.*"))
+    if not (path / ADAPTER_FILE).is_file():
+        raise AdapterError(f"{path} holds no checkpoint. Choose a folder checkpoint-step-N of a run, or use start_from "
+                           "to take only the weights of an adapter file.")
+    return atomic.fingerprint([[file.name, atomic.hash_file(file)] for file in files])
+
+
+def adapter_fingerprint(path: Path) -> str:
+    """Changes with any byte of the adapter file whose weights a run would start from, and of what says its alpha."""
+    file = formats.open_file(path).path
+    settings = settings_file(file)
+    return content_fingerprint(file) + (content_fingerprint(settings) if settings else "")
+
+
+def place(folder: Path, identity: Identity, resume_from: Path | None, total_steps: int) -> None:
+    """Make the folder this run's.  A checkpoint to continue from is made the newest in it.
+
+    Nothing is touched when that checkpoint is damaged, beyond the end of this run, or of a run with another adapter,
+    optimizer, dataset, checkpoint or choice of held-out songs: ConfigError says what differs.
+    """
+    if resume_from is None:
+        run_checkpoint.claim(folder, identity)
+        return
+    _check_continuable(resume_from, identity)
+    step = run_checkpoint.read(resume_from).state.step
+    if step > total_steps:
+        raise ConfigError(f"{resume_from} is at step {step}, but this run has only {total_steps} steps. Raise "
+                          "max_steps or epochs, or continue from an earlier checkpoint.")
+    if is_own(folder, resume_from):
+        _rewind(folder, resume_from, step)
+        run_checkpoint.change_identity(folder, identity)
+        return
+    run_checkpoint.claim(folder, identity)
+    if not run_checkpoint.checkpoints(folder):
+        rows = [row for row in metrics.read(resume_from.parent / metrics.FILE) if row["step"] <= step]
+        metrics.write(folder / metrics.FILE, rows)
+        with atomic.atomic_folder(folder / resume_from.name) as temporary:
+            for file in resume_from.iterdir():
+                atomic.copy(file, temporary / file.name)
+        log.info("Starts as a copy of %s.", resume_from)
+
+
+def is_own(folder: Path, resume_from: Path | None) -> bool:
+    """Whether a checkpoint is of the run in the folder."""
+    return resume_from is not None and resume_from.resolve().parent == folder.resolve()
+
+
+def _rewind(folder: Path, checkpoint: Path, step: int) -> None:
+    """Make the checkpoint the newest of its run."""
+    run_checkpoint.reopen(folder)
+    for later in reversed(run_checkpoint.checkpoints(folder)):
+        if later.name == checkpoint.name:
+            break
+        atomic.remove_folder(later)
+    metrics.keep_until(folder / metrics.FILE, step)
+    log.info("Back at step %d.", step)
+
+
+def _check_continuable(checkpoint: Path, identity: Identity) -> None:
+    """ConfigError if continuing from there would not be the same training; other differences are logged."""
+    there = run_checkpoint.read_identity(checkpoint.resolve().parent)
+    differing = dict(_differences("", there, identity))
+    essential = [f"{key} is {was!r} there and {now!r} here" for key, (was, now) in differing.items()
+                 if key.partition(".")[0] in ("checkpoint", "dataset", "adapter") or key in ESSENTIAL]
+    if essential:
+        raise ConfigError(f"{checkpoint} cannot be continued here: {'; '.join(essential)}. Choose the same, or use "
+                          f"start_from with {ADAPTER_FILE} in it, which takes only the weights.")
+    for key, (was, now) in differing.items():
+        log.info("Continues with another %s: %r, before %r.", key, now, was)
+
+
+def _differences(prefix: str, there: Identity, here: Identity) -> list[tuple[str, tuple[Any, Any]]]:
+    found: list[tuple[str, tuple[Any, Any]]] = []
+    for key in sorted({*there, *here} - {"resume_from", "start_from"}):
+        was, now = there.get(key), here.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(f"{prefix}{key}.", was, now)
+        elif was != now:
+            found.append((prefix + key, (was, now)))
+    return found
+
+
+def begin(training: Training, run: Run, start_from: Path | None, tell: Callable[[str], None]) -> RunState:
+    """Put adapter, average and optimizer where the run stands: at its newest whole checkpoint, else at the weights of
+    `start_from`, else at the beginning.
+
+    `tell` is given a sentence for each damaged checkpoint, which is set aside.  AdapterError when all are damaged.
+    """
+    saved = run_checkpoint.checkpoints(run.folder)
+    for checkpoint in reversed(saved):
+        try:
+            return _continue(training, run, checkpoint)
+        except AdapterError as error:
+            if checkpoint == saved[0]:
+                raise AdapterError(f"{error} The run {run.folder.name} has no other checkpoint. Delete its folder to "
+                                   "train from the beginning.") from error
+            run_checkpoint.set_aside(checkpoint)
+            tell(f"{error} The run continues from the checkpoint before.")
+    if start_from is not None:
+        training.adapter.load_state(_weights(start_from, training.adapter.state()))
+        log.info("Starting from the weights of %s.", start_from)
+    if training.average is not None:
+        training.average.start()
+    return RunState()
+
+
+def _continue(training: Training, run: Run, checkpoint: Path) -> RunState:
+    saved = run_checkpoint.read(checkpoint)
+    run_checkpoint.restore_optimizer(saved, training.optimizer)
+    if training.average is not None:
+        training.adapter.load_state(saved.adapter if saved.average is None else saved.average)
+        training.average.start()
+    training.adapter.load_state(saved.adapter)
+    log.info("Continuing from %s.", checkpoint)
+    best = checkpoint / BEST_FILE
+    if best.is_file():
+        atomic.copy(best, run.best)
+        return saved.state
+    # None was found until then, or none was kept because no song was held out.
+    run.best.unlink(missing_ok=True)
+    return replace(saved.state, best_step=0, best_loss=None, stale=0)
+
+
+_LAST = ("lora_B.weight", "lora_up.weight", "lokr_w2_b", "lokr_w2", "hada_w2_b")
+"""Endings of the matrices that can take over a factor of the whole; each kind has one of them."""
+
+
+def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What an adapter file of any layout makes of an adapter with the content `own`, brought to its alphas.
+
+    AdapterError where it is of another kind, rank or place.
+    """
+    found = formats.as_own_state(path)
+    # A LoKR of two whole blocks has no use for its alpha.
+    found |= {name: own[name] for name in own if name.endswith(".alpha") and name not in found
+              and f"{name.removesuffix('alpha')}lokr_w2" in found}
+    for name in [name for name in found if name.endswith(".alpha") and name in own]:
+        # An alpha in float64 is trained itself; see lycoris.py.
+        if own[name].dtype == torch.float32 and float(found[name]) != float(own[name]):
+            module = name.removesuffix("alpha")
+            last = next(module + ending for ending in _LAST if module + ending in found)
+            found[last] = found[last] * (float(found[name]) / float(own[name]))
+            found[name] = own[name]
+    try:
+        check_belongs(found, own)
+    except AdapterError as error:
+        raise AdapterError(f"A training of this adapter cannot start from {path.name}: {error} Use the kind, rank and "
+                           "modules of that file.") from error
+    return found

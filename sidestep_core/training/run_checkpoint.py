@@ -1,0 +1,223 @@
+"""The folder of one training run, from which it continues exactly where it stopped.
+
+    run.json                 what the run is: fingerprints and every setting
+    metrics.jsonl            one line per step
+    checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
+                             optimizer.safetensors, state.json, checksums.json; of a LoRA, adapter_config.json and
+                             adapter_model.safetensors make it a folder that PEFT opens
+    best/                    the adapter of the lowest held-out loss so far
+    final/                   the adapter of the last step, its average, and the best one if that was to be published;
+                             a folder for PEFT as well
+    tensorboard/  samples/   where asked for
+    finished.json            the finished adapter; asking for the same run again returns it
+
+All randomness of a step is a pure function of the seed and the step (flow.py), so there is none to save.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters.file import Adapter
+from ..errors import AdapterError, ConfigError
+from ..io import atomic, checksums, leftovers, strict_json
+from . import optimizer_state
+
+log = logging.getLogger(__name__)
+
+ADAPTER_FILE = "adapter.safetensors"
+AVERAGE_FILE = "ema.safetensors"
+BEST_FILE = "best.safetensors"
+_OPTIMIZER_FILE = "optimizer.safetensors"
+_STATE_FILE = "state.json"
+_RUN_FILE = "run.json"
+_FINISHED_FILE = "finished.json"
+
+FIRST_SCALE = 65536.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run stands after its last finished step."""
+
+    step: int = 0
+    heldout_step: int = -1
+    """Step of the last held-out measurement."""
+    heldout_first: float | None = None
+    """Held-out loss of the base model, before the first step."""
+    heldout_last: float | None = None
+    heldout_before: float | None = None
+    """The measurement before the last."""
+    best_step: int = 0
+    """Step of the lowest held-out loss of a trained adapter; 0 before there is one."""
+    best_loss: float | None = None
+    stale: int = 0
+    """Measurements since the best one."""
+    sampled_step: int = -1
+    """Step of the last preview."""
+    scale: float = FIRST_SCALE
+    """What losses are multiplied by in fp16."""
+
+    def with_heldout(self, loss: float) -> RunState:
+        """After measuring at the present step."""
+        first = loss if self.heldout_first is None else self.heldout_first
+        measured = replace(self, heldout_step=self.step, heldout_first=first, heldout_last=loss,
+                           heldout_before=self.heldout_last)
+        if self.step == 0:
+            return measured
+        if self.best_loss is None or loss < self.best_loss:
+            return replace(measured, best_step=self.step, best_loss=loss, stale=0)
+        return replace(measured, stale=self.stale + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint read back whole, and nothing restored from it yet."""
+
+    path: Path
+    state: RunState
+    adapter: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] | None
+    """The adapter of averaged weights, where the run has an average."""
+    optimizer: tuple[Mapping[str, Tensor], atomic.Json]
+    """As optimizer_state.take gave it."""
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make the folder this run's, or check that it is.  ConfigError names what differs."""
+    leftovers.remove(folder)
+    path = folder / _RUN_FILE
+    if not path.is_file():
+        atomic.write_json(path, identity)
+        return
+    saved = read_identity(folder)
+    differing = sorted(key for key in {*saved, *identity} if saved.get(key) != identity.get(key))
+    if differing:
+        raise ConfigError(f"{folder} holds another run; {', '.join(differing)} differ(s). Use another run name.")
+
+
+def change_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Make the folder this run's, whichever it was."""
+    leftovers.remove(folder)
+    atomic.write_json(folder / _RUN_FILE, identity)
+
+
+def read_identity(folder: Path) -> dict[str, Any]:
+    """What the run in the folder is.  AdapterError when there is none, or it is damaged."""
+    path = folder / _RUN_FILE
+    if not path.is_file():
+        raise AdapterError(f"{path} is missing, so {folder} is no run of Side-Step. To take only the weights of an "
+                           "adapter, use start_from.")
+    try:
+        return strict_json.as_object(atomic.read_json(path), _RUN_FILE)
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{_RUN_FILE} is damaged ({error}). Delete the run's folder, or "
+                           "give the adapter another name.") from error
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The run's whole checkpoints, oldest first."""
+    found = [(int(match[1]), path) for path in folder.glob("checkpoint-step-*")
+             if (match := re.fullmatch(r"checkpoint-step-(\d+)", path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def step_of(checkpoint: Path) -> int:
+    """Step of a checkpoint, by the name of its folder."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
+         files: Mapping[str, Callable[[Path], None]], keep: int) -> Path:
+    """A new checkpoint with these files (name -> what writes it), whole or absent; older ones beyond the last `keep`
+    are removed afterwards, none if that is 0."""
+    path = folder / f"checkpoint-step-{state.step}"
+    if not path.is_dir():
+        with atomic.atomic_folder(path) as temporary:
+            for name, write in files.items():
+                write(temporary / name)
+            tensors, rest = optimizer_state.take(optimizer)
+            atomic.write_tensors(temporary / _OPTIMIZER_FILE, tensors)
+            atomic.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": rest})
+            checksums.write(temporary)
+    for old in checkpoints(folder)[:-keep] if keep else ():
+        try:
+            atomic.remove_folder(old)
+        except PermissionError as error:
+            # On Windows a program that has one of its files open keeps it; that must not end the training.
+            log.warning("%s is removed later: %s", old, error)
+    return path
+
+
+def read(path: Path) -> Saved:
+    """A checkpoint.  AdapterError when any part of it is missing or damaged."""
+    try:
+        checksums.verify(path)
+        values = strict_json.as_object(atomic.read_json(path / _STATE_FILE), _STATE_FILE)
+        optimizer = atomic.read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
+        state = strict_json.record(RunState, values, _STATE_FILE)
+        if state.step != step_of(path):
+            raise AdapterError(f"{_STATE_FILE} says step {state.step}")
+        average = path / AVERAGE_FILE
+        return Saved(path=path, state=state, adapter=atomic.read_tensors(path / ADAPTER_FILE),
+                     average=atomic.read_tensors(average) if average.is_file() else None, optimizer=optimizer)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AdapterError, atomic.BadTensorFile) as error:
+        raise AdapterError(f"{path.name} is damaged ({error}).") from error
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that it is none any more and its place is free."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.exists():
+        atomic.remove_folder(aside)
+    path.rename(aside)
+
+
+def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
+    """Put the optimizer where it was.  AdapterError when the checkpoint is of another one."""
+    try:
+        optimizer_state.put(optimizer, *saved.optimizer)
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{saved.path} does not fit this optimizer ({error}). Delete this folder; the run continues "
+                           "from the one before.") from error
+
+
+def finish(folder: Path, adapter: Adapter, ended: str) -> None:
+    """Record that the run is complete, why it ended, and what came out of it."""
+    atomic.write_json(folder / _FINISHED_FILE, {"ended": ended, "adapter": adapter.to_json(),
+                                                 "sha256": atomic.hash_file(adapter.path)})
+
+
+def reopen(folder: Path) -> None:
+    """The run is no longer complete."""
+    (folder / _FINISHED_FILE).unlink(missing_ok=True)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run is complete, whatever became of its adapter since."""
+    return (folder / _FINISHED_FILE).is_file()
+
+
+def finished(folder: Path) -> Adapter | None:
+    """What the run produced, if it is complete and its adapter is still where it was put, byte for byte."""
+    path = folder / _FINISHED_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = strict_json.as_object(atomic.read_json(path), _FINISHED_FILE)
+        adapter = strict_json.record(Adapter, values["adapter"], _FINISHED_FILE)
+        if adapter.path.suffix != ".safetensors":
+            raise AdapterError(f"{adapter.path.name} is no adapter file")
+        whole = adapter.path.is_file() and atomic.hash_file(adapter.path) == values["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AdapterError) as error:
+        raise AdapterError(f"{_FINISHED_FILE} is damaged ({error}). Delete it; the run "
+                           "finishes again from its last checkpoint.") from error
+    return adapter if whole else None

@@ -1,0 +1,246 @@
+"""One training step: what it needs, and the step itself.
+
+A step is a pure function of the seed and its number: which songs, which windows, which noise, which times, which
+dropped conditions.  So a run that was stopped and continued equals one that was never stopped, and the batch size
+changes only the speed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..adapters import registry
+from ..adapters.config import AdapterConfig
+from ..adapters.file import LiveAdapter
+from ..adapters.targets import target_modules
+from ..dataset import manifest as data
+from ..dataset.manifest import Dataset, Sample
+from ..device import choose_dtype
+from ..errors import ConfigError, HalfStep, TrainingDiverged
+from ..model import flow_matching
+from ..model.checkpoint import Checkpoint
+from ..model.decoder import load_decoder
+from ..progress import Progress, Report, ignore
+from . import batches, early_stopping, memory, optimizers
+from .config import TrainConfig
+from .ema import Average
+from .loss import BatchLoss, Objective, training_loss
+from .lr_schedules import learning_rate
+from .metrics import MeasuredOn
+
+log = logging.getLogger(__name__)
+
+LARGE_WEIGHT = 10.0
+"""Weights of adapters stay far below 1; beyond this the steps were too large."""
+SCALE_DOUBLES_EVERY = 2000
+"""Steps, in fp16: a scale that an overflow halved finds its way back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Everything a step needs."""
+
+    config: TrainConfig
+    objective: Objective
+    adapter: LiveAdapter
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    """Of the adapter's weights, with ema_decay above 0; it is what is measured and published then."""
+    trained_on: tuple[Sample, ...]
+    heldout: tuple[Sample, ...]
+    need: memory.Need
+    """Of device memory, for telling people."""
+    updating: threading.Event = field(default_factory=threading.Event)
+    """Set while the weights change: they are then those of no step."""
+
+    @property
+    def measured_on(self) -> tuple[Sample, ...]:
+        """Held-out songs; the trained ones when none are held out."""
+        return self.heldout or self.trained_on
+
+    @property
+    def measured_name(self) -> MeasuredOn:
+        """Name of those songs in metrics and messages."""
+        return "held_out" if self.heldout else "trained"
+
+    @property
+    def epoch(self) -> int:
+        """How many visits an epoch has."""
+        return batches.visits_per_epoch(self.trained_on)
+
+    @property
+    def total_steps(self) -> int:
+        return self.config.total_steps(self.epoch)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The adapter is its average meanwhile, if there is one."""
+        with contextlib.nullcontext() if self.average is None else self.average.applied():
+            yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step tells."""
+
+    numbers: Mapping[str, float]
+    """loss, gradient, lr, epoch; weighted (loss) and (fp16's) scale where there are such."""
+    samples: tuple[tuple[float, float], ...]
+    """(time, unweighted loss) of every sample."""
+    layer_gradients: Mapping[str, float]
+    """Norm of the gradient per layer before clipping, if it was asked for."""
+    scale: float
+    """What the loss was multiplied by in the end; the next step begins with it."""
+
+
+def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
+            device: torch.device) -> Training:
+    """Samples in memory, decoder and adapter on the device, optimizer over exactly the adapter."""
+    if config.cfg_ratio == 1 and adapter.attention_type == "cross":
+        raise ConfigError("cfg_ratio 1 hides every caption, but attention_type 'cross' learns from captions only. "
+                          "Lower cfg_ratio, or choose attention_type 'both'.")
+    config = optimizers.effective(config)
+    dtype = choose_dtype(config.precision, device)
+    samples, silence_TC = data.load_samples(dataset, config)
+    trained_on, heldout = batches.split_heldout(samples, config)
+    early_stopping.check(config, len(heldout))
+    weights = checkpoint.model_weights()
+    decoder = load_decoder(weights.under("decoder."), dtype, device)
+    modules = target_modules(adapter, decoder.geometry.layers)
+    live = registry.attach(decoder, adapter, modules, config.seed)
+    log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
+             sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(heldout), dtype, device)
+    need = memory.plan(decoder, live.parameters, modules, adapter.dropout, samples, config)
+    decoder.recomputed_layers = need.recomputed
+    objective = Objective.of(checkpoint, config, decoder, weights, silence_TC, device, dtype)
+    average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
+    return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
+                    optimizer=optimizers.build(config, live.parameters), heldout=heldout, need=need)
+
+
+def optimizer_step(training: Training, step: int, report: Report = ignore, *, scale: float = 1.0,
+                   by_layer: bool = False) -> StepResult:
+    """One optimizer step (0-based) over the samples that are its.
+
+    The gradient is that of the mean loss per sample.  TrainingDiverged, before anything is changed, when the loss or
+    the gradient is not finite or no gradient arrives.  In fp16 the loss is multiplied by `scale`, and a step whose
+    gradients overflow is made again with half of it; that changes nothing but the rounding.
+    """
+    config = training.config
+    fp16 = training.objective.dtype == torch.float16
+    if fp16 and step and step % SCALE_DOUBLES_EVERY == 0:
+        scale *= 2
+    losses = _backward(training, step, scale if fp16 else 1.0, report)
+    while fp16 and scale > 1 and not _finite(training):
+        scale /= 2
+        log.info("The gradients of step %d overflowed fp16; again at scale %g.", step + 1, scale)
+        training.optimizer.zero_grad(set_to_none=True)
+        losses = _backward(training, step, scale, report)
+    if fp16:
+        _unscale(training, scale)
+    layer_gradients = _layer_gradients(training) if by_layer else {}
+    gradient = torch.nn.utils.clip_grad_norm_(training.adapter.parameters, config.max_grad_norm)
+    loss = torch.cat([batch.loss_B for batch in losses]).tolist()
+    times = torch.cat([batch.t_B for batch in losses]).tolist()
+    visited = batches.visits_of_step(config, training.epoch, step)
+    numbers = {"loss": sum(loss) / len(loss), "gradient": float(gradient),
+               "lr": learning_rate(config, training.total_steps, step),
+               "epoch": visited.stop / training.epoch}
+    if config.loss_weighting != "none":
+        numbers["weighted"] = float(torch.cat([batch.weighted_B.detach() for batch in losses]).mean())
+    if fp16:
+        numbers["scale"] = scale
+    _check_healthy(training, numbers, step)
+    for group in training.optimizer.param_groups:
+        group["lr"] = numbers["lr"]
+    _update(training, step)
+    return StepResult(numbers=numbers, samples=tuple(zip(times, loss, strict=True)), layer_gradients=layer_gradients,
+                      scale=scale)
+
+
+def _update(training: Training, step: int) -> None:
+    """Change the weights by their gradients.  HalfStep where that fails: some may have changed and some not."""
+    training.updating.set()
+    try:
+        training.optimizer.step()
+        training.optimizer.zero_grad(set_to_none=True)
+        if training.average is not None:
+            training.average.update(step)
+        training.updating.clear()
+    except Exception as error:  # noqa: BLE001 (whatever it is, these weights are no step's)
+        raise HalfStep(f"The optimizer failed in step {step + 1}: {error}") from error
+
+
+def _backward(training: Training, step: int, scale: float, report: Report) -> list[BatchLoss]:
+    """Gradients of the step's mean loss times `scale`, and the losses of its batches, without their graphs."""
+    config, objective = training.config, training.objective
+    count = len(batches.visits_of_step(config, training.epoch, step))
+    objective.decoder.train()
+    losses = []
+    for number, batch in enumerate(batches.batches(training.trained_on, objective.silence_TC, config, step)):
+        torch.manual_seed(flow_matching.seed(config.seed, "dropout", step, number))
+        loss = training_loss(objective, batch.to(objective.device, objective.dtype))
+        (loss.weighted_B.sum() / count * scale).backward()
+        losses.append(BatchLoss(weighted_B=loss.weighted_B.detach(), loss_B=loss.loss_B, t_B=loss.t_B))
+        report(Progress(stage="train", step=step, total=training.total_steps))
+    return losses
+
+
+def _gradients(training: Training) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in training.adapter.parameters if parameter.grad is not None]
+
+
+def _finite(training: Training) -> bool:
+    return bool(torch.isfinite(torch.nn.utils.get_total_norm(_gradients(training))))
+
+
+def _unscale(training: Training, scale: float) -> None:
+    for gradient in _gradients(training):
+        gradient.mul_(1 / scale)
+
+
+def _layer_gradients(training: Training) -> dict[str, float]:
+    """Norm of the gradient of each decoder layer's part of the adapter, by `layer_N`."""
+    layers: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in training.objective.decoder.named_parameters():
+        if parameter.grad is not None and (match := re.match(r"layers\.(\d+)\.", name)):
+            layers.setdefault(f"layer_{match[1]}", []).append(parameter.grad)
+    return {layer: float(torch.nn.utils.get_total_norm(gradients)) for layer, gradients in layers.items()}
+
+
+def _check_healthy(training: Training, numbers: Mapping[str, float], step: int) -> None:
+    """TrainingDiverged, with the cause as far as it can be known, when a step cannot be taken."""
+    for name in ("loss", "gradient"):
+        if not math.isfinite(numbers[name]):
+            raise TrainingDiverged(f"The {name} became {numbers[name]} in step {step + 1}. "
+                                   + (_too_fast(training.config) if step else _before_learning(training)))
+    # min_snr_flow weighs pure noise with exactly zero, and a step may have nothing else.
+    if numbers["gradient"] == 0 and numbers.get("weighted") != 0:
+        largest = max(float(parameter.detach().abs().max()) for parameter in training.adapter.parameters)
+        if largest > LARGE_WEIGHT:
+            raise TrainingDiverged(f"The adapter stopped learning in step {step + 1}: its weights have grown to "
+                                   f"{largest:.3g}. {_too_fast(training.config)}")
+        raise TrainingDiverged(f"No gradient reached the adapter in step {step + 1}; training would change nothing. "
+                               "Adapt more target_modules, lower cfg_ratio, or use precision fp32. An adapter in "
+                               "start_from may hold nothing but zeros: leave it out.")
+
+
+def _too_fast(config: TrainConfig) -> str:
+    advice = ("Choose optimizer adamw" if config.optimizer == "prodigy" else
+              f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual)")
+    return (f"{advice}, or use precision fp32 where that is low already. The last checkpoint of the run is untouched.")
+
+
+def _before_learning(training: Training) -> str:
+    """Advice for a loss that is no number before anything was learned, which no learning rate explains."""
+    return (f"Nothing was learned yet, so it is the precision ({str(training.objective.dtype).removeprefix('torch.')}) "
+            "or a damaged file. Use precision fp32; if that does not help, preprocess the songs again, get the model "
+            "again, and leave out start_from.")

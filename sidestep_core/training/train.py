@@ -1,0 +1,253 @@
+"""Training: the only loop.  Measures, steps, saves, and keeps what is finished when it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapters import file as adapter_file
+from ..adapters import formats, registry
+from ..adapters.config import AdapterConfig
+from ..adapters.file import Adapter, Loader
+from ..dataset.conditions import ensure_conditions
+from ..dataset.manifest import Dataset, resolved
+from ..device import choose_device, explain_out_of_memory, is_out_of_memory, own_random_state, release_memory
+from ..io import atomic, locks
+from ..model.checkpoint import Checkpoint, ModelSource
+from ..progress import Cancelled, Progress, Report, ignore
+from . import batches, early_stopping, optimizers, publish, resume, run_checkpoint
+from .config import TrainConfig
+from .keep import PROVEN_WHEN_STOPPED, keep
+from .loss import heldout_loss
+from .metrics import CALLED, Metrics
+from .metrics import FILE as METRICS_FILE
+from .pace import Pace
+from .publish import Run
+from .run_checkpoint import RunState
+from .step import StepResult, Training, optimizer_step, prepare
+from .tensorboard import Board, board, is_heavy, written
+
+log = logging.getLogger(__name__)
+
+"""By the songs that are measured."""
+
+NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard",
+                  "log_every", "log_heavy_every", "sample_every", "sample_caption", "sample_lyrics", "sample_seconds",
+                  "shift", "inference_steps")
+"""Settings that say how fast, where, and what else is shown or noted; the result is the same but for how another
+device rounds.  A stopped run continues with others."""
+
+INFERENCE = {
+    "turbo": {"shift": 3.0, "steps": 8},
+    "base": {"shift": 1.0, "steps": 50},
+    "sft": {"shift": 1.0, "steps": 50},
+}
+"""How each variant is sampled; goes into the adapter's metadata for people, never into training."""
+
+ADVICE = "Lower chunk_duration, batch_size or rank, switch gradient_checkpointing on; precision bf16 halves fp32."
+
+Sampler = Callable[[Path | None, int], None]
+"""(adapter file, or None for the base model; step) -> makes and keeps a preview of what it sounds like."""
+
+
+def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
+          folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
+          load: Loader = formats.added, sample: Sampler | None = None, report: Report = ignore) -> Adapter:
+    """Train an adapter and put it, proven, at `target` (or the next free name beside it).
+
+    `folder` is the run's own: a finished run is returned at once, a stopped one continues, and InUse says that another
+    process is training it.  `resume_from`, a folder
+    checkpoint-step-N of this or another run, is continued exactly instead; `start_from`, an adapter file, gives only
+    the first weights.  `load` is the program that the saved file is proven with.  When `report` raises `Cancelled` (or
+    anything that is no Exception rises), the last finished step is kept as a checkpoint and as a usable adapter.
+    """
+    config = resolved(config, dataset)
+    own = resume.is_own(folder, resume_from)
+    run_identity = identity(checkpoint, dataset, adapter, config, start_from=start_from,
+                            resume_from=None if own else resume_from)
+    facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
+             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": inference(checkpoint, config),
+             "train": optimizers.effective(config).to_json()}
+    run = Run(folder=folder, target=target, facts=facts, load=load)
+    with locks.held(folder, "trained"):
+        resume.place(folder, run_identity, resume_from, config.total_steps(batches.trained_visits(dataset, config)))
+        done = run_checkpoint.finished(folder)
+        if done is not None and _notes(done.path) == facts["inference"]:
+            log.info("This run is already finished: %s", done.path)
+            return done
+        atomic.require_writable(target.parent)
+        registry.require(adapter)
+        optimizers.require(config.optimizer)
+        return _load_and_run(source, checkpoint, dataset, adapter, config, run, start_from, sample, report)
+
+
+def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,
+                  config: TrainConfig, run: Run, start_from: Path | None, sample: Sampler | None,
+                  report: Report) -> Adapter:
+    """Bring the model and the state of the run onto the device, and train."""
+    report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
+    device = choose_device(config.device)
+    try:
+        with own_random_state(device):
+            with explain_out_of_memory("loading the decoder", ADVICE):
+                ensure_conditions(source, checkpoint, dataset, config, device, report)
+                training = prepare(checkpoint, dataset, adapter, config, device)
+            with explain_out_of_memory("training", f"It needs {training.need}. {ADVICE}"):
+                def tell(told: str) -> None:
+                    log.warning(told)
+                    report(Progress(stage="load", step=0, total=1, message=told, notice=told))
+
+                state = resume.begin(training, run, start_from, tell)
+                for told in optimizers.overruled(config, training.total_steps):
+                    tell(told)
+                if state.step == 0:
+                    publish.rehearse(training, run, PROVEN_WHEN_STOPPED)
+                return _run(training, run, state, sample, report)
+    finally:
+        release_memory(device)
+
+
+def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig, *,
+             start_from: Path | None = None, resume_from: Path | None = None) -> dict[str, Any]:
+    """What makes a run this run; the same identity finds the same run on the disk again."""
+    used = optimizers.effective(resolved(config, dataset)).to_json()
+    found: dict[str, Any] = {"checkpoint": checkpoint.fingerprint, "dataset": dataset.fingerprint,
+                             "adapter": adapter.to_json(),
+                             "train": {key: value for key, value in used.items() if key not in NOT_THE_METHOD}}
+    if start_from is not None:
+        found["start_from"] = resume.adapter_fingerprint(start_from)
+    if resume_from is not None:
+        found["resume_from"] = resume.checkpoint_fingerprint(resume_from)
+    return found
+
+
+def inference(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, float]:
+    """Shift and number of steps at which an adapter of this training is sampled."""
+    usual = INFERENCE[checkpoint.variant]
+    return {"shift": config.shift or usual["shift"], "steps": config.inference_steps or usual["steps"]}
+
+
+def _notes(adapter: Path) -> object:
+    """How a finished adapter says it is to be sampled: with other notes it is written anew, without training."""
+    return adapter_file.facts_of(adapter).get("inference")
+
+
+def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, report: Report) -> Adapter:
+    """The loop: measure, save, sample when it is due, and step; on an interruption keep what is finished."""
+    config, total = training.config, training.total_steps
+    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
+    pace, saved_at = Pace(config, total), time.monotonic()
+    with board(run.folder, config, state.step) as shown:
+        try:
+            while True:
+                last = total if state.step == total else config.heldout_every
+                if _due(state.step, last, state.heldout_step):
+                    with pace.measured("heldout"):
+                        state = _measure(training, run, state, metrics, shown, report)
+                ended = early_stopping.ended(config, state, total)
+                sampling = sample is not None and _due(state.step, config.sample_every, state.sampled_step)
+                late = 0 < config.save_minutes * 60 <= time.monotonic() - saved_at
+                if state.step > 0 and (late or _due(state.step, config.save_every, 0)):
+                    with pace.measured("save"):
+                        publish.save_checkpoint(training, run, state)
+                    saved_at = time.monotonic()
+                if sample is not None and sampling:
+                    with pace.measured("sample"):
+                        _sample(sample, training, run, state, report)
+                    state = replace(state, sampled_step=state.step)
+                if ended:
+                    _tell(ended, state, total, report)
+                    break
+                with pace.measured("step"):
+                    result = _step(training, state, report)
+                state = replace(state, step=state.step + 1, scale=result.scale)
+                row = metrics.add_step(state.step, result.numbers, result.samples)
+                trouble = "" if shown is None else written(
+                    partial(shown.add_step, state.step, result.numbers, [t for t, _ in result.samples],
+                            result.layer_gradients))
+                report(Progress(stage="train", step=state.step, total=total, notice=metrics.failure or trouble,
+                                metrics={**row, "eta_seconds": pace.seconds_left(state.step)}))
+        except BaseException as end:  # noqa: BLE001 (raised again, saying what is kept)
+            raised = keep(training, run, state, end)
+            if raised is end:
+                raise
+            raise raised from end
+    return publish.publish_final(training, run, state, ended)
+
+
+def _step(training: Training, state: RunState, report: Report) -> StepResult:
+    """Take one step.  Where the memory does not suffice, all layers are recomputed and the same step is made again."""
+    decoder = training.objective.decoder
+    by_layer = is_heavy(training.config, state.step + 1)
+    try:
+        return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or decoder.recomputed_layers == decoder.geometry.layers:
+            raise
+    # Outside the handler, whose traceback holds the tensors of the step that failed.
+    training.optimizer.zero_grad(set_to_none=True)
+    decoder.recomputed_layers = decoder.geometry.layers
+    release_memory(training.objective.device)
+    told = (f"Out of memory in step {state.step + 1}: from here on every layer is computed again in the backward pass, "
+            "which is slower. The result is the same.")
+    log.warning(told)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, notice=told))
+    return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
+
+
+def _tell(ended: str, state: RunState, total: int, report: Report) -> None:
+    log.info(ended)
+    report(Progress(stage="save", step=state.step, total=total, message=f"{ended} Saving and proving the adapter",
+                    notice="" if state.step == total else ended))
+
+
+def _due(step: int, every: int, done_at: int) -> bool:
+    return every > 0 and step % every == 0 and step != done_at
+
+
+def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, shown: Board | None,
+             report: Report) -> RunState:
+    """The held-out loss of the present step, of the average where there is one; the best adapter so far is kept."""
+    at = Progress(stage="train", step=state.step, total=training.total_steps,
+                  message=f"Measuring the {CALLED[training.measured_name]}")
+    with training.averaged():
+        loss = heldout_loss(training.objective, training.measured_on, at, report, measured_on=training.measured_name)
+    state = state.with_heldout(loss.mean)
+    if training.heldout and state.step > 0 and state.best_step == state.step:
+        publish.save_best(training, run, state)
+    row = metrics.add_heldout(state.step, loss.mean, loss.by_time, measured_on=training.measured_name)
+    trouble = "" if shown is None else written(partial(shown.add_heldout, row, training.measured_name))
+    worse = early_stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
+    if worse:
+        log.warning(worse)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row,
+                    notice=worse or metrics.failure or trouble,
+                    measured_on=training.measured_name))
+    return state
+
+
+def _sample(sample: Sampler, training: Training, run: Run, state: RunState, report: Report) -> None:
+    """A preview of the present step.  It changes no bit of the training, and its failure does not end it."""
+    device = training.objective.device
+    file = None
+    if state.step > 0:
+        file = publish.usable(publish.save_checkpoint(training, run, state))
+    release_memory(device)
+    try:
+        with own_random_state(device), torch.no_grad():
+            sample(file, state.step)
+    except Cancelled:
+        raise
+    except Exception as error:  # noqa: BLE001 (a preview that fails must not cost hours of training)
+        log.warning("The preview at step %d failed.", state.step, exc_info=True)
+        message = f"The preview at step {state.step} failed, training goes on: {error}"
+        report(Progress(stage="sample", step=state.step, total=training.total_steps, message=message, notice=message))
+    finally:
+        release_memory(device)

@@ -1,0 +1,115 @@
+"""Kinds of adapter and their places: what is valid, what is refused and how, and the way through JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidestep_core.adapters.config import (
+    KINDS,
+    PROJECTIONS,
+    AdapterConfig,
+    LohaConfig,
+    LokrConfig,
+    LoraConfig,
+    Placement,
+    adapter_config_from_json,
+)
+from sidestep_core.errors import ConfigError
+
+counts = st.integers(1, 10**9)
+projections = st.lists(st.sampled_from(PROJECTIONS), unique=True).map(tuple)
+PLACEMENT = dict(
+    alpha=st.floats(min_value=0, exclude_min=True, allow_infinity=False), dropout=st.floats(0, 1, exclude_max=True),
+    attention_type=st.sampled_from(["both", "self", "cross"]), target_modules=projections.filter(bool),
+    self_target_modules=projections, cross_target_modules=projections, target_mlp=st.booleans(),
+    module_ranks=st.lists(st.from_regex(r"\A[a-z0-9_.*?]{1,9}=[0-9]{1,3}\Z"), max_size=3).map(tuple),
+)  # fmt: skip
+KIND_FIELDS: dict[type[Placement], dict[str, Any]] = {
+    LoraConfig: dict(rank=counts, rslora=st.booleans(), dora=st.booleans()),
+    LokrConfig: dict(linear_dim=counts, factor=st.just(-1) | counts, decompose_both=st.booleans(),
+                     use_tucker=st.booleans(), use_scalar=st.booleans(), weight_decompose=st.booleans()),
+    LohaConfig: dict(rank=counts, use_scalar=st.booleans(), weight_decompose=st.booleans()),
+}  # fmt: skip
+configs = st.one_of([st.builds(kind, **PLACEMENT, **own) for kind, own in KIND_FIELDS.items()])
+
+
+@pytest.mark.parametrize("kind", KINDS.values())
+def test_every_field_takes_part_in_the_round_trip(kind: type[Placement]) -> None:
+    assert {*PLACEMENT, *KIND_FIELDS[kind]} == {field.name for field in fields(kind)}
+
+
+@given(config=configs)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_a_config_of_any_kind_comes_back_from_json_as_it_went(config: AdapterConfig) -> None:
+    travelled = adapter_config_from_json(json.loads(json.dumps(config.to_json(), allow_nan=False)))
+    assert travelled == config
+    assert type(travelled) is type(config)
+
+
+def test_without_a_kind_it_is_a_lora() -> None:
+    assert adapter_config_from_json({"rank": 8}) == LoraConfig(rank=8)
+
+
+def test_an_unknown_kind_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="'oft' is unknown; there are lora, lokr, loha"):
+        adapter_config_from_json({"kind": "oft"})
+
+
+def test_a_setting_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no setting rank"):
+        adapter_config_from_json({"kind": "lokr", "rank": 8})
+
+
+PLACES: list[tuple[dict[str, Any], str]] = [
+    ({"alpha": 0.0}, "0.0"),
+    ({"alpha": -8}, "-8"),
+    ({"dropout": 1.0}, "1.0"),
+    ({"dropout": -0.1}, "-0.1"),
+    ({"attention_type": "all"}, "'all'"),
+    ({"target_modules": ()}, "empty"),
+    ({"target_modules": ("q_proj", "gate_proj")}, "gate_proj"),
+    ({"target_modules": ("q_proj", "q_proj")}, "twice"),
+    ({"target_modules": "q_proj"}, "'q_proj'"),
+    ({"target_modules": ("q_proj", 4)}, "4"),
+    ({"self_target_modules": ("up_proj",)}, "up_proj"),
+    ({"cross_target_modules": ("v_proj", "v_proj")}, "twice"),
+    ({"target_mlp": "yes"}, "'yes'"),
+    ({"module_ranks": ("layers.0.*",)}, "'layers.0.*'"),
+    ({"module_ranks": ("layers.0.*=-4",)}, "'layers.0.*=-4'"),
+    ({"module_ranks": ("a b=4",)}, "'a b=4'"),
+]
+OWN: list[tuple[type[Placement], dict[str, Any], str]] = [
+    (LoraConfig, {"rank": 0}, "0"),
+    (LoraConfig, {"rank": 8.0}, "8.0"),
+    (LoraConfig, {"dora": None}, "None"),
+    (LokrConfig, {"linear_dim": 0}, "0"),
+    (LokrConfig, {"factor": 0}, "0"),
+    (LokrConfig, {"factor": -2}, "-2"),
+    (LohaConfig, {"rank": 0}, "0"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "named"), [
+    *((kind, values, named) for kind in KINDS.values() for values, named in PLACES), *OWN,
+])
+def test_invalid_settings_are_refused_by_name_and_value(kind: type[Placement], values: dict[str, Any],
+                                                        named: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        kind(**values)
+    assert next(iter(values)) in str(refused.value)
+    assert named in str(refused.value)
+
+
+def test_the_defaults_are_side_steps() -> None:
+    lora, lokr = LoraConfig(), LokrConfig()
+    assert (lora.rank, lora.alpha, lora.dropout, lora.attention_type) == (64, 128.0, 0.1, "both")
+    assert lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert (lora.self_target_modules, lora.cross_target_modules, lora.target_mlp) == ((), (), False)
+    assert (lokr.linear_dim, lokr.alpha, lokr.factor) == (64, 128.0, -1)
+    assert not any((lokr.decompose_both, lokr.use_tucker, lokr.use_scalar, lokr.weight_decompose))

@@ -1,0 +1,107 @@
+"""LoRA through PEFT: a file that says what strength 1.0 means, and that PEFT opens.  See test_kinds.py for the rest."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sidestep_core.adapters import lora
+from sidestep_core.adapters.config import PROJECTIONS, LoraConfig
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.errors import AdapterError, MissingDependency
+from sidestep_core.io import atomic
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.decoder import Decoder, DecoderGeometry
+from tests.adapters import LORAS, attached, fresh, taught, velocity
+from tests.tolerance import FP32, PERTURBED, deviation
+
+TALL = DecoderGeometry(width=32, layers=12, heads=2, kv_heads=1, head_width=16, mlp=16, condition_width=8,
+                       in_channels=192, out_channels=64, patch=2)  # fmt: skip
+
+
+@pytest.mark.parametrize("projections", [PROJECTIONS, ("v_proj", "q_proj"), ("o_proj",)])
+@pytest.mark.parametrize("ranks", [(), ("layers.1.*=7", "layers.11.*=3")])
+def test_layers_one_and_eleven_are_not_confused(projections: tuple[str, ...], ranks: tuple[str, ...]) -> None:
+    """PEFT takes names for patterns."""
+    config = LoraConfig(rank=2, target_modules=projections, module_ranks=ranks)
+    decoder = Decoder(TALL)
+    before = {name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+    modules = target_modules(config, TALL.layers)
+    live = lora.attach(decoder, config, modules, seed=0)
+    shapes = {name: parameter.shape for name, parameter in decoder.named_parameters() if parameter.requires_grad}
+    assert {name.removesuffix(".lora_A.default.weight"): shape[0] for name, shape in shapes.items()
+            if ".lora_A." in name} == modules
+    assert {name.removesuffix(".lora_B.default.weight"): shape[1] for name, shape in shapes.items()
+            if ".lora_B." in name} == modules
+    assert set(modules) <= before
+    assert len(live.parameters) == len(shapes) == 2 * len(modules)
+
+
+def test_modules_that_are_not_there_are_an_error() -> None:
+    modules = {"layers.0.self_attn.q_proj": 2, "layers.99.self_attn.q_proj": 2}
+    with pytest.raises(AdapterError, match=r"2 modules but sits on 1; differing: layers\.99\.self_attn\.q_proj"):
+        lora.attach(Decoder(TALL), LoraConfig(rank=2), modules, seed=0)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(4, 6.0), (8, 4.0), (1, 128.0)])
+@pytest.mark.parametrize("rslora", [True, False])
+@pytest.mark.parametrize("ranks", [(), ("layers.0.*=3",)])
+def test_the_file_says_what_strength_one_means(checkpoint: Checkpoint, rank: int, alpha: float, rslora: bool,
+                                               ranks: tuple[str, ...]) -> None:
+    config = LoraConfig(rank=rank, alpha=alpha, attention_type="cross", target_modules=("q_proj", "v_proj"),
+                        rslora=rslora, module_ranks=ranks)
+    _, live = taught(checkpoint, config)
+    state = live.state()
+    modules = target_modules(config, 2)
+    parts = ("lora_A.weight", "lora_B.weight", "alpha")
+    assert set(state) == {f"base_model.model.{module}.{part}" for module in modules for part in parts}
+    added = {change.module: change.delta for change in live.changes()}
+    assert tuple(added) == tuple(modules)
+    for module, own in modules.items():
+        down, up, said = (state[f"base_model.model.{module}.{part}"] for part in parts)
+        scale = alpha / math.sqrt(own) if rslora else alpha / rank
+        assert said.shape == ()
+        assert float(said) == pytest.approx(scale * own, rel=1e-7)
+        assert down.shape[0] == up.shape[1] == own
+        assert deviation(added[module], scale * up @ down) <= FP32
+        assert deviation(added[module], (1 + PERTURBED) * scale * up @ down) > FP32
+
+
+@pytest.mark.parametrize("config", LORAS.values(), ids=LORAS)
+def test_peft_opens_the_file_to_the_same_model(checkpoint: Checkpoint, config: LoraConfig, tmp_path: Path) -> None:
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model, set_peft_model_state_dict
+
+    decoder, live = taught(checkpoint, config)
+    atomic.write_tensors(tmp_path / "a.safetensors", live.state())
+    modules = target_modules(config, 2)
+    theirs = get_peft_model(fresh(checkpoint), PeftConfig(
+        r=4, lora_alpha=6, use_rslora=config.rslora, target_modules=list(modules), rank_pattern=modules,
+        alpha_pattern={} if config.rslora else {module: 1.5 * rank for module, rank in modules.items()})).eval()
+    result = set_peft_model_state_dict(theirs, atomic.read_tensors(tmp_path / "a.safetensors"))
+    assert not [name for name in result.missing_keys if "lora" in name]
+    assert torch.equal(velocity(theirs.base_model.model), velocity(decoder.eval()))
+
+
+def test_what_peft_saved_without_alpha_is_taken_too(checkpoint: Checkpoint) -> None:
+    config = LORAS["lora"]
+    decoder, live = taught(checkpoint, config)
+    bare = {name: tensor for name, tensor in live.state().items() if not name.endswith(".alpha")}
+    other_decoder, other = attached(checkpoint, config, seed=5)
+    other.load_state(bare)
+    assert torch.equal(velocity(other_decoder.eval()), velocity(decoder.eval()))
+    _, wider = attached(checkpoint, replace(config, rank=8))
+    with pytest.raises(AdapterError, match=r"lora_A\.weight is of shape \(4, 64\).*this run needs \(8, 64\)"):
+        wider.load_state(bare)
+
+
+def test_without_peft_it_is_said_what_to_install(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingDependency, match="pip install --upgrade peft"):
+        attached(checkpoint, LORAS["lora"])

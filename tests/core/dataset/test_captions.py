@@ -1,0 +1,77 @@
+"""What a song's prompt says: its caption or its genre, its trigger word, and what is sung."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep_core.dataset.captions import caption_of, genre_of, lyrics_of
+from sidestep_core.dataset.config import PreprocessConfig
+from sidestep_core.songs.song import Song
+
+
+@pytest.mark.parametrize(("caption", "genre", "own", "tag", "position", "expected"), [
+    ("calm", "", "", "", "prepend", "calm"),
+    ("calm", "", "", "zxq", "prepend", "zxq, calm"),
+    ("calm", "", "", "zxq", "append", "calm, zxq"),
+    ("calm", "", "", "zxq", "replace", "zxq"),
+    ("calm", "", "own", "zxq", "prepend", "own, calm"),
+    ("calm", "lo-fi", "", "zxq", "prepend", "zxq, calm"),
+    ("", "lo-fi", "", "zxq", "append", "lo-fi, zxq"),
+    ("", "", "", "zxq", "append", "zxq"),
+    ("", "", "", "", "prepend", ""),
+    (" calm ", "", "", " zxq ", "prepend", "zxq, calm"),
+])  # fmt: skip
+def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own: str, tag: str, position: str,
+                                                  expected: str) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, tag=own)
+    assert caption_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
+
+
+@pytest.mark.parametrize(("caption", "genre", "tag", "position", "expected"), [
+    ("calm", "lo-fi", "", "prepend", "lo-fi"),
+    ("calm", " lo-fi ", "zxq", "prepend", "zxq, lo-fi"),
+    ("calm", "lo-fi", "zxq", "append", "lo-fi, zxq"),
+    ("calm", "", "zxq", "append", ""),
+    ("", "lo-fi", "zxq", "append", ""),
+    ("lo-fi", "lo-fi", "", "prepend", ""),
+    ("calm", "lo-fi", "zxq", "replace", ""),
+])  # fmt: skip
+def test_a_genre_counts_where_it_says_something_else_than_the_caption(caption: str, genre: str, tag: str,
+                                                                      position: str, expected: str) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre)
+    assert genre_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
+
+
+@pytest.mark.parametrize(("own", "position", "tag", "expected"), [
+    ("append", "prepend", "", "calm, zxq"),
+    ("replace", "append", "", "zxq"),
+    ("prepend", "append", "mine", "mine, calm"),
+    (None, "append", "mine", "calm, mine"),
+])  # fmt: skip
+def test_a_song_may_say_where_its_trigger_word_goes(own: Any, position: Any, tag: str, expected: str) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption="calm", tag=tag, tag_position=own)
+    assert caption_of(song, PreprocessConfig(trigger_word="zxq", trigger_position=position)) == expected
+
+
+@pytest.mark.parametrize(("caption", "genre", "override", "expected"), [
+    ("calm", "jazz", "", ("calm", "jazz")),
+    ("calm", "jazz", "genre", ("jazz", "")),
+    ("calm", "jazz", "caption", ("calm", "")),
+    ("calm", "", "genre", ("calm", "")),
+    ("", "jazz", "caption", ("jazz", "")),
+])  # fmt: skip
+def test_a_song_may_say_which_it_always_shows(caption: str, genre: str, override: Any, expected: object) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, prompt_override=override)
+    assert (caption_of(song, PreprocessConfig()), genre_of(song, PreprocessConfig())) == expected
+
+
+@pytest.mark.parametrize(("lyrics", "instrumental", "expected"), [
+    ("la", False, "la"), ("la", True, "[Instrumental]"), ("", False, "[Instrumental]"), ("", True, "[Instrumental]"),
+])  # fmt: skip
+def test_nothing_is_sung_where_there_are_no_lyrics_or_the_song_says_so(lyrics: str, instrumental: bool,
+                                                                       expected: str) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", lyrics=lyrics, instrumental=instrumental)
+    assert lyrics_of(song) == expected

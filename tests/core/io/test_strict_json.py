@@ -1,0 +1,124 @@
+"""Strict JSON: what json.loads would let pass."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from sidestep_core.errors import ConfigError
+from sidestep_core.io import strict_json
+from tests import hostile
+
+
+def test_good_json_is_read_as_usual() -> None:
+    text = '{"a": [1, -2.5e3, "x", null, true], "b": {"a": 999999999999999999}}'
+    assert strict_json.loads(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(("text", "problem"), [
+    ('{"a": 1, "b": {"c": 1, "c": 2}}', "c is set twice"),
+    ("[NaN]", "NaN is not a finite number"),
+    ("[-Infinity]", "-Infinity is not a finite number"),
+    ("[1e999]", "1e999 is not a finite number"),
+    ('{"a": {"lora_alpha" : NaN}}', "The text: lora_alpha: NaN is not a finite number"),
+    ("[" + "9" * 5000 + "]", r"999999999999999999\.\.\. has 5000 digits"),
+])  # fmt: skip
+def test_what_json_loads_lets_pass_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        strict_json.loads(text)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1,]", "nothing"])
+def test_no_json_names_its_line(text: str) -> None:
+    with pytest.raises(strict_json.BadJson, match=r"a.json line 1 is not valid JSON"):
+        strict_json.loads(text, "a.json")
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: tuple[int, int]
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int
+    share: float
+    names: tuple[str, ...]
+    inner: Inner | None
+    more: dict[str, list[float]] = field(default_factory=dict)
+
+
+GOOD: dict[str, Any] = {"count": 1, "share": 2, "names": ["x"], "inner": {"size": [1, 2]}, "more": {"y": [0.5]}}
+
+
+def test_a_record_has_its_types() -> None:
+    assert strict_json.record(Outer, GOOD, "a.json") == Outer(1, 2.0, ("x",), Inner((1, 2)), {"y": [0.5]})
+
+
+@pytest.mark.parametrize(("change", "problem"), [
+    ({"count": True}, "a.json: count must be a whole number, not True"),
+    ({"count": 1 << 63}, "a.json: count must be a whole number"),
+    ({"share": "2"}, "a.json: share must be a number, not '2'"),
+    ({"names": "x"}, "a.json: names must be a list, not 'x'"),
+    ({"names": [1]}, "a.json: names 1 must be text, not 1"),
+    ({"inner": {"size": [1]}}, "a.json: inner: size must be a list of 2, not of 1"),
+    ({"inner": {"size": [1, 2], "kind": "c" * 500}}, r"inner: kind must be 'a' or 'b', not 'c{59}\.\.\."),
+    ({"inner": 3}, "a.json: inner must be an object, not 3"),
+    ({"more": {"y": [None]}}, "a.json: more: y 1 must be a number, not None"),
+    ({"other": 3}, "a.json has the unknown field 'other'"),
+])
+def test_a_wrong_field_is_named(change: dict[str, Any], problem: str) -> None:
+    with pytest.raises(strict_json.BadJson, match=problem):
+        strict_json.record(Outer, GOOD | change, "a.json")
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(strict_json.BadJson, match=r"a.json has no share\."):
+        strict_json.record(Outer, {"count": 1}, "a.json")
+
+
+@pytest.mark.parametrize("content", hostile.TEXTS.values(), ids=hostile.TEXTS.keys())
+def test_hostile_files_are_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(strict_json.BadJson, match=r"a\.json") as caught:
+        strict_json.record(Outer, strict_json.read(path), "a.json")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(strict_json.BadJson, match=r"a.json has 1099511627776 bytes; at most 16000000"):
+        strict_json.read(path)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    with pytest.raises(strict_json.BadJson, match="is not a file"):
+        strict_json.read(tmp_path)
+    with pytest.raises(strict_json.BadJson, match="cannot be read"):
+        strict_json.read(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", "0"])
+def test_a_text_that_grows_in_memory_is_not_parsed(value: str) -> None:
+    """Twelve megabytes that would take half a gigabyte."""
+    with pytest.raises(strict_json.BadJson, match=r"a.json holds more than 4000000 values"):
+        strict_json.loads(f"[{','.join([value] * 4_000_001)}]", "a.json")
+
+
+def test_lines_are_read_within_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"1\n" + b" " * 2_000_000 + b"\n")
+    lines = strict_json.read_lines(path)
+    assert next(lines) == b"1\n"
+    with pytest.raises(strict_json.BadJson, match=r"a.jsonl has a line of more than 1000000 bytes"):
+        next(lines)
+    with pytest.raises(strict_json.BadJson, match="at most 10 are read"):
+        list(strict_json.read_lines(path, most=10))

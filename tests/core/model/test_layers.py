@@ -1,0 +1,201 @@
+"""Attention and its blocks, against the definition written out in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sidestep_core.errors import CheckpointError
+from sidestep_core.io.atomic import write_tensors
+from sidestep_core.model import flow_matching
+from sidestep_core.model.layers import (
+    DENSE_BELOW,
+    MLP,
+    WINDOW,
+    AttentionShape,
+    EncoderLayer,
+    RMSNorm,
+    Rotation,
+    Window,
+    additive,
+    attend,
+    fill,
+    sliding_window,
+)
+from sidestep_core.model.weights import Weights
+from tests.tolerance import FP32, PERTURBED, deviation
+
+CPU = torch.device("cpu")
+HEADS, KV_HEADS, HEAD_WIDTH = 4, 2, 16
+EDGES = [1, 2, 128, 129, 256, 383, 384, 385, 511, 512, 513, 640]
+"""Lengths on both sides of every place where the way of computing changes."""
+
+
+def queries_keys_values(length: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """Twice as loud as usual, so that attention is selective."""
+    random = flow_matching.generator("attention", length)
+    shapes = ((batch, length, heads, HEAD_WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    query, key, value = (2 * torch.randn(shape, generator=random) for shape in shapes)
+    return query, key, value
+
+
+def by_definition(query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
+    """softmax(q k / sqrt(E)) v in float64; every key head is repeated for its query heads."""
+    q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
+    k, v = (x.repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (k, v))
+    scores = q @ k.mT / HEAD_WIDTH**0.5
+    if window is not None:
+        position = torch.arange(q.shape[2])
+        scores = scores.masked_fill((position[:, None] - position).abs() > window, -torch.inf)
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+@pytest.mark.parametrize("length", EDGES)
+def test_sliding_attention_is_masked_attention(length: int) -> None:
+    query, key, value = queries_keys_values(length)
+    found = attend(query, key, value, sliding_window(length, query))
+    assert deviation(found, by_definition(query, key, value, WINDOW)) < FP32
+
+
+@pytest.mark.parametrize("length", [383, 385, 640])
+@pytest.mark.parametrize("window", [WINDOW - 1, WINDOW + 1])
+def test_a_window_of_one_more_or_less_is_noticed(length: int, window: int) -> None:
+    query, key, value = queries_keys_values(length)
+    found = attend(query, key, value, sliding_window(length, query))
+    assert deviation(found, by_definition(query, key, value, window)) > PERTURBED
+
+
+@pytest.mark.parametrize("length", [1, 7, 130])
+def test_grouped_queries_see_the_key_head_of_their_group(length: int) -> None:
+    query, key, value = queries_keys_values(length)
+    found = attend(query, key, value)
+    assert deviation(found, by_definition(query, key, value)) < FP32
+    assert deviation(found, by_definition(query, key.flip(2), value.flip(2))) > PERTURBED
+
+
+def test_queries_may_be_fewer_or_more_than_keys() -> None:
+    query, _, _ = queries_keys_values(5)
+    _, key, value = queries_keys_values(9)
+    assert deviation(attend(query, key, value), by_definition(query, key, value)) < FP32
+
+
+@pytest.mark.parametrize("length", EDGES)
+def test_blocks_are_used_where_they_are_cheaper(length: int) -> None:
+    assert isinstance(sliding_window(length, torch.zeros(1)), Window) == (length > DENSE_BELOW)
+
+
+def test_gradients_of_blocks_are_those_of_masked_attention() -> None:
+    length = 400
+    gradients = []
+    for reference in (False, True):
+        inputs = [x.double().requires_grad_() for x in queries_keys_values(length, batch=1)]
+        out = by_definition(*inputs, WINDOW) if reference else attend(*inputs, sliding_window(length, inputs[0]))
+        out.square().sum().backward()
+        gradients.append(torch.cat([x.grad.flatten() for x in inputs if x.grad is not None]))
+    assert len(gradients[0]) == length * HEAD_WIDTH * (HEADS + 2 * KV_HEADS)
+    assert deviation(*gradients) < FP32
+
+
+def random_layer() -> EncoderLayer:
+    layer = EncoderLayer(AttentionShape(width=32, heads=HEADS, kv_heads=KV_HEADS, head_width=HEAD_WIDTH), 48)
+    random = flow_matching.generator("layer")
+    for parameter in layer.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=random) * parameter.shape[-1] ** -0.5
+    return layer.requires_grad_(False)
+
+
+@pytest.mark.parametrize("length", [300, 400])
+@pytest.mark.parametrize("token", [0, 1, 128, 150, 255, 256, 299])
+def test_a_token_changes_exactly_those_at_most_128_away(length: int, token: int) -> None:
+    layer = random_layer()
+    x_BLD = torch.randn(1, length, 32, generator=flow_matching.generator("tokens"))
+    other = x_BLD.clone()
+    other[:, token] += 1
+    rotation, mask = Rotation.of(length, HEAD_WIDTH, x_BLD), sliding_window(length, x_BLD)
+    changed = (layer(x_BLD, rotation, mask) != layer(other, rotation, mask)).any(-1)[0]
+    position = torch.arange(length)
+    assert torch.equal(changed, (position - token).abs() <= WINDOW)
+
+
+def test_rotation_makes_attention_see_distances_only() -> None:
+    query, key, _ = queries_keys_values(40)
+    rotation = Rotation.of(40, HEAD_WIDTH, query)
+    scores = torch.einsum("blhe,bmhe->lmbh", rotation.apply(query[:, :1].expand(-1, 40, -1, -1)),
+                          rotation.apply(key[:, :1].repeat(1, 40, HEADS // KV_HEADS, 1)))
+    for distance in (0, 3, 17):
+        along = scores.diagonal(distance)
+        assert deviation(along, along[..., :1].expand_as(along)) < FP32
+    assert deviation(scores.diagonal(3)[..., 0], scores.diagonal(4)[..., 0]) > PERTURBED
+
+
+def test_rotation_keeps_lengths_and_leaves_the_first_position_alone() -> None:
+    query, _, _ = queries_keys_values(40)
+    rotated = Rotation.of(40, HEAD_WIDTH, query).apply(query)
+    assert torch.equal(rotated[:, 0], query[:, 0])
+    assert deviation(rotated.norm(dim=-1), query.norm(dim=-1)) < FP32
+
+
+def test_angles_are_rounded_once() -> None:
+    """Positions above 256 have no bfloat16 of their own, so angles reckoned in it would be wrong."""
+    exact = Rotation.of(1000, HEAD_WIDTH, torch.zeros(1))
+    rounded = Rotation.of(1000, HEAD_WIDTH, torch.zeros(1).bfloat16())
+    assert torch.equal(rounded.cos_LE, exact.cos_LE.bfloat16())
+    assert torch.equal(rounded.sin_LE, exact.sin_LE.bfloat16())
+
+
+def test_norm_divides_by_the_root_of_the_mean_square() -> None:
+    norm, x = RMSNorm(8), torch.randn(3, 8, generator=flow_matching.generator("norm"))
+    norm.weight.data = torch.arange(8.0)
+    expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * torch.arange(8.0)
+    assert deviation(norm(x).detach(), expected) < FP32
+    assert deviation(norm(x).detach(), expected * (1 + PERTURBED)) > FP32
+
+
+def test_a_mask_hides_exactly_what_is_not_visible() -> None:
+    visible = torch.tensor([[True, False], [True, True]])
+    mask = additive(visible, torch.zeros(1).bfloat16())
+    assert mask.dtype == torch.bfloat16
+    assert torch.equal(mask == 0, visible)
+    assert torch.equal(mask == -torch.inf, ~visible)
+
+
+def empty_mlp() -> nn.Module:
+    with torch.device("meta"):
+        return MLP(4, 6)
+
+
+def mlp_weights(folder: Path, **changed: Tensor | None) -> Weights:
+    shapes = {"gate_proj": (6, 4), "up_proj": (6, 4), "down_proj": (4, 6)}
+    tensors = {f"{name}.weight": torch.randn(shape) for name, shape in shapes.items()}
+    for name, tensor in changed.items():
+        tensors.pop(f"{name}.weight")
+        if tensor is not None:
+            tensors[f"{name}.weight"] = tensor
+    write_tensors(folder / "mlp.safetensors", tensors)
+    return Weights.open([folder / "mlp.safetensors"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_filled_weights_are_frozen_and_as_asked(tmp_path: Path, dtype: torch.dtype) -> None:
+    module, weights = empty_mlp(), mlp_weights(tmp_path)
+    fill(module, weights, dtype, CPU)
+    for name, parameter in module.named_parameters():
+        assert torch.equal(parameter, weights.tensor(name, dtype, CPU))
+        assert parameter.dtype == dtype
+        assert not parameter.requires_grad
+
+
+def test_a_missing_weight_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"mlp\.safetensors has no weight 'up_proj\.weight'"):
+        fill(empty_mlp(), mlp_weights(tmp_path, up_proj=None), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 5), (24,)])
+def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        fill(empty_mlp(), mlp_weights(tmp_path, up_proj=torch.zeros(shape)), torch.float32, CPU)
+    for part in ("up_proj.weight", "mlp.safetensors", str(shape), "(6, 4)"):
+        assert part in str(refused.value)

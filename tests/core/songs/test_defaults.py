@@ -1,0 +1,105 @@
+"""What is said about all songs at once, and texts that another program wrote about them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidestep_core.errors import ConfigError, DatasetError
+from sidestep_core.songs.defaults import BuildConfig, build, captioned
+from sidestep_core.songs.song import Song, SongFolder
+
+
+def folder(*songs: dict[str, Any], genre_ratio: float = 0.0) -> SongFolder:
+    made = tuple(Song(path=Path(f"/music/{number}.wav"), name=f"{number}.wav", **notes)
+                 for number, notes in enumerate(songs))
+    return SongFolder(folder=Path("/music"), songs=made, problems=(), genre_ratio=genre_ratio)
+
+
+def test_a_song_s_own_word_counts_more() -> None:
+    config = BuildConfig(tag=" ours ", tag_position="append", prompt_override="genre", language="EN")
+    plain, own = build(folder({}, {"tag": "mine", "tag_position": "replace", "prompt_override": "caption",
+                                   "language": "de"}), config).songs
+    assert (plain.tag, plain.tag_position, plain.prompt_override, plain.language) == ("ours", "append", "genre", "en")
+    assert (own.tag, own.tag_position, own.prompt_override, own.language) == ("mine", "replace", "caption", "de")
+
+
+def test_nothing_said_changes_nothing() -> None:
+    found = folder({}, {"tag": "mine", "tag_position": "append", "instrumental": True, "lyrics": "la"}, genre_ratio=0.3)
+    assert build(found, BuildConfig()) == found
+
+
+def test_the_place_of_a_trigger_word_is_said_only_where_there_is_one() -> None:
+    """So that the trigger word of a later node goes where that node says."""
+    without, own = build(folder({}, {"tag": "mine"}), BuildConfig(tag_position="append")).songs
+    assert (without.tag_position, own.tag_position) == (None, "append")
+
+
+def test_all_instrumental_keeps_the_lyrics() -> None:
+    [song] = build(folder({"lyrics": "la"}), BuildConfig(all_instrumental=True)).songs
+    assert (song.instrumental, song.lyrics) == (True, "la")
+
+
+@pytest.mark.parametrize(("asked", "there", "expected"), [(0.0, 0.3, 0.3), (0.25, 0.3, 0.25), (1.0, 0.0, 1.0),
+                                                          (0.333, 0.0, 0.33)])
+def test_genre_ratio_is_in_whole_percent(asked: float, there: float, expected: float) -> None:
+    assert build(folder({}, genre_ratio=there), BuildConfig(genre_ratio=asked)).genre_ratio == expected
+
+
+@pytest.mark.parametrize(("name", "value"), [("genre_ratio", 1.5), ("genre_ratio", -0.1), ("tag_position", "middle"),
+                                             ("prompt_override", "both"), ("language", None)])
+def test_invalid_settings_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}.*{value}"):
+        BuildConfig(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["tag", "language"])
+def test_settings_with_hidden_characters_are_refused(name: str) -> None:
+    for sign in ("\0", "\u202e", "\x1b"):
+        with pytest.raises(ConfigError, match=rf"{name} holds the .*U\+{ord(sign):04X}.*Type it again"):
+            BuildConfig.from_json({name: f"a{sign}b"})
+
+
+def test_what_is_not_used_of_a_text_is_told() -> None:
+    found = captioned(folder({}, {}), ["calm\x1b", "caption: b\nbpm: 90\nmood: low"], False)
+    assert [song.caption for song in found.songs] == ["", "b"]
+    assert "holds the character U+001B" in found.notices[0].reason
+    assert ("1.wav", True) in [(notice.name, "mood" in notice.reason) for notice in found.notices]
+
+
+def test_texts_become_captions_in_the_order_of_the_songs() -> None:
+    found = captioned(folder({}, {}, {"caption": "old"}), ["first\nand calm", "", "new"], False)
+    assert [song.caption for song in found.songs] == ["first and calm", "", "old"]
+    assert captioned(found, ["", "second", "new"], True).songs[2].caption == "new"
+
+
+def test_a_text_may_say_more_in_any_dialect() -> None:
+    texts = ["caption: calm\nbpm: 90\nkey: A minor\nlyrics:\nla\nla", "<CAPTION>wild</CAPTION><BPM>120",
+             "one\r\nline\r\n"]
+    first, second, third = captioned(folder({"bpm": 80}, {}, {}), texts, False).songs
+    assert (first.caption, first.bpm, first.key, first.lyrics) == ("calm", 80, "A minor", "la\nla")
+    assert (second.caption, second.bpm, third.caption) == ("wild", 120, "one line")
+    assert captioned(folder({"bpm": 80}, {}, {}), texts, True).songs[0].bpm == 90
+
+
+def test_short_lines_of_a_captioner_are_no_lyrics() -> None:
+    [song] = captioned(folder({}), ["piano\nslow\nwarm\nrain\nnight"], False).songs
+    assert (song.caption, song.lyrics) == ("piano slow warm rain night", "")
+
+
+def test_the_rest_of_the_folder_stays() -> None:
+    found = replace(folder({}), genre_ratio=0.5)
+    assert captioned(found, [""], True) == found
+
+
+def test_there_must_be_one_text_for_each_song() -> None:
+    with pytest.raises(DatasetError, match="Texts: 1, songs: 2"):
+        captioned(folder({}, {}), ["one"], True)
+
+
+def test_a_text_that_cannot_be_is_named() -> None:
+    with pytest.raises(DatasetError, match=r"Text 2 \(of 1\.wav\) line 2 must be beats per minute"):
+        captioned(folder({}, {}), ["fine", "caption: x\nbpm: fast"], True)

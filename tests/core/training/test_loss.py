@@ -1,0 +1,336 @@
+"""What is minimised: flow matching as written down, by the law and the weights asked for, and measured the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sidestep_core.adapters import lora
+from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.dataset import manifest as data
+from sidestep_core.dataset.manifest import Dataset, Sample
+from sidestep_core.errors import TrainingDiverged
+from sidestep_core.model import flow_matching
+from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.decoder import load_decoder
+from sidestep_core.progress import Progress
+from sidestep_core.training import batches as visits
+from sidestep_core.training.batches import Batch
+from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.loss import (
+    BatchLoss,
+    HeldoutLoss,
+    Objective,
+    cfg_ratio,
+    heldout_loss,
+    timestep_law,
+    training_loss,
+)
+from tests.tiny import write_dataset
+from tests.tolerance import FP32, PERTURBED, deviation
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(gradient_accumulation=2, device="cpu")
+AT = Progress(stage="train", step=6, total=10)
+VISITS = 2000
+
+
+@pytest.fixture(scope="module")
+def dataset(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("dataset"), checkpoint, (40, 51, 40), windows=(25,), codes=True)
+
+
+@pytest.fixture(scope="module")
+def short(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """One song of ten frames, so that thousands of visits fit into one batch."""
+    return write_dataset(tmp_path_factory.mktemp("short"), checkpoint, (10,), tokens=2)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """An objective, whose decoder has an awake LoRA, and the songs."""
+
+    objective: Objective
+    samples: tuple[Sample, ...]
+    parameters: tuple[torch.nn.Parameter, ...]
+
+    def batches(self, step: int = 0) -> list[Batch]:
+        return list(visits.batches(self.samples, self.objective.silence_TC, self.objective.config, step))
+
+    def loss(self) -> BatchLoss:
+        """Of the first batch."""
+        return training_loss(self.objective, self.batches()[0])
+
+
+def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, dropout: float = 0.0) -> Learning:
+    samples, silence_TC = data.load_samples(dataset, config)
+    weights = checkpoint.model_weights()
+    decoder = load_decoder(weights.under("decoder."), torch.float32, CPU)
+    adapter = LoraConfig(rank=4, alpha=8.0, dropout=dropout)
+    live = lora.attach(decoder, adapter, target_modules(adapter, decoder.geometry.layers), seed=0)
+    random = flow_matching.generator("awake")
+    for parameter in live.parameters:
+        parameter.data = 0.1 * torch.randn(parameter.shape, generator=random)
+    objective = Objective.of(checkpoint, config, decoder, weights, silence_TC, CPU, torch.float32)
+    return Learning(objective, samples, tuple(live.parameters))
+
+
+def of_one_song(checkpoint: Checkpoint, short: Dataset, **settings: Any) -> Learning:
+    """Two thousand visits of the short song in one batch."""
+    return learning(checkpoint, short, replace(CONFIG, batch_size=VISITS, gradient_accumulation=1, **settings))
+
+
+@dataclass
+class Seen:
+    """What the decoder was given, and what it made of it."""
+
+    x_BTC: Tensor
+    t_B: Tensor
+    condition_BSD: Tensor
+    context_BTC: Tensor
+    predicted_BTC: Tensor
+
+
+@contextmanager
+def watched(objective: Objective) -> Iterator[list[Seen]]:
+    """Everything that passes through the decoder meanwhile."""
+    seen: list[Seen] = []
+    handle = objective.decoder.register_forward_hook(
+        lambda module, inputs, predicted: seen.append(Seen(*inputs, predicted.detach())))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+# The loss
+
+
+def test_the_loss_is_flow_matching(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    run = learning(checkpoint, dataset, replace(CONFIG, cfg_ratio=0.0))
+    batch = run.batches()[0]
+    with watched(run.objective) as seen:
+        loss = training_loss(run.objective, batch)
+    x_t, t = seen[0].x_BTC, seen[0].t_B[:, None, None]
+    noise = (x_t - (1 - t) * batch.x0_BTC) / t
+    by_hand = (seen[0].predicted_BTC - (noise - batch.x0_BTC)).square().mean(dim=(1, 2))
+    assert torch.equal(loss.t_B, seen[0].t_B)
+    assert deviation(loss.loss_B, by_hand) < FP32
+    backwards = (seen[0].predicted_BTC - (batch.x0_BTC - noise)).square().mean(dim=(1, 2))
+    assert deviation(loss.loss_B, backwards) > PERTURBED
+    assert abs(float(noise.std()) - 1) < 0.1
+    assert abs(float(noise.mean())) < 0.1
+    assert torch.equal(seen[0].condition_BSD, batch.condition_BSD)
+    assert torch.equal(seen[0].context_BTC, batch.context_BTC)
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr", "min_snr_flow"])
+def test_the_weighted_loss_teaches_and_the_unweighted_one_is_shown(checkpoint: Checkpoint, dataset: Dataset,
+                                                                  weighting: Any) -> None:
+    plain = learning(checkpoint, dataset, replace(CONFIG, batch_size=2)).loss()
+    run = learning(checkpoint, dataset, replace(CONFIG, batch_size=2, loss_weighting=weighting, snr_gamma=0.1))
+    loss = run.loss()
+    weights = flow_matching.loss_weights(plain.t_B, weighting, 0.1)
+    assert torch.equal(loss.loss_B, plain.loss_B)
+    assert not loss.loss_B.requires_grad
+    assert torch.equal(loss.weighted_B, plain.weighted_B * weights)
+    assert (weighting == "none") == torch.equal(loss.weighted_B, loss.loss_B)
+    loss.weighted_B.sum().backward()
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in run.parameters)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.15, 1.0])
+def test_conditions_give_way_to_the_null_embedding_at_the_rate_asked(checkpoint: Checkpoint, short: Dataset,
+                                                                    ratio: float) -> None:
+    run = of_one_song(checkpoint, short, cfg_ratio=ratio)
+    null = checkpoint.model_weights().tensor("null_condition_emb", torch.float32, CPU)
+    with watched(run.objective) as seen, torch.no_grad():
+        run.loss()
+    dropped = (seen[0].condition_BSD == null).flatten(1).all(1)
+    kept = (seen[0].condition_BSD == run.batches()[0].condition_BSD).flatten(1).all(1)
+    assert torch.equal(dropped, ~kept)
+    four_standard_errors = 4 * (ratio * (1 - ratio) / VISITS) ** 0.5
+    found = float(dropped.float().mean())
+    assert abs(found - ratio) <= four_standard_errors
+    assert abs(found - ratio - 0.05) > four_standard_errors
+
+
+def test_every_visit_has_its_own_noise(checkpoint: Checkpoint, short: Dataset) -> None:
+    run = learning(checkpoint, short, replace(CONFIG, batch_size=8))
+    with watched(run.objective) as seen, torch.no_grad():
+        run.loss()
+    assert len({tuple(x_TC.flatten().tolist()) for x_TC in seen[0].x_BTC}) == 8
+
+
+def gradient(run: Learning, step: int) -> Tensor:
+    visited = visits.visits_of_step(run.objective.config, len(run.samples), step)
+    for batch in run.batches(step):
+        (training_loss(run.objective, batch).weighted_B.sum() / len(visited)).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in run.parameters if parameter.grad is not None])
+
+
+@pytest.mark.parametrize("settings", [{}, {"chunk_duration": 1.0, "context_mode": "mixed"},
+                                      {"loss_weighting": "min_snr", "timestep_mode": "discrete"}, {"epochs": 3}])
+def test_a_batch_teaches_the_mean_of_its_samples(checkpoint: Checkpoint, dataset: Dataset,
+                                                 settings: dict[str, Any]) -> None:
+    """At any batch size, also in a last step that takes what is left of the last epoch."""
+    config = replace(CONFIG, gradient_accumulation=6, **settings)
+    alone = gradient(learning(checkpoint, dataset, config), 1)
+    for batch_size, accumulation in ((6, 1), (3, 2), (2, 3)):
+        batched = replace(config, batch_size=batch_size, gradient_accumulation=accumulation)
+        assert deviation(gradient(learning(checkpoint, dataset, batched), 1), alone) < FP32
+    other = replace(config, seed=43)
+    assert deviation(gradient(learning(checkpoint, dataset, other), 1), alone) > PERTURBED
+
+
+def test_the_last_step_of_a_run_by_epochs_is_the_mean_of_fewer(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Nine visits in steps of six: the last three count as much as the six before."""
+    run = learning(checkpoint, dataset, replace(CONFIG, gradient_accumulation=6, epochs=3))
+    assert sorted(visit for batch in run.batches(1) for visit in batch.visits) == [6, 7, 8]
+    half = learning(checkpoint, dataset, replace(CONFIG, gradient_accumulation=3))
+    found, expected = gradient(run, 1), gradient(half, 2)
+    assert deviation(found, expected) < FP32
+    assert deviation(found / 2, expected) > PERTURBED
+
+
+# Times and dropout by the settings
+
+
+def law_of(checkpoint: Checkpoint, **settings: Any) -> flow_matching.TimestepLaw:
+    return timestep_law(replace(CONFIG, **settings), checkpoint)
+
+
+def test_the_automatic_law_is_the_models_own_on_every_variant(checkpoint: Checkpoint) -> None:
+    for variant in ("turbo", "base", "sft"):
+        own = replace(checkpoint, variant=variant, timestep_mu=-0.7, timestep_sigma=1.3)
+        assert law_of(own) == flow_matching.TimestepLaw(mode="continuous", mu=-0.7, sigma=1.3)
+
+
+def test_the_law_is_what_was_asked(checkpoint: Checkpoint) -> None:
+    assert law_of(checkpoint, timestep_mode="logit_normal", timestep_preset="detail") == flow_matching.TimestepLaw(
+        mode="logit_normal", mu=-0.8, sigma=0.8)
+    assert law_of(checkpoint, timestep_preset="custom", timestep_mu=1.0, timestep_sigma=2.0) == (
+        flow_matching.TimestepLaw(mu=1.0, sigma=2.0))
+    assert law_of(checkpoint, timestep_mu=1.0, timestep_sigma=2.0) == flow_matching.TimestepLaw()
+    discrete = {shift: law_of(checkpoint, timestep_mode="discrete", discrete_shift=shift).shifts
+                for shift in ("1", "2", "3", "mixed")}
+    assert discrete == {"1": (1,), "2": (2,), "3": (3,), "mixed": (1, 2, 3)}
+
+
+@pytest.mark.parametrize("settings", [{}, {"timestep_mode": "logit_normal"}, {"timestep_preset": "structure"},
+                                      {"timestep_preset": "custom", "timestep_mu": 1.0}, {"timestep_mode": "discrete"}])
+def test_the_decoder_is_given_times_of_the_law(checkpoint: Checkpoint, short: Dataset,
+                                               settings: dict[str, Any]) -> None:
+    run = of_one_song(checkpoint, short, **settings)
+    with watched(run.objective) as seen, torch.no_grad():
+        assert torch.isfinite(run.loss().loss_B).all()
+    expected = flow_matching.sample_times(run.objective.law, 20_000, flow_matching.generator("law"))
+    four_standard_errors = 4 * float(expected.std()) / VISITS**0.5
+    assert seen[0].t_B.dtype == torch.float32
+    assert abs(float(seen[0].t_B.mean() - expected.mean())) < four_standard_errors
+    other = flow_matching.sample_times(flow_matching.TimestepLaw(mu=0.3), 20_000, flow_matching.generator("law"))
+    assert abs(float(seen[0].t_B.mean() - other.mean())) > four_standard_errors
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr", "min_snr_flow"])
+def test_pure_noise_is_an_ordinary_time(checkpoint: Checkpoint, short: Dataset, weighting: Any) -> None:
+    run = of_one_song(checkpoint, short, timestep_mode="discrete", loss_weighting=weighting)
+    loss = run.loss()
+    assert (loss.t_B == 1).any()
+    assert torch.isfinite(loss.weighted_B).all()
+    loss.weighted_B.mean().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in run.parameters if parameter.grad is not None)
+
+
+@pytest.mark.parametrize(("variant", "mode", "asked", "expected"), [
+    ("turbo", "auto", -1.0, 0.15), ("turbo", "logit_normal", -1.0, 0.15), ("turbo", "discrete", -1.0, 0.0),
+    ("base", "discrete", -1.0, 0.15), ("sft", "auto", -1.0, 0.15), ("turbo", "discrete", 0.2, 0.2),
+    ("base", "auto", 0.0, 0.0),
+])  # fmt: skip
+def test_automatic_dropout_is_the_models_own_but_for_turbos_own_times(checkpoint: Checkpoint, variant: Any, mode: Any,
+                                                                     asked: float, expected: float) -> None:
+    config = replace(CONFIG, timestep_mode=mode, cfg_ratio=asked)
+    assert cfg_ratio(config, replace(checkpoint, variant=variant)) == expected
+
+
+def test_shift_and_steps_of_sampling_change_no_bit(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    told = learning(checkpoint, dataset, replace(CONFIG, shift=7.0, inference_steps=13))
+    assert torch.equal(gradient(told, 0), gradient(learning(checkpoint, dataset, CONFIG), 0))
+
+
+# The held-out loss
+
+
+def measured(run: Learning) -> HeldoutLoss:
+    return heldout_loss(run.objective, run.samples, AT)
+
+
+def test_the_heldout_loss_depends_on_the_adapter_only(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    found = []
+    for config, dropout in ((CONFIG, 0.0), (CONFIG, 0.9), (replace(CONFIG, cfg_ratio=1.0), 0.5),
+                            (replace(CONFIG, loss_weighting="min_snr_flow", timestep_mode="discrete"), 0.0)):
+        run = learning(checkpoint, dataset, config, dropout)
+        run.objective.decoder.train()
+        found += [measured(run), measured(run)]
+        assert all(parameter.grad is None for parameter in run.parameters)
+    assert len(set(found)) == 1
+    run.parameters[0].data += 1
+    assert measured(run) != found[0]
+
+
+def test_the_heldout_loss_is_the_mean_over_songs_at_fixed_times(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    run = learning(checkpoint, dataset, CONFIG)
+    with watched(run.objective) as seen:
+        found = measured(run)
+    assert [float(one.t_B) for one in seen] == pytest.approx(flow_matching.HELDOUT_TIMES * 3)
+    for one, sample in zip(seen[::5], run.samples, strict=True):
+        assert torch.equal(one.condition_BSD[0], sample.condition_SD)
+        assert torch.equal(one.context_BTC[0, :, :64], run.objective.silence_TC[:one.x_BTC.shape[1]])
+    assert len(found.by_time) == 5
+    assert found.mean == pytest.approx(sum(found.by_time) / 5, rel=FP32)
+    first = [measured(replace(run, samples=(sample,))).by_time for sample in run.samples]
+    expected = torch.tensor(first).mean(dim=0)
+    assert deviation(torch.tensor(found.by_time), expected) < FP32
+    assert deviation(torch.tensor(found.by_time), expected.flip(0)) > PERTURBED
+
+
+def test_the_heldout_loss_of_codes_has_codes(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    for mode, with_codes in (("silence", False), ("mixed", False), ("codes", True)):
+        run = learning(checkpoint, dataset, replace(CONFIG, context_mode=mode, codes_ratio=1.0))
+        with watched(run.objective) as seen:
+            measured(run)
+        codes = run.samples[0].codes_TC
+        assert with_codes == (codes is not None and torch.equal(seen[0].context_BTC[0, :, :64], codes))
+
+
+def test_held_out_windows_have_the_windows_condition(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    run = learning(checkpoint, dataset, replace(CONFIG, chunk_duration=1.0))
+    with watched(run.objective) as seen:
+        measured(run)
+    whole = learning(checkpoint, dataset, CONFIG).samples[0].condition_SD
+    assert seen[0].x_BTC.shape[1] == 25
+    assert torch.equal(seen[0].condition_BSD[0], run.samples[0].condition_SD)
+    assert not torch.equal(seen[0].condition_BSD[0], whole)
+
+
+def test_progress_is_reported_after_every_measurement(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    run = learning(checkpoint, dataset, CONFIG)
+    reports: list[Progress] = []
+    heldout_loss(run.objective, run.samples, AT, reports.append)
+    assert reports == [AT] * 15
+
+
+def test_a_heldout_loss_that_is_not_finite_is_an_error(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    run = learning(checkpoint, dataset, CONFIG)
+    run.parameters[0].data[0, 0] = float("nan")
+    with pytest.raises(TrainingDiverged, match=r"held-out loss is nan at step 6\. Lower the learning rate"):
+        measured(run)
+    with pytest.raises(TrainingDiverged, match=r"The loss of the trained songs is nan at step 6\. Lower"):
+        heldout_loss(run.objective, run.samples, AT, measured_on="trained")

@@ -1,0 +1,155 @@
+"""The plan of device memory, against what autograd really keeps, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from demo.tiny import Geometry, write_tiny_models
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.dataset.manifest import Sample
+from sidestep_core.model.decoder import Decoder, load_decoder
+from sidestep_core.model.weights import Weights
+from sidestep_core.training import memory
+from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.memory import GIB, Batch, Need, fit, largest_batch, layer_bytes, plan
+from tests.tolerance import MEMORY
+
+CPU = torch.device("cpu")
+GEOMETRY = Geometry(layers=4, hidden=128, heads=4, kv_heads=2, head_dim=32, mlp=384, encoder_hidden=64, lyric_layers=1,
+                    timbre_layers=1, pooler_layers=1, text_layers=1)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    paths = write_tiny_models(tmp_path_factory.mktemp("model"), GEOMETRY, dtype=torch.float32)
+    return Weights.open([paths.model]).under("decoder.")
+
+
+def adapted(weights: Weights, config: AdapterConfig, dtype: torch.dtype) -> Decoder:
+    decoder = load_decoder(weights, dtype, CPU).train()
+    registry.attach(decoder, config, target_modules(config, GEOMETRY.layers), 0)
+    return decoder
+
+
+def kept_bytes(decoder: Decoder, batch: Batch, dtype: torch.dtype) -> int:
+    """What autograd keeps of a forward pass, each piece of memory once, parameters left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    x_BTC = torch.randn(batch.samples, batch.frames, 64, dtype=dtype)
+    condition_BSD = torch.randn(batch.samples, batch.tokens, GEOMETRY.encoder_hidden, dtype=dtype)
+    context_BTC = torch.randn(batch.samples, batch.frames, 128, dtype=dtype)
+    # Held until the end, so that no other tensor comes to lie at the same address.
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast(
+            "cpu", dtype=dtype, enabled=dtype != torch.float32):
+        velocity_BTC = decoder(x_BTC, torch.rand(batch.samples), condition_BSD, context_BTC)
+    assert velocity_BTC.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(("frames", "samples"), [(200, 2), (1600, 1)], ids=["dense", "blocks"])
+@pytest.mark.parametrize("modules", [PROJECTIONS, ("q_proj",)], ids=["all", "q"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_layer_keeps_what_the_formula_says(weights: Weights, frames: int, samples: int, modules: tuple[str, ...],
+                                             dtype: torch.dtype, dropout: float) -> None:
+    config = LoraConfig(rank=4, dropout=dropout, target_modules=modules)
+    decoder = adapted(weights, config, dtype)
+    batch = Batch(samples=samples, frames=frames, tokens=90, bytes=dtype.itemsize, mask_bytes=4 if dropout else 0)
+    told = layer_bytes(decoder.geometry, target_modules(config, GEOMETRY.layers), batch)
+    found = kept_bytes(decoder, batch, dtype) / GEOMETRY.layers
+    assert 1 / MEMORY < told / found < MEMORY
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("config", [LoraConfig(rank=4, dora=True), LokrConfig(linear_dim=4), LohaConfig(rank=4)],
+                         ids=["dora", "lokr", "loha"])
+def test_every_kind_keeps_about_as_much(weights: Weights, config: AdapterConfig, dtype: torch.dtype) -> None:
+    decoder = adapted(weights, config, dtype)
+    batch = Batch(samples=1, frames=1600, tokens=90, bytes=dtype.itemsize, mask_bytes=4)
+    told = layer_bytes(decoder.geometry, target_modules(config, GEOMETRY.layers), batch)
+    found = kept_bytes(decoder, batch, dtype) / GEOMETRY.layers
+    assert 1 / MEMORY < told / found < MEMORY
+
+
+def test_recomputed_layers_keep_their_input(weights: Weights) -> None:
+    config = LoraConfig(rank=4)
+    decoder = adapted(weights, config, torch.float32)
+    batch = Batch(samples=1, frames=1600, tokens=90, bytes=4, mask_bytes=4)
+    whole = kept_bytes(decoder, batch, torch.float32)
+    decoder.recomputed_layers = 3
+    saved = whole - kept_bytes(decoder, batch, torch.float32)
+    layer = layer_bytes(decoder.geometry, target_modules(config, GEOMETRY.layers), batch)
+    told = 3 * (layer - 800 * GEOMETRY.hidden * 4)
+    assert 1 / MEMORY < told / saved < MEMORY
+    assert told / (saved / 2) > MEMORY
+
+
+def samples(*frames: int) -> list[Sample]:
+    return [Sample(name=str(count), latents_TC=torch.zeros(count, 64), condition_SD=torch.zeros(30 + count, 64))
+            for count in frames]
+
+
+def test_the_plan_counts_every_part(weights: Weights) -> None:
+    config, lora_config = TrainConfig(optimizer="prodigy", ema_decay=0.9), LoraConfig(rank=4)
+    decoder = load_decoder(weights, torch.bfloat16, CPU)
+    frozen = sum(parameter.numel() for parameter in decoder.parameters())
+    modules = target_modules(lora_config, GEOMETRY.layers)
+    live = registry.attach(decoder, lora_config, modules, 0)
+    trained = sum(parameter.numel() for parameter in live.parameters)
+    need = plan(decoder, live.parameters, modules, 0.1, samples(100, 60), config)
+    assert need.weights == 2 * frozen
+    assert need.adapter == 4 * trained
+    assert need.trained == (4 + 16 + 4) * trained
+    assert need.layer_input == 50 * GEOMETRY.hidden * 2
+    assert need.total == need.weights + need.adapter + need.trained + need.activations
+    assert (need.recomputed, need.layers) == (4, 4)
+    assert plan(decoder, live.parameters, modules, 0.1, samples(100), replace(config, gradient_checkpointing="off")
+                ).recomputed == 0
+
+
+def test_the_largest_batch_is_the_longest_song_or_the_window() -> None:
+    config = TrainConfig(batch_size=3)
+    assert largest_batch(samples(1000, 2000), config, 2, 1) == Batch(samples=3, frames=2000, tokens=2030, bytes=2,
+                                                                     mask_bytes=1)
+    assert largest_batch(samples(1000, 2000), replace(config, chunk_duration=60.0), 2, 1).frames == 1500
+    assert largest_batch(samples(1000), replace(config, chunk_duration=60.0), 2, 1).frames == 1000
+
+
+NEED = Need(weights=5 * GIB, adapter=GIB, trained=2 * GIB, layer=GIB, layer_input=GIB // 8, layers=24, recomputed=24)
+
+
+@pytest.mark.parametrize(("free", "recomputed"), [(100, 0), (32, 0), (31, 2), (20, 13), (8.3, 24), (1, 24)])
+def test_so_many_layers_are_recomputed_as_the_free_memory_asks_for(free: float, recomputed: int) -> None:
+    found = fit(NEED, int(free * GIB))
+    assert found.recomputed == recomputed
+    wanted = found.trained + found.activations
+    assert wanted <= memory.USABLE * free * GIB or recomputed == 24
+    if 0 < recomputed < 24:
+        fewer = replace(found, recomputed=recomputed - 1)
+        assert fewer.trained + fewer.activations > memory.USABLE * free * GIB
+
+
+def test_it_is_told_in_words() -> None:
+    assert str(NEED) == ("about 13.0 GiB (decoder 5.0, adapter and optimizer 3.0, activations 5.0, recomputing 24 of "
+                         "24 layers)")
+
+
+def test_planning_needs_no_free_memory_figure(weights: Weights) -> None:
+    """On the CPU nothing tells what is free: every layer is recomputed."""
+    config = LoraConfig(rank=4)
+    decoder = load_decoder(weights, torch.float32, CPU)
+    modules = target_modules(config, GEOMETRY.layers)
+    live = registry.attach(decoder, config, modules, 0)
+    assert plan(decoder, live.parameters, modules, 0.1, samples(100), TrainConfig()).recomputed == GEOMETRY.layers

@@ -45,7 +45,7 @@ def write_peft_folder(made: Made) -> Path:
 
 def comfyui(made: Made, weights: Weights) -> Truth:
     """Through ComfyUI's own loader."""
-    added = pack_module("nodes.models").load_as_comfyui(made.path)
+    added = pack_module("nodes.host.models").load_as_comfyui(made.path)
     found = {module: added(module, weight.double()) for module, weight in weights.items()}
     return {module: delta for module, delta in found.items() if delta is not None}
 

@@ -120,7 +120,7 @@ def cells(name: str, row: Row, shape: str, model: Any, folder: Path) -> list[Cel
     made = row(folder, base)
     found = []
     for strength in STRENGTHS:
-        patched, matched, total = pack_module("nodes.models").patch(model, made.path, strength, made.alpha)
+        patched, matched, total = pack_module("nodes.host.models").patch(model, made.path, strength, made.alpha)
         error, effect = compare(applied(patched), base, made, strength)
         found.append(Cell(name, shape, strength, matched, total, error, effect))
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import events, preset_routes, song_routes, termination  # noqa: F401  (the first three register the routes)
 from .analyze_songs import AnalyzeSongs
 from .apply_adapter import ApplyAdapter
 from .build_dataset import BuildDataset
@@ -15,6 +14,8 @@ from .configure_lokr import ConfigureLoKR
 from .configure_lora import ConfigureLoRA
 from .dataset_cache import DatasetCache
 from .estimate_gradients import EstimateGradients
+from .host import termination
+from .host.reporting import reported
 from .import_tensors import ImportTensors
 from .load_adapter import LoadAdapter
 from .load_checkpoint import LoadACEStepCheckpoint
@@ -22,7 +23,7 @@ from .load_estimate import LoadEstimate
 from .load_preset import LoadPreset
 from .merge_adapter import MergeAdapter
 from .preprocess_audio import PreprocessAudioFolder
-from .reporting import reported
+from .routes import events, presets, songs  # noqa: F401  (importing them registers the routes)
 from .save_estimate import SaveEstimate
 from .save_preset import SavePreset
 from .song_audio import SongAudio

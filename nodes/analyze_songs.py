@@ -8,8 +8,9 @@ from comfy_api.latest import io
 
 from ..sidestep_core.songs.analyze import ListenConfig
 from ..sidestep_core.songs.song import SongFolder
-from . import folders, song_previews
-from .host import run_stage
+from .host import folders
+from .host.worker import run_stage
+from .routes import song_previews
 from .sockets import CATEGORY, SongsSocket
 
 REPORT = "report.csv"

@@ -7,8 +7,8 @@ import logging
 from comfy_api.latest import io
 
 from ..sidestep_core.adapters.file import Adapter
-from . import models
-from .reporting import warned
+from .host import models
+from .host.reporting import warned
 from .sockets import CATEGORY, AdapterSocket
 
 log = logging.getLogger(__name__)

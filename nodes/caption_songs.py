@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sidestep_core.songs.defaults import captioned
 from ..sidestep_core.songs.song import SongFolder
-from . import song_previews
+from .routes import song_previews
 from .sockets import CATEGORY, SongsSocket
 
 

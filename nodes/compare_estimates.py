@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..sidestep_core.estimate.result import Estimate
 from ..sidestep_core.estimate.selection import SelectionConfig, select
-from .pictures import to_image
+from .host.images import to_image
 from .sockets import CATEGORY, EstimateSocket
 
 

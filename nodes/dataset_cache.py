@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from ..sidestep_core.dataset import maintenance
 from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.progress import Report
-from .host import run_stage
+from .host.wording import without_places
+from .host.worker import run_stage
 from .sockets import CATEGORY, DatasetSocket
-from .wording import without_places
 
 PROBLEMS_SHOWN = 5
 REPORT, VERIFY, CLEAN = "report", "verify", "clean"

@@ -12,9 +12,9 @@ from ..sidestep_core.estimate.config import EstimateConfig
 from ..sidestep_core.estimate.result import Estimate
 from ..sidestep_core.estimate.selection import SelectionConfig, select
 from ..sidestep_core.model.checkpoint import Checkpoint
-from . import folders, models
-from .host import run_stage
-from .pictures import to_image
+from .host import folders, models
+from .host.images import to_image
+from .host.worker import run_stage
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, EstimateSocket
 
 TITLE = "Where this music needs capacity"

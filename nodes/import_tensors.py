@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..sidestep_core.model.checkpoint import Checkpoint
-from . import folders
-from .host import run_stage
+from .host import folders
+from .host.worker import run_stage
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from comfy_api.latest import io
 from ..sidestep_core.adapters.alpha import settings_file
 from ..sidestep_core.adapters.file import content_fingerprint
 from ..sidestep_core.adapters.formats import notices, open_file
-from . import folders
-from .reporting import warned
+from .host import folders
+from .host.reporting import warned
 from .sockets import CATEGORY, AdapterSocket
 
 

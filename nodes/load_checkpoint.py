@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..sidestep_core.errors import CheckpointError
 from ..sidestep_core.model.checkpoint import open_checkpoint
-from . import folders, models
+from .host import folders, models
+from .host.wording import sentence
 from .sockets import CATEGORY, CheckpointSocket
-from .wording import sentence
 
 TEXT_ENCODER_NAME = r"qwen.*0\.6b"
 VAE_NAME = r"ace.*1\.5.*vae"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sidestep_core.estimate import result
-from . import estimate_files, folders
+from .host import estimate_files, folders
 from .sockets import CATEGORY, EstimateSocket
 
 

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..sidestep_core.presets import preset as presets
 from ..sidestep_core.presets.preset import Imported
-from . import folders, preset_files
 from .configured import Configured
+from .host import folders, preset_files
 from .sockets import CATEGORY, AdapterConfigSocket, TrainConfigSocket
 
 log = logging.getLogger(__name__)

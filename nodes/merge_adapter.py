@@ -12,10 +12,10 @@ from ..sidestep_core.adapters import merge
 from ..sidestep_core.adapters.file import Adapter, content_fingerprint
 from ..sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from ..sidestep_core.progress import Report
-from . import changes, folders
 from .apply_adapter import ALPHA_TOOLTIP
-from .host import run_stage
-from .reporting import warned
+from .host import folders, patches
+from .host.reporting import warned
+from .host.worker import run_stage
 from .sockets import CATEGORY, AdapterSocket, CheckpointSocket
 
 _made: dict[str, Path] = {}
@@ -92,7 +92,7 @@ def _merge(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha
            facts: dict[str, object], report: Report) -> list[str]:
     """Write the merged model, unless it is there already (no target); what is to be told of it."""
     weights = checkpoint.model_weights()
-    bake, told = changes.bake(adapters, alpha, {name: weights.shape(name) for name in weights.names})
+    bake, told = patches.bake(adapters, alpha, {name: weights.shape(name) for name in weights.names})
     if merge.quantised(checkpoint):
         told.append(f"{checkpoint.name} is quantised; the merged model is bf16, which is larger.")
     if target is not None:

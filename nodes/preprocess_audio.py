@@ -14,8 +14,9 @@ from ..sidestep_core.dataset.config import PreprocessConfig
 from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.songs.song import Problem, SongFolder, find_songs
-from . import folders, models, preflight, readable_folders, song_previews
-from .host import run_stage
+from .host import folders, models, preflight, readable_folders
+from .host.worker import run_stage
+from .routes import song_previews
 from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, SongsSocket
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.estimate import result
 from ..sidestep_core.estimate.result import Estimate
-from . import folders
+from .host import folders
 from .sockets import CATEGORY, EstimateSocket
 
 _made: dict[str, Path] = {}

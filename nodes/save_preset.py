@@ -13,8 +13,8 @@ from ..sidestep_core.io import atomic
 from ..sidestep_core.presets import preset as presets
 from ..sidestep_core.presets.preset import Preset
 from ..sidestep_core.training.config import TrainConfig
-from . import preset_files
 from .configured import Configured
+from .host import preset_files
 from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, TrainConfigSocket
 
 _made: dict[str, Path] = {}

@@ -12,9 +12,9 @@ from ..sidestep_core.audio import container, decode
 from ..sidestep_core.errors import ConfigError, DatasetError
 from ..sidestep_core.progress import Progress, Report
 from ..sidestep_core.songs.song import Problem, Song, SongFolder
-from .host import run_stage
+from .host.wording import sentence
+from .host.worker import run_stage
 from .sockets import CATEGORY, SongsSocket
-from .wording import sentence
 
 MOST_BYTES = 8 << 30
 """Of all clips together: ComfyUI holds them in memory at once."""

@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ..sidestep_core.songs.song import SongFolder
 from ..sidestep_core.songs.split import SHORTEST, SplitConfig
-from . import song_previews
-from .host import run_stage
+from .host.worker import run_stage
+from .routes import song_previews
 from .sockets import CATEGORY, SongsSocket
 
 

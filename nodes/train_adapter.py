@@ -17,9 +17,11 @@ from ..sidestep_core.io.atomic import TensorFile, fingerprint
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
-from . import estimate_inline, events, folders, models, placement, run_choices, samples
+from . import estimate_inline, placement
 from .configured import Configured
-from .host import run_stage
+from .host import choices, folders, models, previews
+from .host.worker import run_stage
+from .routes import events
 from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, CheckpointSocket, DatasetSocket, TrainConfigSocket
 from .train_widgets import method_inputs
 
@@ -64,7 +66,7 @@ class TrainAdapter(io.ComfyNode):
                                advanced=True, tooltip=(
                     "The same songs and settings again: take the finished adapter, or train another one. A run that "
                     "was stopped is continued by both.")),
-                io.Combo.Input("resume_from", options=run_choices.choices(), default=run_choices.LATEST, optional=True,
+                io.Combo.Input("resume_from", options=choices.choices(), default=choices.LATEST, optional=True,
                                advanced=True, tooltip=(
                     "Where to go on. A stopped run goes on by itself. A checkpoint of the list begins a run of its own "
                     "at that point; songs, adapter, optimizer, seed and heldout_songs must be the same.")),
@@ -80,7 +82,7 @@ class TrainAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: Configured, adapter_name: str,
                 settings: TrainConfig | None = None, start_from: Adapter | None = None,
-                if_already_trained: str = CONTINUE, resume_from: str = run_choices.LATEST, auto_estimate: bool = False,
+                if_already_trained: str = CONTINUE, resume_from: str = choices.LATEST, auto_estimate: bool = False,
                 top_k: int = SelectionConfig.top_k, **method: object) -> io.NodeOutput:
         from ..sidestep_core.training import run_checkpoint
         from ..sidestep_core.training.train import identity, train
@@ -99,7 +101,7 @@ class TrainAdapter(io.ComfyNode):
         if adapter_config.estimate is None:
             events.remember_source(node_id, "adapter_config", placement.trained_facts(adapter_settings, checkpoint))
         first_weights = None if start_from is None else start_from.path
-        beginning = run_choices.checkpoint_of(resume_from)
+        beginning = choices.checkpoint_of(resume_from)
         key = fingerprint(identity(checkpoint, dataset, adapter_settings, config, start_from=first_weights,
                                    resume_from=beginning))
         run = _run_folder(adapter_name, key, if_already_trained)
@@ -112,7 +114,7 @@ class TrainAdapter(io.ComfyNode):
             lambda report: train(
                 models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target, start_from=first_weights,
                 resume_from=beginning, load=models.load_as_comfyui,
-                sample=samples.sampler_for(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
+                sample=previews.sampler_for(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
                 report=report),
             summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
         )

@@ -3,12 +3,12 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { grow, rootGraph, zoomCanvas } from "./canvas.js";
-import { createNote, hasCapacity } from "./note.js";
-import { createPanel } from "./panel.js";
+import { createNote, hasCapacity } from "./progress/note.js";
+import { createPanel } from "./progress/panel.js";
 import { showPresetValues, watchPreset } from "./preset_values.js";
-import { advance, explains, failed, fromOutput, refusal, withLater } from "./progress.js";
+import { advance, explains, failed, fromOutput, refusal, withLater } from "./progress/progress.js";
 import { refusals, remember } from "./refusals.js";
-import { addSongTable } from "./songs.js";
+import { addSongTable } from "./songs/songs.js";
 
 const EVENT = "sidestep.progress";
 const WIDGET = "sidestep_progress";

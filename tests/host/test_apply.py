@@ -36,7 +36,7 @@ def made(base: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> M
 
 
 def patch(model: Any, path: Path, strength: float = 1.0, alpha: float = 0.0) -> tuple[Any, int, int]:
-    found: tuple[Any, int, int] = pack_module("nodes.models").patch(model, path, strength, alpha)
+    found: tuple[Any, int, int] = pack_module("nodes.host.models").patch(model, path, strength, alpha)
     return found
 
 
@@ -192,7 +192,7 @@ def test_metadata_goes_on(model: Any, base: dict[str, Tensor], tmp_path: Path) -
 
 def test_lists_name_folders_of_peft(comfy: ModuleType, made: Made, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = pack_module("nodes.folders")
+    folders = pack_module("nodes.host.folders")
     for place in ("mine", "deep/theirs"):
         (tmp_path / place).mkdir(parents=True)
         changed(made, tmp_path / place, lambda tensors: tensors.items())

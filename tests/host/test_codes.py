@@ -66,7 +66,7 @@ def fed(model: Any, frames: int, audio_codes: list[int] | None) -> tuple[Tensor,
 @pytest.mark.parametrize("frames", LENGTHS)
 @torch.no_grad()
 def test_the_context_is_the_codes_latents_and_the_condition_stays(model: Any, codes: AudioCodes, frames: int) -> None:
-    silence = pack_module("nodes.models").HostModels().silence_latent(frames)
+    silence = pack_module("nodes.host.models").HostModels().silence_latent(frames)
     found = codes.of(song(frames), silence)
     condition, context = fed(model, frames, found.tolist())
     condition_without, context_without = fed(model, frames, None)

@@ -53,7 +53,7 @@ def host(comfy: ModuleType, demo_models: Path) -> Host:
 
 @pytest.fixture(scope="module")
 def source(comfy: ModuleType) -> Any:
-    return pack_module("nodes.models").HostModels()
+    return pack_module("nodes.host.models").HostModels()
 
 
 @pytest.fixture(scope="module")

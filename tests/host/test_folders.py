@@ -19,7 +19,7 @@ from tests.host.pack import pack_module
 
 @pytest.fixture(scope="module")
 def folders(comfy: ModuleType) -> Any:
-    return pack_module("nodes.folders")
+    return pack_module("nodes.host.folders")
 
 
 @pytest.mark.parametrize("name", ["", "  ", ".", "..", "../x", "a/b", "a\\b", "C:x", "nul", "COM1.txt", ".hidden",
@@ -58,7 +58,7 @@ def test_an_adapters_file_has_one_ending(folders: Any, name: str) -> None:
 
 
 def test_an_official_folders_vae_gets_the_hosts_names(comfy: ModuleType, demo_models: Path) -> None:
-    vae_names = pack_module("nodes.vae_names")
+    vae_names = pack_module("nodes.host.vae_keys")
     hosts = read_tensors(demo_models / "vae" / "ace_1.5_vae.safetensors")
     official = diffusers_vae(hosts)
     assert vae_names.is_diffusers(official)

@@ -30,7 +30,7 @@ def base(model: Any) -> dict[str, Tensor]:
 
 
 def patch(model: Any, path: Path, strength: float = 1.0) -> Any:
-    return pack_module("nodes.models").patch(model, path, strength)
+    return pack_module("nodes.host.models").patch(model, path, strength)
 
 
 def refused(message: str) -> Any:
@@ -51,7 +51,7 @@ def test_a_bias_that_the_model_has_not_is_said(model: Any, base: dict[str, Tenso
     write_tensors(made.path, read_tensors(made.path) | {
         f"lycoris_{Q.replace('.', '_')}.diff_b": torch.ones(len(base[Q]))})
     told: list[str] = []
-    _, matched, total = pack_module("nodes.models").patch(model, made.path, 1.0, tell=told.append)
+    _, matched, total = pack_module("nodes.host.models").patch(model, made.path, 1.0, tell=told.append)
     assert matched == total == 16
     assert told == [f"{made.path.name}: 16 of 16 modules matched. 1 not used: {Q}.bias."]
 

@@ -21,7 +21,7 @@ def host(comfy: ModuleType) -> Any:
     import server
 
     server.PromptServer(asyncio.new_event_loop())
-    return pack_module("nodes.host")
+    return pack_module("nodes.host.worker")
 
 
 def ended(host: Any) -> tuple[str, str]:

@@ -32,7 +32,7 @@ class Seen(logging.Handler):
 
 @pytest.fixture
 def host_log(comfy: ModuleType) -> ModuleType:
-    return pack_module("nodes.host_log")
+    return pack_module("nodes.host.log")
 
 
 @pytest.fixture(params=LEVELS)
@@ -104,6 +104,6 @@ def test_what_the_host_leaves_out_is_said_at_every_level(host_log: Any, seen: Se
     name = next(name for name in read_tensors(made.path) if name.endswith("a1.weight"))
     write_tensors(made.path, read_tensors(made.path) | {name.replace("a1.weight", "bm.weight"): torch.ones(4, 4)})
     told: list[str] = []
-    _, matched, total = pack_module("nodes.models").patch(model, made.path, 1.0, tell=told.append)
+    _, matched, total = pack_module("nodes.host.models").patch(model, made.path, 1.0, tell=told.append)
     assert (matched, total) == (15, 16)
     assert "1 not used" in told[0]

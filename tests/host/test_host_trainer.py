@@ -79,7 +79,7 @@ def trained(request: pytest.FixtureRequest, host: Any, tmp_path_factory: pytest.
 def test_everything_is_applied(host: Any, trained: Trained) -> None:
     assert any(name.startswith("diffusion_model.encoder.") for name in trained.weights)
     told: list[str] = []
-    patched, matched, total = pack_module("nodes.models").patch(host, trained.path, 1.0, tell=told.append)
+    patched, matched, total = pack_module("nodes.host.models").patch(host, trained.path, 1.0, tell=told.append)
     assert told == []
     assert matched == total
     import comfy.lora
@@ -95,7 +95,7 @@ def test_everything_is_applied(host: Any, trained: Trained) -> None:
 def test_everything_is_merged(comfy: ModuleType, small: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     before = small.model_weights()
     shapes = {name: before.shape(name) for name in before.names}
-    bake, told = pack_module("nodes.changes").bake([(trained.path, 1.0)], 0.0, shapes)
+    bake, told = pack_module("nodes.host.patches").bake([(trained.path, 1.0)], 0.0, shapes)
     assert told == []
     assert {f"diffusion_model.{name}" for name in bake.parameters} == trained.weights.keys()
     found = merge(small, bake, tmp_path / "new_turbo.safetensors", {})

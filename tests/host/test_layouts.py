@@ -54,7 +54,7 @@ def stock(model: Any, made: Made) -> float:
 
 def ours(model: Any, made: Made) -> float:
     base = effect.decoder_weights(model)
-    patched, *_ = pack_module("nodes.models").patch(model, made.path, 1.0, made.alpha)
+    patched, *_ = pack_module("nodes.host.models").patch(model, made.path, 1.0, made.alpha)
     return effect.compare(effect.applied(patched), base, made, 1.0)[0]
 
 
@@ -99,7 +99,7 @@ def test_dora_as_the_host_streams_weights(model: Any, tmp_path: Path) -> None:
 
     base = effect.decoder_weights(model)
     made = ROWS["R  DoRA, PEFT"](tmp_path, base)
-    patched, *_ = pack_module("nodes.models").patch(model, made.path, 1.0)
+    patched, *_ = pack_module("nodes.host.models").patch(model, made.path, 1.0)
     module = "layers.0.self_attn.k_proj"
     key = f"{effect.PREFIX}{module}.weight"
     streamed = comfy.model_patcher.LowVramPatch(key, patched.patches)

@@ -79,7 +79,7 @@ def host(comfy: ModuleType, demo_models: Path, weights: Weights) -> Host:
     texts.load_sd({f"model.{name}": weights.tensor(name, torch.float32, CPU) for name in weights.names})
     model = comfy.sd.load_diffusion_model(str(demo_models / DEMO_MODEL), model_options={"dtype": torch.float32})
     return Host(tokenizer=ace15.ACE15Tokenizer(), texts=texts, encoder=model.model.diffusion_model.encoder,
-                source=pack_module("nodes.models").HostModels())
+                source=pack_module("nodes.host.models").HostModels())
 
 
 @pytest.fixture(scope="module")

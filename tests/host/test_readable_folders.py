@@ -26,25 +26,25 @@ def place(comfy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def listen(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setattr(pack_module("nodes.readable_folders").args, "listen", address)
+    monkeypatch.setattr(pack_module("nodes.host.readable_folders").args, "listen", address)
 
 
 def refusal(text: str) -> str:
     with pytest.raises(pack_module("sidestep_core.errors").DatasetError) as caught:
-        pack_module("nodes.folders").given_folder(text)
+        pack_module("nodes.host.folders").given_folder(text)
     return str(caught.value).replace(text, "...")
 
 
 def test_any_folder_is_read_on_this_computer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listen(monkeypatch, "127.0.0.1")
     for name in ("private", "listed/songs", "input/songs"):
-        assert pack_module("nodes.folders").given_folder(str(place / name)) == place / name
+        assert pack_module("nodes.host.folders").given_folder(str(place / name)) == place / name
 
 
 def test_shared_folders_are_read_over_the_network(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listen(monkeypatch, "0.0.0.0")  # noqa: S104 (nothing listens)
     for text in ("songs", str(place / "listed"), str(place / "listed" / "songs"), str(place / "output")):
-        assert pack_module("nodes.folders").given_folder(text).is_dir()
+        assert pack_module("nodes.host.folders").given_folder(text).is_dir()
 
 
 def test_other_folders_look_missing_over_the_network(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,17 +63,17 @@ def test_other_folders_look_missing_over_the_network(place: Path, monkeypatch: p
     ("studio.local", None, False), ("127.0.0.1", "*", False),
 ])
 def test_only_loopback_is_this_computer(comfy: ModuleType, address: str, cors: str | None, alone: bool) -> None:
-    assert pack_module("nodes.readable_folders").only_this_computer(address, cors) is alone
+    assert pack_module("nodes.host.readable_folders").only_this_computer(address, cors) is alone
 
 
 @pytest.mark.parametrize("text", ["//server/songs", r"\\server\songs", r"\\?\C:\songs", r"\\.\pipe", r"\/server"])
 def test_network_paths_are_refused_on_windows(comfy: ModuleType, text: str) -> None:
-    places: Any = pack_module("nodes.readable_folders")
+    places: Any = pack_module("nodes.host.readable_folders")
     with pytest.raises(pack_module("sidestep_core.errors").DatasetError, match="lies on another computer"):
         places.require_readable(Path(text), text, windows=True)
 
 
 def test_songs_of_lists_on_other_computers_are_not_asked_for(comfy: ModuleType) -> None:
-    places: Any = pack_module("nodes.readable_folders")
+    places: Any = pack_module("nodes.host.readable_folders")
     assert not places.may_read(Path("//server/songs/a.wav"), windows=True)
     assert places.may_read(Path("/songs/a.wav"), windows=True)

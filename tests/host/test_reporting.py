@@ -24,7 +24,7 @@ def reporting(comfy: ModuleType) -> Any:
     import server
 
     server.PromptServer(asyncio.new_event_loop())
-    return pack_module("nodes.reporting")
+    return pack_module("nodes.host.reporting")
 
 
 def node(reporting: Any, outcome: Any) -> Any:
@@ -97,7 +97,7 @@ def test_an_interrupt_is_no_error(comfy: ModuleType, reporting: Any) -> None:
 def test_messages_hold_no_place_of_the_server(comfy: ModuleType, reporting: Any) -> None:
     import folder_paths
 
-    wording = pack_module("nodes.wording")
+    wording = pack_module("nodes.host.wording")
     output, [loras, *_] = folder_paths.get_output_directory(), folder_paths.get_folder_paths("loras")
     assert wording.without_places(f"{output}/sidestep/runs/a b is damaged.") == "output/sidestep/runs/a b is damaged."
     assert wording.without_places(f"Kept: {loras}/a.safetensors.") == "Kept: loras/a.safetensors."
@@ -120,7 +120,7 @@ def test_messages_hold_no_place_of_the_server(comfy: ModuleType, reporting: Any)
     (r"D:\Users\Jo Doe\a b.wav", "Users"), (r"\\nas\share\a b.wav", "nas")])
 def test_no_sentence_can_hold_a_place(comfy: ModuleType, place: str, secret: str) -> None:
     """Every text with something put into it, as if that were a path."""
-    wording = pack_module("nodes.wording")
+    wording = pack_module("nodes.host.wording")
     texts = [text for folder in ("sidestep_core", "nodes") for file in (PACK / folder).glob("*.py")
              for text in filled(file.read_text(encoding="utf-8"), place)]
     assert len(texts) > 400
@@ -155,7 +155,7 @@ def test_every_event_and_answer_is_without_places(reporting: Any, monkeypatch: p
         stage="train", step=1, total=2, notice="It is in /srv/my music/x.")
     reporting.events.record(NODE, "run", progress)
     reporting.events.flush(NODE)
-    sample = pack_module("nodes.history").Sample(step=1, message="/srv/a/b is full.")
+    sample = pack_module("nodes.routes.history").Sample(step=1, message="/srv/a/b is full.")
     reporting.events.announce_sample(NODE, "run", sample)
     reporting.events.finish(NODE, "run", "failed", "/srv/a/c is damaged.")
     assert [event["message"] for event in sent] == ["It is in x.", "It is in x.", "c is damaged."]

@@ -35,7 +35,7 @@ def samples(comfy: ModuleType) -> ModuleType:
     import server
 
     server.PromptServer(asyncio.new_event_loop())
-    return pack_module("nodes.samples")
+    return pack_module("nodes.host.previews")
 
 
 @pytest.fixture(scope="module")

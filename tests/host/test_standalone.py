@@ -29,7 +29,7 @@ def test_latents_are_the_hosts(comfy: ModuleType, checkpoint: Checkpoint, tmp_pa
         "channel_multiples": list(DEMO.vae_widths[1:]), "decoder_channels": DEMO.vae_channels,
         "decoder_input_channels": 64, "audio_channels": 2, "sampling_rate": 48000})
     wave = torch.randn(1, 2, FRAMES * 1920, generator=torch.Generator().manual_seed(0)) / 4
-    expected = pack_module("nodes.models").HostModels().audio_encoder(checkpoint, CPU)(wave)
+    expected = pack_module("nodes.host.models").HostModels().audio_encoder(checkpoint, CPU)(wave)
     found = OfficialModels(tmp_path / "model").audio_encoder(replace(checkpoint, vae=file, vae_prefix=""), CPU)(wave)
     assert found.shape == (1, 64, FRAMES)
     assert deviation(found, expected) <= FP32

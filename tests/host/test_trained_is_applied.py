@@ -110,7 +110,7 @@ def merged(checkpoint: Checkpoint, trained: Trained, strength: float) -> Tensor:
 def test_the_host_computes_what_was_trained(host: Any, checkpoint: Checkpoint, trained: Trained,
                                             strength: float) -> None:
     unchanged = host_velocity(host)
-    patched, matched, total = pack_module("nodes.models").patch(host, trained.path, strength)
+    patched, matched, total = pack_module("nodes.host.models").patch(host, trained.path, strength)
     assert matched == total == len(target_modules(trained.config, 4))
     applied = host_velocity(patched)
     assert deviation(applied, merged(checkpoint, trained, strength)) <= FP32
@@ -139,7 +139,8 @@ def test_the_stock_loader_changes_every_weight_as_trained(comfy: ModuleType, hos
 
 
 def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Trained) -> None:
-    proof = adapter_file.prove(trained.path, trained.adapter.changes(), pack_module("nodes.models").load_as_comfyui)
+    load = pack_module("nodes.host.models").load_as_comfyui
+    proof = adapter_file.prove(trained.path, trained.adapter.changes(), load)
     assert proof.matched == proof.total == len(target_modules(trained.config, 4))
     assert proof.effect == pytest.approx(1, abs=EFFECT)
     assert proof.error <= FP32
@@ -153,7 +154,7 @@ def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Tr
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
     # Its own way of reading files needs a GPU; how a model is made does not.
     monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: atomic.read_tensors(Path(path)))
-    load = pack_module("nodes.models").load_as_comfyui
+    load = pack_module("nodes.host.models").load_as_comfyui
     proof = adapter_file.prove(trained.path, trained.adapter.changes(every=4), load)
     assert proof.matched == proof.total
 
@@ -167,7 +168,7 @@ def test_the_proof_notices_whatever_is_wrong(comfy: ModuleType, trained: Trained
         adapter_file.write(tmp_path / f"{part}.safetensors", wrong, {})
         with pytest.raises(adapter_file.AdapterError, match="not usable"):
             adapter_file.prove(tmp_path / f"{part}.safetensors", trained.adapter.changes(every=5),
-                               pack_module("nodes.models").load_as_comfyui)
+                               pack_module("nodes.host.models").load_as_comfyui)
 
 
 def idle(state: dict[str, Tensor]) -> bool:
@@ -205,4 +206,4 @@ def test_what_does_not_fit_is_an_error(host: Any, checkpoint: Checkpoint, tmp_pa
         tensors = {name: tensor.repeat(1, 2) if "lora_A" in name else tensor for name, tensor in tensors.items()}
     adapter_file.write(tmp_path / "other.safetensors", tensors, {})
     with pytest.raises(pack_module("sidestep_core.errors").AdapterError, match=r"0 of \d+ modules matched"):
-        pack_module("nodes.models").patch(host, tmp_path / "other.safetensors", 1.0)
+        pack_module("nodes.host.models").patch(host, tmp_path / "other.safetensors", 1.0)

@@ -16,14 +16,14 @@ def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
     """A page of the server without ComfyUI's own code in it."""
     with browser.new_context() as context:
         opened = context.new_page()
-        opened.goto(f"{server.address}/extensions/{PACK_NAME}/loss_chart.js")
+        opened.goto(f"{server.address}/extensions/{PACK_NAME}/progress/loss_chart.js")
         yield opened
 
 
 def call(page: Page, module: str, function: str, *arguments: Any) -> Any:
     """What the function of a module of the pack returns."""
     return page.evaluate("async ([url, name, values]) => (await import(url))[name](...values)",
-                         [f"/extensions/{PACK_NAME}/{module}.js", function, arguments])
+                         [f"/extensions/{PACK_NAME}/progress/{module}.js", function, arguments])
 
 
 def test_a_line_is_scaled_into_the_box_and_broken_where_a_number_is_missing(page: Page) -> None:

@@ -30,7 +30,7 @@ class DriveSteps(io.ComfyNode):
 
     @classmethod
     def execute(cls, metrics_file: str, steps: int, step_seconds: float, pause_at_end: float) -> io.NodeOutput:
-        host, metrics = part_of_pack("nodes.host"), part_of_pack("sidestep_core.training.metrics")
+        host, metrics = part_of_pack("nodes.host.worker"), part_of_pack("sidestep_core.training.metrics")
         progress = part_of_pack("sidestep_core.progress").Progress
         file = Path(metrics_file)
 

@@ -14,11 +14,11 @@ from typing import TypeVar
 from aiohttp import web
 from server import PromptServer
 
-from ..sidestep_core.errors import DatasetError, SideStepError
-from ..sidestep_core.io import strict_json
-from . import song_previews, song_sounds
+from ...sidestep_core.errors import DatasetError, SideStepError
+from ...sidestep_core.io import strict_json
+from ..host.wording import sentence
+from . import song_audio, song_previews
 from .events import dumps
-from .wording import sentence
 
 Result = TypeVar("Result")
 
@@ -47,10 +47,10 @@ async def get_audio(request: web.Request) -> web.StreamResponse:
     """The song's file, whole or in the ranges that players ask for; as FLAC where `as=flac` or browsers cannot."""
     song = await work(lambda: _song(request))
     headers = {"Cache-Control": "no-cache"}
-    if request.query.get("as") != "flac" and song_sounds.browsers_play(song.path):
-        await work(lambda: song_sounds.require_audio(song.path))
-        return web.FileResponse(song.path, headers=headers | {"Content-Type": song_sounds.media_type(song.path)})
-    return web.FileResponse(await work(lambda: song_sounds.as_flac(song)),
+    if request.query.get("as") != "flac" and song_audio.browsers_play(song.path):
+        await work(lambda: song_audio.require_audio(song.path))
+        return web.FileResponse(song.path, headers=headers | {"Content-Type": song_audio.media_type(song.path)})
+    return web.FileResponse(await work(lambda: song_audio.as_flac(song)),
                             headers=headers | {"Content-Type": "audio/flac"})
 
 
@@ -78,7 +78,7 @@ async def post_all_notes(request: web.Request) -> web.Response:
 
 def _peaks(song: song_previews.Song) -> list[int]:
     try:
-        return song_sounds.peaks(song)
+        return song_audio.peaks(song)
     except DatasetError:
         return []  # not an error status: browsers log each
 

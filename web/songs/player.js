@@ -1,7 +1,7 @@
 // One player for all rows of a table.  Nothing is loaded until a song is played.
 
-import { make } from "./elements.js";
-import { played } from "./song_rows.js";
+import { make } from "../dom.js";
+import { played } from "./rows.js";
 
 /**
  * {element, toggle(row), seek(row, share), stop(), state(index)}; `address(index, asFlac)` makes the address of a song,

@@ -15,7 +15,7 @@ from pathlib import Path
 import folder_paths
 from comfy.cli_args import args
 
-from ..sidestep_core.errors import DatasetError
+from ...sidestep_core.errors import DatasetError
 
 KIND = "sidestep_songs"
 """Of folder in extra_model_paths.yaml."""

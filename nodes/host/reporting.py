@@ -10,9 +10,10 @@ import comfy.model_management
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
-from ..sidestep_core.errors import SideStepError
-from ..sidestep_core.progress import was_stopped
-from . import events, wording
+from ...sidestep_core.errors import SideStepError
+from ...sidestep_core.progress import was_stopped
+from ..routes import events
+from . import wording
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from typing import Literal
 from aiohttp import web
 from server import PromptServer
 
-from ..sidestep_core.io import strict_json
-from ..sidestep_core.progress import Progress
-from ..sidestep_core.training.metrics import MEASURED_ON
+from ...sidestep_core.io import strict_json
+from ...sidestep_core.progress import Progress
+from ...sidestep_core.training.metrics import MEASURED_ON
+from ..host.wording import told
 from .history import History, Point, Sample, finite
-from .wording import told
 
 EVENT = "sidestep.progress"
 SECONDS_BETWEEN_EVENTS = 0.1

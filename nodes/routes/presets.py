@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from aiohttp import web
 from server import PromptServer
 
-from ..sidestep_core.io import strict_json
-from . import preset_files
-from .song_routes import answer, body, work
+from ...sidestep_core.io import strict_json
+from ..host import preset_files
+from .songs import answer, body, work
 
 
 @PromptServer.instance.routes.post("/sidestep/preset")

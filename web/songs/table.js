@@ -1,10 +1,10 @@
 // The table of songs on a node: rows, a player, waveforms of the rows in sight, and a dialog to edit one.
 // Names and texts come from files of other people: they are only ever set as textContent or as values.
 
-import { make, makeSvg } from "./elements.js";
-import { openEditor } from "./song_editor.js";
-import { createPlayer } from "./song_player.js";
-import { PAGE, cell, clock, count, problems, range, wave, words } from "./song_rows.js";
+import { make, makeSvg } from "../dom.js";
+import { openEditor } from "./editor.js";
+import { createPlayer } from "./player.js";
+import { PAGE, cell, clock, count, problems, range, wave, words } from "./rows.js";
 
 const PLAY = "M3 1.5v9l7.5 -4.5z";
 const PAUSE = "M3 1.5v9M8.5 1.5v9";

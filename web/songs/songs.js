@@ -1,8 +1,8 @@
 // Shows the songs of dataset nodes in a table, to listen to and to correct.
 
-import { api } from "../../scripts/api.js";
-import { zoomCanvas } from "./canvas.js";
-import { createSongTable } from "./song_table.js";
+import { api } from "../../../scripts/api.js";
+import { zoomCanvas } from "../canvas.js";
+import { createSongTable } from "./table.js";
 
 const WIDGET = "sidestep_songs";
 const MARGIN = 10;

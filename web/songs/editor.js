@@ -1,8 +1,8 @@
 // The fields of one song, in a dialog over the page.  They are written beside the song when a person presses Save, and
 // only then; what was written and not saved is never dropped by one key or click.
 
-import { make } from "./elements.js";
-import { FIELDS } from "./song_rows.js";
+import { make } from "../dom.js";
+import { FIELDS } from "./rows.js";
 
 const SURE = 5000; // milliseconds to press Discard
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 import comfy.model_management
 import comfy.utils
 
-from ..sidestep_core.progress import Cancelled, Progress, Report
-from . import events, termination
+from ...sidestep_core.progress import Cancelled, Progress, Report
+from ..routes import events
+from . import termination
 from .wording import sentence
 
 POLL_SECONDS = 0.05

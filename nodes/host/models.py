@@ -21,11 +21,12 @@ import torch
 from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel, get_silence_latent
 from torch import Tensor
 
-from ..sidestep_core.adapters import formats
-from ..sidestep_core.adapters.file import Added
-from ..sidestep_core.errors import AdapterError, CheckpointError
-from ..sidestep_core.model.checkpoint import Checkpoint
-from . import changes, vae_names
+from ...sidestep_core.adapters import formats
+from ...sidestep_core.adapters.file import Added
+from ...sidestep_core.errors import AdapterError, CheckpointError
+from ...sidestep_core.model.checkpoint import Checkpoint
+from . import patches as changes
+from . import vae_keys
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def vae_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     state = comfy.utils.load_torch_file(str(checkpoint.vae), safe_load=True)
     if checkpoint.vae_prefix:
         state = comfy.utils.state_dict_prefix_replace(state, {checkpoint.vae_prefix: ""}, filter_keys=True)
-    return vae_names.from_diffusers(state) if vae_names.is_diffusers(state) else state
+    return vae_keys.from_diffusers(state) if vae_keys.is_diffusers(state) else state
 
 
 def device(name: str) -> str:

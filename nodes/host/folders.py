@@ -14,12 +14,12 @@ from pathlib import Path, PurePath
 import comfy.model_management
 import folder_paths
 
-from ..sidestep_core.adapters import formats, merge
-from ..sidestep_core.dataset.manifest import Dataset
-from ..sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
-from ..sidestep_core.io import bounded_walk, strict_json
-from ..sidestep_core.io.legible import illegible
-from ..sidestep_core.model.checkpoint import Checkpoint
+from ...sidestep_core.adapters import formats, merge
+from ...sidestep_core.dataset.manifest import Dataset
+from ...sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
+from ...sidestep_core.io import bounded_walk, strict_json
+from ...sidestep_core.io.legible import illegible
+from ...sidestep_core.model.checkpoint import Checkpoint
 from . import readable_folders
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 // The generated samples: a button each, newest first.  They share one player that keeps its place, so that going from
 // one to another compares the same moment of the same piece.
 
-import { make, makeSvg } from "./elements.js";
+import { make, makeSvg } from "../dom.js";
 import { sampleName } from "./progress.js";
 
 const PLAY = "M3 1.5v9l7.5 -4.5z";

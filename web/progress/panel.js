@@ -1,7 +1,7 @@
 // The panel on a node: status, progress bar, and for training the loss curve.  DOM and SVG only, so that it looks the
 // same on the classic canvas and in Nodes 2.0.
 
-import { make, makeSvg } from "./elements.js";
+import { make, makeSvg } from "../dom.js";
 import { dots, line, ranges, ticks } from "./loss_chart.js";
 import { count, decimal, measured, meanwhile, newest, passes, power, share, timeLeft, title } from "./progress.js";
 import { createSamples } from "./samples.js";

@@ -25,16 +25,17 @@ import torch
 from comfy.text_encoders import ace15
 from torch import Tensor
 
-from ..sidestep_core.audio import decode
-from ..sidestep_core.device import explain_out_of_memory
-from ..sidestep_core.errors import CheckpointError
-from ..sidestep_core.io import atomic, strict_json
-from ..sidestep_core.model import flow_matching
-from ..sidestep_core.model.checkpoint import Checkpoint
-from ..sidestep_core.progress import Cancelled, Progress, Report, ignore
-from ..sidestep_core.training.config import TrainConfig
-from . import events, models
-from .history import Sample
+from ...sidestep_core.audio import decode
+from ...sidestep_core.device import explain_out_of_memory
+from ...sidestep_core.errors import CheckpointError
+from ...sidestep_core.io import atomic, strict_json
+from ...sidestep_core.model import flow_matching
+from ...sidestep_core.model.checkpoint import Checkpoint
+from ...sidestep_core.progress import Cancelled, Progress, Report, ignore
+from ...sidestep_core.training.config import TrainConfig
+from ..routes import events
+from ..routes.history import Sample
+from . import models
 from .wording import sentence
 
 log = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ def _begin(folder: Path, settings: Settings) -> None:
 
 
 def _settings(checkpoint: Checkpoint, config: TrainConfig, caption: str) -> Settings:
-    from ..sidestep_core.training.train import inference
+    from ...sidestep_core.training.train import inference
 
     noted = inference(checkpoint, config)
     return Settings(

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool1d
 
-from ..sidestep_core.audio import container, decode
-from ..sidestep_core.errors import DatasetError
-from ..sidestep_core.io import atomic
-from ..sidestep_core.songs.song import Song
+from ...sidestep_core.audio import container, decode
+from ...sidestep_core.errors import DatasetError
+from ...sidestep_core.io import atomic
+from ...sidestep_core.songs.song import Song
 
 PLAYED = {".wav": "audio/wav", ".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".oga": "audio/ogg",
           ".opus": "audio/ogg", ".m4a": "audio/mp4", ".mp4": "audio/mp4", ".webm": "audio/webm"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.presets import preset
-from ..sidestep_core.presets.preset import Imported, Preset
+from ...sidestep_core.errors import ConfigError
+from ...sidestep_core.presets import preset
+from ...sidestep_core.presets.preset import Imported, Preset
 from . import folders
 
 OWN = "my presets/"

@@ -1,7 +1,7 @@
 // A line of text below the widgets of nodes that have no panel: what they amounted to in the latest run, or what went
 // wrong.  Where there is nothing to say it takes no room.
 
-import { make } from "./elements.js";
+import { make } from "../dom.js";
 
 const CAPACITY = "Run the workflow: how many parameters this makes is shown here.";
 const HINTS = {

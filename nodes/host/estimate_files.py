@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.estimate import result
-from ..sidestep_core.estimate.result import Estimate
-from ..sidestep_core.io import strict_json
+from ...sidestep_core.errors import ConfigError
+from ...sidestep_core.estimate import result
+from ...sidestep_core.estimate.result import Estimate
+from ...sidestep_core.io import strict_json
 from . import folders
 
 NONE = "none"

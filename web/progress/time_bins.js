@@ -1,6 +1,6 @@
 // The loss by time: five numbers with a bar each, from nearly clean audio (fine texture) to nearly pure noise (structure).
 
-import { make } from "./elements.js";
+import { make } from "../dom.js";
 import { decimal, measured, newest } from "./progress.js";
 
 const CENTRES = ["0.1", "0.3", "0.5", "0.7", "0.9"]; // as in the names of the metrics

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from ..sidestep_core.progress import Progress
+    from ...sidestep_core.progress import Progress
 
 Status = Literal["running", "stopping", "finished", "cancelled", "failed"]
 

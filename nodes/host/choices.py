@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..sidestep_core.errors import ConfigError
+from ...sidestep_core.errors import ConfigError
 from . import folders
 
 LATEST = "latest of this run"

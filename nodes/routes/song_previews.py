@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
-from ..sidestep_core.audio import container
-from ..sidestep_core.errors import ConfigError, DatasetError
-from ..sidestep_core.songs.metadata import Notes, settled
-from ..sidestep_core.songs.report import Heard, SongReport
-from ..sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
-from ..sidestep_core.songs.sidecars import notes_in
-from ..sidestep_core.songs.song import Song, SongFolder
-from . import song_sounds
-from .wording import sentence, without_places
+from ...sidestep_core.audio import container
+from ...sidestep_core.errors import ConfigError, DatasetError
+from ...sidestep_core.songs.metadata import Notes, settled
+from ...sidestep_core.songs.report import Heard, SongReport
+from ...sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
+from ...sidestep_core.songs.sidecars import notes_in
+from ...sidestep_core.songs.song import Song, SongFolder
+from ..host.wording import sentence, without_places
+from . import song_audio
 
 MOST_SHOWN = 64
 """Folders of songs that are remembered; the oldest are forgotten."""
@@ -267,7 +267,7 @@ def _row(index: int, song: Song, report: SongReport | None, notices: list[str]) 
     return {
         "index": index, "name": song.name, **words_of(song), "instrumental": song.instrumental,
         "repeats": song.repeats, "start": song.start, "seconds": round((song.stop or seconds) - song.start, 2),
-        "section": bool(song.start or song.stop), "as_it_is": song_sounds.browsers_play(song.path),
+        "section": bool(song.start or song.stop), "as_it_is": song_audio.browsers_play(song.path),
         "heard": {name: _told(value) for name, value in heard.items() if value is not None}, "warnings": warnings,
     }
 

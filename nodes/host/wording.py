@@ -13,7 +13,7 @@ from typing import Any
 
 import folder_paths
 
-from ..sidestep_core.errors import SideStepError
+from ...sidestep_core.errors import SideStepError
 
 _BEGINNING = re.compile(r"""
     (?<![\w/\\.:~<*)])                                  # not within a word, an address or a relative path

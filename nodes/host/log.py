@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..sidestep_core.device import is_out_of_memory
+from ...sidestep_core.device import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import events
+from ..routes import events
 
 
 def check(node_id: str) -> None:
     """Import what the other nodes of the running workflow will need.  Raises MissingDependency."""
-    from ..sidestep_core.adapters import lora
-    from ..sidestep_core.training import optimizers
+    from ...sidestep_core.adapters import lora
+    from ...sidestep_core.training import optimizers
 
     for node in events.running_prompt(node_id).values():
         inputs = node.get("inputs")

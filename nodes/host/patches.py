@@ -17,11 +17,11 @@ import torch
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
-from ..sidestep_core.adapters import formats
-from ..sidestep_core.adapters.delta import Piece, decomposed
-from ..sidestep_core.adapters.merge import Bake
-from ..sidestep_core.errors import AdapterError
-from . import host_log
+from ...sidestep_core.adapters import formats
+from ...sidestep_core.adapters.delta import Piece, decomposed
+from ...sidestep_core.adapters.merge import Bake
+from ...sidestep_core.errors import AdapterError
+from . import log
 
 MODEL_PREFIX = "diffusion_model."
 """What the host puts before the official names."""
@@ -166,7 +166,7 @@ def _load(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str
     this pack does (DoRA)."""
     if any(key.endswith("dora_scale") for key in tensors):
         return {}
-    return host_log.answer(lambda: comfy.lora.load_lora(dict(tensors), dict(key_map))) or {}
+    return log.answer(lambda: comfy.lora.load_lora(dict(tensors), dict(key_map))) or {}
 
 
 def _place(key: str, key_map: Mapping[str, str]) -> str:
@@ -200,7 +200,7 @@ def _working(found: Mapping[str, object], shape_of: ShapeOf) -> dict[str, object
             continue
         form = (tuple(shape), _form(change))
         if form not in tried:
-            tried[form] = host_log.answer(partial(_tried, change, tuple(shape), key)) is not None
+            tried[form] = log.answer(partial(_tried, change, tuple(shape), key)) is not None
         if tried[form]:
             working[key] = change
     return working

@@ -1,0 +1,1 @@
+"""What the page asks for: live progress, history, songs and presets."""

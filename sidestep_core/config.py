@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 from .io import strict_json
-from .io.legible import illegible
+from .io.text import illegible
 
 TriggerPosition = Literal["prepend", "append", "replace"]
 Normalise = Literal["none", "peak", "lufs"]

@@ -40,7 +40,7 @@ OWNERS = {
     "av": {"audio/decode", "audio/container"}, "torchaudio": {"audio/loudness", "audio/tempo"},
     "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},
     "bitsandbytes": {"training/optimizers"}, "prodigyopt": {"training/optimizers"}, "flash_attn": {"model/layers"},
-    "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"}, "psutil": {"io/leftovers"}, "regex": {"io/patterns"},
+    "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"}, "psutil": {"io/temp_files"}, "regex": {"io/patterns"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two
 things for us: a text encoder and an optimizer)."""

@@ -17,8 +17,8 @@ import folder_paths
 from ...sidestep_core.adapters import formats, merge
 from ...sidestep_core.dataset.manifest import Dataset
 from ...sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
-from ...sidestep_core.io import bounded_walk, strict_json
-from ...sidestep_core.io.legible import illegible
+from ...sidestep_core.io import strict_json, walk
+from ...sidestep_core.io.text import illegible
 from ...sidestep_core.model.checkpoint import Checkpoint
 from . import readable_folders
 
@@ -166,10 +166,10 @@ def given_folder(text: str, what: str = "songs") -> Path:
 def content_stamp(path: Path) -> str:
     """Changes when the file, or a file in the folder, is added, removed or written; reads names, sizes and times."""
     stamp = hashlib.sha256()
-    files = [path] if path.is_file() else [folder / name for folder, names in bounded_walk.walk(path, tick=tick)
+    files = [path] if path.is_file() else [folder / name for folder, names in walk.walk(path, tick=tick)
                                            for name in names]
     for number, file in enumerate(files):
-        if number % bounded_walk.TICK_EVERY == 0:
+        if number % walk.TICK_EVERY == 0:
             tick()
         facts = file.stat() if file.exists() else file.lstat()
         stamp.update(f"{file}:{facts.st_size}:{facts.st_mtime_ns}\n".encode(errors="surrogateescape"))

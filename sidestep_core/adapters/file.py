@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdapterError
-from ..io import atomic, strict_json, tensor_header
+from ..io import atomic, strict_json
+from ..io import tensors as tensor_header
 from . import peft_layout
 
 METADATA_KEY = "sidestep"

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import AdapterError, CheckpointError, ConfigError
 from ..io import strict_json
 from ..io.atomic import TensorFile, write_new
-from ..io.tensor_header import StoredTensor
+from ..io.tensors import StoredTensor
 from ..model.checkpoint import Checkpoint, Variant, variants_in
 from ..model.weights import FP8, QUANTISATION_PARTS, Weights, open_file
 from ..progress import Progress, Report, ignore

@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PureWindowsPath
 
 from ..errors import DatasetError
-from ..io import bounded_walk, strict_json
+from ..io import strict_json, walk
 from ..songs.files import printable
 from ..songs.song import Problem
 from .manifest import MANIFEST
@@ -45,7 +45,7 @@ def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
         if path.suffix == ".pt":
             problems.append(Problem(name=printable(path.name), reason=reason))
 
-    _, names = next(bounded_walk.walk(folder, leave_out), (folder, []))
+    _, names = next(walk.walk(folder, leave_out), (folder, []))
     found = [name for name in names if name.endswith(".pt")]
     if MANIFEST not in names:
         return found, problems
@@ -58,8 +58,8 @@ def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
     samples = manifest.get("samples") if isinstance(manifest, dict) else manifest
     if not isinstance(samples, list) or not samples or not all(isinstance(entry, str) for entry in samples):
         return found, [*problems, _unused("has no list of samples")]
-    if len(samples) > bounded_walk.MOST_ENTRIES:
-        return found, [*problems, _unused(f"lists {len(samples)} samples, more than {bounded_walk.MOST_ENTRIES}")]
+    if len(samples) > walk.MOST_ENTRIES:
+        return found, [*problems, _unused(f"lists {len(samples)} samples, more than {walk.MOST_ENTRIES}")]
     return samples, []
 
 

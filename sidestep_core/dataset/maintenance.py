@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..io import atomic, leftovers, locks
+from ..io import atomic, locks, temp_files
 from ..progress import Progress, Report, ignore
 from ..songs.song import Problem
 from . import tensor_file
@@ -179,7 +179,7 @@ def _sizes(folder: Path) -> dict[str, int]:
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat(follow_symlinks=False).st_size for entry in sorted(entries, key=os.fspath)
                     if entry.is_file(follow_symlinks=False)
-                    and (_OURS.fullmatch(entry.name) or leftovers.is_abandoned(Path(entry.path)))}
+                    and (_OURS.fullmatch(entry.name) or temp_files.is_abandoned(Path(entry.path)))}
     except OSError as error:
         raise DatasetError(f"{folder} cannot be read ({error.strerror}). Choose the folder of a dataset.") from error
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SideStepError
-from . import leftovers, strict_json, tensor_header
-from .tensor_header import StoredTensor
+from . import strict_json, temp_files
+from . import tensors as tensor_header
+from .tensors import StoredTensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,10 +97,10 @@ def write_new(path: Path, write: Callable[[Path], object]) -> bool:
 @contextlib.contextmanager
 def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
     """A file beside `path` as `write` writes it, flushed to the disk; the block gives it its name."""
-    temporary, folder = leftovers.temporary(path), leftovers.future(path.parent)
+    temporary, folder = temp_files.temporary(path), temp_files.future(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        leftovers.sweep(path.parent)
+        temp_files.sweep(path.parent)
         write(temporary)
         _flush_to_disk(temporary)
         yield temporary
@@ -176,7 +177,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.touch()
         usual_mode = temporary.stat().st_mode
         # It writes beside the file first, under a name that tells nothing of who writes.
-        with leftovers.temporary_folder(temporary) as folder:
+        with temp_files.temporary_folder(temporary) as folder:
             try:
                 save_file(contiguous, folder / "x", metadata=dict(metadata or {}))
                 tensor_header.sort_metadata(folder / "x")
@@ -263,7 +264,7 @@ def copy(source: Path, target: Path) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` (which must not exist yet) when the block ends without an exception,
     and vanishes otherwise."""
-    with leftovers.temporary_folder(path) as temporary:
+    with temp_files.temporary_folder(path) as temporary:
         yield temporary
         _rename(temporary, path)
         _flush_folder(path.parent)
@@ -271,7 +272,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that it is whole or absent under its name, whenever this is interrupted."""
-    doomed = leftovers.temporary(path)
+    doomed = temp_files.temporary(path)
     _rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 from ..errors import DatasetError
-from .legible import BOM
+from .text import BOM
 
 
 def read_text(path: Path, largest: int | None = None) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..io import bounded_walk
-from ..io.bounded_walk import Tick
+from ..io import walk
+from ..io.walk import Tick
 from .sidecars import SIDECARS, TEXT_FILE
 
 EXTENSIONS = frozenset(
@@ -49,7 +49,7 @@ class Scan:
 
 
 def scan(root: Path, tell: Tell, tick: Tick = lambda: None) -> Scan:
-    """Find every file below a folder, opening none.  See bounded_walk."""
+    """Find every file below a folder, opening none.  See walk."""
     listed = dict(_listings(root, tell, tick))
     songs: dict[str, AudioFile] = {}
     used: set[str] = set()
@@ -67,7 +67,7 @@ def _listings(root: Path, tell: Tell, tick: Tick) -> Iterator[tuple[Path, list[s
     def leave_out(path: Path, reason: str) -> None:
         tell(relative(path, root), reason)
 
-    for folder, files in bounded_walk.walk(root, leave_out, tick, hidden=False):
+    for folder, files in walk.walk(root, leave_out, tick, hidden=False):
         if folder.name != "__MACOSX" or folder == root:
             yield folder, [name for name in files if not _hidden(name)]
 
@@ -80,7 +80,7 @@ def sidecars_of(song: Path, root: Path | None = None) -> dict[str, str]:
     def files_in(folder: Path) -> list[str]:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if _folded(entry.name).startswith(stem) and entry.is_file()
-                    and not bounded_walk.leads_out(entry, top)]
+                    and not walk.leads_out(entry, top)]
 
     with os.scandir(song.parent) as entries:
         folders = [song.parent / entry.name for entry in entries if entry.name.lower() in NOTE_FOLDERS
@@ -102,7 +102,7 @@ def printable(name: str) -> str:
 
 def what_is_there(folder: Path) -> str:
     """What was looked for, and what is there instead."""
-    endings = Counter(Path(name).suffix.lower() or "no ending" for _, files in bounded_walk.walk(folder)
+    endings = Counter(Path(name).suffix.lower() or "no ending" for _, files in walk.walk(folder)
                       for name in files)
     others = ", ".join(f"{count} x {ending}" for ending, count in endings.most_common(5)) or "no file at all"
     return f"Looked for {' '.join(sorted(EXTENSIONS))}; found {others}."

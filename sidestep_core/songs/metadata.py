@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from ..config import TriggerPosition
 from ..errors import DatasetError
-from ..io.legible import BOM, illegible, misread, paragraph, trimmed
+from ..io.text import BOM, illegible, misread, paragraph, trimmed
 from .key_lines import key_line
 from .lyrics import MARKER
 

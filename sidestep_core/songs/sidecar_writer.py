@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from ..errors import DatasetError
 from ..io import atomic
-from ..io.legible import BOM
+from ..io.text import BOM
 from ..io.text_files import encoding_of
 from .files import sidecars_of
 from .metadata import Field, Notes, field_of, is_weak, settled

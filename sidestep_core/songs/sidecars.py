@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from ..errors import DatasetError
 from ..io import strict_json
-from ..io.legible import paragraph, trimmed
+from ..io.text import paragraph, trimmed
 from ..io.text_files import read_text, require_text
 from .key_lines import is_fence, key_line
 from .lyrics import MARKER

@@ -16,8 +16,8 @@ from pathlib import Path
 from ..audio import container
 from ..config import TriggerPosition
 from ..errors import DatasetError
-from ..io.bounded_walk import MayRead, Tick
-from ..io.legible import illegible
+from ..io.text import illegible
+from ..io.walk import MayRead, Tick
 from .files import AudioFile, Scan, is_audio, printable, relative, scan, what_is_there
 from .lists import LIST_ENDINGS, DatasetList, Row, assign, notes_of, read_dataset_json, read_list
 from .metadata import Entry, Notes, PromptOverride, Remarks, merged

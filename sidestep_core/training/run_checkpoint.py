@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..adapters.file import Adapter
 from ..errors import AdapterError, ConfigError
-from ..io import atomic, checksums, leftovers, strict_json
+from ..io import atomic, hashing, strict_json, temp_files
 from . import optimizer_state
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class Saved:
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, or check that it is.  ConfigError names what differs."""
-    leftovers.remove(folder)
+    temp_files.remove(folder)
     path = folder / _RUN_FILE
     if not path.is_file():
         atomic.write_json(path, identity)
@@ -106,7 +106,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def change_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, whichever it was."""
-    leftovers.remove(folder)
+    temp_files.remove(folder)
     atomic.write_json(folder / _RUN_FILE, identity)
 
 
@@ -147,7 +147,7 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
             tensors, rest = optimizer_state.take(optimizer)
             atomic.write_tensors(temporary / _OPTIMIZER_FILE, tensors)
             atomic.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": rest})
-            checksums.write(temporary)
+            hashing.write(temporary)
     for old in checkpoints(folder)[:-keep] if keep else ():
         try:
             atomic.remove_folder(old)
@@ -160,7 +160,7 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
 def read(path: Path) -> Saved:
     """A checkpoint.  AdapterError when any part of it is missing or damaged."""
     try:
-        checksums.verify(path)
+        hashing.verify(path)
         values = strict_json.as_object(atomic.read_json(path / _STATE_FILE), _STATE_FILE)
         optimizer = atomic.read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
         state = strict_json.record(RunState, values, _STATE_FILE)

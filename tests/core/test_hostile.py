@@ -19,7 +19,7 @@ from sidestep_core.dataset import import_tensors, maintenance, tensor_file
 from sidestep_core.dataset.manifest import load_samples, open_dataset
 from sidestep_core.errors import ConfigError, SideStepError
 from sidestep_core.estimate import result
-from sidestep_core.io import atomic, checksums, strict_json
+from sidestep_core.io import atomic, hashing, strict_json
 from sidestep_core.model import checkpoint
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.presets import preset
@@ -117,7 +117,7 @@ class Materials:
                 run_checkpoint.finished(run)
             else:
                 if "state" in name:
-                    checksums.write(last)
+                    hashing.write(last)
                 parameter = torch.nn.Parameter(torch.ones(2))
                 run_checkpoint.restore_optimizer(run_checkpoint.read(last), torch.optim.AdamW([parameter]))
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidestep_core.io import atomic, tensor_header
+from sidestep_core.io import atomic
+from sidestep_core.io import tensors as tensor_header
 from sidestep_core.io.atomic import (
     BadTensorFile,
     TensorFile,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidestep_core.config import TriggerPosition
 from sidestep_core.errors import DatasetError
-from sidestep_core.io.legible import illegible, misread
+from sidestep_core.io.text import illegible, misread
 from sidestep_core.songs.dataset_json import write_dataset_json
 from sidestep_core.songs.defaults import BuildConfig, build
 from sidestep_core.songs.metadata import settled

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.errors import DatasetError
-from sidestep_core.io.legible import illegible, misread
+from sidestep_core.io.text import illegible, misread
 from sidestep_core.songs.metadata import NAMES, Entry, Notes, Remarks, field_of, merged, notes_from, settled
 
 

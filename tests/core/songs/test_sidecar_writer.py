@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidestep_core.config import TriggerPosition
 from sidestep_core.errors import DatasetError
-from sidestep_core.io.legible import illegible
+from sidestep_core.io.text import illegible
 from sidestep_core.songs.files import sidecars_of
 from sidestep_core.songs.metadata import Notes, settled
 from sidestep_core.songs.sidecar_writer import _candidates, edited, write_sidecar

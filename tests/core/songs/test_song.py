@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sidestep_core.errors import DatasetError
-from sidestep_core.io import bounded_walk
+from sidestep_core.io import walk
 from sidestep_core.progress import Cancelled
 from sidestep_core.songs import lists
 from sidestep_core.songs.sidecar_writer import write_sidecar
@@ -301,7 +301,7 @@ def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch:
     for number in range(30):
         write(tmp_path / str(number % 3) / f"{number}.wav")
     ticks: list[int] = []
-    monkeypatch.setattr(bounded_walk, "TICK_EVERY", 5)
+    monkeypatch.setattr(walk, "TICK_EVERY", 5)
     assert len(find_songs(tmp_path, lambda: ticks.append(1)).songs) == 30
     assert len(ticks) > 6
 
@@ -310,7 +310,7 @@ def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch:
 
     with pytest.raises(Cancelled):
         find_songs(tmp_path, stop)
-    monkeypatch.setattr(bounded_walk, "MOST_ENTRIES", 20)
+    monkeypatch.setattr(walk, "MOST_ENTRIES", 20)
     with pytest.raises(DatasetError, match="holds more than 20 files and folders"):
         find_songs(tmp_path)
 
@@ -318,7 +318,7 @@ def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch:
 def test_folders_far_down_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a" / "song.wav")
     write(tmp_path / "a" / "b" / "song.wav")
-    monkeypatch.setattr(bounded_walk, "MOST_DEPTH", 1)
+    monkeypatch.setattr(walk, "MOST_DEPTH", 1)
     scan = find_songs(tmp_path)
     assert names(scan) == ["a/song.wav"]
     assert "more than 1 levels down" in scan.problems[0].reason

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.errors import ConfigError
-from sidestep_core.io.legible import illegible
+from sidestep_core.io.text import illegible
 from sidestep_core.training import config as train_config
 from sidestep_core.training.config import AUTO, TrainConfig
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sidestep_core.io import atomic, leftovers
+from sidestep_core.io import atomic, temp_files
 
-NOW_AND_THEN = leftovers.ABANDONED_SECONDS + 60
+NOW_AND_THEN = temp_files.ABANDONED_SECONDS + 60
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def ended() -> int:
 
 
 def of(process: int, host: str = "") -> str:
-    own = leftovers.temporary(Path("x")).name
+    own = temp_files.temporary(Path("x")).name
     return own.replace(own[1:5], host or own[1:5]).replace(str(os.getpid()), str(process))
 
 
@@ -38,8 +38,8 @@ def made(folder: Path, *names: str, age: float = 0.0) -> None:
 
 
 def left(folder: Path) -> set[str]:
-    leftovers.sweep.cache_clear()
-    leftovers.sweep(folder)
+    temp_files.sweep.cache_clear()
+    temp_files.sweep(folder)
     return {path.name for path in folder.iterdir()}
 
 

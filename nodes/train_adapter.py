@@ -114,7 +114,7 @@ class TrainAdapter(io.ComfyNode):
             lambda report: train(
                 models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target, start_from=first_weights,
                 resume_from=beginning, load=models.load_as_comfyui,
-                sample=previews.sampler_for(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
+                preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
                 report=report),
             summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
         )

@@ -121,12 +121,12 @@ WIDGETS: Mapping[str, Widget] = {
     "log_every": Widget("Steps between two points in TensorBoard.", 1, 100_000),
     "log_heavy_every": Widget(
         "Steps between two histograms of the noise and gradient norms of each layer in TensorBoard.", 1, 100_000),
-    "sample_every": Widget(
+    "preview_every": Widget(
         "Steps between two short previews with the adapter so far, and one before. 0: none. Each takes the time of a "
         "generation.", 0, 100_000),
-    "sample_caption": Widget("What the previews are to sound like. Empty: the caption of the first song."),
-    "sample_lyrics": Widget("What is sung in the previews. Empty: they are instrumental."),
-    "sample_seconds": Widget("Length of a preview.", 5.0, 600.0, 1.0),
+    "preview_caption": Widget("What the previews are to sound like. Empty: the caption of the first song."),
+    "preview_lyrics": Widget("What is sung in the previews. Empty: they are instrumental."),
+    "preview_seconds": Widget("Length of a preview.", 5.0, 600.0, 1.0),
     "shift": Widget(
         "Of previews, and noted in the adapter's metadata; training never uses it. 0 takes the usual: turbo 3, base "
         "and sft 1.", 0.0, 20.0, 0.1),
@@ -167,4 +167,4 @@ def _input(setting: Field[object], *, advanced: bool) -> io.Input:
                             control_after_generate=False if name == "seed" else None, **usual)
     if kind is float:
         return io.Float.Input(name, min=widget.low, max=widget.high, step=widget.step, round=widget.round, **usual)
-    return io.String.Input(name, multiline=name == "sample_lyrics", **usual)
+    return io.String.Input(name, multiline=name == "preview_lyrics", **usual)

@@ -28,7 +28,7 @@ const PANELS = {
 };
 
 const address = ({ node_id, run }, step) =>
-  api.apiURL(`/sidestep/nodes/${encodeURIComponent(node_id)}/runs/${encodeURIComponent(run)}/samples/${step}`);
+  api.apiURL(`/sidestep/nodes/${encodeURIComponent(node_id)}/runs/${encodeURIComponent(run)}/previews/${step}`);
 
 /** Every node with a panel as [execution id, panel]; a node inside subgraphs has an id like "5:12". */
 function* panels(graph = rootGraph(), path = "") {

@@ -21,7 +21,7 @@ from ...sidestep_core.io import strict_json
 from ...sidestep_core.progress import Progress
 from ...sidestep_core.training.metrics import MEASURED_ON
 from ..host.wording import told
-from .history import History, Point, Sample, finite
+from .history import History, Point, Preview, finite
 
 EVENT = "sidestep.progress"
 SECONDS_BETWEEN_EVENTS = 0.1
@@ -104,17 +104,17 @@ def remember_source(node_id: str, name: str, output: Mapping[str, object]) -> No
             _send(_latest(str(link[0])).take_event())
 
 
-def announce_sample(node_id: str, run: str, sample: Sample) -> None:
-    """Record a sample that `run` generated, or failed to, and tell every browser.  Thread-safe."""
+def announce_preview(node_id: str, run: str, preview: Preview) -> None:
+    """Record a preview that `run` generated, or failed to, and tell every browser.  Thread-safe."""
     with _lock:
         history = _history(node_id, run)
-        history.add_sample(sample)
-        _send(history.take_event([sample]))
+        history.add_preview(preview)
+        _send(history.take_event([preview]))
 
 
 def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float | str]] = (),
-           samples: Iterable[Sample] = ()) -> None:
-    """Record what is on the disk already of a run: rows with `step`, as in its `metrics.jsonl`, and samples.
+           previews: Iterable[Preview] = ()) -> None:
+    """Record what is on the disk already of a run: rows with `step`, as in its `metrics.jsonl`, and previews.
 
     Nothing is sent; the browser asks for the history when the run ends or its page is loaded.
     """
@@ -123,8 +123,8 @@ def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float | str]] = (
         for row in rows:
             history.measured_on = str(row.get(MEASURED_ON, history.measured_on))
             history.add_point(Point(int(row["step"]), finite(row)))
-        for sample in samples:
-            history.add_sample(sample)
+        for preview in previews:
+            history.add_preview(preview)
 
 
 def _history(node_id: str, run: str) -> History:
@@ -185,16 +185,16 @@ async def get_history(request: web.Request) -> web.Response:
         return web.json_response(told(history.answer()), dumps=dumps) if history else web.Response(status=204)
 
 
-@PromptServer.instance.routes.get(r"/sidestep/nodes/{node_id}/runs/{run}/samples/{step:\d{1,9}}")
-async def get_sample(request: web.Request) -> web.StreamResponse:
-    """The audio of a sample, whole or in the ranges that players ask for.
+@PromptServer.instance.routes.get(r"/sidestep/nodes/{node_id}/runs/{run}/previews/{step:\d{1,9}}")
+async def get_preview(request: web.Request) -> web.StreamResponse:
+    """The audio of a preview, whole or in the ranges that players ask for.
 
     Only what the node's latest run has recorded is served: the request names no file.
     """
     with _lock:
         history = _histories.get(request.match_info["node_id"])
         known = history is not None and history.run == request.match_info["run"]
-        file = history.sample_file(int(request.match_info["step"])) if known else None
+        file = history.preview_file(int(request.match_info["step"])) if known else None
     if file is None or not file.is_file():
         raise web.HTTPNotFound(text="This preview is gone.")
     # A run that is continued may generate it again.

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Status = Literal["running", "stopping", "finished", "cancelled", "failed"]
 
 UNDER_WAY = ("running", "stopping")
-UNITS = {"listen": "song", "preprocess": "song", "estimate": "sample", "train": "step", "sample": "preview"}
+UNITS = {"listen": "song", "preprocess": "song", "estimate": "sample", "train": "step", "preview": "preview"}
 """The work of a stage that is finished before a stop."""
 Metrics = dict[str, float | None]
 
 MOST_POINTS = 2000
-MOST_SAMPLES = 100
+MOST_PREVIEWS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class Preview:
     """A piece generated after `step` (0: before training): where its audio lies, or why there is none."""
 
     step: int
@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """Where a run stands, with at most MOST_POINTS points of its curves and MOST_SAMPLES samples, by their steps."""
+    """Where a run stands, with at most MOST_POINTS points of its curves and MOST_PREVIEWS previews, by their steps."""
 
     node_id: str
     run: str
@@ -62,7 +62,7 @@ class History:
     """Shown while there is no other message, and at the end."""
     metrics: Metrics = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    previews: list[Preview] = field(default_factory=list)
     stride: int = 1
     output: Mapping[str, object] = field(default_factory=dict)
     """What the node itself shows of its latest result, such as the key of its songs."""
@@ -124,29 +124,29 @@ class History:
             # Held-out points are always kept, so a run with thousands of them would never get shorter.
             self.points = (kept if len(kept) < MOST_POINTS else kept[::2]) + self.points[-1:]
 
-    def add_sample(self, sample: Sample) -> None:
-        """Put a sample in its place, instead of an earlier one of the same step; the first and the newest stay."""
-        others = [other for other in self.samples if other.step != sample.step]
-        self.samples = sorted([*others, sample], key=lambda each: each.step)
-        if len(self.samples) > MOST_SAMPLES:
-            del self.samples[1]
+    def add_preview(self, preview: Preview) -> None:
+        """Put a preview in its place, instead of an earlier one of the same step; the first and the newest stay."""
+        others = [other for other in self.previews if other.step != preview.step]
+        self.previews = sorted([*others, preview], key=lambda each: each.step)
+        if len(self.previews) > MOST_PREVIEWS:
+            del self.previews[1]
 
-    def sample_file(self, step: int) -> Path | None:
-        """Where the audio of the sample after `step` lies; None where there is none."""
-        return next((sample.file for sample in self.samples if sample.step == step), None)
+    def preview_file(self, step: int) -> Path | None:
+        """Where the audio of the preview after `step` lies; None where there is none."""
+        return next((preview.file for preview in self.previews if preview.step == step), None)
 
     def _is_kept(self, point: Point) -> bool:
         return point.step % self.stride == 0 or "heldout" in point.metrics
 
-    def take_event(self, samples: Iterable[Sample] = ()) -> dict[str, object]:
-        """Payload of one websocket event: where the run stands, every point since the last event, and new samples."""
+    def take_event(self, previews: Iterable[Preview] = ()) -> dict[str, object]:
+        """Payload of one websocket event: where the run stands, every point since the last event, and new previews."""
         points, self.unsent, self.changed = self.unsent, [], False
         fresh: Metrics = {}
         for point in points:
             fresh |= point.metrics
-        return self._event(fresh, samples) | {"points": [_row(point) for point in points]}
+        return self._event(fresh, previews) | {"points": [_row(point) for point in points]}
 
-    def _event(self, metrics: Metrics, samples: Iterable[Sample]) -> dict[str, object]:
+    def _event(self, metrics: Metrics, previews: Iterable[Preview]) -> dict[str, object]:
         return {
             "node_id": self.node_id,
             "run": self.run,
@@ -159,12 +159,12 @@ class History:
             "message": self.message,
             "metrics": metrics,
             "measured_on": self.measured_on,
-            "samples": [sample.answer() for sample in samples],
+            "previews": [preview.answer() for preview in previews],
         }
 
     def answer(self) -> dict[str, object]:
-        """The last event with every number that is known, every sample, and the points."""
-        event = self._event(self.metrics.copy(), self.samples)
+        """The last event with every number that is known, every preview, and the points."""
+        event = self._event(self.metrics.copy(), self.previews)
         return event | {"points": [_row(point) for point in self.points],
                         "eta_seconds": self.metrics.get("eta_seconds"), "output": self.output}
 

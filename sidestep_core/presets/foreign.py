@@ -31,8 +31,8 @@ TRAIN = {
     "cfg_ratio": "cfg_ratio", "cfg_dropout_prob": "cfg_ratio", "loss_weighting": "loss_weighting",
     "snr_gamma": "snr_gamma", "log_every": "log_every", "log_every_n_steps": "log_every",
     "log_heavy_every": "log_heavy_every", "shift": "shift", "num_inference_steps": "inference_steps",
-    "precision": "precision", "mixed_precision": "precision", "sample_prompt": "sample_caption",
-    "sample_lyrics": "sample_lyrics", "sample_duration": "sample_seconds",
+    "precision": "precision", "mixed_precision": "precision", "sample_prompt": "preview_caption",
+    "sample_lyrics": "preview_lyrics", "sample_duration": "preview_seconds",
 }  # fmt: skip
 """Settings of the training that only have another name here."""
 
@@ -267,8 +267,8 @@ def _intervals(given: Settings, train: TrainConfig) -> Found:
     """Intervals in epochs as steps, of a folder of SONGS songs."""
     save = _whole(given, "save_every") or _whole(given, "save_every_n_epochs")
     patience = _whole(given, "early_stop_patience") if given.get("early_stop_enabled", True) else 0
-    sample = _whole(given, "sample_every_n_epochs") or save if given.get("sample_enabled") else 0
-    epochs = {"save_every": save, "sample_every": sample}
+    preview = _whole(given, "sample_every_n_epochs") or save if given.get("sample_enabled") else 0
+    epochs = {"save_every": save, "preview_every": preview}
     settings = {name: _steps(count, train) for name, count in epochs.items() if count}
     notes = [f"{name}: {epochs[name]} epochs there, {steps} steps here, as for {SONGS} songs."
              for name, steps in settings.items()]

@@ -98,12 +98,12 @@ class TrainConfig(Config):
     """Steps between two entries of loss and learning rate in TensorBoard."""
     log_heavy_every: int = 50
     """Steps between two entries of gradient norms per layer and of the timestep histogram in TensorBoard."""
-    sample_every: int = 0
+    preview_every: int = 0
     """Steps between two short pieces generated with the adapter so far; 0 generates none."""
-    sample_caption: str = ""
+    preview_caption: str = ""
     """What they are to sound like; empty takes the caption of the first song."""
-    sample_lyrics: str = ""
-    sample_seconds: float = 20.0
+    preview_lyrics: str = ""
+    preview_seconds: float = 20.0
 
     shift: float = 0.0
     """Of sampling with the adapter, for previews and metadata, never for training; 0: turbo 3, base and sft 1."""
@@ -125,7 +125,7 @@ class TrainConfig(Config):
                      "log_every", "log_heavy_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("epochs", "warmup_steps", "weight_decay", "seed", "early_stopping", "target_loss", "shift",
-                     "save_minutes", "keep_checkpoints", "sample_every", "inference_steps"):
+                     "save_minutes", "keep_checkpoints", "preview_every", "inference_steps"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}.")
@@ -140,7 +140,7 @@ class TrainConfig(Config):
                 f"max_latent_length must be 0 (chunk_duration counts) or at least {FRAMES_PER_SECOND}, got "
                 f"{self.max_latent_length}.")
         require(self.heldout_songs >= -1, f"heldout_songs must be -1 (automatic) or more, got {self.heldout_songs}.")
-        require(5 <= self.sample_seconds <= 600, f"sample_seconds must be 5 to 600, got {self.sample_seconds}.")
+        require(5 <= self.preview_seconds <= 600, f"preview_seconds must be 5 to 600, got {self.preview_seconds}.")
 
     @property
     def chunk_frames(self) -> int:

@@ -14,7 +14,7 @@ from .config import TrainConfig
 RECENT = 50
 """Durations of each kind that are remembered."""
 
-Work = Literal["step", "heldout", "save", "sample"]
+Work = Literal["step", "heldout", "save", "preview"]
 
 
 class Pace:
@@ -23,7 +23,7 @@ class Pace:
     def __init__(self, config: TrainConfig, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
         self._every: dict[Work, int] = {"step": 1, "heldout": config.heldout_every, "save": config.save_every,
-                                        "sample": config.sample_every}
+                                        "preview": config.preview_every}
         self._seconds: dict[Work, deque[float]] = {work: deque(maxlen=RECENT) for work in self._every}
         self._clock = clock
 

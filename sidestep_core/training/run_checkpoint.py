@@ -8,7 +8,7 @@
     best/                    the adapter of the lowest held-out loss so far
     final/                   the adapter of the last step, its average, and the best one if that was to be published;
                              a folder for PEFT as well
-    tensorboard/  samples/   where asked for
+    tensorboard/  previews/   where asked for
     finished.json            the finished adapter; asking for the same run again returns it
 
 All randomness of a step is a pure function of the seed and the step (flow.py), so there is none to save.
@@ -61,7 +61,7 @@ class RunState:
     best_loss: float | None = None
     stale: int = 0
     """Measurements since the best one."""
-    sampled_step: int = -1
+    previewed_step: int = -1
     """Step of the last preview."""
     scale: float = FIRST_SCALE
     """What losses are multiplied by in fp16."""

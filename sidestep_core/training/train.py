@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 """By the songs that are measured."""
 
 NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard",
-                  "log_every", "log_heavy_every", "sample_every", "sample_caption", "sample_lyrics", "sample_seconds",
-                  "shift", "inference_steps")
+                  "log_every", "log_heavy_every", "preview_every", "preview_caption", "preview_lyrics",
+                  "preview_seconds", "shift", "inference_steps")
 """Settings that say how fast, where, and what else is shown or noted; the result is the same but for how another
 device rounds.  A stopped run continues with others."""
 
@@ -53,13 +53,13 @@ INFERENCE = {
 
 ADVICE = "Lower chunk_duration, batch_size or rank, switch gradient_checkpointing on; precision bf16 halves fp32."
 
-Sampler = Callable[[Path | None, int], None]
+MakePreview = Callable[[Path | None, int], None]
 """(adapter file, or None for the base model; step) -> makes and keeps a preview of what it sounds like."""
 
 
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
-          load: Loader = formats.added, sample: Sampler | None = None, report: Report = ignore) -> Adapter:
+          load: Loader = formats.added, preview: MakePreview | None = None, report: Report = ignore) -> Adapter:
     """Train an adapter and put it, proven, at `target` (or the next free name beside it).
 
     `folder` is the run's own: a finished run is returned at once, a stopped one continues, and InUse says that another
@@ -85,11 +85,11 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
         atomic.require_writable(target.parent)
         registry.require(adapter)
         optimizers.require(config.optimizer)
-        return _load_and_run(source, checkpoint, dataset, adapter, config, run, start_from, sample, report)
+        return _load_and_run(source, checkpoint, dataset, adapter, config, run, start_from, preview, report)
 
 
 def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,
-                  config: TrainConfig, run: Run, start_from: Path | None, sample: Sampler | None,
+                  config: TrainConfig, run: Run, start_from: Path | None, preview: MakePreview | None,
                   report: Report) -> Adapter:
     """Bring the model and the state of the run onto the device, and train."""
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
@@ -109,7 +109,7 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
                     tell(told)
                 if state.step == 0:
                     publish.rehearse(training, run, PROVEN_WHEN_STOPPED)
-                return _run(training, run, state, sample, report)
+                return _run(training, run, state, preview, report)
     finally:
         release_memory(device)
 
@@ -139,8 +139,8 @@ def _notes(adapter: Path) -> object:
     return adapter_file.facts_of(adapter).get("inference")
 
 
-def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, report: Report) -> Adapter:
-    """The loop: measure, save, sample when it is due, and step; on an interruption keep what is finished."""
+def _run(training: Training, run: Run, state: RunState, preview: MakePreview | None, report: Report) -> Adapter:
+    """The loop: measure, save, preview when they are due, and step; on an interruption keep what is finished."""
     config, total = training.config, training.total_steps
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     pace, saved_at = Pace(config, total), time.monotonic()
@@ -152,16 +152,16 @@ def _run(training: Training, run: Run, state: RunState, sample: Sampler | None, 
                     with pace.measured("heldout"):
                         state = _measure(training, run, state, metrics, shown, report)
                 ended = early_stopping.ended(config, state, total)
-                sampling = sample is not None and _due(state.step, config.sample_every, state.sampled_step)
+                wanted = preview is not None and _due(state.step, config.preview_every, state.previewed_step)
                 late = 0 < config.save_minutes * 60 <= time.monotonic() - saved_at
                 if state.step > 0 and (late or _due(state.step, config.save_every, 0)):
                     with pace.measured("save"):
                         publish.save_checkpoint(training, run, state)
                     saved_at = time.monotonic()
-                if sample is not None and sampling:
-                    with pace.measured("sample"):
-                        _sample(sample, training, run, state, report)
-                    state = replace(state, sampled_step=state.step)
+                if preview is not None and wanted:
+                    with pace.measured("preview"):
+                        _preview(preview, training, run, state, report)
+                    state = replace(state, previewed_step=state.step)
                 if ended:
                     _tell(ended, state, total, report)
                     break
@@ -233,7 +233,7 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
     return state
 
 
-def _sample(sample: Sampler, training: Training, run: Run, state: RunState, report: Report) -> None:
+def _preview(preview: MakePreview, training: Training, run: Run, state: RunState, report: Report) -> None:
     """A preview of the present step.  It changes no bit of the training, and its failure does not end it."""
     device = training.objective.device
     file = None
@@ -242,12 +242,12 @@ def _sample(sample: Sampler, training: Training, run: Run, state: RunState, repo
     release_memory(device)
     try:
         with own_random_state(device), torch.no_grad():
-            sample(file, state.step)
+            preview(file, state.step)
     except Cancelled:
         raise
     except Exception as error:  # noqa: BLE001 (a preview that fails must not cost hours of training)
         log.warning("The preview at step %d failed.", state.step, exc_info=True)
         message = f"The preview at step {state.step} failed, training goes on: {error}"
-        report(Progress(stage="sample", step=state.step, total=training.total_steps, message=message, notice=message))
+        report(Progress(stage="preview", step=state.step, total=training.total_steps, message=message, notice=message))
     finally:
         release_memory(device)

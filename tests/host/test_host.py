@@ -35,7 +35,7 @@ def test_the_bar_of_the_node_is_the_stages_alone(comfy: ModuleType, host: Any, m
 
     def stage(report: Any) -> str:
         report(host.Progress(stage="train", step=3, total=4))
-        report(host.Progress(stage="sample", step=1, total=2))
+        report(host.Progress(stage="preview", step=1, total=2))
         comfy.utils.ProgressBar(6).update_absolute(5)  # as the host's VAE does
         return ""
 

@@ -121,7 +121,7 @@ def test_messages_hold_no_place_of_the_server(comfy: ModuleType, reporting: Any)
 def test_no_sentence_can_hold_a_place(comfy: ModuleType, place: str, secret: str) -> None:
     """Every text with something put into it, as if that were a path."""
     wording = pack_module("nodes.host.wording")
-    texts = [text for folder in ("sidestep_core", "nodes") for file in (PACK / folder).glob("*.py")
+    texts = [text for folder in ("sidestep_core", "nodes") for file in (PACK / folder).rglob("*.py")
              for text in filled(file.read_text(encoding="utf-8"), place)]
     assert len(texts) > 400
     assert [text for text in texts if secret in wording.without_places(text)] == []
@@ -155,8 +155,8 @@ def test_every_event_and_answer_is_without_places(reporting: Any, monkeypatch: p
         stage="train", step=1, total=2, notice="It is in /srv/my music/x.")
     reporting.events.record(NODE, "run", progress)
     reporting.events.flush(NODE)
-    sample = pack_module("nodes.routes.history").Sample(step=1, message="/srv/a/b is full.")
-    reporting.events.announce_sample(NODE, "run", sample)
+    preview = pack_module("nodes.routes.history").Preview(step=1, message="/srv/a/b is full.")
+    reporting.events.announce_preview(NODE, "run", preview)
     reporting.events.finish(NODE, "run", "failed", "/srv/a/c is damaged.")
     assert [event["message"] for event in sent] == ["It is in x.", "It is in x.", "c is damaged."]
-    assert sent[1]["samples"][0]["message"] == "b is full."
+    assert sent[1]["previews"][0]["message"] == "b is full."

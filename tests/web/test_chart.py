@@ -80,7 +80,7 @@ def test_the_time_left_is_in_words(page: Page, seconds: float | None, text: str)
 def test_events_of_a_new_run_start_a_new_curve_and_of_the_same_run_continue_it(page: Page) -> None:
     def event(run: str, step: int) -> dict[str, Any]:
         return {"run": run, "stage": "train", "status": "running", "step": step, "total": 9, "message": "",
-                "metrics": {"loss": 1.0 / step}, "points": [{"step": step, "loss": 1.0 / step}], "samples": []}
+                "metrics": {"loss": 1.0 / step}, "points": [{"step": step, "loss": 1.0 / step}], "previews": []}
 
     state = None
     for step in (1, 2, 3, 2):
@@ -89,16 +89,16 @@ def test_events_of_a_new_run_start_a_new_curve_and_of_the_same_run_continue_it(p
     assert [point["step"] for point in call(page, "progress", "advance", state, event("b", 7))["points"]] == [7]
 
 
-def test_samples_are_kept_by_their_steps_for_the_time_of_a_run(page: Page) -> None:
-    def event(run: str, *samples: tuple[int, str]) -> dict[str, Any]:
+def test_previews_are_kept_by_their_steps_for_the_time_of_a_run(page: Page) -> None:
+    def event(run: str, *previews: tuple[int, str]) -> dict[str, Any]:
         return {"run": run, "stage": "train", "status": "running", "step": 9, "total": 9, "message": "", "metrics": {},
-                "points": [], "samples": [{"step": step, "message": message} for step, message in samples]}
+                "points": [], "previews": [{"step": step, "message": message} for step, message in previews]}
 
     state = None
-    for samples in ([(20, "failed")], [(0, "")], [], [(20, "")]):
-        state = call(page, "progress", "advance", state, event("a", *samples))
-    assert state["samples"] == [{"step": 0, "message": ""}, {"step": 20, "message": ""}]
-    assert call(page, "progress", "advance", state, event("b"))["samples"] == []
+    for previews in ([(20, "failed")], [(0, "")], [], [(20, "")]):
+        state = call(page, "progress", "advance", state, event("a", *previews))
+    assert state["previews"] == [{"step": 0, "message": ""}, {"step": 20, "message": ""}]
+    assert call(page, "progress", "advance", state, event("b"))["previews"] == []
 
 
 def test_losses_by_time_are_bars_against_the_largest(page: Page) -> None:

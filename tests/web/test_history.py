@@ -17,8 +17,8 @@ from sidestep_core.progress import Progress
 
 @pytest.fixture(scope="module")
 def history() -> ModuleType:
-    """nodes/history.py, which is a part of a package that only ComfyUI can import."""
-    spec = importlib.util.spec_from_file_location("sidestep_history", PACK / "nodes" / "history.py")
+    """nodes/routes/history.py, which is a part of a package that only ComfyUI can import."""
+    spec = importlib.util.spec_from_file_location("sidestep_history", PACK / "nodes" / "routes" / "history.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -35,7 +35,7 @@ def step(number: int, **metrics: float) -> Progress:
 def test_a_run_that_goes_on_is_not_training_yet(history: ModuleType) -> None:
     run = history.History(node_id="7", run="a", workflow=None)
     run.update(step(3, loss=0.5))
-    run.update(Progress(stage="sample", step=1, total=2, notice="Told once."))
+    run.update(Progress(stage="preview", step=1, total=2, notice="Told once."))
     assert run.take_event()["training"] == (3, run.training[1])
     run.end("cancelled", "Stopped.")
     run.update(Progress(stage="load", step=0, total=1))
@@ -90,26 +90,26 @@ def test_losses_by_time_are_points_and_the_newest_are_known(history: ModuleType)
         "t0.1": 0.7, "t0.9": 0.4, "heldout_t0.5": 0.3}
 
 
-def test_samples_are_told_without_paths_and_found_by_step(history: ModuleType, tmp_path: Path) -> None:
+def test_previews_are_told_without_paths_and_found_by_step(history: ModuleType, tmp_path: Path) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
-    assert run.answer()["samples"] == []
-    run.add_sample(history.Sample(step=100, message="Out of memory."))
-    run.add_sample(history.Sample(step=0, file=tmp_path / "0.flac"))
-    run.add_sample(history.Sample(step=100, file=tmp_path / "100.flac"))
-    assert run.answer()["samples"] == [{"step": 0, "message": ""}, {"step": 100, "message": ""}]
+    assert run.answer()["previews"] == []
+    run.add_preview(history.Preview(step=100, message="Out of memory."))
+    run.add_preview(history.Preview(step=0, file=tmp_path / "0.flac"))
+    run.add_preview(history.Preview(step=100, file=tmp_path / "100.flac"))
+    assert run.answer()["previews"] == [{"step": 0, "message": ""}, {"step": 100, "message": ""}]
     assert str(tmp_path) not in json.dumps(run.answer())
-    assert run.sample_file(100) == tmp_path / "100.flac"
-    assert run.sample_file(50) is None
+    assert run.preview_file(100) == tmp_path / "100.flac"
+    assert run.preview_file(50) is None
     run.update(step(101, loss=0.5))
-    assert len(run.answer()["samples"]) == 2
+    assert len(run.answer()["previews"]) == 2
 
 
-def test_of_many_samples_the_first_and_the_newest_stay(history: ModuleType) -> None:
+def test_of_many_previews_the_first_and_the_newest_stay(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(0, 5000, 10):
-        run.add_sample(history.Sample(step=number))
-    assert len(run.samples) == history.MOST_SAMPLES
-    assert [run.samples[place].step for place in (0, 1, -1)] == [0, 5000 - 10 * (history.MOST_SAMPLES - 1), 4990]
+        run.add_preview(history.Preview(step=number))
+    assert len(run.previews) == history.MOST_PREVIEWS
+    assert [run.previews[place].step for place in (0, 1, -1)] == [0, 5000 - 10 * (history.MOST_PREVIEWS - 1), 4990]
 
 
 def test_what_json_does_not_know_becomes_null(history: ModuleType) -> None:
@@ -123,7 +123,7 @@ def test_the_time_left_lasts_until_the_run_ends(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     run.update(step(1, loss=0.5, eta_seconds=60.0))
     run.update(step(1))
-    run.update(Progress(stage="sample", step=1, total=9))
+    run.update(Progress(stage="preview", step=1, total=9))
     assert run.answer()["eta_seconds"] == 60.0
     assert run.answer()["training"] == (1, 100_000)
     run.end("finished", "Done.")

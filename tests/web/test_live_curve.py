@@ -121,7 +121,7 @@ def test_nothing_goes_on_after_a_restart(page: Page, server: ComfyUI, status: st
         node.id = 4711;
         const widget = node.widgets.find(({ name }) => name === 'sidestep_progress');
         widget.panel.state = { status, stage: 'train', step: 3, total: 9, training: [3, 9], run: 'a', message: '',
-                               node_id: '4711', metrics: {}, points: [], samples: [] };
+                               node_id: '4711', metrics: {}, points: [], previews: [] };
         window.comfyAPI.api.api.dispatchCustomEvent('reconnected');
     }""", status)
     panel = page.locator(PANEL)

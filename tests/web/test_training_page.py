@@ -43,7 +43,7 @@ def previewed(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
     changed = training_part(prompt, "previews")
     [number] = [node for node, content in changed.items() if content["class_type"] == TRAINER]
     changed[PREVIEWED] = changed.pop(number)
-    changed[PREVIEWED]["inputs"] |= {"sample_every": STEPS, "sample_seconds": PREVIEW_SECONDS, "inference_steps": 2}
+    changed[PREVIEWED]["inputs"] |= {"preview_every": STEPS, "preview_seconds": PREVIEW_SECONDS, "inference_steps": 2}
     outcome = server.run(changed, timeout=580)
     assert outcome.status == "success", outcome.exception_message
     return changed
@@ -138,7 +138,7 @@ def test_previews_and_losses_by_time_are_there_and_switching_keeps_the_place(
     look_at(page, PREVIEWED)
     panel = page.locator(PANEL)
     expect(panel.locator(".sidestep-time")).to_have_count(5)
-    buttons = panel.locator(".sidestep-sample")
+    buttons = panel.locator(".sidestep-preview")
     expect(buttons).to_have_text([f"step {STEPS}", "before"])
     # Everything is inside the panel.
     assert panel.evaluate("element => element.scrollHeight - element.clientHeight") <= 1
@@ -244,7 +244,7 @@ def test_a_preset_with_a_connected_text_shows_its_values_when_it_has_run(page: P
 
 def test_previews_are_served_by_their_numbers_only(server: ComfyUI, previewed: dict[str, Any]) -> None:
     run = server.get_json(f"/sidestep/nodes/{PREVIEWED}/history")["run"]
-    folder = f"/sidestep/nodes/{PREVIEWED}/runs/{quote(run)}/samples"
+    folder = f"/sidestep/nodes/{PREVIEWED}/runs/{quote(run)}/previews"
     status, headers, whole = download(server, f"{folder}/0")
     assert (status, headers["Content-Type"], whole[:4]) == (200, "audio/flac", b"fLaC")
     status, headers, part = download(server, f"{folder}/0", "bytes=4-99")

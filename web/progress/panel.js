@@ -4,7 +4,7 @@
 import { make, makeSvg } from "../dom.js";
 import { dots, line, ranges, ticks } from "./loss_chart.js";
 import { count, decimal, measured, meanwhile, newest, passes, power, share, timeLeft, title } from "./progress.js";
-import { createSamples } from "./samples.js";
+import { createPreviews } from "./previews.js";
 import { createTimeBins } from "./time_bins.js";
 
 const ICONS = {
@@ -14,13 +14,13 @@ const ICONS = {
   cancelled: "M2.5 2.5h7v7h-7z",
   failed: "M2.5 2.5L9.5 9.5M9.5 2.5L2.5 9.5",
 };
-const HEIGHT = { chart: 230, line: 64, bins: 30, samples: { row: 32, failure: 39 } }; // in pixels
+const HEIGHT = { chart: 230, line: 64, bins: 30, previews: { row: 32, failure: 39 } }; // in pixels
 const LINE = 17;
-const NOTHING = { metrics: {}, points: [], samples: [] };
+const NOTHING = { metrics: {}, points: [], previews: [] };
 
 /**
  * {element, show(state), height() in pixels}; `idle` and `hint` are the texts before the first run, `address` makes the
- * address of a sample.
+ * address of a preview.
  */
 export function createPanel({ chart, idle, hint, address }) {
   const [icon, iconPath] = makeSvg("sidestep-icon", "0 0 12 12", "");
@@ -29,7 +29,7 @@ export function createPanel({ chart, idle, hint, address }) {
   const fill = make("div", "sidestep-fill");
   const note = make("div", "sidestep-note");
   const left = make("div", "sidestep-left");
-  const parts = chart ? [createChart(), createTimeBins(HEIGHT.bins), createSamples(address, HEIGHT.samples)] : [];
+  const parts = chart ? [createChart(), createTimeBins(HEIGHT.bins), createPreviews(address, HEIGHT.previews)] : [];
   const element = make(
     "div",
     "sidestep-panel",

@@ -8,37 +8,37 @@ const STAGES = {
   preprocess: "Preparing songs",
   estimate: "Measuring the model",
   train: "Training",
-  sample: "Generating a preview",
+  preview: "Generating a preview",
   save: "Saving the adapter",
 };
-const IN_PERCENT = new Set(["listen", "preprocess", "estimate", "sample"]);
+const IN_PERCENT = new Set(["listen", "preprocess", "estimate", "preview"]);
 const ENDINGS = { stopping: "Stopping", finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
 
 /** The state after an event; `state` is the state so far (null before the first event), `event` one websocket event. */
 export function advance(state, event) {
-  const known = state?.run === event.run ? state : { metrics: {}, points: [], samples: [] };
+  const known = state?.run === event.run ? state : { metrics: {}, points: [], previews: [] };
   const metrics = { ...known.metrics, ...event.metrics };
   if (known.stage !== event.stage && !event.training) metrics.eta_seconds = event.metrics.eta_seconds;
   return {
     ...event,
     metrics,
     points: event.points.reduce(addPoint, known.points),
-    samples: addSamples(known.samples, event.samples),
+    previews: addPreviews(known.previews, event.previews),
   };
 }
 
 /** A state whose end is this message, with what was known before. */
 export const failed = (state, message) =>
-  ({ stage: "load", step: 0, total: 0, metrics: {}, points: [], samples: [], ...state, status: "failed", message });
+  ({ stage: "load", step: 0, total: 0, metrics: {}, points: [], previews: [], ...state, status: "failed", message });
 
 /** What ComfyUI says against a node before it runs: its own sentence, or ours, which it puts behind the input's name. */
 export const refusal = ({ errors }) => errors.map(({ type, message, details }) =>
   (type === "custom_validation_failed" ? details.replace(/^\w+ - /, "") : `${message}: ${details}`)).join(" ");
 
 /** By their steps; a new one takes the place of an earlier one of its step. */
-function addSamples(known, fresh) {
+function addPreviews(known, fresh) {
   if (!fresh.length) return known;
-  const kept = known.filter(({ step }) => fresh.every((sample) => sample.step !== step));
+  const kept = known.filter(({ step }) => fresh.every((preview) => preview.step !== step));
   return [...kept, ...fresh].sort((a, b) => a.step - b.step);
 }
 
@@ -64,7 +64,7 @@ export function fromOutput({ sidestep: [facts] }) {
   const ready = adapter ? `${fileName(adapter)} is in your LoRA list.` : `${songs} songs ready.`;
   const { message = ready, stage = adapter ? "train" : "preprocess" } = facts;
   const metrics = { heldout };
-  return { stage, status: "finished", step: steps, total: steps, message, metrics, measured_on, points: [], samples: [] };
+  return { stage, status: "finished", step: steps, total: steps, message, metrics, measured_on, points: [], previews: [] };
 }
 
 /** Whether a state tells how this output came about. */
@@ -132,8 +132,8 @@ export const measured = (state) => MEASURED[state.measured_on] ?? UNKNOWN;
 /** A loss: "0.412"; a missing one: "-". */
 export const decimal = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits) : "-");
 
-/** What a sample is called, by the steps before it. */
-export const sampleName = (step) => (step ? `step ${step.toLocaleString()}` : "before");
+/** What a preview is called, by the steps before it. */
+export const previewName = (step) => (step ? `step ${step.toLocaleString()}` : "before");
 
 /** Passes over the songs: "2.5", later "34"; cut, not rounded, so that 3 means three whole ones. */
 export function passes(value) {

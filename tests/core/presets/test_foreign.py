@@ -68,8 +68,8 @@ def test_ace_lora_trainers_presets() -> None:
     assert found.train == TrainConfig(
         optimizer="prodigy", learning_rate=5e-5, epochs=1000, save_every=625, warmup_steps=200,
         gradient_checkpointing="off", max_latent_length=1500, cfg_ratio=0.15, loss_weighting="min_snr",
-        early_stopping=10, timestep_preset="custom", timestep_mu=-0.8, timestep_sigma=0.8, sample_every=50,
-        sample_caption="warm")
+        early_stopping=10, timestep_preset="custom", timestep_mu=-0.8, timestep_sigma=0.8, preview_every=50,
+        preview_caption="warm")
 
 
 @pytest.mark.parametrize("values", [SIDE_STEP_0_8, SIDE_STEP_1_1, ACE_LORA_TRAINER])
@@ -142,7 +142,7 @@ def test_what_cannot_be_right_is_refused(values: dict[str, Any], said: str) -> N
     ({"genre_ratio": 25}, TrainConfig(genre_ratio=0.25), ""),
     ({"timestep_mu": -0.4, "timestep_sigma": 1.0}, TrainConfig(), ""),
     ({"sample_enabled": False, "sample_every_n_epochs": 10}, TrainConfig(), ""),
-    ({"sample_enabled": True, "save_every_n_epochs": 10}, TrainConfig(sample_every=25, save_every=25), "10 songs"),
+    ({"sample_enabled": True, "save_every_n_epochs": 10}, TrainConfig(preview_every=25, save_every=25), "10 songs"),
     ({"early_stop_enabled": False, "early_stop_patience": 10}, TrainConfig(), ""),
 ])
 def test_what_is_said_otherwise_there(values: dict[str, Any], expected: TrainConfig, said: str) -> None:

@@ -57,7 +57,7 @@ def test_an_unknown_name_is_refused() -> None:
 PRESETS = [
     Preset(name="mine", adapter=LoraConfig(rank=8, module_ranks=("layers.0.*=4",)), train=TrainConfig(max_steps=5)),
     Preset(name="Kronecker", description="M\u00fcller's\nown", adapter=LokrConfig(factor=8)),
-    Preset(name="", adapter=LohaConfig(use_scalar=True), train=TrainConfig(sample_lyrics="[Verse]\nla\n")),
+    Preset(name="", adapter=LohaConfig(use_scalar=True), train=TrainConfig(preview_lyrics="[Verse]\nla\n")),
 ]
 
 

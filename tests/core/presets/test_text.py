@@ -21,7 +21,7 @@ from sidestep_core.training.config import TrainConfig
     (TrainConfig, "schedule", "linear", "linear"),
     (TrainConfig, "gradient_checkpointing", "on", "on"),
     (TrainConfig, "discrete_shift", "2", "2"),
-    (TrainConfig, "sample_caption", "", ""),
+    (TrainConfig, "preview_caption", "", ""),
     (TrainConfig, "tensorboard", "Yes", True),
     (TrainConfig, "tensorboard", "off", False),
     (TrainConfig, "tensorboard", "1", "1"),
@@ -35,8 +35,8 @@ def test_text_becomes_the_type_of_the_setting(kind: type[Config], name: str, tex
 
 
 def test_lines_are_read() -> None:
-    text = "# mine\n\nlearning_rate: 2e-4\n  sample_caption : warm: and slow \r\nsample_lyrics:"
-    assert read_lines(text) == {"learning_rate": "2e-4", "sample_caption": "warm: and slow", "sample_lyrics": ""}
+    text = "# mine\n\nlearning_rate: 2e-4\n  preview_caption : warm: and slow \r\npreview_lyrics:"
+    assert read_lines(text) == {"learning_rate": "2e-4", "preview_caption": "warm: and slow", "preview_lyrics": ""}
 
 
 @pytest.mark.parametrize(("text", "said"), [

@@ -42,7 +42,7 @@ FIELDS = dict(
     early_stopping=from_zero, target_loss=not_negative, publish=one_of(train_config.Publish), save_every=counts,
     save_minutes=not_negative, keep_checkpoints=from_zero, tensorboard=st.booleans(), log_every=counts,
     log_heavy_every=counts,
-    sample_every=from_zero, sample_caption=texts, sample_lyrics=texts, sample_seconds=st.floats(5, 600),
+    preview_every=from_zero, preview_caption=texts, preview_lyrics=texts, preview_seconds=st.floats(5, 600),
     shift=not_negative, inference_steps=from_zero, seed=st.integers(0, 2**64), device=texts,
     precision=one_of(train_config.Precision), gradient_checkpointing=one_of(train_config.Checkpointing),
 )  # fmt: skip
@@ -63,7 +63,7 @@ def test_a_config_comes_back_from_json_as_it_went(config: TrainConfig) -> None:
 AT_LEAST_ONE = ("max_steps", "restarts", "batch_size", "gradient_accumulation", "heldout_every", "save_every",
                 "log_every", "log_heavy_every")
 NOT_NEGATIVE = ("epochs", "warmup_steps", "weight_decay", "seed", "early_stopping", "target_loss", "shift",
-                "save_minutes", "keep_checkpoints", "sample_every", "inference_steps")
+                "save_minutes", "keep_checkpoints", "preview_every", "inference_steps")
 ABOVE_ZERO = ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma")
 WRONG: list[tuple[str, Any, str]] = [
     *((name, 0, "at least 1, got 0") for name in AT_LEAST_ONE),
@@ -84,9 +84,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("max_latent_length", 24, "24"),
     ("max_latent_length", -25, "-25"),
     ("heldout_songs", -2, "-2"),
-    ("sample_seconds", 4.0, "4.0"),
-    ("sample_seconds", 601.0, "601.0"),
-    ("sample_caption", 3, "3"),
+    ("preview_seconds", 4.0, "4.0"),
+    ("preview_seconds", 601.0, "601.0"),
+    ("preview_caption", 3, "3"),
     ("device", None, "None"),
     ("gradient_checkpointing", True, "True"),
 ]
@@ -102,7 +102,7 @@ def test_invalid_settings_are_refused_by_name_and_value(name: str, value: Any, n
 
 def test_every_setting_is_checked() -> None:
     """Lyrics may be anything, and what a switch refuses is tested for all configs together."""
-    assert {name for name, _, _ in WRONG} | {"sample_lyrics", "tensorboard"} == FIELDS.keys()
+    assert {name for name, _, _ in WRONG} | {"preview_lyrics", "tensorboard"} == FIELDS.keys()
 
 
 def test_the_defaults_are_side_steps() -> None:

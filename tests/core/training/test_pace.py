@@ -10,7 +10,7 @@ import pytest
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.pace import Pace, Work
 
-CONFIG = replace(TrainConfig(), max_steps=80, heldout_every=20, save_every=30, sample_every=40)
+CONFIG = replace(TrainConfig(), max_steps=80, heldout_every=20, save_every=30, preview_every=40)
 
 
 class Clock:
@@ -45,7 +45,7 @@ def test_nothing_measured_is_nothing_left(pace: Pace) -> None:
 def test_previews_are_no_part_of_a_step(pace: Pace, clock: Clock) -> None:
     for _ in range(41):
         spend(pace, clock, "step", 2.0)
-    spend(pace, clock, "sample", 300.0)
+    spend(pace, clock, "preview", 300.0)
     assert pace.seconds_left(41) == 39 * 2.0 + 300.0
     assert pace.seconds_left(80) == 0
 

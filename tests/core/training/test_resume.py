@@ -212,7 +212,7 @@ def test_where_it_starts_makes_it_another_run(checkpoint: Checkpoint, dataset: D
 
 
 def test_what_is_only_shown_or_noted_makes_no_other_run(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    shown = replace(KEPT, shift=2.0, inference_steps=9, tensorboard=True, sample_every=5, keep_checkpoints=7,
+    shown = replace(KEPT, shift=2.0, inference_steps=9, tensorboard=True, preview_every=5, keep_checkpoints=7,
                     save_every=3, device="auto", gradient_checkpointing="on", log_every=1)
     assert identity(checkpoint, dataset, LORA, shown) == identity(checkpoint, dataset, LORA, KEPT)
     for other in (replace(KEPT, ema_decay=0.4), replace(KEPT, optimizer="prodigy"), replace(KEPT, publish="best")):

@@ -448,32 +448,32 @@ def test_previews_are_made_when_due_and_change_no_bit(checkpoint: Checkpoint, da
                                                       tmp_path: Path) -> None:
     made: list[tuple[int, bool]] = []
 
-    def sample(file: Path | None, step: int) -> None:
+    def preview(file: Path | None, step: int) -> None:
         torch.manual_seed(0)
         torch.rand(10)
         if file is not None:
             assert same_tensors(file, tmp_path / "run" / f"checkpoint-step-{step}" / ADAPTER_FILE)
         made.append((step, file is None))
 
-    config = replace(CONFIG, sample_every=3)
-    adapter = trained(checkpoint, dataset, tmp_path, config=config, sample=sample)
+    config = replace(CONFIG, preview_every=3)
+    adapter = trained(checkpoint, dataset, tmp_path, config=config, preview=preview)
     assert made == [(0, True), (3, False), (6, False)]
     assert same_tensors(adapter.path, undisturbed.path)
-    trained(checkpoint, dataset, tmp_path / "none", sample=sample)
+    trained(checkpoint, dataset, tmp_path / "none", preview=preview)
     assert len(made) == 3
 
 
 def test_a_preview_that_fails_is_told_and_costs_nothing(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
                                                         tmp_path: Path) -> None:
-    def sample(file: Path | None, step: int) -> None:
+    def preview(file: Path | None, step: int) -> None:
         raise RuntimeError(f"no room at {step}")
 
     reports: list[Progress] = []
-    adapter = trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, sample_every=4), sample=sample,
+    adapter = trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, preview_every=4), preview=preview,
                       report=reports.append)
-    assert [progress.message for progress in reports if progress.stage == "sample"] == [
+    assert [progress.message for progress in reports if progress.stage == "preview"] == [
         f"The preview at step {step} failed, training goes on: no room at {step}" for step in (0, 4)]
-    assert [progress.notice for progress in reports if progress.stage == "sample"] == [
+    assert [progress.notice for progress in reports if progress.stage == "preview"] == [
         f"The preview at step {step} failed, training goes on: no room at {step}" for step in (0, 4)]
     assert same_tensors(adapter.path, undisturbed.path)
 
@@ -481,12 +481,12 @@ def test_a_preview_that_fails_is_told_and_costs_nothing(checkpoint: Checkpoint, 
 @pytest.mark.parametrize("signal", [Cancelled(), Interrupt()], ids=["cancelled", "host interrupt"])
 def test_a_preview_can_be_cancelled(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter, tmp_path: Path,
                                     signal: BaseException) -> None:
-    def sample(file: Path | None, step: int) -> None:
+    def preview(file: Path | None, step: int) -> None:
         if step == 3:
             raise signal
 
-    config = replace(CONFIG, sample_every=3)
+    config = replace(CONFIG, preview_every=3)
     with pytest.raises(type(signal)):
-        trained(checkpoint, dataset, tmp_path, config=config, sample=sample)
+        trained(checkpoint, dataset, tmp_path, config=config, preview=preview)
     assert (tmp_path / "a-step-3.safetensors").is_file()
     assert same_tensors(trained(checkpoint, dataset, tmp_path, config=config).path, undisturbed.path)

@@ -42,7 +42,7 @@ class DriveSteps(io.ComfyNode):
                     report(progress(stage="train", step=step, total=steps))
                 row = rows.add_step(step + 1, {"loss": 1 / (step + 1), "lr": 1e-4, "epoch": 1.0})
                 report(progress(stage="train", step=step + 1, total=steps, metrics=row))
-            report(progress(stage="sample", step=1, total=2, message="After the last step: decoding"))
+            report(progress(stage="preview", step=1, total=2, message="After the last step: decoding"))
             time.sleep(pause_at_end)
 
         host.run_stage(cls.hidden.unique_id, file.parent.name, stage, summary=lambda _: "Done.")

@@ -1,4 +1,4 @@
-"""Samples during training: what the plain workflow generates with that adapter, and nothing else is changed by it."""
+"""Previews during training: what the plain workflow generates with that adapter, and nothing else is changed by it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.host.pack import pack_module
 SECONDS = 5.0
 STEPS, SHIFT, GUIDANCE = 2, 1.0, 6.0
 CAPTION = "calm piano, rain"
-CONFIG = TrainConfig(sample_every=10, sample_seconds=SECONDS, inference_steps=STEPS, seed=7)
+CONFIG = TrainConfig(preview_every=10, preview_seconds=SECONDS, inference_steps=STEPS, seed=7)
 NODE = "4"
 HEARD = 0.01
 """A difference, or a loudness, that no rounding makes."""
 
 
 @pytest.fixture(scope="module")
-def samples(comfy: ModuleType) -> ModuleType:
-    """nodes/samples.py in this process, with a server that nobody is connected to."""
+def previews(comfy: ModuleType) -> ModuleType:
+    """nodes/host/previews.py in this process, with a server that nobody is connected to."""
     import server
 
     server.PromptServer(asyncio.new_event_loop())
@@ -62,12 +62,12 @@ def adapter(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def listeners() -> list[Callable[[Progress], None]]:
-    """Who is told of the sampler's progress."""
+    """Who is told of the progress of sampling."""
     return []
 
 
 @pytest.fixture(scope="module")
-def sampler(samples: ModuleType, checkpoint: Checkpoint, run: Path,
+def make_preview(previews: ModuleType, checkpoint: Checkpoint, run: Path,
             listeners: list[Callable[[Progress], None]]) -> Any:
     """One for all tests, as for a whole training."""
     def report(progress: Progress) -> None:
@@ -75,28 +75,28 @@ def sampler(samples: ModuleType, checkpoint: Checkpoint, run: Path,
             listener(progress)
 
     # Of the base variant, which is sampled with guidance: then the negative prompt is heard too.
-    return samples.sampler_for(NODE, run, replace(checkpoint, variant="base"), CONFIG, CAPTION, report)
+    return previews.preview_maker(NODE, run, replace(checkpoint, variant="base"), CONFIG, CAPTION, report)
 
 
 @pytest.fixture(scope="module")
-def after(sampler: Any, run: Path, adapter: Path) -> Tensor:
-    """The sample with the adapter; the one without is made along with it, as it is missing."""
+def after(make_preview: Any, run: Path, adapter: Path) -> Tensor:
+    """The preview with the adapter; the one without is made along with it, as it is missing."""
     state = torch.random.get_rng_state()
-    sampler(adapter, 10)
+    make_preview(adapter, 10)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
-    return decode(run / "samples" / "step-000010.flac")
+    return decode(run / "previews" / "step-000010.flac")
 
 
 @pytest.fixture(scope="module")
 def before(run: Path, after: Tensor) -> Tensor:
-    """The sample of the model alone."""
-    return decode(run / "samples" / "step-000000.flac")
+    """The preview of the model alone."""
+    return decode(run / "previews" / "step-000000.flac")
 
 
-def history(samples: ModuleType) -> Any:
-    return samples.events._histories[NODE]
+def history(previews: ModuleType) -> Any:
+    return previews.events._histories[NODE]
 
 
 def plain_workflow(comfy: ModuleType, checkpoint: Checkpoint, text_encoders: list[str]) -> Tensor:
@@ -130,55 +130,55 @@ def test_the_sample_before_training_is_what_the_plain_workflow_makes(
     assert torch.equal(before, decode(tmp_path / "expected.flac"))
 
 
-def test_a_sample_is_sound_of_the_length_asked_for(before: Tensor) -> None:
+def test_a_preview_is_sound_of_the_length_asked_for(before: Tensor) -> None:
     assert before.shape == (2, round(SECONDS * SAMPLE_RATE))
     assert float(before.abs().max()) > HEARD
 
 
-def test_the_adapter_makes_a_difference(samples: ModuleType, before: Tensor, after: Tensor) -> None:
+def test_the_adapter_makes_a_difference(previews: ModuleType, before: Tensor, after: Tensor) -> None:
     assert after.shape == before.shape
     assert float((after - before).abs().max()) > HEARD
-    assert [(sample.step, sample.message) for sample in history(samples).samples] == [(0, ""), (10, "")]
+    assert [(preview.step, preview.message) for preview in history(previews).previews] == [(0, ""), (10, "")]
 
 
 def test_the_models_are_gone_afterwards(comfy: ModuleType, before: Tensor) -> None:
     assert comfy.model_management.current_loaded_models == []
 
 
-def test_off_by_default_and_what_the_run_has_is_shown(samples: ModuleType, checkpoint: Checkpoint,
+def test_off_by_default_and_what_the_run_has_is_shown(previews: ModuleType, checkpoint: Checkpoint,
                                                       tmp_path: Path) -> None:
-    (tmp_path / "samples").mkdir()
+    (tmp_path / "previews").mkdir()
     for name in ("step-000000.flac", "step-000040.flac", "notes.flac"):
-        (tmp_path / "samples" / name).touch()
-    assert samples.sampler_for("5", tmp_path, checkpoint, TrainConfig(), CAPTION) is None
-    assert [sample.step for sample in samples.events._histories["5"].samples] == [0, 40]
+        (tmp_path / "previews" / name).touch()
+    assert previews.preview_maker("5", tmp_path, checkpoint, TrainConfig(), CAPTION) is None
+    assert [preview.step for preview in previews.events._histories["5"].previews] == [0, 40]
 
 
-def test_settings_follow_the_variant_unless_they_are_set(samples: ModuleType, checkpoint: Checkpoint) -> None:
+def test_settings_follow_the_variant_unless_they_are_set(previews: ModuleType, checkpoint: Checkpoint) -> None:
     def sampling(variant: str, config: TrainConfig) -> tuple[int, float, float]:
-        settings = samples._settings(replace(checkpoint, variant=variant), config, "first song")
+        settings = previews._settings(replace(checkpoint, variant=variant), config, "first song")
         return settings.steps, settings.shift, settings.cfg
 
     assert sampling("turbo", TrainConfig()) == (8, 3.0, 1.0)
     assert sampling("base", TrainConfig()) == (50, 1.0, 6.0)
     assert sampling("sft", TrainConfig(inference_steps=30, shift=3.0)) == (30, 3.0, 7.0)
-    assert samples._settings(checkpoint, TrainConfig(), "first song").caption == "first song"
-    assert samples._settings(checkpoint, TrainConfig(sample_caption="mine"), "first song").caption == "mine"
+    assert previews._settings(checkpoint, TrainConfig(), "first song").caption == "first song"
+    assert previews._settings(checkpoint, TrainConfig(preview_caption="mine"), "first song").caption == "mine"
 
 
-def test_samples_are_not_compared_with_those_of_another_prompt(samples: ModuleType, checkpoint: Checkpoint, run: Path,
+def test_previews_are_not_compared_with_those_of_another_prompt(previews: ModuleType, checkpoint: Checkpoint, run: Path,
                                                                before: Tensor) -> None:
     def shown(node: str, config: TrainConfig) -> list[int]:
-        samples.sampler_for(node, run, replace(checkpoint, variant="base"), config, CAPTION)
-        found = samples.events._histories.get(node)
-        return [] if found is None else [sample.step for sample in found.samples]
+        previews.preview_maker(node, run, replace(checkpoint, variant="base"), config, CAPTION)
+        found = previews.events._histories.get(node)
+        return [] if found is None else [preview.step for preview in found.previews]
 
     assert shown("6", CONFIG) == [0, 10]
-    assert shown("7", replace(CONFIG, sample_every=20)) == [0, 10]
-    assert shown("8", replace(CONFIG, sample_caption="loud drums")) == []
+    assert shown("7", replace(CONFIG, preview_every=20)) == [0, 10]
+    assert shown("8", replace(CONFIG, preview_caption="loud drums")) == []
 
 
-def test_cancelling_passes_through(sampler: Any, run: Path, listeners: list[Callable[[Progress], None]]) -> None:
+def test_cancelling_passes_through(make_preview: Any, run: Path, listeners: list[Callable[[Progress], None]]) -> None:
     cancelled = pack_module("sidestep_core.progress").Cancelled
     steps: list[int] = []
 
@@ -189,23 +189,23 @@ def test_cancelling_passes_through(sampler: Any, run: Path, listeners: list[Call
 
     listeners.append(cancel_at_step_1)
     with pytest.raises(cancelled):
-        sampler(None, 30)
+        make_preview(None, 30)
     listeners.clear()
     assert steps == [0, 0, 1]
-    assert not (run / "samples" / "step-000030.flac").exists()
+    assert not (run / "previews" / "step-000030.flac").exists()
 
 
-def test_comfyuis_interrupt_cancels(comfy: ModuleType, sampler: Any, run: Path) -> None:
+def test_comfyuis_interrupt_cancels(comfy: ModuleType, make_preview: Any, run: Path) -> None:
     """Its sampler takes the interrupt for itself, so nobody else hears of it."""
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(pack_module("sidestep_core.progress").Cancelled):
-        sampler(None, 30)
-    assert not (run / "samples" / "step-000030.flac").exists()
+        make_preview(None, 30)
+    assert not (run / "previews" / "step-000030.flac").exists()
 
 
-def test_a_sample_that_fails_says_so_and_lets_the_training_go_on(samples: ModuleType, sampler: Any,
+def test_a_preview_that_fails_says_so_and_lets_the_training_go_on(previews: ModuleType, make_preview: Any,
                                                                  tmp_path: Path) -> None:
-    sampler(tmp_path / "missing.safetensors", 40)
-    failed = history(samples).samples[-1]
+    make_preview(tmp_path / "missing.safetensors", 40)
+    failed = history(previews).previews[-1]
     assert (failed.step, failed.file) == (40, None)
     assert "missing.safetensors" in failed.message

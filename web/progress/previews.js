@@ -1,41 +1,41 @@
-// The generated samples: a button each, newest first.  They share one player that keeps its place, so that going from
+// The generated previews: a button each, newest first.  They share one player that keeps its place, so that going from
 // one to another compares the same moment of the same piece.
 
 import { make, makeSvg } from "../dom.js";
-import { sampleName } from "./progress.js";
+import { previewName } from "./progress.js";
 
 const PLAY = "M3 1.5v9l7.5 -4.5z";
 const PAUSE = "M3 1.5v9M8.5 1.5v9";
 const FAILED = "M2.5 2.5L9.5 9.5M9.5 2.5L2.5 9.5";
 
-/** {element, show(state), height() in pixels}; `address` makes the address of a sample of a state's node and run. */
-export function createSamples(address, heights) {
-  const row = make("div", "sidestep-samples");
+/** {element, show(state), height() in pixels}; `address` makes the address of a preview of a state's node and run. */
+export function createPreviews(address, heights) {
+  const row = make("div", "sidestep-previews");
   const failure = make("div", "sidestep-failure");
   const audio = make("audio", "");
   const element = make("div", "sidestep-heard", row, failure, audio);
   let buttons = new Map(); // by step
   let shown = "";
-  let current = null; // step of the sample in the player
+  let current = null; // step of the preview in the player
 
   function show(state) {
-    const { samples } = state;
-    const key = JSON.stringify([state.node_id, state.run, samples]);
+    const { previews } = state;
+    const key = JSON.stringify([state.node_id, state.run, previews]);
     if (key === shown) return;
     if (JSON.parse(shown || "[]")[1] !== state.run) stop();
     shown = key;
-    buttons = new Map(samples.toReversed().map((sample) => [sample.step, button(sample, state)]));
+    buttons = new Map(previews.toReversed().map((preview) => [preview.step, button(preview, state)]));
     row.replaceChildren(...buttons.values());
-    const { step, message } = samples.at(-1) ?? {};
-    failure.textContent = failure.title = message ? `No preview (${sampleName(step)}): ${message}` : "";
-    element.hidden = !samples.length;
+    const { step, message } = previews.at(-1) ?? {};
+    failure.textContent = failure.title = message ? `No preview (${previewName(step)}): ${message}` : "";
+    element.hidden = !previews.length;
     mark();
   }
 
   function button({ step, message }, state) {
     const [icon, path] = makeSvg("sidestep-icon", "0 0 12 12", "");
-    const name = sampleName(step);
-    const made = make("button", "sidestep-sample", icon, name);
+    const name = previewName(step);
+    const made = make("button", "sidestep-preview", icon, name);
     made.type = "button";
     made.disabled = Boolean(message);
     made.title = message || (step ? `Generated with the adapter after ${name}` : "Generated without the adapter");
@@ -74,7 +74,7 @@ export function createSamples(address, heights) {
   for (const event of ["play", "pause", "ended", "timeupdate", "emptied"]) audio.addEventListener(event, mark);
   audio.addEventListener("error", () => {
     if (current === null) return;
-    failure.textContent = failure.title = `The preview (${sampleName(current)}) is gone.`;
+    failure.textContent = failure.title = `The preview (${previewName(current)}) is gone.`;
     stop();
   });
   // Where there are more than fit, the wheel goes through them instead of zooming the canvas.

@@ -195,8 +195,8 @@ def side_step(folder: Path, weights: Weights, attach: Callable[[nn.Module], Live
     model = tree(weights)
     live = attach(model)
     randomise(model, live.parameters)
-    file.write(folder / "own.safetensors", live.state(), {})
-    adapted = [change.module for change in live.changes()]
+    file.write(folder / "own.safetensors", live.state_dict(), {})
+    adapted = [change.module for change in live.deltas()]
     for parameter in live.parameters:
         parameter.data = parameter.data.double()
     return Made(folder / "own.safetensors", truth_of({name: model.get_submodule(name) for name in adapted}, weights))

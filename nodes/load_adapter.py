@@ -32,7 +32,7 @@ class LoadAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, adapter_file: str) -> io.NodeOutput:
         adapter = open_file(folders.adapter_path(adapter_file))
-        return io.NodeOutput(adapter, adapter.tag, ui={"sidestep": [
+        return io.NodeOutput(adapter, adapter.trigger_word, ui={"sidestep": [
             {"file": adapter.path.name} | warned(notices(adapter.path))]})
 
     @classmethod

@@ -92,11 +92,11 @@ def _merge(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha
            facts: dict[str, object], report: Report) -> list[str]:
     """Write the merged model, unless it is there already (no target); what is to be told of it."""
     weights = checkpoint.model_weights()
-    bake, told = patches.bake(adapters, alpha, {name: weights.shape(name) for name in weights.names})
+    patch, told = patches.combine(adapters, alpha, {name: weights.shape(name) for name in weights.names})
     if merge.quantised(checkpoint):
         told.append(f"{checkpoint.name} is quantised; the merged model is bf16, which is larger.")
     if target is not None:
-        merge.merge(checkpoint, bake, target, facts, report=report)
+        merge.merge(checkpoint, patch, target, facts, report=report)
     return told
 
 

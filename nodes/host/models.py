@@ -22,11 +22,10 @@ from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel, get_silenc
 from torch import Tensor
 
 from ...sidestep_core.adapters import formats
-from ...sidestep_core.adapters.file import Added
+from ...sidestep_core.adapters.file import DeltaFn
 from ...sidestep_core.errors import AdapterError, CheckpointError
 from ...sidestep_core.model.checkpoint import Checkpoint
-from . import patches as changes
-from . import vae_keys
+from . import patches, vae_keys
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def make_room() -> None:
     comfy.model_management.soft_empty_cache()
 
 
-def load_as_comfyui(path: Path) -> Added:
+def load_as_comfyui(path: Path) -> DeltaFn:
     """What ComfyUI's own loader makes of an adapter file, weight by weight: the core's proof that strength 1.0 is true.
 
     The loader maps file keys to model keys by name; a model with the right names and tiny widths is all it needs.
@@ -104,18 +103,18 @@ def load_as_comfyui(path: Path) -> Added:
     # The host's own layers have no weights until a file is loaded into them, where it streams weights (DynamicVRAM).
     config.custom_operations = torch.nn
     model = config.get_model({})
-    patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), comfy.lora.model_lora_keys_unet(model, {}))
+    loaded = comfy.lora.load_lora(comfy.lora_convert.convert_lora(tensors), comfy.lora.model_lora_keys_unet(model, {}))
 
-    def added(module: str, weight: Tensor) -> Tensor | None:
+    def delta(module: str, weight: Tensor) -> Tensor | None:
         key = f"diffusion_model.decoder.{module}.weight"
-        if key not in patches:
+        if key not in loaded:
             return None
-        patch = [(1.0, patches[key], 1.0, None, None)]
+        patch = [(1.0, loaded[key], 1.0, None, None)]
         # In the weight's own dtype: a change that depends on the weight comes in float64, or the subtraction would
         # drown it in rounding.
         return comfy.lora.calculate_weight(patch, weight.clone(), key, intermediate_dtype=weight.dtype) - weight
 
-    return added
+    return delta
 
 
 def patch(model: object, path: Path, strength: float, alpha: float = 0.0,
@@ -128,25 +127,25 @@ def patch(model: object, path: Path, strength: float, alpha: float = 0.0,
     """
     if not math.isfinite(strength):
         raise AdapterError(f"strength is {strength}; it must be a number. 1.0 is exactly what was trained.")
-    content = formats.read(path, alpha)
-    formats.require_use(alpha, [content])
+    file = formats.read(path, alpha)
+    formats.require_use(alpha, [file])
     weights = model.model.state_dict().keys()
 
     def shape_of(key: str) -> torch.Size | None:
         # By attribute, not by state dict: there a packed 4-bit weight has the shape of its storage.
         return comfy.utils.get_attr(model.model, key).shape if key in weights else None
 
-    found = changes.of(content, shape_of, comfy.lora.model_lora_keys_unet(model.model, {}))
-    if content.notice:
-        tell(content.notice)
+    found = patches.of(file, shape_of, comfy.lora.model_lora_keys_unet(model.model, {}))
+    if file.notice:
+        tell(file.notice)
     if found.left_out:
-        tell(f"{path.name}: {found.matched} of {content.total} modules matched. {found.left_out}.")
+        tell(f"{path.name}: {found.matched} of {file.total} modules matched. {found.left_out}.")
     patched = model.clone()
     if strength != 0:
         _add(patched, found.by_key, strength)
-    if content.metadata:
-        patched.set_attachments("lora_metadata", dict(content.metadata))
-    return patched, found.matched, content.total
+    if file.metadata:
+        patched.set_attachments("lora_metadata", dict(file.metadata))
+    return patched, found.matched, file.total
 
 
 def _add(patched: object, found: Mapping[str, object], strength: float) -> None:
@@ -155,5 +154,5 @@ def _add(patched: object, found: Mapping[str, object], strength: float) -> None:
     if len(added) != len(found):
         raise AdapterError(f"ComfyUI took {len(added)} of {len(found)} changes of the adapter. Please report this.")
     for key, change in found.items():
-        if changes.before_others(change):
+        if patches.before_others(change):
             patched.patches[key].insert(0, patched.patches[key].pop())

@@ -18,8 +18,8 @@ from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
 from ...sidestep_core.adapters import formats
-from ...sidestep_core.adapters.delta import Piece, decomposed
-from ...sidestep_core.adapters.merge import Bake
+from ...sidestep_core.adapters.delta import ModuleDelta, decomposed
+from ...sidestep_core.adapters.merge import Patch
 from ...sidestep_core.errors import AdapterError
 from . import log
 
@@ -82,18 +82,18 @@ class OfTheWeight(WeightAdapterBase):
 
 
 @dataclass(frozen=True)
-class Changes:
+class HostPatches:
     """What the host really does to a model with an adapter."""
 
     by_key: Mapping[str, object]
     """The model's parameter -> change."""
     matched: int
-    """Modules of the file, of `Content.total`."""
+    """Modules of the file, of `AdapterFile.total`."""
     left_out: str
     """What of the file is not used, in words."""
 
 
-def of(content: formats.Content, shape_of: ShapeOf, key_map: Mapping[str, str]) -> Changes:
+def of(content: formats.AdapterFile, shape_of: ShapeOf, key_map: Mapping[str, str]) -> HostPatches:
     """What the host's own loader makes of an adapter; `key_map`: the host's names of parts outside the decoder.
 
     AdapterError when nothing is left, or something is of another width.
@@ -101,20 +101,20 @@ def of(content: formats.Content, shape_of: ShapeOf, key_map: Mapping[str, str]) 
     def in_decoder(parameter: str) -> Sequence[int] | None:
         return shape_of(formats.HOST_PREFIX + parameter)
 
-    handed = _of_whole_modules(_working(_handed(content, in_decoder), shape_of))
-    elsewhere = _working(_elsewhere(content.elsewhere, key_map), shape_of)
-    pieces = content.matched(in_decoder, alone=not (handed or elsewhere))
-    own = _working(_of_pieces(pieces), shape_of)
-    failed = {module for module in pieces if pieces[module].factors is not None
+    host_only = _of_whole_modules(_working(_host_only(content, in_decoder), shape_of))
+    outside = _working(_outside(content.outside_decoder, key_map), shape_of)
+    deltas = content.matched(in_decoder, alone=not (host_only or outside))
+    own = _working(_of_deltas(deltas), shape_of)
+    failed = {module for module in deltas if deltas[module].factors is not None
               and f"{formats.HOST_PREFIX}{module}.weight" not in own}
     own = {key: change for key, change in own.items() if _module(key).removesuffix(".bias") not in failed}
-    pieces = {module: piece for module, piece in pieces.items() if module not in failed}
-    if not (own or handed or elsewhere):
+    deltas = {module: delta for module, delta in deltas.items() if module not in failed}
+    if not (own or host_only or outside):
         raise AdapterError(f"ComfyUI could apply nothing of {content.path.name}. Update ComfyUI.")
-    keys = _keys_of(content.elsewhere, key_map, elsewhere)
-    modules = {formats.module_text(key) for key in keys} | {_module(key).removesuffix(".bias") for key in handed}
-    return Changes(own | handed | elsewhere, len(pieces) + len(modules),
-                   content.left_out(pieces, keys | {_module(key) for key in handed}))
+    keys = _keys_of(content.outside_decoder, key_map, outside)
+    modules = {formats.module_text(key) for key in keys} | {_module(key).removesuffix(".bias") for key in host_only}
+    return HostPatches(own | host_only | outside, len(deltas) + len(modules),
+                       content.left_out(deltas, keys | {_module(key) for key in host_only}))
 
 
 def _of_whole_modules(found: Mapping[str, object]) -> dict[str, object]:
@@ -122,21 +122,21 @@ def _of_whole_modules(found: Mapping[str, object]) -> dict[str, object]:
     return {key: change for key, change in found.items() if f"{key.rpartition('.')[0]}.weight" in found}
 
 
-def _of_pieces(pieces: Mapping[str, Piece]) -> dict[str, object]:
+def _of_deltas(deltas: Mapping[str, ModuleDelta]) -> dict[str, object]:
     """DoRA as it was trained."""
-    key_map = {f"{formats.HOST_PREFIX}{module}": f"{formats.HOST_PREFIX}{module}.weight" for module in pieces}
-    found = comfy.lora.load_lora(formats.host_tensors(pieces), key_map)
-    for module, piece in pieces.items():
+    key_map = {f"{formats.HOST_PREFIX}{module}": f"{formats.HOST_PREFIX}{module}.weight" for module in deltas}
+    found = comfy.lora.load_lora(formats.host_tensors(deltas), key_map)
+    for module, delta in deltas.items():
         key = f"{formats.HOST_PREFIX}{module}.weight"
-        if piece.magnitude is not None and key in found:
-            found[key] = Dora(set(), (piece.magnitude, found[key]))
+        if delta.magnitude is not None and key in found:
+            found[key] = Dora(set(), (delta.magnitude, found[key]))
     return found
 
 
-def _handed(content: formats.Content, shape_of: ShapeOf) -> dict[str, object]:
+def _host_only(content: formats.AdapterFile, shape_of: ShapeOf) -> dict[str, object]:
     """Kinds that the core does not compute; only where the host takes every tensor of a module."""
     found: dict[str, object] = {}
-    for module, parts in content.handed.items():
+    for module, parts in content.host_only.items():
         place, key = f"{formats.HOST_PREFIX}{module}", f"{formats.HOST_PREFIX}{module}.weight"
         if shape_of(f"{module}.weight") is None or "dora_scale" in parts:
             continue
@@ -150,7 +150,7 @@ def _handed(content: formats.Content, shape_of: ShapeOf) -> dict[str, object]:
     return found
 
 
-def _elsewhere(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str, object]:
+def _outside(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str, object]:
     """Parts outside the decoder, such as the condition encoder, that ComfyUI's own trainer changes too."""
     found: dict[str, object] = {}
     for place in {_place(key, key_map) for key in tensors} - {""}:
@@ -222,9 +222,9 @@ def _form(change: object) -> object:
     return type(change).__name__
 
 
-def bake(adapters: Sequence[tuple[Path, float]], alpha: float,
-         shapes: Mapping[str, Sequence[int]]) -> tuple[Bake, list[str]]:
-    """(what the host makes of a model's weights with a row of adapters on them, what is to be told of the files).
+def combine(adapters: Sequence[tuple[Path, float]], alpha: float,
+            shapes: Mapping[str, Sequence[int]]) -> tuple[Patch, list[str]]:
+    """(what the host makes of a model's weights with a row of adapters on them, notices about the files).
 
     Adapters are (file, strength); `alpha` counts for files that do not say theirs; `shapes` of all parameters of the
     model, by their official names.
@@ -233,20 +233,20 @@ def bake(adapters: Sequence[tuple[Path, float]], alpha: float,
     contents = [formats.read(path, alpha) for path, _ in adapters]
     formats.require_use(alpha, contents)
     rows: dict[str, list[tuple[float, object, float, None, None]]] = {}
-    told = []
+    notices = []
     for content, (path, strength) in zip(contents, adapters, strict=True):
         made = of(content, lambda key: shapes.get(key.removeprefix(MODEL_PREFIX)), key_map)
-        told += [content.notice] if content.notice else []
-        told += [f"Not everything was merged: {made.matched} of {content.total} modules of {path.name}. "
+        notices += [content.notice] if content.notice else []
+        notices += [f"Not everything was merged: {made.matched} of {content.total} modules of {path.name}. "
                  f"{made.left_out}."] if made.left_out else []
         for key, change in made.by_key.items() if strength != 0 else ():
             row = rows.setdefault(key.removeprefix(MODEL_PREFIX), [])
             row.insert(0 if before_others(change) else len(row), (strength, change, 1.0, None, None))
 
-    def baked(parameter: str, weight: Tensor) -> Tensor:
+    def patched(parameter: str, weight: Tensor) -> Tensor:
         return comfy.lora.calculate_weight(rows[parameter], weight.clone(), parameter)
 
-    return Bake(parameters=frozenset(rows), apply=baked), told
+    return Patch(parameters=frozenset(rows), apply=patched), notices
 
 
 def _host_names(parameters: Iterable[str]) -> dict[str, str]:

@@ -235,7 +235,7 @@ def _refusal(config: Mapping[str, Any], source: str) -> str:
                 "an ordinary LoRA with PEFT (path_initial_model_for_weight_conversion) first.")
     other = [name for key, name in OTHER_ARITHMETIC.items() if config.get(key)]
     if other:
-        return f"{source} says {', '.join(other)}, a kind that is not read. Bake it into a model with PEFT instead."
+        return f"{source} says {', '.join(other)}, a kind that is not read. Merge it into a model with PEFT instead."
     return ""
 
 

@@ -114,7 +114,7 @@ Factors = LowRank | Kronecker | Hadamard | Full
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class ModuleDelta:
     """Everything that an adapter holds for one module."""
 
     factors: Factors | None

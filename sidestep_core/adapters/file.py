@@ -25,15 +25,15 @@ METADATA_KEY = "sidestep"
 EFFECT_TOLERANCE = 1e-3
 ERROR_TOLERANCE = 1e-5
 
-Added = Callable[[str, Tensor], Tensor | None]
+DeltaFn = Callable[[str, Tensor], Tensor | None]
 """(module name, its weight) -> what a loaded file adds to that weight at strength 1.0; None if the file has nothing."""
 
-Loader = Callable[[Path], Added]
+Loader = Callable[[Path], DeltaFn]
 """Opens an adapter file the way some program does."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class TrainedDelta:
     """What a live adapter adds to the weight of one module, both on the CPU and of one dtype."""
 
     module: str
@@ -50,15 +50,15 @@ class LiveAdapter(Protocol):
         """All that trains, float32, in an order that does not change."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The adapter's file content."""
         ...
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Put saved content back, bit for bit.  AdapterError, before anything changes, when it is not of this one."""
         ...
 
-    def changes(self, every: int = 1) -> Iterator[Change]:
+    def deltas(self, every: int = 1) -> Iterator[TrainedDelta]:
         """What it adds to the weight of every n-th module."""
         ...
 
@@ -84,8 +84,8 @@ class Adapter:
     checkpoint: str = ""
     """Fingerprint of the checkpoint it was trained on."""
     variant: str = ""
-    tag: str = ""
-    """Trigger word, to be used in the prompt."""
+    trigger_word: str = ""
+    """Word that calls the trained style, for the prompt."""
     steps: int = 0
     heldout_first: float | None = None
     """Held-out loss of the base model, before the first step."""
@@ -130,7 +130,7 @@ def open_adapter(path: Path) -> Adapter:
         values = facts_of(path)
         return Adapter(path=path, checkpoint=strict_json.typed(values.get("checkpoint", ""), str, "checkpoint"),
                        variant=strict_json.typed(values.get("variant", ""), str, "variant"),
-                       tag=strict_json.typed(values.get("tag", ""), str, "tag"),
+                       trigger_word=strict_json.typed(values.get("tag", ""), str, "tag"),
                        steps=strict_json.typed(values.get("steps", 0), int, "steps"))
     except (atomic.BadTensorFile, strict_json.BadJson) as error:
         raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
@@ -161,7 +161,7 @@ def check_belongs(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
                                f"{float(own[name]):g}. It belongs to another run.")
 
 
-def prove(path: Path, live: Iterable[Change], load: Loader) -> Proof:
+def prove(path: Path, live: Iterable[TrainedDelta], load: Loader) -> Proof:
     """Evidence that the file, opened by `load`, adds what the live adapter adds.  AdapterError if it does not, or if
     that is nothing."""
     added = load(path)
@@ -196,7 +196,7 @@ def prove(path: Path, live: Iterable[Change], load: Loader) -> Proof:
     return proof
 
 
-def rehearse(path: Path, live: Iterable[Change], load: Loader) -> None:
+def rehearse(path: Path, live: Iterable[TrainedDelta], load: Loader) -> None:
     """Open an adapter file as it will be proven, before anything is trained.  AdapterError if that cannot be."""
     try:
         added = load(path)

@@ -17,8 +17,8 @@ from ..errors import AdapterError
 from . import foreign_kinds
 from . import tensors as adapter_tensors
 from .alpha import Scales, Seen, Settings, read_settings
-from .delta import Full, LowRank, Piece
-from .file import METADATA_KEY, Adapter, Added, open_adapter
+from .delta import Full, LowRank, ModuleDelta
+from .file import METADATA_KEY, Adapter, DeltaFn, open_adapter
 from .keys import ONLY_THE_HOSTS, module_text, sorted_by_module
 from .peft_layout import CONFIG_NAME
 from .pieces import build
@@ -38,20 +38,20 @@ ShapeOf = Callable[[str], Sequence[int] | None]
 
 
 @dataclass(frozen=True)
-class Content:
+class AdapterFile:
     """An adapter file, understood."""
 
     path: Path
-    pieces: Mapping[str, Piece]
+    modules: Mapping[str, ModuleDelta]
     """By official module name."""
-    handed: Mapping[str, Mapping[str, Tensor]]
+    host_only: Mapping[str, Mapping[str, Tensor]]
     """Module -> ending -> tensor, of kinds that are not computed here: the host may know them."""
-    elsewhere: Mapping[str, Tensor]
+    outside_decoder: Mapping[str, Tensor]
     """Tensors for what is no module of the decoder, under names that only the host may know."""
     unknown: tuple[str, ...]
     """Keys that belong to no module of the decoder, or mean nothing known."""
     metadata: Mapping[str, str]
-    asked_alpha: bool
+    used_given_alpha: bool
     """Whether nothing but the given alpha says how strong it is."""
     notice: str
     """Why the settings beside the file were not believed."""
@@ -59,41 +59,42 @@ class Content:
     @property
     def total(self) -> int:
         """Modules in the file, known or not."""
-        return len(self.pieces) + len(self.handed) + len({module_text(key) for key in self.unknown})
+        return len(self.modules) + len(self.host_only) + len({module_text(key) for key in self.unknown})
 
-    def matched(self, shape_of: ShapeOf, *, alone: bool = True) -> dict[str, Piece]:
+    def matched(self, shape_of: ShapeOf, *, alone: bool = True) -> dict[str, ModuleDelta]:
         """What fits a decoder; `shape_of` knows the shape of each of its parameters.
 
         AdapterError when nothing does, unless the host took something else of the file (not `alone`), and when anything
         is of another width: half an adapter is another sound.
         """
-        weights = {module: shape_of(f"{module}.weight") for module in self.pieces}
+        weights = {module: shape_of(f"{module}.weight") for module in self.modules}
         known = {module: shape for module, shape in weights.items() if shape is not None}
         wrong = [module for module, shape in known.items()
-                 if not self.pieces[module].fits(shape, shape_of(f"{module}.bias"))]
+                 if not self.modules[module].fits(shape, shape_of(f"{module}.bias"))]
         for module in wrong[:1]:
-            widths = _widths(self.pieces[module], module, known[module], shape_of(f"{module}.bias"))
+            widths = _widths(self.modules[module], module, known[module], shape_of(f"{module}.bias"))
             raise AdapterError(f"{self.path.name} is made for a model of another size{_sizes(self, known)}: {widths}. "
                                f"{len(known) - len(wrong)} of {self.total} modules matched, so nothing was applied. "
                                "Use it with the size of model that it was trained on.")
-        if not known and alone and self.handed:
-            raise AdapterError(f"Nothing of {self.path.name} was applied: {self.kinds(self.handed)}. 0 of {self.total} "
-                               "modules matched. Apply it with the program that it was made for.")
+        if not known and alone and self.host_only:
+            raise AdapterError(f"Nothing of {self.path.name} was applied: {self.kinds(self.host_only)}. 0 of "
+                               f"{self.total} modules matched. Apply it with the program that it was made for.")
         if not known and alone:
-            found = _some([*self.pieces, *self.unknown]) or "no tensors"
+            found = _some([*self.modules, *self.unknown]) or "no tensors"
             raise AdapterError(f"Nothing of {self.path.name} fits this model: 0 of {self.total} modules matched. It "
                                f"has {found}. Is it an adapter for ACE-Step 1.5, and is that the model?")
-        fitting = {module: self.pieces[module] if shape_of(f"{module}.bias") is not None
-                   else replace(self.pieces[module], bias=None) for module in known}
+        fitting = {module: self.modules[module] if shape_of(f"{module}.bias") is not None
+                   else replace(self.modules[module], bias=None) for module in known}
         return {module: piece for module, piece in fitting.items() if piece.factors or piece.bias is not None}
 
-    def left_out(self, matched: Mapping[str, Piece], taken: Collection[str] = ()) -> str:
+    def left_out(self, matched: Mapping[str, ModuleDelta], taken: Collection[str] = ()) -> str:
         """What of the file is neither among the matched nor taken by the host (modules, their biases, keys), in words;
         "" when all is."""
-        unread = [module for module in self.handed if module not in taken]
-        names = [*(module for module in self.pieces if module not in matched),
-                 *(f"{module}.bias" for module, piece in matched.items() if piece.bias is not self.pieces[module].bias),
-                 *unread, *(f"{module}.bias" for module, parts in self.handed.items() if module in taken
+        unread = [module for module in self.host_only if module not in taken]
+        names = [*(module for module in self.modules if module not in matched),
+                 *(f"{module}.bias" for module, delta in matched.items()
+                   if delta.bias is not self.modules[module].bias),
+                 *unread, *(f"{module}.bias" for module, parts in self.host_only.items() if module in taken
                             and parts.keys() & {*OF_A_BIAS} and f"{module}.bias" not in taken),
                  *(key for key in self.unknown if key not in taken)]
         why = f" ({self.kinds(unread)})" if unread else ""
@@ -101,11 +102,11 @@ class Content:
 
     def kinds(self, modules: Iterable[str]) -> str:
         """Of handed modules, in words."""
-        names = dict.fromkeys(foreign_kinds.name(self.handed[module]) for module in modules)
+        names = dict.fromkeys(foreign_kinds.name(self.host_only[module]) for module in modules)
         return f"of a kind that is not read: {_some(list(names))}"
 
 
-def host_tensors(pieces: Mapping[str, Piece]) -> dict[str, Tensor]:
+def host_tensors(pieces: Mapping[str, ModuleDelta]) -> dict[str, Tensor]:
     """The same adapter in the host's own format, all but the magnitudes of DoRA."""
     # The host looks at some of them as vectors, which it can only where they lie in one piece.
     return {f"{HOST_PREFIX}{module}.{ending}": tensor.contiguous()
@@ -116,16 +117,16 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def _sizes(content: Content, known: Mapping[str, Sequence[int]]) -> str:
+def _sizes(content: AdapterFile, known: Mapping[str, Sequence[int]]) -> str:
     """The two sizes by name, where both are known."""
     for module, shape in known.items():
-        factors = content.pieces[module].factors
+        factors = content.modules[module].factors
         if module.endswith("q_proj") and factors is not None and {factors.shape[-1], shape[-1]} <= WIDTHS.keys():
             return f" ({WIDTHS[factors.shape[-1]]}, and this one is {WIDTHS[shape[-1]]})"
     return ""
 
 
-def _widths(piece: Piece, module: str, weight: Sequence[int], bias: Sequence[int] | None) -> str:
+def _widths(piece: ModuleDelta, module: str, weight: Sequence[int], bias: Sequence[int] | None) -> str:
     factors = piece.factors
     have = piece.magnitude.shape if factors is None and piece.magnitude is not None else factors and factors.shape
     name, there, here = module, have or (), weight
@@ -150,7 +151,7 @@ def open_file(path: Path) -> Adapter:
     return Adapter(path=file) if file.suffix.lower() in (*PICKLES, ".sft") and file.is_file() else open_adapter(file)
 
 
-def read(path: Path, alpha: float = 0.0) -> Content:
+def read(path: Path, alpha: float = 0.0) -> AdapterFile:
     """An adapter file or folder.  `alpha`, unless 0, counts where nothing else says it; see `require_use`."""
     file = weights_file(path)
     tensors, metadata = adapter_tensors.read(file)
@@ -169,7 +170,7 @@ def read(path: Path, alpha: float = 0.0) -> Content:
     elsewhere = {key: tensors[key] for key in unknown if key.startswith(ONLY_THE_HOSTS)}
     foreign_kinds.require_strengths(
         elsewhere | {key: tensors[key] for keys in foreign.values() for key in keys.values()})
-    return Content(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used,
+    return AdapterFile(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used,
                    _not_believed(file, stranger))
 
 
@@ -220,18 +221,18 @@ def _seen(keys: Mapping[str, str], shapes: adapter_tensors.Shapes) -> Seen:
                 and ".lora_down" not in keys.get(part, ""))
 
 
-def require_use(alpha: float, contents: Sequence[Content]) -> None:
+def require_use(alpha: float, contents: Sequence[AdapterFile]) -> None:
     """AdapterError when an alpha was given and no file needs it: it would seem to do something."""
     if not (alpha >= 0 and math.isfinite(alpha)):
         raise AdapterError(f"alpha is {alpha:g}; it must be above 0, or 0 for what the file says.")
-    if alpha > 0 and not any(content.asked_alpha for content in contents):
+    if alpha > 0 and not any(content.used_given_alpha for content in contents):
         raise AdapterError(f"{' and '.join(content.path.name for content in contents)} says its strength itself, so "
                            f"alpha {alpha:g} has no use. Set alpha to 0; strength makes the effect stronger or weaker.")
 
 
-def added(path: Path) -> Added:
+def delta_fn(path: Path) -> DeltaFn:
     """An `adapter.Loader` for files of any layout; AdapterError for what `read` refuses."""
-    pieces = read(path).pieces
+    pieces = read(path).modules
 
     def add(module: str, weight: Tensor) -> Tensor | None:
         return pieces[module].delta(weight) if module in pieces else None
@@ -240,27 +241,27 @@ def added(path: Path) -> Added:
 
 
 def as_own_state(path: Path) -> dict[str, Tensor]:
-    """A LoRA, LoKR or LoHA of any layout under the names that `LiveAdapter.state` has, to start a training from.
+    """A LoRA, LoKR or LoHA of any layout under the names that `LiveAdapter.state_dict` has, to start a training from.
 
     AdapterError for kinds that no training continues: full changes, and DoRA by rows.
     """
     content = read(path)
-    if content.handed:
-        raise AdapterError(f"{content.path.name} cannot be trained further: it is {content.kinds(content.handed)}. "
+    if content.host_only:
+        raise AdapterError(f"{content.path.name} cannot be trained further: it is {content.kinds(content.host_only)}. "
                            "Start from a LoRA, LoKR or LoHA.")
-    if content.elsewhere:
+    if content.outside_decoder:
         raise AdapterError(f"{content.path.name} cannot be trained further: it also changes parts outside the decoder "
-                           f"({len(content.elsewhere)} tensors: {_some(list(content.elsewhere))}). Merge it into a "
-                           "model with Merge Adapter, and train on that.")
+                           f"({len(content.outside_decoder)} tensors: {_some(list(content.outside_decoder))}). "
+                           "Merge it into a model, and train on that.")
     state: dict[str, Tensor] = {}
-    for module, piece in content.pieces.items():
+    for module, piece in content.modules.items():
         state |= _own(content.path.name, module, piece)
     if not state:
         raise AdapterError(f"{content.path.name} has nothing for ACE-Step 1.5's decoder: {_some(content.unknown)}.")
     return state
 
 
-def _own(name: str, module: str, piece: Piece) -> dict[str, Tensor]:
+def _own(name: str, module: str, piece: ModuleDelta) -> dict[str, Tensor]:
     factors, magnitude = piece.factors, piece.magnitude
     by_rows = magnitude is not None and magnitude.shape[0] != 1
     if factors is None or isinstance(factors, Full) or piece.bias is not None or by_rows:

@@ -16,7 +16,7 @@ from ..errors import AdapterError
 from ..model import flow_matching
 from .config import LoraConfig
 from .dropout import Dropout
-from .file import Change, check_belongs
+from .file import TrainedDelta, check_belongs
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
@@ -96,7 +96,7 @@ class LiveLora:
     decoder: nn.Module
     parameters: tuple[nn.Parameter, ...]
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The adapter's file content: PEFT names plus one `.alpha` per module, equal to scaling * rank.
 
         ComfyUI multiplies by alpha / rank and takes 1 where alpha is missing, which halves a rank-64 alpha-128
@@ -110,19 +110,19 @@ class LiveLora:
             tensors[f"base_model.model.{name}.alpha"] = torch.tensor(layer.scaling[_NAME] * layer.r[_NAME])
         return tensors
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Put saved content back, bit for bit.  AdapterError, before anything changes, when it is not of this one.
 
         PEFT's own files, which have no alpha, are taken too: they are of this adapter if their config says so.
         """
-        own = self.state()
+        own = self.state_dict()
         check_belongs({**{name: tensor for name, tensor in own.items() if name.endswith(".alpha")}, **tensors}, own)
         with torch.no_grad():
             for name, layer in _adapted(self.decoder):
                 for part, module in zip(("lora_A", "lora_B"), _factors(layer), strict=True):
                     module.weight.copy_(tensors[f"base_model.model.{name}.{part}.weight"])
 
-    def changes(self, every: int = 1) -> Iterator[Change]:
+    def deltas(self, every: int = 1) -> Iterator[TrainedDelta]:
         """What it adds to the weight of every n-th module.
 
         Multiplied on the CPU, because a GPU may round products to TF32, and then nothing saved would agree with it.
@@ -130,4 +130,4 @@ class LiveLora:
         for name, layer in itertools.islice(_adapted(self.decoder), None, None, every):
             down, up = (factor.weight.detach().float().cpu() for factor in _factors(layer))
             delta = layer.scaling[_NAME] * (up @ down)
-            yield Change(module=name, weight=torch.zeros_like(delta), delta=delta)
+            yield TrainedDelta(module=name, weight=torch.zeros_like(delta), delta=delta)

@@ -23,7 +23,7 @@ from ..model import flow_matching
 from . import dora
 from .config import AdapterConfig, LokrConfig, LoraConfig
 from .dropout import Dropout
-from .file import Change, check_belongs
+from .file import TrainedDelta, check_belongs
 from .targets import scaling
 
 Start = Callable[[Tensor, torch.Generator], Tensor]
@@ -106,7 +106,7 @@ def has_scalar(config: AdapterConfig) -> bool:
     return not isinstance(config, LoraConfig) and config.use_scalar
 
 
-class Adapted(nn.Module):
+class AdapterLayer(nn.Module):
     """A frozen linear layer, and what its adapter adds to it."""
 
     def __init__(self, base: nn.Linear, config: AdapterConfig, rank: int, random: torch.Generator) -> None:
@@ -199,17 +199,17 @@ class Adapted(nn.Module):
                 tensors = {name.removesuffix(".weight"): tensor for name, tensor in content.items()}
                 self.scalar.fill_(float(content["alpha"]) / self._alpha_of_scalar_one(tensors))
 
-    def change(self, module: str) -> Change:
+    def change(self, module: str) -> TrainedDelta:
         """What it adds to the weight, exactly: in float64 where the change depends on the weight."""
         dtype = torch.float32 if self.dora_scale is None else torch.float64
         factors = {name: matrix.detach().cpu().to(dtype) for name, matrix in self.matrices.items()}
         scalar = 1.0 if self.scalar is None else float(self.scalar.detach())
         difference = self.scale * scalar * dora.product(factors)
         if self.dora_scale is None:
-            return Change(module=module, weight=torch.zeros_like(difference), delta=difference)
+            return TrainedDelta(module=module, weight=torch.zeros_like(difference), delta=difference)
         weight = self.base_layer.weight.detach().cpu().to(dtype)
         delta = dora.decompose(weight, difference, self.dora_scale.detach().cpu().to(dtype))
-        return Change(module=module, weight=weight, delta=delta)
+        return TrainedDelta(module=module, weight=weight, delta=delta)
 
 
 def _file_name(matrix: str) -> str:
@@ -222,7 +222,7 @@ def attach(decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int]
     The start is random by `seed` and module, and the decoder still computes what it did, bit for bit.
     """
     decoder.requires_grad_(False)
-    adapted: dict[str, Adapted] = {}
+    adapted: dict[str, AdapterLayer] = {}
     for name, rank in modules.items():
         try:
             base = decoder.get_submodule(name)
@@ -231,7 +231,7 @@ def attach(decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int]
         if not isinstance(base, nn.Linear):
             raise AdapterError(f"The adapter was to be put on {name}, which is a {type(base).__name__}, not a linear "
                                "layer.")
-        adapted[name] = Adapted(base, config, rank, flow_matching.generator(seed, "init", name))
+        adapted[name] = AdapterLayer(base, config, rank, flow_matching.generator(seed, "init", name))
     for name, layer in adapted.items():
         decoder.set_submodule(name, layer)
     return LiveLycoris(adapted=adapted)
@@ -241,25 +241,25 @@ def attach(decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int]
 class LiveLycoris:
     """A LoKR, LoHA or DoRA attached to a decoder; see adapter.LiveAdapter."""
 
-    adapted: Mapping[str, Adapted]
+    adapted: Mapping[str, AdapterLayer]
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """All that trains, float32, in an order that does not change."""
         return tuple(itertools.chain.from_iterable(layer.trained() for layer in self.adapted.values()))
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The adapter's file content, under LyCORIS's names, which ComfyUI reads too."""
         return {f"{_prefix(module)}.{name}": tensor for module, layer in self.adapted.items()
                 for name, tensor in layer.content().items()}
 
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Put saved content back, bit for bit.  AdapterError, before anything changes, when it is not of this one."""
-        check_belongs(tensors, self.state())
+        check_belongs(tensors, self.state_dict())
         for module, layer in self.adapted.items():
             layer.put_back({name: tensors[f"{_prefix(module)}.{name}"] for name in layer.content()})
 
-    def changes(self, every: int = 1) -> Iterator[Change]:
+    def deltas(self, every: int = 1) -> Iterator[TrainedDelta]:
         """What it adds to the weight of every n-th module, reckoned on the CPU."""
         for module, layer in itertools.islice(self.adapted.items(), None, None, every):
             yield layer.change(module)

@@ -25,7 +25,7 @@ from ..model.weights import FP8, QUANTISATION_PARTS, Weights, open_file
 from ..progress import Progress, Report, ignore
 
 METADATA_KEY = "sidestep_merged"
-PIECE = 1 << 26
+BLOCK = 1 << 26
 """Bytes that are copied at once."""
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _QUANTISED = (*FP8, "I8")
@@ -33,7 +33,7 @@ _QUANTISATION_METADATA = "_quantization_metadata"
 
 
 @dataclass(frozen=True)
-class Bake:
+class Patch:
     """What adapters make of the weights of a model."""
 
     parameters: frozenset[str]
@@ -65,7 +65,7 @@ class _Plan:
         return not self.changed and self.dtype == self.stored.dtype
 
 
-def merge(checkpoint: Checkpoint, bake: Bake, target: Path, facts: Mapping[str, Any], *,
+def merge(checkpoint: Checkpoint, patch: Patch, target: Path, facts: Mapping[str, Any], *,
           report: Report = ignore) -> Path:
     """Write the checkpoint's model with the adapters in it as one file; whatever stops it leaves no file.
 
@@ -74,17 +74,17 @@ def merge(checkpoint: Checkpoint, bake: Bake, target: Path, facts: Mapping[str, 
     """
     files = [open_file(path) for path in checkpoint.model]
     weights = checkpoint.model_weights()
-    if not bake.parameters:
+    if not patch.parameters:
         raise AdapterError("The adapters change nothing: every strength is 0. Set a strength.")
-    plans = _plans(files, checkpoint.model_prefix, weights, bake.parameters)
+    plans = _plans(files, checkpoint.model_prefix, weights, patch.parameters)
     _require_room(target, sum(plan.size for plan in plans))
     header = _header(plans, _metadata(files, checkpoint.model_prefix, facts, quantised=quantised(checkpoint)))
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             file.write(header)
-            for piece in _pieces(plans, checkpoint.model_prefix, weights, bake, report):
-                file.write(piece)
+            for block in _blocks(plans, checkpoint.model_prefix, weights, patch, report):
+                file.write(block)
 
     if not write_new(target, write):
         raise CheckpointError(f"Another program has made {target.name} meanwhile. Run again, under the next name.")
@@ -158,25 +158,25 @@ def _header(plans: Iterable[_Plan], metadata: Mapping[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _pieces(plans: list[_Plan], prefix: str, weights: Weights, bake: Bake, report: Report) -> Iterator[bytes]:
+def _blocks(plans: list[_Plan], prefix: str, weights: Weights, patch: Patch, report: Report) -> Iterator[bytes]:
     """The new file's bytes."""
     total = sum(plan.size for plan in plans)
     done = 0
     for plan in plans:
         if plan.copied:
-            parts = plan.file.pieces(plan.name, PIECE)
+            parts = plan.file.pieces(plan.name, BLOCK)
         else:
-            parts = iter([_computed(plan, prefix, weights, bake)])
+            parts = iter([_computed(plan, prefix, weights, patch)])
         for part in parts:
             yield part
             done += len(part)
             report(Progress(stage="save", step=done >> 20, total=max(1, total >> 20), message=plan.name))
 
 
-def _computed(plan: _Plan, prefix: str, weights: Weights, bake: Bake) -> bytes:
+def _computed(plan: _Plan, prefix: str, weights: Weights, patch: Patch) -> bytes:
     weight = weights.tensor(plan.name.removeprefix(prefix), torch.float32, torch.device("cpu"))
     if plan.changed:
-        weight = bake.apply(plan.changed, weight)
+        weight = patch.apply(plan.changed, weight)
         if not torch.isfinite(weight).all():
             raise AdapterError(f"With the adapters {plan.changed} is not finite. Lower their strengths.")
     stored = weight.to(_DTYPES[plan.dtype]).contiguous()

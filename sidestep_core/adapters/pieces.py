@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import AdapterError
 from .alpha import Scales
-from .delta import Factors, Full, Hadamard, Kronecker, LowRank, Piece, require_chain, tucker
+from .delta import Factors, Full, Hadamard, Kronecker, LowRank, ModuleDelta, require_chain, tucker
 
 Parts = Mapping[str, Tensor]
 """Tensors of one module, by what they are: down, up, lokr_w1 ..., alpha, magnitude."""
@@ -29,7 +29,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-def build(module: str, name: str, parts: Parts, scales: Scales, *, made_for_host: bool) -> Piece:
+def build(module: str, name: str, parts: Parts, scales: Scales, *, made_for_host: bool) -> ModuleDelta:
     """The record of one module; `name` is what PEFT calls it.
 
     AdapterError when a partner is missing, kinds are mixed, or shapes contradict each other.
@@ -58,7 +58,7 @@ def build(module: str, name: str, parts: Parts, scales: Scales, *, made_for_host
     bias = parts.get("diff_b")
     if "up.bias" in parts:
         bias = scale_of(_require(module, parts, "down").shape[0]) * parts["up.bias"].float()
-    return Piece(factors=factors, magnitude=_magnitude(module, parts, factors), bias=bias)
+    return ModuleDelta(factors=factors, magnitude=_magnitude(module, parts, factors), bias=bias)
 
 
 def _number(module: str, part: str, parts: Parts) -> float | None:

@@ -42,8 +42,8 @@ def rehearse(training: Training, run: Run, every: int) -> None:
     """Write the adapter as it is, and read every n-th module of it back with the loader that will prove it."""
     file = run.folder / "rehearsal.safetensors"
     try:
-        adapter_file.write(file, _begun(training.adapter.state()), run.facts)
-        adapter_file.rehearse(file, training.adapter.changes(every), run.load)
+        adapter_file.write(file, _begun(training.adapter.state_dict()), run.facts)
+        adapter_file.rehearse(file, training.adapter.deltas(every), run.load)
     finally:
         file.unlink(missing_ok=True)
 
@@ -70,7 +70,7 @@ def save_checkpoint(training: Training, run: Run, state: RunState, *, prune: boo
 def save_best(training: Training, run: Run, state: RunState) -> None:
     """Make the adapter of the present step, as it was measured, the best one."""
     with training.averaged():
-        adapter_file.write(run.best, training.adapter.state(), _facts(training, run, state))
+        adapter_file.write(run.best, training.adapter.state_dict(), _facts(training, run, state))
 
 
 def usable(checkpoint: Path) -> Path:
@@ -82,9 +82,9 @@ def usable(checkpoint: Path) -> Path:
 def publish(training: Training, run: Run, state: RunState, source: Path, target: Path, *, every: int = 1) -> Adapter:
     """Prove an adapter file on every n-th module against the live adapter, which must hold the same, then copy it to
     where people will use it."""
-    proof = adapter_file.prove(source, training.adapter.changes(every), run.load)
+    proof = adapter_file.prove(source, training.adapter.deltas(every), run.load)
     return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
-                   variant=run.facts["variant"], tag=run.facts["tag"], steps=state.step,
+                   variant=run.facts["variant"], trigger_word=run.facts["tag"], steps=state.step,
                    heldout_first=state.heldout_first, heldout_last=state.heldout_last,
                    measured_on=training.measured_name, proof=proof)
 
@@ -103,9 +103,9 @@ def publish_final(training: Training, run: Run, state: RunState, ended: str) -> 
     files = _adapter_files(training, {**_facts(training, run, state), "ended": ended})
     best = training.config.publish == "best"
     if best:
-        training.adapter.load_state(atomic.read_tensors(run.best))
+        training.adapter.load_state_dict(atomic.read_tensors(run.best))
         state = replace(state, step=state.best_step, heldout_last=state.best_loss)
-        facts, tensors = {**_facts(training, run, state), "ended": ended}, training.adapter.state()
+        facts, tensors = {**_facts(training, run, state), "ended": ended}, training.adapter.state_dict()
         files |= {BEST_FILE: _writer(tensors, facts)} | _peft_files(tensors, facts)
     final = run.folder / "final"
     if final.is_dir():
@@ -124,11 +124,11 @@ def publish_final(training: Training, run: Run, state: RunState, ended: str) -> 
 
 def _adapter_files(training: Training, facts: Mapping[str, Any]) -> dict[str, Writer]:
     """The adapter as it trains, its average if there is one, and the one of them that people use for PEFT."""
-    tensors = training.adapter.state()
+    tensors = training.adapter.state_dict()
     files = {ADAPTER_FILE: _writer(tensors, facts)}
     if training.average is not None:
         with training.average.applied():
-            tensors = training.adapter.state()
+            tensors = training.adapter.state_dict()
         files[AVERAGE_FILE] = _writer(tensors, facts)
     return files | _peft_files(tensors, facts)
 

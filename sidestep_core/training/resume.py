@@ -131,7 +131,7 @@ def begin(training: Training, run: Run, start_from: Path | None, tell: Callable[
             run_checkpoint.set_aside(checkpoint)
             tell(f"{error} The run continues from the checkpoint before.")
     if start_from is not None:
-        training.adapter.load_state(_weights(start_from, training.adapter.state()))
+        training.adapter.load_state_dict(_weights(start_from, training.adapter.state_dict()))
         log.info("Starting from the weights of %s.", start_from)
     if training.average is not None:
         training.average.start()
@@ -142,9 +142,9 @@ def _continue(training: Training, run: Run, checkpoint: Path) -> RunState:
     saved = run_checkpoint.read(checkpoint)
     run_checkpoint.restore_optimizer(saved, training.optimizer)
     if training.average is not None:
-        training.adapter.load_state(saved.adapter if saved.average is None else saved.average)
+        training.adapter.load_state_dict(saved.adapter if saved.average is None else saved.average)
         training.average.start()
-    training.adapter.load_state(saved.adapter)
+    training.adapter.load_state_dict(saved.adapter)
     log.info("Continuing from %s.", checkpoint)
     best = checkpoint / BEST_FILE
     if best.is_file():

@@ -59,7 +59,7 @@ MakePreview = Callable[[Path | None, int], None]
 
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
-          load: Loader = formats.added, preview: MakePreview | None = None, report: Report = ignore) -> Adapter:
+          load: Loader = formats.delta_fn, preview: MakePreview | None = None, report: Report = ignore) -> Adapter:
     """Train an adapter and put it, proven, at `target` (or the next free name beside it).
 
     `folder` is the run's own: a finished run is returned at once, a stopped one continues, and InUse says that another

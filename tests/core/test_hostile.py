@@ -165,7 +165,7 @@ def apply(path: Path) -> None:
     """All that becomes of an adapter file."""
     found = formats.read(path, 1.0).matched(lambda name: (64, 64) if name.endswith("weight") else None)
     formats.host_tensors(found)
-    formats.added(path)(MODULE, torch.zeros(64, 64))
+    formats.delta_fn(path)(MODULE, torch.zeros(64, 64))
 
 
 def judged(path: Path) -> None:

@@ -95,10 +95,10 @@ def test_everything_is_applied(host: Any, trained: Trained) -> None:
 def test_everything_is_merged(comfy: ModuleType, small: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     before = small.model_weights()
     shapes = {name: before.shape(name) for name in before.names}
-    bake, told = pack_module("nodes.host.patches").bake([(trained.path, 1.0)], 0.0, shapes)
+    patch, told = pack_module("nodes.host.patches").combine([(trained.path, 1.0)], 0.0, shapes)
     assert told == []
-    assert {f"diffusion_model.{name}" for name in bake.parameters} == trained.weights.keys()
-    found = merge(small, bake, tmp_path / "new_turbo.safetensors", {})
+    assert {f"diffusion_model.{name}" for name in patch.parameters} == trained.weights.keys()
+    found = merge(small, patch, tmp_path / "new_turbo.safetensors", {})
     after = open_checkpoint(found, text_encoder=small.text_encoder[0], vae=small.vae).model_weights()
     for name in before.names:
         weight = after.tensor(name, torch.float32, torch.device("cpu"))

@@ -48,9 +48,9 @@ def host(comfy: ModuleType, checkpoint: Checkpoint) -> Any:
 def test_the_merged_model_is_the_patched_one(comfy: ModuleType, host: Any, checkpoint: Checkpoint, made: list[Made],
                                              tmp_path: Path) -> None:
     adapters = [(one.path, strength) for one, strength in zip(made, STRENGTHS, strict=True)]
-    bake, unused = pack_module("nodes.host.patches").bake(adapters, 0.0, shapes(checkpoint))
+    patch, unused = pack_module("nodes.host.patches").combine(adapters, 0.0, shapes(checkpoint))
     assert unused == []
-    found = pack_module("sidestep_core.adapters.merge").merge(checkpoint, bake, tmp_path / "new_turbo.safetensors", {})
+    found = pack_module("sidestep_core.adapters.merge").merge(checkpoint, patch, tmp_path / "new_turbo.safetensors", {})
     patched = host
     for path, strength in adapters:
         patched, *_ = pack_module("nodes.host.models").patch(patched, path, strength)
@@ -65,12 +65,12 @@ def test_the_merged_model_is_the_patched_one(comfy: ModuleType, host: Any, check
 
 def test_another_width_is_not_merged(comfy: ModuleType, checkpoint: Checkpoint, made: list[Made]) -> None:
     with pytest.raises(pack_module("sidestep_core.errors").AdapterError, match="another size"):
-        pack_module("nodes.host.patches").bake([(made[0].path, 1.0)], 0.0, dict.fromkeys(shapes(checkpoint), (7, 7)))
+        pack_module("nodes.host.patches").combine([(made[0].path, 1.0)], 0.0, dict.fromkeys(shapes(checkpoint), (7, 7)))
 
 
 def test_strength_zero_changes_nothing(comfy: ModuleType, checkpoint: Checkpoint, made: list[Made]) -> None:
-    bake, _ = pack_module("nodes.host.patches").bake([(made[0].path, 0.0)], 0.0, shapes(checkpoint))
-    assert bake.parameters == frozenset()
+    patch, _ = pack_module("nodes.host.patches").combine([(made[0].path, 0.0)], 0.0, shapes(checkpoint))
+    assert patch.parameters == frozenset()
 
 
 @pytest.fixture

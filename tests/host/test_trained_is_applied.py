@@ -69,7 +69,7 @@ def trained(request: pytest.FixtureRequest, checkpoint: Checkpoint,
     for step in range(CONFIG.max_steps):
         optimizer_step(training, step)
     path = tmp_path_factory.mktemp("saved") / "adapter.safetensors"
-    adapter_file.write(path, training.adapter.state(), {})
+    adapter_file.write(path, training.adapter.state_dict(), {})
     return Trained(request.param, training.objective.decoder.eval(), training.adapter, path)
 
 
@@ -98,7 +98,7 @@ def base(checkpoint: Checkpoint) -> dict[str, Tensor]:
 def merged(checkpoint: Checkpoint, trained: Trained, strength: float) -> Tensor:
     """What the decoder predicts with the trained change added to its weights."""
     decoder = load_decoder(checkpoint.model_weights().under("decoder."), torch.float32, CPU)
-    for change in trained.adapter.changes():
+    for change in trained.adapter.deltas():
         weight = decoder.get_submodule(change.module).weight
         weight.data = (weight.double() + strength * change.delta.double()).float()
     velocity: Tensor = decoder(*batch())
@@ -127,7 +127,7 @@ def test_the_stock_loader_changes_every_weight_as_trained(comfy: ModuleType, hos
     """Relative to the change, not to the weight: in float64, which the host's arithmetic leaves to its caller."""
     patched, _ = comfy.sd.load_lora_for_models(host, None, comfy.utils.load_torch_file(str(trained.path)), strength,
                                                0.0)
-    changes = list(trained.adapter.changes())
+    changes = list(trained.adapter.deltas())
     assert len(patched.patches) == len(changes) == len(target_modules(trained.config, 4))
     for change in changes:
         key = f"diffusion_model.decoder.{change.module}.weight"
@@ -140,7 +140,7 @@ def test_the_stock_loader_changes_every_weight_as_trained(comfy: ModuleType, hos
 
 def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Trained) -> None:
     load = pack_module("nodes.host.models").load_as_comfyui
-    proof = adapter_file.prove(trained.path, trained.adapter.changes(), load)
+    proof = adapter_file.prove(trained.path, trained.adapter.deltas(), load)
     assert proof.matched == proof.total == len(target_modules(trained.config, 4))
     assert proof.effect == pytest.approx(1, abs=EFFECT)
     assert proof.error <= FP32
@@ -155,19 +155,19 @@ def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Tr
     # Its own way of reading files needs a GPU; how a model is made does not.
     monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: atomic.read_tensors(Path(path)))
     load = pack_module("nodes.host.models").load_as_comfyui
-    proof = adapter_file.prove(trained.path, trained.adapter.changes(every=4), load)
+    proof = adapter_file.prove(trained.path, trained.adapter.deltas(every=4), load)
     assert proof.matched == proof.total
 
 
 def test_the_proof_notices_whatever_is_wrong(comfy: ModuleType, trained: Trained, tmp_path: Path) -> None:
     """The twin: a hundredth more of any part of the file, but of an alpha that the host does not use."""
-    state = trained.adapter.state()
+    state = trained.adapter.state_dict()
     parts = {name.removesuffix(".weight").rpartition(".")[2] for name in state} - ({"alpha"} if idle(state) else set())
     for part in parts:
         wrong = {name: tensor * 1.01 if f".{part}" in name else tensor for name, tensor in state.items()}
         adapter_file.write(tmp_path / f"{part}.safetensors", wrong, {})
         with pytest.raises(adapter_file.AdapterError, match="not usable"):
-            adapter_file.prove(tmp_path / f"{part}.safetensors", trained.adapter.changes(every=5),
+            adapter_file.prove(tmp_path / f"{part}.safetensors", trained.adapter.deltas(every=5),
                                pack_module("nodes.host.models").load_as_comfyui)
 
 
@@ -188,7 +188,7 @@ def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, tra
 def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (50, 60), width=2048)
     fresh = prepare(checkpoint, dataset, trained.config, CONFIG, CPU)
-    fresh.adapter.load_state(atomic.read_tensors(trained.path))
+    fresh.adapter.load_state_dict(atomic.read_tensors(trained.path))
     with torch.no_grad():
         assert torch.equal(fresh.objective.decoder.eval()(*batch()), trained.decoder(*batch()))
 
@@ -199,7 +199,7 @@ def test_what_does_not_fit_is_an_error(host: Any, checkpoint: Checkpoint, tmp_pa
     dataset = write_dataset(tmp_path / "dataset", checkpoint, (50,), width=2048)
     training = prepare(checkpoint, dataset, LoraConfig(rank=2), CONFIG, CPU)
     optimizer_step(training, 0)
-    tensors = training.adapter.state()
+    tensors = training.adapter.state_dict()
     if change == "another model's names":
         tensors = {name.replace("layers.", "blocks."): tensor for name, tensor in tensors.items()}
     else:

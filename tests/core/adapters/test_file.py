@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sidestep_core.adapters.file import (
     Adapter,
-    Added,
-    Change,
+    DeltaFn,
     Proof,
+    TrainedDelta,
     check_belongs,
     content_fingerprint,
     open_adapter,
@@ -23,7 +23,7 @@ from sidestep_core.adapters.file import (
     publish,
     write,
 )
-from sidestep_core.adapters.formats import added
+from sidestep_core.adapters.formats import delta_fn
 from sidestep_core.errors import AdapterError
 from sidestep_core.io import atomic
 from tests.tolerance import EFFECT
@@ -45,10 +45,10 @@ def tensors() -> Tensors:
     return content
 
 
-def live(size: float = 1.0) -> list[Change]:
+def live(size: float = 1.0) -> list[TrainedDelta]:
     """What the adapter that was trained adds, as reckoned by hand."""
     content = tensors()
-    return [Change(module=module, weight=torch.zeros(4, 5), delta=size * ALPHA / RANK
+    return [TrainedDelta(module=module, weight=torch.zeros(4, 5), delta=size * ALPHA / RANK
                    * content[f"base_model.model.{module}.lora_B.weight"]
                    @ content[f"base_model.model.{module}.lora_A.weight"]) for module in MODULES]
 
@@ -60,14 +60,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_proven(path: Path) -> None:
-    proof = prove(path, live(), added)
+    proof = prove(path, live(), delta_fn)
     assert (proof.matched, proof.total) == (2, 2)
     assert abs(proof.effect - 1) < EFFECT
     assert proof.error < EFFECT
 
 
 def test_the_file_says_what_it_is(path: Path) -> None:
-    assert open_adapter(path) == Adapter(path=path, checkpoint="abc", variant="turbo", tag="zxq", steps=7)
+    assert open_adapter(path) == Adapter(path=path, checkpoint="abc", variant="turbo", trigger_word="zxq", steps=7)
     metadata = atomic.read_metadata(path)
     assert json.loads(metadata["sidestep"]) == FACTS
 
@@ -105,13 +105,13 @@ def test_a_file_that_means_something_else_is_found_out(path: Path, change: Calla
                                                       message: str) -> None:
     atomic.write_tensors(path, change(tensors()))
     with pytest.raises(AdapterError, match=message):
-        prove(path, live(), added)
+        prove(path, live(), delta_fn)
 
 
 def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
     """As every program does with files that have none."""
-    def load(file: Path) -> Added:
-        found_by = added(file)
+    def load(file: Path) -> DeltaFn:
+        found_by = delta_fn(file)
 
         def ignoring_alpha(module: str, weight: Tensor) -> Tensor | None:
             found = found_by(module, weight)
@@ -125,24 +125,24 @@ def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
 
 def test_a_module_that_learned_nothing_must_add_nothing(path: Path) -> None:
     silent = live()
-    silent[1] = Change(module=MODULES[1], weight=silent[1].weight, delta=torch.zeros(4, 5))
+    silent[1] = TrainedDelta(module=MODULES[1], weight=silent[1].weight, delta=torch.zeros(4, 5))
     with pytest.raises(AdapterError, match="not usable"):
-        prove(path, silent, added)
+        prove(path, silent, delta_fn)
     content = tensors()
     content[f"base_model.model.{MODULES[1]}.lora_B.weight"].zero_()
     atomic.write_tensors(path, content)
-    assert prove(path, silent, added).error < EFFECT
+    assert prove(path, silent, delta_fn).error < EFFECT
 
 
 def test_an_adapter_that_is_not_finite_is_not_proven(path: Path) -> None:
     with pytest.raises(AdapterError, match="not usable"):
-        prove(path, live(size=float("nan")), added)
+        prove(path, live(size=float("nan")), delta_fn)
 
 
 def test_an_adapter_that_changes_nothing_is_not_proven(path: Path) -> None:
     atomic.write_tensors(path, scaled(0.0)(tensors()))
     with pytest.raises(AdapterError, match=r"changes nothing.*adds to its 2 modules is zero.*Train for more"):
-        prove(path, live(size=0.0), added)
+        prove(path, live(size=0.0), delta_fn)
 
 
 @pytest.mark.parametrize(("part", "change"), [
@@ -230,7 +230,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("proof", [None, Proof(matched=2, total=2, effect=1.0, error=1e-7)])
 def test_a_handle_comes_back_from_json_as_it_went(proof: Proof | None, tmp_path: Path) -> None:
-    adapter = Adapter(path=tmp_path / "a.safetensors", checkpoint="abc", variant="sft", tag="zxq", steps=7,
+    adapter = Adapter(path=tmp_path / "a.safetensors", checkpoint="abc", variant="sft", trigger_word="zxq", steps=7,
                       heldout_first=1.5, heldout_last=1.25, measured_on="trained", proof=proof)
     atomic.write_json(tmp_path / "handle.json", adapter.to_json())
     assert Adapter.from_json(atomic.read_json(tmp_path / "handle.json")) == adapter

@@ -16,7 +16,7 @@ from torch import Tensor
 from sidestep_core.adapters import formats
 from sidestep_core.adapters.delta import Full, Hadamard, Kronecker
 from sidestep_core.adapters.file import METADATA_KEY, Adapter
-from sidestep_core.adapters.formats import Content, read
+from sidestep_core.adapters.formats import AdapterFile, read
 from sidestep_core.adapters.module_names import official
 from sidestep_core.errors import AdapterError
 from sidestep_core.io import atomic
@@ -43,8 +43,8 @@ def written(folder: Path, tensors: Tensors, metadata: dict[str, str] | None = No
     return folder / "theirs.safetensors"
 
 
-def scale(content: Content, module: str = Q) -> float:
-    factors = content.pieces[module].factors
+def scale(content: AdapterFile, module: str = Q) -> float:
+    factors = content.modules[module].factors
     assert not isinstance(factors, Full | None)
     return factors.scale
 
@@ -199,7 +199,7 @@ def test_settings_of_other_kinds_are_not_taken_for_damaged(tmp_path: Path) -> No
     """AdaLoRA keeps lists where LoRA has ranks."""
     settings = {"peft_type": "ADALORA", "r": RANK, "lora_alpha": 6, "rank_pattern": {f"{Q}.lora_E": [True, False]}}
     content = read(written(tmp_path, lora(lora_E=numbers(RANK, 1)), **settings))
-    assert content.handed.keys() == {Q}
+    assert content.host_only.keys() == {Q}
     content = read(written(tmp_path, lora(alpha=torch.tensor(2.0)), **settings))
     assert "it says ADALORA" in content.notice
 
@@ -224,7 +224,7 @@ def test_kinds_of_the_host_have_finite_numbers(tmp_path: Path, key: str, wrong: 
 
 def test_a_rotation_without_a_bound_has_alpha_zero(tmp_path: Path) -> None:
     parts = {f"{LYCORIS}.oft_blocks": numbers(2, 2, 2), f"{LYCORIS}.alpha": torch.tensor(0.0)}
-    assert read(written(tmp_path, parts)).handed[Q]["alpha"] == 0
+    assert read(written(tmp_path, parts)).host_only[Q]["alpha"] == 0
 
 
 def test_a_given_alpha_helps_where_nothing_else_does(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_lokr_of_whole_matrices_has_the_rank_only_outside(tmp_path: Path) -> Non
         "lokr_w1": numbers(3, 2), "lokr_w2": numbers(2, 2), "alpha": torch.tensor(8.0)}.items()}
     assert scale(read(written(tmp_path, parts))) == 1.0
     assert scale(read(written(tmp_path, parts, {"lokr_config": '{"linear_dim": 4, "linear_alpha": 99}'}))) == 2.0
-    [w1] = [tensor for key, tensor in formats.host_tensors(read(tmp_path / "theirs.safetensors").pieces).items()
+    [w1] = [tensor for key, tensor in formats.host_tensors(read(tmp_path / "theirs.safetensors").modules).items()
             if key.endswith("lokr_w1")]
     assert w1.equal(2 * numbers(3, 2))
 
@@ -302,7 +302,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
 def test_a_file_of_another_model_has_no_pieces(tmp_path: Path) -> None:
     path = written(tmp_path, lora("lora_unet_double_blocks_0_img_attn_qkv") | {"logit_scale": torch.ones(1)})
     content = read(path)
-    assert not content.pieces
+    assert not content.modules
     assert content.total == 2
     with pytest.raises(AdapterError, match=r"0 of 2 modules matched\. It has logit_scale, lora_unet_double_bl"):
         content.matched(lambda name: (OUT, IN))
@@ -334,7 +334,7 @@ def test_a_full_change_must_have_the_shape_of_its_weight(tmp_path: Path) -> None
 
 def test_a_bias_that_the_model_has_not_is_said(tmp_path: Path) -> None:
     content = read(written(tmp_path, lora(alpha=torch.tensor(2.0), **{"lora_B.bias": torch.ones(OUT)})))
-    assert content.pieces[Q].bias is not None
+    assert content.modules[Q].bias is not None
     matched = content.matched(lambda name: (OUT, IN) if name.endswith("weight") else None)
     assert content.left_out(matched) == f"1 not used: {Q}.bias"
     assert content.left_out(content.matched(lambda name: (OUT, IN) if name.endswith("weight") else (OUT,))) == ""
@@ -460,7 +460,7 @@ def test_every_kind_is_read_as_it_is_defined(tmp_path: Path) -> None:
     ]
     for content, expected in cases:
         content = {f"{LYCORIS}.{name}": tensor for name, tensor in content.items()}
-        add = formats.added(written(tmp_path, {**content, f"{LYCORIS}.alpha": torch.tensor(3.0)}))
+        add = formats.delta_fn(written(tmp_path, {**content, f"{LYCORIS}.alpha": torch.tensor(3.0)}))
         found = add(Q, weight)
         assert found is not None
         assert deviation(found, expected) <= FP64
@@ -497,7 +497,7 @@ def test_another_arithmetic_is_refused_by_name(tmp_path: Path, setting: str) -> 
 
 
 def test_added_is_what_the_factors_are(tmp_path: Path) -> None:
-    add = formats.added(written(tmp_path, lora(alpha=torch.tensor(3.0))))
+    add = formats.delta_fn(written(tmp_path, lora(alpha=torch.tensor(3.0))))
     found = add(Q, torch.zeros(OUT, IN))
     assert found is not None
     assert torch.equal(found, 1.5 * (numbers(OUT, RANK, seed=1) @ numbers(RANK, IN)))

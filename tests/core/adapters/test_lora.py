@@ -57,11 +57,11 @@ def test_the_file_says_what_strength_one_means(checkpoint: Checkpoint, rank: int
     config = LoraConfig(rank=rank, alpha=alpha, attention_type="cross", target_modules=("q_proj", "v_proj"),
                         rslora=rslora, module_ranks=ranks)
     _, live = taught(checkpoint, config)
-    state = live.state()
+    state = live.state_dict()
     modules = target_modules(config, 2)
     parts = ("lora_A.weight", "lora_B.weight", "alpha")
     assert set(state) == {f"base_model.model.{module}.{part}" for module in modules for part in parts}
-    added = {change.module: change.delta for change in live.changes()}
+    added = {change.module: change.delta for change in live.deltas()}
     assert tuple(added) == tuple(modules)
     for module, own in modules.items():
         down, up, said = (state[f"base_model.model.{module}.{part}"] for part in parts)
@@ -79,7 +79,7 @@ def test_peft_opens_the_file_to_the_same_model(checkpoint: Checkpoint, config: L
     from peft import get_peft_model, set_peft_model_state_dict
 
     decoder, live = taught(checkpoint, config)
-    atomic.write_tensors(tmp_path / "a.safetensors", live.state())
+    atomic.write_tensors(tmp_path / "a.safetensors", live.state_dict())
     modules = target_modules(config, 2)
     theirs = get_peft_model(fresh(checkpoint), PeftConfig(
         r=4, lora_alpha=6, use_rslora=config.rslora, target_modules=list(modules), rank_pattern=modules,
@@ -92,13 +92,13 @@ def test_peft_opens_the_file_to_the_same_model(checkpoint: Checkpoint, config: L
 def test_what_peft_saved_without_alpha_is_taken_too(checkpoint: Checkpoint) -> None:
     config = LORAS["lora"]
     decoder, live = taught(checkpoint, config)
-    bare = {name: tensor for name, tensor in live.state().items() if not name.endswith(".alpha")}
+    bare = {name: tensor for name, tensor in live.state_dict().items() if not name.endswith(".alpha")}
     other_decoder, other = attached(checkpoint, config, seed=5)
-    other.load_state(bare)
+    other.load_state_dict(bare)
     assert torch.equal(velocity(other_decoder.eval()), velocity(decoder.eval()))
     _, wider = attached(checkpoint, replace(config, rank=8))
     with pytest.raises(AdapterError, match=r"lora_A\.weight is of shape \(4, 64\).*this run needs \(8, 64\)"):
-        wider.load_state(bare)
+        wider.load_state_dict(bare)
 
 
 def test_without_peft_it_is_said_what_to_install(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

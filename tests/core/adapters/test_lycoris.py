@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sidestep_core.adapters import lycoris
 from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
-from sidestep_core.adapters.lycoris import Adapted
+from sidestep_core.adapters.lycoris import AdapterLayer
 from sidestep_core.errors import AdapterError
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
@@ -42,7 +42,7 @@ def theirs(config: AdapterConfig, base: nn.Linear, rank: int) -> nn.Module:
     return LohaModule("x", base, alpha=config.alpha * rank / config.rank, **shared)
 
 
-def ours(config: AdapterConfig, base: nn.Linear, rank: int, size: float = 0.1) -> Adapted:
+def ours(config: AdapterConfig, base: nn.Linear, rank: int, size: float = 0.1) -> AdapterLayer:
     """Our layer, every number of which has moved."""
     decoder = nn.ModuleDict({"x": nn.Linear(base.in_features, base.out_features, bias=False, dtype=base.weight.dtype)})
     decoder["x"].weight.data.copy_(base.weight)

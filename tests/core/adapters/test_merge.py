@@ -13,7 +13,7 @@ from torch import Tensor
 
 from demo.tiny import TinyPaths, write_tiny_all_in_one, write_tiny_models, write_tiny_official
 from sidestep_core.adapters import merge
-from sidestep_core.adapters.merge import Bake
+from sidestep_core.adapters.merge import Patch
 from sidestep_core.errors import AdapterError, CheckpointError, ConfigError
 from sidestep_core.io import atomic
 from sidestep_core.io.atomic import TensorFile, read_metadata, read_tensors, write_tensors
@@ -32,7 +32,7 @@ def grown(parameter: str, weight: Tensor) -> Tensor:
     return weight + len(parameter)
 
 
-BAKE = Bake(parameters=frozenset(CHANGED), apply=grown)
+PATCH = Patch(parameters=frozenset(CHANGED), apply=grown)
 
 
 def opened(paths: TinyPaths) -> Checkpoint:
@@ -55,7 +55,7 @@ def test_only_what_is_changed_changes(tmp_path: Path, dtype: torch.dtype) -> Non
     paths = write_tiny_models(tmp_path, dtype=dtype)
     before = read_tensors(paths.model)
     write_tensors(paths.model, before, {"author": "me"})
-    found = merge.merge(opened(paths), BAKE, tmp_path / "out" / "new_turbo.safetensors", FACTS)
+    found = merge.merge(opened(paths), PATCH, tmp_path / "out" / "new_turbo.safetensors", FACTS)
     after = read_tensors(found)
     assert list(TensorFile(found).stored) == list(TensorFile(paths.model).stored)
     copied = raw(paths.model)
@@ -69,17 +69,17 @@ def test_only_what_is_changed_changes(tmp_path: Path, dtype: torch.dtype) -> Non
 
 def test_the_merged_model_opens_as_what_it_is(tmp_path: Path, split: TinyPaths) -> None:
     source = opened(split)
-    found = merge.merge(source, BAKE, tmp_path / "mine_turbo.safetensors", FACTS)
+    found = merge.merge(source, PATCH, tmp_path / "mine_turbo.safetensors", FACTS)
     again = open_checkpoint(found, text_encoder=split.text_encoder, vae=split.vae)
     assert (again.variant, again.size) == (source.variant, source.size)
     assert again.fingerprint != source.fingerprint
-    twice = merge.merge(again, BAKE, tmp_path / "twice_turbo.safetensors", {"more": 1})
+    twice = merge.merge(again, PATCH, tmp_path / "twice_turbo.safetensors", {"more": 1})
     assert merge.merged_facts(twice) == [FACTS, {"more": 1}]
 
 
 def test_an_all_in_one_stays_one(tmp_path: Path) -> None:
     paths = write_tiny_all_in_one(tmp_path)
-    found = merge.merge(open_checkpoint(paths.model), BAKE, tmp_path / "new_turbo.safetensors", FACTS)
+    found = merge.merge(open_checkpoint(paths.model), PATCH, tmp_path / "new_turbo.safetensors", FACTS)
     before, after = raw(paths.model), raw(found)
     assert {name for name in before if before[name] != after[name]} == {
         f"model.diffusion_model.{name}" for name in CHANGED}
@@ -90,7 +90,7 @@ def test_an_all_in_one_stays_one(tmp_path: Path) -> None:
 def test_an_official_folder_becomes_one_file(tmp_path: Path, sharded: bool) -> None:
     paths = write_tiny_official(tmp_path / "official", sharded=sharded)
     source = open_checkpoint(paths.model)
-    found = merge.merge(source, BAKE, tmp_path / "mine_turbo.safetensors", FACTS)
+    found = merge.merge(source, PATCH, tmp_path / "mine_turbo.safetensors", FACTS)
     merged = open_checkpoint(found, text_encoder=paths.text_encoder, vae=paths.vae)
     before, after = source.model_weights(), merged.model_weights()
     assert before.names == after.names
@@ -107,7 +107,7 @@ def test_a_quantised_model_is_written_whole(tmp_path: Path, style: str) -> None:
     quantise(paths.model, style, prefix)
     source = open_checkpoint(paths.model)
     assert merge.quantised(source)
-    found = merge.merge(source, BAKE, tmp_path / "new_turbo.safetensors", FACTS)
+    found = merge.merge(source, PATCH, tmp_path / "new_turbo.safetensors", FACTS)
     merged = open_checkpoint(found)
     assert not merge.quantised(merged)
     before, after = source.model_weights(), merged.model_weights()
@@ -136,7 +136,7 @@ def test_a_stop_leaves_nothing(tmp_path: Path, split: TinyPaths) -> None:
             raise Cancelled("Stopped.")
 
     with pytest.raises(Cancelled):
-        merge.merge(opened(split), BAKE, tmp_path / "out" / "new_turbo.safetensors", FACTS, report=stop)
+        merge.merge(opened(split), PATCH, tmp_path / "out" / "new_turbo.safetensors", FACTS, report=stop)
     assert list((tmp_path / "out").iterdir()) == []
     assert all(report.stage == "save" and report.step <= report.total for report in reports)
 
@@ -146,7 +146,7 @@ def test_no_file_is_overwritten_and_none_made_twice(tmp_path: Path, split: TinyP
     target.write_text("something else", encoding="utf-8")
     place, done = merge.place(source, target, FACTS)
     assert (place.name, done) == ("mine_turbo-2.safetensors", False)
-    merge.merge(source, BAKE, place, FACTS)
+    merge.merge(source, PATCH, place, FACTS)
     assert merge.place(source, target, FACTS) == (place, True)
     assert merge.place(source, target, {"other": 1}) == (tmp_path / "mine_turbo-3.safetensors", False)
     assert target.read_text(encoding="utf-8") == "something else"
@@ -165,16 +165,16 @@ def test_no_name_says_another_variant(name: str) -> None:
         merge.stem(name, "turbo")
 
 
-@pytest.mark.parametrize(("bake", "message"), [
-    (Bake(frozenset(), grown), "every strength is 0"),
-    (Bake(frozenset({"encoder.layers.9.q_proj.weight"}), grown), "has no encoder.layers.9.q_proj.weight"),
-    (Bake(frozenset(CHANGED), lambda name, weight: weight * math.nan), "is not finite"),
-    (Bake(frozenset(CHANGED), lambda name, weight: weight + 1e38), "is too large for F16"),
+@pytest.mark.parametrize(("patch", "message"), [
+    (Patch(frozenset(), grown), "every strength is 0"),
+    (Patch(frozenset({"encoder.layers.9.q_proj.weight"}), grown), "has no encoder.layers.9.q_proj.weight"),
+    (Patch(frozenset(CHANGED), lambda name, weight: weight * math.nan), "is not finite"),
+    (Patch(frozenset(CHANGED), lambda name, weight: weight + 1e38), "is too large for F16"),
 ])
-def test_what_cannot_be_merged_is_said_and_leaves_nothing(tmp_path: Path, bake: Bake, message: str) -> None:
+def test_what_cannot_be_merged_is_said_and_leaves_nothing(tmp_path: Path, patch: Patch, message: str) -> None:
     paths = write_tiny_models(tmp_path / "model", dtype=torch.float16)
     with pytest.raises(AdapterError, match=message):
-        merge.merge(opened(paths), bake, tmp_path / "out" / "new_turbo.safetensors", FACTS)
+        merge.merge(opened(paths), patch, tmp_path / "out" / "new_turbo.safetensors", FACTS)
     assert not list((tmp_path / "out").glob("*"))
 
 
@@ -183,7 +183,7 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, split: T
     usage = namedtuple("usage", "total used free")  # noqa: PYI024 (as shutil has it)
     monkeypatch.setattr(merge.shutil, "disk_usage", lambda folder: usage(100, 99, 1))
     with pytest.raises(CheckpointError, match=r"needs \d+\.\d GB and .* has 0\.0 GB free"):
-        merge.merge(opened(split), BAKE, tmp_path / "out" / "new_turbo.safetensors", FACTS)
+        merge.merge(opened(split), PATCH, tmp_path / "out" / "new_turbo.safetensors", FACTS)
     assert list(tmp_path.iterdir()) == []
 
 

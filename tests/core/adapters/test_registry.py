@@ -29,7 +29,7 @@ SOME = {name: replace(KINDS[name], target_mlp=False, module_ranks=())
 def learned(checkpoint: Checkpoint, config: AdapterConfig) -> tuple[dict[str, Tensor], Tensor]:
     """What a taught adapter saves, and what its decoder predicts."""
     decoder, live = taught(checkpoint, config)
-    return live.state(), velocity(decoder.eval())
+    return live.state_dict(), velocity(decoder.eval())
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -119,7 +119,7 @@ def test_no_two_random_starts_are_alike(checkpoint: Checkpoint, config: AdapterC
 def test_what_it_adds_is_what_the_decoder_computes_with(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     decoder, live = taught(checkpoint, config)
     merged, wrong = fresh(checkpoint), fresh(checkpoint)
-    for change in live.changes():
+    for change in live.deltas():
         for model, strength in ((merged, 1.0), (wrong, 1.0 + 1000 * PERTURBED)):
             weight = model.get_submodule(change.module).weight
             weight.data = (weight.double() + strength * change.delta.double()).float()
@@ -154,11 +154,11 @@ def test_inputs_are_dropped_while_training_only(checkpoint: Checkpoint, config: 
 @every_kind
 def test_saved_content_is_put_back_bit_for_bit(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
     _, live = taught(checkpoint, config)
-    state = live.state()
+    state = live.state_dict()
     adapter_file.write(tmp_path / "a.safetensors", state, {})
     decoder, other = attached(checkpoint, config, seed=5)
-    other.load_state(atomic.read_tensors(tmp_path / "a.safetensors"))
-    assert same(other.state(), state)
+    other.load_state_dict(atomic.read_tensors(tmp_path / "a.safetensors"))
+    assert same(other.state_dict(), state)
     assert all(torch.equal(one, two) for one, two in zip(other.parameters, live.parameters, strict=True))
     assert torch.equal(velocity(decoder.eval()), learned(checkpoint, config)[1])
 
@@ -167,14 +167,14 @@ def test_saved_content_is_put_back_bit_for_bit(checkpoint: Checkpoint, config: A
 def test_even_an_untrained_one_is_put_back_bit_for_bit(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     _, live = attached(checkpoint, config)
     _, other = attached(checkpoint, config, seed=5)
-    other.load_state(live.state())
+    other.load_state_dict(live.state_dict())
     assert all(torch.equal(one, two) for one, two in zip(other.parameters, live.parameters, strict=True))
 
 
 @every_kind
 def test_what_is_saved_is_a_copy(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     _, live = taught(checkpoint, config)
-    state = live.state()
+    state = live.state_dict()
     before = {name: tensor.clone() for name, tensor in state.items()}
     for parameter in live.parameters:
         parameter.data.zero_()
@@ -197,14 +197,15 @@ def test_what_another_adapter_saved_is_refused_before_anything_changes(checkpoin
     decoder, live = taught(checkpoint, SOME[name])
     before = [parameter.clone() for parameter in live.parameters]
     with pytest.raises(AdapterError, match=r"layers.*in the saved adapter.*It belongs to another run"):
-        live.load_state(learned(checkpoint, others(name)[other])[0])
+        live.load_state_dict(learned(checkpoint, others(name)[other])[0])
     assert all(torch.equal(one, two) for one, two in zip(live.parameters, before, strict=True))
 
 
 def written(live: LiveAdapter, folder: Path, change: str = "") -> Path:
     """Its file; `change` names tensors that are written a hundredth too large."""
     path = folder / "a.safetensors"
-    tensors = {name: tensor * 1.01 if change and change in name else tensor for name, tensor in live.state().items()}
+    tensors = {name: tensor * 1.01 if change and change in name else tensor
+               for name, tensor in live.state_dict().items()}
     adapter_file.write(path, tensors, {})
     return path
 
@@ -213,10 +214,10 @@ def written(live: LiveAdapter, folder: Path, change: str = "") -> Path:
 def test_our_own_loader_reads_what_was_trained(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
     _, live = taught(checkpoint, config, size=1e-3 if config in LYCORIS.values() else 0.1)
     path = written(live, tmp_path)
-    proof = adapter_file.prove(path, live.changes(), formats.added)
+    proof = adapter_file.prove(path, live.deltas(), formats.delta_fn)
     assert proof.matched == proof.total == len(target_modules(config, 2))
     assert proof.error <= FP32
-    assert adapter_file.prove(path, live.changes(every=3), formats.added).total == -(-proof.total // 3)
+    assert adapter_file.prove(path, live.deltas(every=3), formats.delta_fn).total == -(-proof.total // 3)
 
 
 @pytest.mark.parametrize(("name", "part"), [("lora", "lora_B"), ("dora", "lora_up"), ("dora", "dora_scale"),
@@ -227,7 +228,7 @@ def test_a_file_that_means_something_else_is_found_out(checkpoint: Checkpoint, n
     _, live = taught(checkpoint, KINDS[name])
     path = written(live, tmp_path, change=part)
     with pytest.raises(AdapterError, match="not usable"):
-        adapter_file.prove(path, live.changes(), formats.added)
+        adapter_file.prove(path, live.deltas(), formats.delta_fn)
 
 
 @every_kind

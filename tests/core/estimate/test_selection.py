@@ -232,7 +232,7 @@ def test_the_saved_file_has_the_chosen_modules_and_ranks_only(checkpoint: Checkp
     assert list(ranks) == list(NAMES[-3:])
     assert len(set(ranks.values())) == 3
     made = trained(checkpoint, dataset, tmp_path, config, replace(CONFIG, max_steps=1))
-    assert set(formats.read(made.path).pieces) == set(ranks)
+    assert set(formats.read(made.path).modules) == set(ranks)
     assert saved_ranks(made.path) == ranks
 
 

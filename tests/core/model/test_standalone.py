@@ -89,7 +89,7 @@ def test_the_guide_runs(official: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert "max_steps=1000" in block[1]
     exec(block[1].replace("max_steps=1000", "max_steps=2"), {})  # noqa: S102
     adapter = open_adapter(tmp_path / "my_lora.safetensors")
-    assert (adapter.steps, adapter.tag) == (2, "mystyle")
+    assert (adapter.steps, adapter.trigger_word) == (2, "mystyle")
     assert read(adapter.path).total > 0
     assert open_dataset(tmp_path / "dataset").style == "official"
 

@@ -233,9 +233,9 @@ def test_a_genre_ratio_left_to_the_dataset_is_that_of_the_dataset(checkpoint: Ch
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_training_starts_from_a_file_of_every_kind(checkpoint: Checkpoint, tmp_path: Path, kind: str) -> None:
     taught_one, fresh_one = (make(checkpoint, KINDS[kind])[1] for make in (taught, attached))
-    adapter_file.write(tmp_path / "a.safetensors", taught_one.state(), {})
-    fresh_one.load_state(resume._weights(tmp_path / "a.safetensors", fresh_one.state()))
-    for expected, found in zip(taught_one.changes(), fresh_one.changes(), strict=True):
+    adapter_file.write(tmp_path / "a.safetensors", taught_one.state_dict(), {})
+    fresh_one.load_state_dict(resume._weights(tmp_path / "a.safetensors", fresh_one.state_dict()))
+    for expected, found in zip(taught_one.deltas(), fresh_one.deltas(), strict=True):
         assert expected.delta.abs().max() > 0
         assert deviation(found.delta, expected.delta) < FP32
 
@@ -247,17 +247,17 @@ def test_a_file_of_another_alpha_starts_with_the_same_effect(checkpoint: Checkpo
     for kind, config in configs.items():
         other = taught(checkpoint, replace(config, alpha=alpha))[1]
         path = tmp_path / f"{kind}.safetensors"
-        adapter_file.write(path, other.state(), {})
+        adapter_file.write(path, other.state_dict(), {})
         live = attached(checkpoint, config)[1]
-        live.load_state(resume._weights(path, live.state()))
-        for expected, found in zip(other.changes(), live.changes(), strict=True):
+        live.load_state_dict(resume._weights(path, live.state_dict()))
+        for expected, found in zip(other.deltas(), live.deltas(), strict=True):
             assert deviation(found.delta, expected.delta) < FP32
             assert deviation(found.delta, 2 * expected.delta) > PERTURBED
 
 
 def test_a_file_that_this_adapter_cannot_start_from_says_why(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    adapter_file.write(path, taught(checkpoint, KINDS["lora"])[1].state(), {})
+    adapter_file.write(path, taught(checkpoint, KINDS["lora"])[1].state_dict(), {})
     live = attached(checkpoint, KINDS["lora-ranks"])[1]
     with pytest.raises(AdapterError, match=r"cannot start from a.safetensors: .*Use the kind, rank and modules"):
-        resume._weights(path, live.state())
+        resume._weights(path, live.state_dict())

@@ -187,7 +187,7 @@ def test_divergence_publishes_nothing(checkpoint: Checkpoint, dataset: Dataset, 
 
 def test_what_a_loader_halves_is_not_published(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def half_strength(path: Path):
-        added = formats.added(path)
+        added = formats.delta_fn(path)
         return lambda module, weight: added(module, weight) / 2
 
     with pytest.raises(AdapterError, match=r"0\.500 of the trained effect"):
@@ -327,7 +327,7 @@ def test_every_folder_opens_in_peft(checkpoint: Checkpoint, dataset: Dataset, tm
     assert len(wanted) > 1
     for folder, file in wanted.items():
         for module, delta in opened_by_peft(checkpoint, folder).items():
-            assert deviation(delta, formats.read(file).pieces[module].delta(torch.zeros_like(delta))) <= FP32
+            assert deviation(delta, formats.read(file).modules[module].delta(torch.zeros_like(delta))) <= FP32
 
 
 def opened_by_peft(checkpoint: Checkpoint, folder: Path) -> dict[str, Tensor]:

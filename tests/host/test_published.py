@@ -15,9 +15,9 @@ import pytest
 from demo.server import ComfyUI
 from demo.stage import PACK
 
-PARTS = {"__init__.py", "first_copy.py", "CHANGELOG.md", "LICENSE", "README.md", "docs", "example_workflows", "nodes",
-         "presets", "pyproject.toml", "requirements.txt", "sidestep_core", "web"}
-WHOLE = ("example_workflows", "nodes", "presets", "sidestep_core", "web")
+PARTS = {"__init__.py", "first_copy.py", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
+         "example_workflows", "nodes", "presets", "pyproject.toml", "requirements.txt", "sidestep_core", "web"}
+WHOLE = ("docs", "example_workflows", "nodes", "presets", "sidestep_core", "web")
 """Folders of which every file is published."""
 
 

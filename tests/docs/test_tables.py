@@ -1,0 +1,80 @@
+"""Tables in docs/ that follow from the code: nodes and memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.targets import target_modules
+from sidestep_core.model.decoder import Decoder, DecoderGeometry
+from sidestep_core.training.memory import GIB, Batch, Need, layer_bytes
+from sidestep_core.training.optimizers import STATE_BYTES
+
+ROOT = Path(__file__).parent.parent.parent
+BF16, FP32 = 2, 4
+FRAMES, TOKENS = 3000, 400
+"""120 seconds at 25 latent frames, and tokens of caption and lyrics."""
+
+
+def geometry(width: int, layers: int, heads: int, mlp: int) -> DecoderGeometry:
+    return DecoderGeometry(width=width, layers=layers, heads=heads, kv_heads=8, head_width=128, mlp=mlp,
+                           condition_width=2048, in_channels=192, out_channels=64, patch=2)
+
+
+MODELS = {"2B": geometry(2048, 24, 16, 6144), "XL": geometry(2560, 32, 32, 9728)}
+
+
+def rows(page: str) -> list[list[str]]:
+    """Cells of a page's tables, headings and rules left out."""
+    lines = [line for line in (ROOT / page).read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("| ---")]
+
+
+def test_nodes_are_listed_with_outputs() -> None:
+    interface = json.loads((ROOT / "tests" / "host" / "node_interface.json").read_text(encoding="utf-8"))
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "nodes").glob("*.py")))
+    names = dict(re.findall(r'node_id="(\w+)",\s*display_name="([^"]+)"', sources))
+    assert set(names) == set(interface)
+    expected = [[f"[{names[node]}](../web/docs/{node}.md)", ", ".join(f"`{name}`" for name in facts["output_names"])]
+                for node, facts in interface.items()]
+    assert sorted(cells[:2] for cells in rows("docs/nodes.md")[1:]) == sorted(expected)
+
+
+def needed(size: DecoderGeometry) -> Need:
+    """Memory of a training that recomputes every layer, as memory.plan has it on a card."""
+    config = LoraConfig()
+    with torch.device("meta"):
+        decoder = Decoder(size)
+    adapter = registry.capacity(config, size).total
+    batch = Batch(samples=1, frames=FRAMES, tokens=TOKENS, bytes=BF16, mask_bytes=1)
+    return Need(weights=sum(parameter.numel() for parameter in decoder.parameters()) * BF16, adapter=adapter * FP32,
+                trained=round(adapter * (FP32 + STATE_BYTES["adamw"])), layers=size.layers, recomputed=size.layers,
+                layer=layer_bytes(size, target_modules(config, size.layers), batch),
+                layer_input=FRAMES // size.patch * size.width * BF16)
+
+
+def memory_column(size: DecoderGeometry) -> list[str]:
+    need = needed(size)
+    file = need.adapter / 1e6
+    amounts = (need.weights, need.adapter + need.trained, need.activations, need.total,
+               replace(need, recomputed=0).activations)
+    return [*(f"{amount / GIB:.1f} GiB" for amount in amounts), f"{file:.0f} MB", f"{file / 4:.0f} MB"]
+
+
+@pytest.mark.parametrize(("column", "model"), enumerate(MODELS, start=1))
+def test_memory_table_is_computed(column: int, model: str) -> None:
+    table = rows("docs/guide/memory.md")
+    assert table[0][column] == model
+    assert [cells[column].strip("*") for cells in table[1:]] == memory_column(MODELS[model])
+
+
+def test_presets_are_listed() -> None:
+    listed = {cells[0].strip("`") for cells in rows("docs/guide/training.md")[1:]}
+    assert listed == {path.stem for path in (ROOT / "presets").glob("*.json")}

@@ -19,7 +19,7 @@ from sidestep_core.adapters import file
 from sidestep_core.adapters.config import AdapterConfig, LoraConfig
 from sidestep_core.adapters.module_names import official
 from sidestep_core.adapters.peft_layout import CONFIG_NAME, WEIGHTS_NAME
-from sidestep_core.io.atomic import read_tensors
+from sidestep_core.io.tensors import read_tensors
 from tests.adapters import LORAS
 from tests.host.pack import pack_module
 

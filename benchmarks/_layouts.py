@@ -30,7 +30,9 @@ from benchmarks._writers import (
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import AdapterConfig
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.io.atomic import read_json, read_tensors, write_json, write_tensors
+from sidestep_core.io import strict_json
+from sidestep_core.io.atomic import write_json
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from tests.adapters import KINDS
 
 Row = Callable[[Path, Weights], Made]
@@ -65,7 +67,7 @@ def diffusers(folder: Path, weights: Weights) -> Made:
     names = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "o_proj": "to_out.0"}
     change = renamed((MODEL, ""), *names.items(), alpha=None)
     layers = {key: value for name, tensor in read_tensors(made.path).items() for key, value in change(name, tensor)}
-    config = {key: value for key, value in read_json(folder / "peft" / "adapter_config.json").items()
+    config = {key: value for key, value in strict_json.read(folder / "peft" / "adapter_config.json").items()
               if key in ("r", "lora_alpha", "alpha_pattern", "rank_pattern", "use_rslora", "peft_type")}
     AceStepLoraLoaderMixin.save_lora_weights(folder, layers, transformer_lora_adapter_metadata=config)
     return Made(folder / "pytorch_lora_weights.safetensors", made.truth)
@@ -79,7 +81,7 @@ def ranked(folder: Path, weights: Weights) -> Made:
 
 def with_own_alphas(made: Made) -> Made:
     """The same with an alpha per module instead of the settings."""
-    config = read_json(made.path.parent / "adapter_config.json")
+    config = strict_json.read(made.path.parent / "adapter_config.json")
 
     def change(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         ends = [value for end, value in config["alpha_pattern"].items() if name.split(".lora_")[0].endswith(end)]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sidestep_core.adapters import file
 from sidestep_core.adapters.file import LiveAdapter
-from sidestep_core.io.atomic import read_tensors, write_tensors
+from sidestep_core.io.tensors import read_tensors, write_tensors
 
 Weights = Mapping[str, Tensor]
 """A decoder's matrices and convolutions by module name, float32."""

@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sidestep_core.io.atomic import read_metadata, write_json, write_tensors
+from sidestep_core.io.atomic import write_json
+from sidestep_core.io.tensors import read_metadata, write_tensors
 
 from .anatomy import (
     DEMO,

@@ -13,7 +13,8 @@ from ..sidestep_core.adapters.config import AdapterConfig
 from ..sidestep_core.adapters.file import Adapter
 from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.estimate.selection import SelectionConfig
-from ..sidestep_core.io.atomic import TensorFile, fingerprint
+from ..sidestep_core.io.hashing import fingerprint
+from ..sidestep_core.io.tensors import TensorFile
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig

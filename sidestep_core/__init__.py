@@ -8,7 +8,7 @@
     songs/       audio files and what people wrote about them     song.find_songs, analyze.listen, split.split
     model/       checkpoint, decoder, encoders, flow matching     checkpoint.open_checkpoint, decoder.load_decoder
     audio/       decoding, container facts, measurements          decode.decode, container.facts
-    io/          atomic writes, bounded reads, locks              atomic.write_tensors, strict_json.read
+    io/          atomic writes, bounded reads, locks              atomic.write_json, strict_json.read
 
 Each package imports only those below it; tests/test_architecture.py holds the table.
 

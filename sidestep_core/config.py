@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 from .io import strict_json
-from .io.text import illegible
+from .io.text import bad_character
 
 TriggerPosition = Literal["prepend", "append", "replace"]
 Normalise = Literal["none", "peak", "lufs"]
@@ -27,9 +27,9 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_legible(value: object, name: str) -> None:
+def require_clean_text(value: object, name: str) -> None:
     """ConfigError where the value is a text with characters that nobody types."""
-    if isinstance(value, str) and (wrong := illegible(value)):
+    if isinstance(value, str) and (wrong := bad_character(value)):
         raise ConfigError(f"{name} {wrong}. Type it again.")
 
 
@@ -60,7 +60,7 @@ class Config:
             if not _fits(value, hints[field.name]):
                 expected = strict_json.kind_in_words(hints[field.name])
                 raise ConfigError(f"{field.name} must be {expected}, got {value!r}.")
-            require_legible(value, field.name)
+            require_clean_text(value, field.name)
 
     def to_json(self) -> dict[str, Any]:
         """A dict that json.dumps accepts and `from_json` turns back into an equal config."""

@@ -35,7 +35,7 @@ ROOT_FILES = ("errors", "progress", "optional", "config", "device")
 """Files of sidestep_core itself, which every package may import; config and device read files through io."""
 
 OWNERS = {
-    "safetensors": {"io/atomic"}, "peft": {"adapters/lora"},
+    "safetensors": {"io/tensors"}, "peft": {"adapters/lora"},
     "transformers": {"model/condition_encoder", "training/optimizers"},
     "av": {"audio/decode", "audio/container"}, "torchaudio": {"audio/loudness", "audio/tempo"},
     "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},

@@ -10,7 +10,7 @@ import torch
 from sidestep_core.adapters.config import AdapterConfig, LoraConfig
 from sidestep_core.adapters.file import Adapter
 from sidestep_core.dataset.manifest import Dataset
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress, Report
 from sidestep_core.training.config import TrainConfig
@@ -38,5 +38,5 @@ def stop_at(step: int, signal: BaseException) -> Report:
 
 
 def same_tensors(one: Path, other: Path) -> bool:
-    first, second = atomic.read_tensors(one), atomic.read_tensors(other)
+    first, second = read_tensors(one), read_tensors(other)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -18,7 +18,7 @@ from ...sidestep_core.adapters import formats, merge
 from ...sidestep_core.dataset.manifest import Dataset
 from ...sidestep_core.errors import AdapterError, CheckpointError, ConfigError, DatasetError
 from ...sidestep_core.io import strict_json, walk
-from ...sidestep_core.io.text import illegible
+from ...sidestep_core.io.text import bad_character
 from ...sidestep_core.model.checkpoint import Checkpoint
 from . import readable_folders
 
@@ -51,7 +51,7 @@ def safe_name(name: str, what: str) -> str:
     if _NO_SIGN.search(name) or _LOOSE_END.search(name):
         raise ConfigError(f'{what} {name!r} cannot be a file name: leave out \\ / : * ? " < > | and dots at the ends, '
                           "and spaces before them.")
-    if wrong := illegible(name):
+    if wrong := bad_character(name):
         raise ConfigError(f"{what} {name!r} {wrong}. Type it again.")
     if len(name) > MOST_CHARACTERS or len(name.encode()) > MOST_BYTES:
         raise ConfigError(f"{what} has {len(name)} characters, {len(name.encode())} bytes; use at most "

@@ -162,7 +162,7 @@ def saved(folder: Path) -> list[Preview]:
 def _are_made_with(folder: Path, settings: Settings) -> bool:
     path = folder / SETTINGS
     try:
-        return path.is_file() and bool(atomic.read_json(path) == asdict(settings))
+        return path.is_file() and bool(strict_json.read(path) == asdict(settings))
     except strict_json.BadJson as error:
         log.warning("The previews in %s are made again: %s", folder.name, error)
         return False

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AdapterError
-from ..io import atomic, strict_json
-from ..io import tensors as tensor_header
+from ..io import atomic, hashing, strict_json
+from ..io.tensors import BadTensorFile, json_metadata, read_metadata, write_tensors
 from . import peft_layout
 
 METADATA_KEY = "sidestep"
@@ -105,7 +105,7 @@ class Adapter:
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write an adapter with everything needed to know later what it is, and for diffusers how strong it is."""
-    atomic.write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts)} | peft_layout.header(tensors))
+    write_tensors(path, tensors, {METADATA_KEY: json.dumps(facts)} | peft_layout.header(tensors))
 
 
 def write_peft_config(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -116,7 +116,7 @@ def write_peft_config(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def write_peft_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write the file beside that: the same numbers, and the strength in settings only."""
     metadata = {"format": "pt", METADATA_KEY: json.dumps(facts)} | peft_layout.header(tensors)
-    atomic.write_tensors(path, peft_layout.without_alphas(tensors), metadata)
+    write_tensors(path, peft_layout.without_alphas(tensors), metadata)
 
 
 def open_adapter(path: Path) -> Adapter:
@@ -132,14 +132,14 @@ def open_adapter(path: Path) -> Adapter:
                        variant=strict_json.typed(values.get("variant", ""), str, "variant"),
                        trigger_word=strict_json.typed(values.get("tag", ""), str, "tag"),
                        steps=strict_json.typed(values.get("steps", 0), int, "steps"))
-    except (atomic.BadTensorFile, strict_json.BadJson) as error:
+    except (BadTensorFile, strict_json.BadJson) as error:
         raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
 
 
 def facts_of(path: Path) -> dict[str, Any]:
     """What is written in an adapter file about it; nothing in foreign ones.  BadTensorFile or BadJson where that is
     damaged."""
-    return tensor_header.facts(atomic.read_metadata(path), METADATA_KEY, f"The metadata of {path.name}")
+    return json_metadata(read_metadata(path), METADATA_KEY, f"The metadata of {path.name}")
 
 
 def check_belongs(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -215,10 +215,10 @@ def publish(source: Path, target: Path) -> Path:
     A name is never used twice, by whichever process: loaders cache by path and would go on using the old content.  The
     same content is not put there twice either.
     """
-    content = atomic.hash_file(source)
+    content = hashing.hash_file(source)
     free, number = target, 1
     while not atomic.write_new(free, lambda temporary: shutil.copyfile(source, temporary)):
-        if free.is_file() and atomic.hash_file(free) == content:
+        if free.is_file() and hashing.hash_file(free) == content:
             return free
         number += 1
         free = target.with_stem(f"{target.stem}-{number}")
@@ -227,4 +227,4 @@ def publish(source: Path, target: Path) -> Path:
 
 def content_fingerprint(path: Path) -> str:
     """Changes with any byte of the file."""
-    return atomic.hash_file(path)[:16]
+    return hashing.hash_file(path)[:16]

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..errors import AdapterError, CheckpointError, ConfigError
 from ..io import strict_json
-from ..io.atomic import TensorFile, write_new
-from ..io.tensors import StoredTensor
+from ..io.atomic import write_new
+from ..io.tensors import StoredTensor, TensorFile
 from ..model.checkpoint import Checkpoint, Variant, variants_in
 from ..model.weights import FP8, QUANTISATION_PARTS, Weights, open_file
 from ..progress import Progress, Report, ignore
@@ -164,7 +164,7 @@ def _blocks(plans: list[_Plan], prefix: str, weights: Weights, patch: Patch, rep
     done = 0
     for plan in plans:
         if plan.copied:
-            parts = plan.file.pieces(plan.name, BLOCK)
+            parts = plan.file.chunks(plan.name, BLOCK)
         else:
             parts = iter([_computed(plan, prefix, weights, patch)])
         for part in parts:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterError
-from ..io import atomic, torch_pickle
+from ..io import torch_pickle
+from ..io.tensors import BadTensorFile, TensorFile, read_metadata, read_tensors
 from .keys import ONLY_THE_HOSTS, is_part
 
 SAFETENSORS = (".safetensors", ".sft")
@@ -25,8 +26,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     numbers."""
     if _is_safetensors(path):
         try:
-            tensors, metadata = atomic.read_tensors(path), atomic.read_metadata(path)
-        except atomic.BadTensorFile as error:
+            tensors, metadata = read_tensors(path), read_metadata(path)
+        except BadTensorFile as error:
             raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
     else:
         tensors, metadata = _read_pickle(path)
@@ -50,8 +51,8 @@ def read_shapes(path: Path) -> tuple[Shapes, dict[str, str]]:
         tensors, metadata = _read_pickle(path)
         return {key: tuple(tensor.shape) for key, tensor in tensors.items()}, metadata
     try:
-        file = atomic.TensorFile(path)
-    except atomic.BadTensorFile as error:
+        file = TensorFile(path)
+    except BadTensorFile as error:
         raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
     return {key: stored.shape for key, stored in file.stored.items()}, file.metadata
 

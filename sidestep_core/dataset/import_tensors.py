@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..io import atomic, locks, strict_json, torch_pickle
+from ..io import atomic, hashing, locks, strict_json, torch_pickle
+from ..io.tensors import write_tensors
 from ..model.checkpoint import Checkpoint, variants_in
 from ..progress import Progress, Report, ignore
 from ..songs.metadata import Notes, json_entries, notes_from
@@ -205,14 +206,14 @@ def _check_silence(song: _Song, silence_TC: Tensor, other: str) -> None:
 
 def _write(song: _Song, name: str, path: Path, checkpoint: Checkpoint, folder: Path) -> tuple[SampleInfo, bool]:
     """Write what is not there yet; the sample, and whether anything was."""
-    digest, facts = atomic.hash_file(path), path.stat()
-    key = atomic.fingerprint("imported", VERSION, digest, checkpoint.fingerprint)
+    digest, facts = hashing.hash_file(path), path.stat()
+    key = hashing.fingerprint("imported", VERSION, digest, checkpoint.fingerprint)
     genre = {} if song.genre_SD is None else {"genre": song.genre_SD}
     files = {f"{key}.latents.safetensors": {"latents": song.latents_TC},
              f"{key}.condition.safetensors": {"condition": song.condition_SD} | genre}
     missing = [file for file in files if not (folder / file).is_file()]
     for file in missing:
-        atomic.write_tensors(folder / file, files[file])
+        write_tensors(folder / file, files[file])
     notes = song.notes
     lyrics = "" if notes.get("instrumental") else notes.get("lyrics", "")
     latents, condition = files
@@ -228,7 +229,7 @@ def _write(song: _Song, name: str, path: Path, checkpoint: Checkpoint, folder: P
 def _other_variant(folder: Path, checkpoint: Checkpoint) -> str:
     """A sentence where the settings beside the files name another variant than the checkpoint's."""
     try:
-        settings = atomic.read_json(folder / SETTINGS)
+        settings = strict_json.read(folder / SETTINGS)
     except strict_json.BadJson:
         return ""
     variants = variants_in(str(settings.get("model_variant", ""))) if isinstance(settings, dict) else set()

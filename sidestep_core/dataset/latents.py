@@ -16,7 +16,7 @@ from ..audio.loudness import normalised
 from ..config import Normalise
 from ..device import OutOfMemory, explain_out_of_memory
 from ..errors import DatasetError
-from ..io import atomic
+from ..io import hashing
 from ..model import flow_matching
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Progress, Report
@@ -63,7 +63,7 @@ class Recording:
         """Name of the file of its latents, made of everything that they depend on."""
         # What is not used does not count, so that older datasets stay whole.
         used = (self.start, self.normalise) if self.start or self.normalise != "none" else ()
-        key = atomic.fingerprint(VERSION, self.audio, self.seconds, checkpoint.fingerprint, *used)
+        key = hashing.fingerprint(VERSION, self.audio, self.seconds, checkpoint.fingerprint, *used)
         return f"{key}.latents.safetensors"
 
 

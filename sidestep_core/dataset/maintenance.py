@@ -15,7 +15,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..io import atomic, locks, temp_files
+from ..io import locks, temp_files
+from ..io.tensors import BadTensorFile
 from ..progress import Progress, Report, ignore
 from ..songs.song import Problem
 from . import tensor_file
@@ -169,7 +170,7 @@ def _owners(dataset: Dataset) -> dict[str, str]:
 def _owner(condition: Path) -> str:
     try:
         return tensor_file.owner_of(condition)
-    except (atomic.BadTensorFile, OSError):
+    except (BadTensorFile, OSError):
         return ""
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..io import atomic, strict_json
+from ..io import atomic, hashing, strict_json
 from ..model.prompts import Prompt
 from ..training.config import AUTO, TrainConfig
 from . import tensor_file
@@ -62,7 +62,7 @@ class Dataset:
         # Names too: which song is held out, and the order of visits, depend on them.
         words = {sample: [path.name for path in self.conditions(sample)] for sample in self.samples}
         songs = sorted((sample.name, sample.latents, *words[sample], *_often(sample)) for sample in self.samples)
-        return atomic.fingerprint(self.checkpoint, self.style, songs)
+        return hashing.fingerprint(self.checkpoint, self.style, songs)
 
     @property
     def seconds(self) -> float:
@@ -86,7 +86,7 @@ class Dataset:
     def condition(self, prompt: Prompt) -> Path:
         """File of a prompt's condition, whose timbre reference is as long as the prompt says."""
         told = replace(prompt, style=self.style)
-        key = atomic.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, told.caption_text, told.lyrics_text,
+        key = hashing.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, told.caption_text, told.lyrics_text,
                                   told.timbre_frames)
         return self.folder / f"{key}.condition.safetensors"
 
@@ -103,7 +103,7 @@ class Dataset:
     def codes(self, sample: SampleInfo) -> Path:
         """File of the latents that the checkpoint makes of a song's audio codes."""
         # The latents' name says of which checkpoint they are.
-        return self.folder / f"{atomic.fingerprint(CODES_VERSION, sample.latents)}.codes.safetensors"
+        return self.folder / f"{hashing.fingerprint(CODES_VERSION, sample.latents)}.codes.safetensors"
 
     @property
     def silence(self) -> Path:
@@ -125,7 +125,7 @@ def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
 
 def words(checkpoint: str, style: str, prompt: Prompt) -> str:
     """See `Dataset.words`."""
-    return atomic.fingerprint(CONDITION_VERSION, checkpoint, style, prompt.caption, prompt.lyrics, prompt.language,
+    return hashing.fingerprint(CONDITION_VERSION, checkpoint, style, prompt.caption, prompt.lyrics, prompt.language,
                                prompt.bpm, prompt.key, prompt.signature)
 
 

@@ -16,7 +16,8 @@ import torch
 
 from ..device import choose_device, explain_out_of_memory, release_memory
 from ..errors import DatasetError
-from ..io import atomic, locks
+from ..io import atomic, hashing, locks
+from ..io.tensors import BadTensorFile, TensorFile
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
 from ..songs.song import Problem, Song, none_left
@@ -124,7 +125,7 @@ def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, before: D
         try:
             stamp = Stamp.of(song.path)
             digest = known.get((song.name, stamp)) or hashed.get((song.path, stamp))
-            digest = hashed[song.path, stamp] = digest or atomic.hash_file(song.path, tick)
+            digest = hashed[song.path, stamp] = digest or hashing.hash_file(song.path, tick)
         except OSError as error:
             yield Problem(name=song.name, reason=f"cannot be read ({error.strerror or error})")
             continue
@@ -174,7 +175,7 @@ def _frames(latents: Path, known: Mapping[str, int]) -> int:
     if frames and latents.stat().st_size > frames * BYTES_PER_FRAME:
         return frames
     try:
-        return atomic.TensorFile(latents).stored["latents"].shape[0]
-    except (atomic.BadTensorFile, KeyError) as error:
+        return TensorFile(latents).stored["latents"].shape[0]
+    except (BadTensorFile, KeyError) as error:
         raise DatasetError(f"{latents} is damaged ({error}). Delete it and run Audio Folder to Dataset again."
                            ) from error

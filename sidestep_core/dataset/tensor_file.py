@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..io import atomic
+from ..io.tensors import BadTensorFile, read_metadata, read_tensors, write_tensors
 
 Kind = Literal["latents", "condition", "genre", "codes", "silence"]
 """Also the tensor's name in its file.  An imported condition has its genre in the same file."""
@@ -21,7 +21,7 @@ _NOTE = "content"
 def write(path: Path, kind: Kind, values: Tensor, owner: str = "") -> None:
     """Write the values, in float32.  `owner` says whose they are, where the file's name does not (see `owner_of`)."""
     values = values.detach().float().cpu().contiguous()
-    atomic.write_tensors(path, {kind: values}, {_NOTE: f"{_checksum(values)} {owner}"})
+    write_tensors(path, {kind: values}, {_NOTE: f"{_checksum(values)} {owner}"})
 
 
 def read(path: Path, kind: Kind, song: str) -> Tensor:
@@ -31,9 +31,9 @@ def read(path: Path, kind: Kind, song: str) -> Tensor:
                            "it makes only what is missing.")
     try:
         # A copy: what is mapped into memory keeps its file from being replaced on Windows.
-        values = atomic.read_tensors(path)[kind].clone()
+        values = read_tensors(path)[kind].clone()
         checksum, _ = _note(path)
-    except (atomic.BadTensorFile, KeyError) as error:
+    except (BadTensorFile, KeyError) as error:
         raise DatasetError(f"{path} is damaged ({error}). Delete it and run Audio Folder to Dataset again."
                            ) from error
     if checksum and checksum != _checksum(values):
@@ -52,7 +52,7 @@ def owner_of(path: Path) -> str:
 
 def _note(path: Path) -> tuple[str, str]:
     """Checksum and owner; files of earlier versions have neither."""
-    checksum, _, owner = atomic.read_metadata(path).get(_NOTE, "").partition(" ")
+    checksum, _, owner = read_metadata(path).get(_NOTE, "").partition(" ")
     return checksum, owner
 
 

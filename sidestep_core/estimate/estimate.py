@@ -21,7 +21,8 @@ from ..dataset.conditions import ensure_conditions
 from ..dataset.manifest import Dataset, Sample
 from ..device import choose_device, choose_dtype, explain_out_of_memory, own_random_state, release_memory
 from ..errors import ConfigError, TrainingDiverged
-from ..io import atomic
+from ..io import hashing
+from ..io.tensors import BadTensorFile, read_tensors, write_tensors
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..model.decoder import load_decoder
 from ..progress import Cancelled, Progress, Report, ignore, was_stopped
@@ -114,7 +115,7 @@ def estimate(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, conf
 def _key(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig) -> str:
     """What makes an estimate this one; devices differ only in how they round."""
     settings = {name: value for name, value in config.to_json().items() if name != "device"}
-    return atomic.fingerprint(VERSION, checkpoint.fingerprint, dataset.fingerprint, settings)
+    return hashing.fingerprint(VERSION, checkpoint.fingerprint, dataset.fingerprint, settings)
 
 
 def _finished(path: Path) -> Estimate | None:
@@ -164,9 +165,9 @@ def _resume(work: _Measurement) -> None:
     if not work.part.is_file():
         return
     try:
-        work.sums.load(atomic.read_tensors(work.part))
+        work.sums.load(read_tensors(work.part))
         log.info("Continuing after %d samples.", work.sums.samples)
-    except atomic.BadTensorFile as error:
+    except BadTensorFile as error:
         log.warning("%s is damaged, so its samples are measured again: %s", work.part, error)
 
 
@@ -184,7 +185,7 @@ def _measure(work: _Measurement, report: Report) -> None:
                 _keep(work, stop)
                 raise
             if sums.samples % SAVE_EVERY == 0:
-                atomic.write_tensors(work.part, sums.tensors())
+                write_tensors(work.part, sums.tensors())
 
 
 def _measure_sample(work: _Measurement) -> None:
@@ -203,7 +204,7 @@ def _keep(work: _Measurement, stop: BaseException) -> None:
     """Keep the finished samples if someone stopped us; Cancelled is told how many they are."""
     if not was_stopped(stop):
         return
-    atomic.write_tensors(work.part, work.sums.tensors())
+    write_tensors(work.part, work.sums.tensors())
     if isinstance(stop, Cancelled):
         raise Cancelled(f"Stopped after {work.sums.samples} of at most {work.most} samples. Press Run again to "
                         "continue from here.") from stop

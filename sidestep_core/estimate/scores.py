@@ -15,7 +15,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ..io import atomic
+from ..io.tensors import BadTensorFile
 from ..model import flow_matching
 from .result import Score
 
@@ -69,7 +69,7 @@ class GradientSums(ABC):
         """Go on from what a file holds.  BadTensorFile, before anything changes, when it is not of these sums."""
         own = self.tensors()
         if {name: tensor.shape for name, tensor in own.items()} != {name: saved[name].shape for name in saved}:
-            raise atomic.BadTensorFile("It holds other sums than these.")
+            raise BadTensorFile("It holds other sums than these.")
         for name, tensor in own.items():
             tensor.copy_(saved[name])
 

@@ -1,3 +1,3 @@
-"""Files: atomic writes, bounded reads, checksums and locks.
+"""Files: atomic writes, safetensors, hashes, bounded reads of JSON and text, locks.
 
-Central names: `atomic.write_json`, `atomic.write_tensors`, `strict_json.read`, `locks`."""
+Central names: `atomic.write_json`, `tensors.read_tensors`, `strict_json.read`, `hashing.fingerprint`, `locks.held`."""

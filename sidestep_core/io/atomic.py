@@ -1,103 +1,72 @@
-"""Files that are either whole or absent: atomic writes of safetensors and JSON, and content fingerprints.
+"""Files and folders that are either whole or absent.
 
-The only module that imports safetensors.  Every write goes to a temporary sibling, is flushed to the disk, and is
-renamed over the target, so a crash, a cancel or a full disk leaves the last good file in place.
+Every write goes to a temporary sibling, is flushed to the disk, and is renamed over the target, so a crash, a cancel or
+a full disk leaves the last good file in place.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, SideStepError
-from . import strict_json, temp_files
-from . import tensors as tensor_header
-from .tensors import StoredTensor
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-Json = strict_json.Json
-
-
-class BadTensorFile(SideStepError):
-    """A file is not safetensors, or is cut off."""
+from . import temp_files
+from .strict_json import Json
 
 
 class CannotWrite(SideStepError, OSError):
-    """The disk is full, or does not let us; what was there before is unchanged."""
+    """The disk is full or read-only; the previous file is unchanged."""
 
 
 RENAME_SECONDS = 5.0
+"""Time for which a rename is retried on Windows."""
 
 
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+def write_json(path: Path, value: Json) -> None:
+    """Write `value` as indented JSON.  ValueError for NaN and infinity, which JSON lacks."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make a rename durable.  Windows cannot open folders and journals renames by itself."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Network and foreign file systems may not know how; the rename itself has been made.
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM):
-            raise
-    finally:
-        os.close(handle)
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as UTF-8, line ends unchanged."""
+    write_bytes(path, text.encode())
 
 
-def _rename(source: Path, target: Path) -> None:
-    """Rename over what is there, if anything."""
-    _patiently(lambda: source.replace(target))
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write the bytes of a file."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _patiently(rename: Callable[[], object]) -> None:
-    """Try again for a while: on Windows a virus scanner or a cloud drive may have the new file open for a moment."""
-    patience_ends = time.monotonic() + (RENAME_SECONDS if os.name == "nt" else 0)
-    while True:
-        try:
-            rename()
-            return
-        except PermissionError:
-            if time.monotonic() >= patience_ends:
-                raise
-            time.sleep(0.1)
+def copy(source: Path, target: Path) -> None:
+    """Copy a file; the target is whole or absent."""
+    write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write the file it is given, which then becomes `path`; whatever stops it, `path` stays as it was."""
+    """Let `write` write a temporary file, and rename it to `path`; on any failure `path` stays unchanged."""
     with _written(path, write) as temporary:
-        _rename(temporary, path)
+        rename(temporary, path)
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> bool:
-    """Like write_atomically, but False, with nothing written, where there is something at `path`: also what another
-    process has put there meanwhile."""
+    """Write like write_atomically, but return False and write nothing if `path` exists, even if another process has
+    created it in the last moment."""
     if path.exists():
         return False
     with _written(path, write) as temporary:
-        return _claim(temporary, path)
+        return _rename_if_free(temporary, path)
 
 
 @contextlib.contextmanager
 def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
-    """A file beside `path` as `write` writes it, flushed to the disk; the block gives it its name."""
-    temporary, folder = temp_files.temporary(path), temp_files.future(path.parent)
+    """Write a temporary sibling of `path` and flush it to the disk; the block renames it."""
+    temporary, folder = temp_files.temp_path(path), temp_files.final_folder(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temp_files.sweep(path.parent)
@@ -113,30 +82,25 @@ def _written(path: Path, write: Callable[[Path], object]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _claim(source: Path, target: Path) -> bool:
-    """Give the file a name that is free; False where it is taken."""
-    try:
-        if os.name == "nt":
-            _patiently(lambda: source.rename(target))
-        else:
-            target.hardlink_to(source)
-        return True
-    except FileExistsError:
-        return False
-    except OSError as error:
-        # exFAT and some network drives know no links.
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise
-    try:
-        target.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    _rename(source, target)
-    return True
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path`, which must not exist, at the end of the block, and is removed if
+    the block raises."""
+    with temp_files.temp_folder(path) as temporary:
+        yield temporary
+        rename(temporary, path)
+        _flush_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is whole or absent under its name, even if interrupted."""
+    doomed = temp_files.temp_path(path)
+    rename(path, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def require_writable(folder: Path) -> None:
-    """ConfigError when no file can be put into the folder, for knowing it before hours of work."""
+    """Raise ConfigError if no file can be written into the folder, before hours of work."""
     try:
         write_bytes(folder / ".writable", b"")
         (folder / ".writable").unlink()
@@ -145,149 +109,61 @@ def require_writable(folder: Path) -> None:
                           ) from error
 
 
-def write_json(path: Path, value: Json) -> None:
-    """Write `value` as readable JSON; NaN and infinity are refused, as no other program reads them."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def rename(source: Path, target: Path) -> None:
+    """Rename over an existing target, if any."""
+    _retry_on_windows(lambda: source.replace(target))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, with the line ends that the text has."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file of any other kind."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def read_json(path: Path) -> Json:
-    """The content of a JSON file; strict_json.BadJson where it is none that can be used."""
-    return strict_json.read(path)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, readable by everyone the folder is readable by."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-
-    def write(temporary: Path) -> None:
-        # safetensors >= 0.8 creates files with mode 600; a LoRA on a shared drive must stay readable.
-        temporary.touch()
-        usual_mode = temporary.stat().st_mode
-        # It writes beside the file first, under a name that tells nothing of who writes.
-        with temp_files.temporary_folder(temporary) as folder:
-            try:
-                save_file(contiguous, folder / "x", metadata=dict(metadata or {}))
-                tensor_header.sort_metadata(folder / "x")
-            except SafetensorError as error:
-                # Its only way to say that the disk is full.
-                raise OSError(str(error)) from error
-            _rename(folder / "x", temporary)
-        if temporary.stat().st_mode != usual_mode:
-            temporary.chmod(usual_mode)
-
-    write_atomically(path, write)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, on the CPU.  BadTensorFile when it is not one, or cut off."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+def _rename_if_free(source: Path, target: Path) -> bool:
+    """Rename a file to a free name; return False if the name is taken."""
     try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise BadTensorFile(f"{path}: {error}") from error
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The string metadata in the header of a safetensors file.  BadTensorFile when it is not one, or cut off."""
-    return TensorFile(path).metadata
-
-
-class TensorFile:
-    """A safetensors file, read tensor by tensor.  Opening reads the header only: BadTensorFile when it is not
-    safetensors or shorter than its header says."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.stored, self.metadata = _read_header(path)
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor as stored, on the CPU, memory-mapped: copy before writing into it.
-
-        Made outside inference mode, so that autograd may keep it.
-        """
-        import torch
-
-        with torch.inference_mode(False):
-            tensor: Tensor = self._mapped.get_tensor(name)
-        return tensor
-
-    def pieces(self, name: str, size: int) -> Iterator[bytes]:
-        """The tensor's bytes, `size` at a time."""
-        stored = self.stored[name]
-        with self.path.open("rb") as file:
-            file.seek(stored.start)
-            for begin in range(0, stored.size, size):
-                yield file.read(min(size, stored.size - begin))
-
-    def sample(self, name: str, count: int) -> bytes:
-        """Up to `count` of the tensor's bytes, from its middle."""
-        stored = self.stored[name]
-        with self.path.open("rb") as file:
-            file.seek(stored.start + max(0, stored.size - count) // 2)
-            return file.read(min(count, stored.size))
-
-    @cached_property
-    def _mapped(self) -> Any:
-        from safetensors import safe_open
-
-        return safe_open(self.path, framework="pt")
-
-
-def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+        if os.name == "nt":
+            _retry_on_windows(lambda: source.rename(target))
+        else:
+            target.hardlink_to(source)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        # exFAT and some network drives have no links.
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
     try:
-        return tensor_header.read(path)
-    except strict_json.BadJson as error:
-        raise BadTensorFile(f"{path.name} {error}") from error
+        target.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    rename(source, target)
+    return True
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a file; the target is whole or absent."""
-    write_atomically(target, lambda temporary: shutil.copyfile(source, temporary))
+def _retry_on_windows(operation: Callable[[], object]) -> None:
+    """Retry for a while on Windows, where a virus scanner or a cloud drive may hold a new file open for a moment."""
+    deadline = time.monotonic() + (RENAME_SECONDS if os.name == "nt" else 0)
+    while True:
+        try:
+            operation()
+            return
+        except PermissionError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.1)
 
 
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` (which must not exist yet) when the block ends without an exception,
-    and vanishes otherwise."""
-    with temp_files.temporary_folder(path) as temporary:
-        yield temporary
-        _rename(temporary, path)
-        _flush_folder(path.parent)
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder so that it is whole or absent under its name, whenever this is interrupted."""
-    doomed = temp_files.temporary(path)
-    _rename(path, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def hash_file(path: Path, tick: Callable[[], None] = lambda: None) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits; `tick` is called for every piece of them."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-            tick()
-    return digest.hexdigest()
-
-
-def fingerprint(*parts: Json) -> str:
-    """16 hex digits that change when any of the JSON-able parts changes."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _flush_folder(folder: Path) -> None:
+    """Make a rename durable.  Windows cannot open folders, and journals renames itself."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Network and foreign file systems may not support it; the rename itself has been made.
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES, errno.EPERM):
+            raise
+    finally:
+        os.close(handle)

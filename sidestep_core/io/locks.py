@@ -72,7 +72,7 @@ def _tell_others(folder: Path, doing: str) -> None:
 def _holder(folder: Path) -> str:
     """'trained by another ComfyUI, process 12 since ...', as far as it is known."""
     try:
-        facts = strict_json.as_object(atomic.read_json(folder / _HOLDER), _HOLDER)
+        facts = strict_json.as_object(strict_json.read(folder / _HOLDER), _HOLDER)
     except (OSError, ValueError):
         # It has just taken the lock, or is about to give it back.
         return "written by another ComfyUI"

@@ -38,7 +38,8 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 Json = Any
 """Whatever json.loads returns; every reader checks what it takes from it."""
-Pairs = Callable[[list[tuple[str, Any]]], dict[str, Any]]
+Unique = Callable[[str], object]
+"""Truthy for a name that an object may hold only once."""
 AnyRecord = TypeVar("AnyRecord")
 
 
@@ -95,10 +96,11 @@ def _too_large(label: str, size: int, most: int) -> BadJson:
     return BadJson(f"{label} has {size} bytes; at most {most} are read. Is it the right file?")
 
 
-def loads(content: str | bytes, label: str = "The text", *, pairs: Pairs | None = None, unicode: bool = True) -> Json:
+def loads(content: str | bytes, label: str = "The text", *, unique: Unique = lambda name: True,
+          unicode: bool = True) -> Json:
     """The value that a text holds, or UTF-8 bytes with or without a byte-order mark.
 
-    BadJson for more than MOST_VALUES values, a name that is set twice (`pairs` may see to that instead), a number that
+    BadJson for more than MOST_VALUES values, a name that is set twice (of those that `unique` accepts), a number that
     is not finite, an integer of more than 20 digits, more than 64 levels, half a character (unless `unicode` is False),
     and what is no JSON.
     """
@@ -106,8 +108,8 @@ def loads(content: str | bytes, label: str = "The text", *, pairs: Pairs | None 
     if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
         raise BadJson(f"{label} holds more than {MOST_VALUES} values. Is it the right file?")
     try:
-        value = json.loads(text, object_pairs_hook=pairs or _once, parse_int=_integer, parse_float=_finite,
-                           parse_constant=_finite)
+        value = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, unique), parse_int=_integer,
+                           parse_float=_finite, parse_constant=_finite)
     except json.JSONDecodeError as error:
         raise BadJson(f"{label} line {error.lineno} is not valid JSON: {error.msg}.") from error
     except _BadNumber as error:
@@ -256,11 +258,12 @@ def _check(value: Json, label: str, unicode: bool) -> None:
         level = [child for item in inner for child in (item if isinstance(item, list) else (*item, *item.values()))]
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]], unique: Unique) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        twice = [name[:MOST_SHOWN] for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-        raise BadJson(f"{', '.join(twice[:3])} is set twice. Leave one of them out.")
+        counts = Counter(name for name, _ in pairs)
+        if twice := [name[:MOST_SHOWN] for name, count in counts.items() if count > 1 and unique(name)]:
+            raise BadJson(f"{', '.join(twice[:3])} is set twice.")
     return values
 
 

@@ -24,21 +24,21 @@ process's now."""
 _OURS = re.compile(r"\.([0-9a-f]{4})-(\d+)-[0-9a-f]{6}\.tmp")
 
 
-def temporary(path: Path) -> Path:
+def temp_path(path: Path) -> Path:
     """A new name beside `path` that tells this computer and process: `.host-process-random.tmp`."""
     # Short, because Windows allows 260 characters in all.
     return path.with_name(f".{_host()}-{os.getpid()}-{secrets.token_hex(3)}.tmp")
 
 
-def future(folder: Path) -> Path:
+def final_folder(folder: Path) -> Path:
     """The folder, or the one that it lies in where its own name is temporary: for telling people."""
     return folder.parent if _OURS.fullmatch(folder.name) else folder
 
 
 @contextlib.contextmanager
-def temporary_folder(path: Path) -> Iterator[Path]:
+def temp_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path`, which is gone after the block, unless it was renamed."""
-    folder = temporary(path)
+    folder = temp_path(path)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -55,7 +55,7 @@ def sweep(folder: Path) -> None:
                 _remove(Path(entry.path))
 
 
-def remove(folder: Path) -> None:
+def remove_all(folder: Path) -> None:
     """Remove everything that was begun in and below a folder whose lock this process holds."""
     for path in folder.rglob(".*"):
         if _OURS.fullmatch(path.name):

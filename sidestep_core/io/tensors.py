@@ -1,19 +1,28 @@
-"""The header of a safetensors file: read within bounds, and put in order where we have just written it."""
+"""Safetensors files: written atomically, headers read within bounds.
+
+The only module that imports safetensors.  `TensorFile` reads a file tensor by tensor; a damaged file is a
+BadTensorFile.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import strict_json
+from ..errors import SideStepError
+from . import atomic, strict_json, temp_files
 from .strict_json import BadJson
 
-LARGEST = 16_000_000
-"""Bytes; the largest that is known has a hundredth of it."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_HEADER = 16_000_000
+"""Bytes; a hundred times the largest header known."""
 MOST_DIMENSIONS = 16
 METADATA = "__metadata__"
 _BITS = {
@@ -22,10 +31,13 @@ _BITS = {
 }  # fmt: skip
 
 
+class BadTensorFile(SideStepError):
+    """The file is not safetensors, or was cut off."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
-    """One line of a safetensors header: dtype as the format spells it ("BF16", "F8_E4M3"), shape, first byte in the
-    file, size in bytes."""
+    """One tensor of a file: dtype as safetensors spells it ("BF16", "F8_E4M3"), shape, offset in the file, bytes."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -34,57 +46,142 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class _Line:
-    """As the header has it."""
-
+class _HeaderEntry:
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
 
 
-def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a safetensors file by name, and its metadata.  BadJson, without the file's name, where it is none,
-    is cut off, or contradicts itself."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        if not 8 < start <= min(size, LARGEST):
-            raise BadJson("is not a safetensors file, or was cut off.")
-        text = file.read(start - 8)
-    header = strict_json.loads(text, "is not a safetensors file: its header")
-    lines = strict_json.as_object(header, "is not a safetensors file: its header")
-    metadata = strict_json.typed(lines.pop(METADATA, None), dict[str, str] | None, "has wrong metadata: it")
-    stored = {name: _stored(name, line, start) for name, line in lines.items()}
-    expected = max((tensor.start + tensor.size for tensor in stored.values()), default=start)
-    if expected > size:
-        raise BadJson(f"was cut off: it has {size} of {expected} bytes.")
-    return stored, metadata or {}
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically, with the default file mode."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        # safetensors >= 0.8 creates files with mode 600; a LoRA on a shared drive must stay readable.
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
+        # safetensors writes a temporary file of its own first, under a name that does not identify the process.
+        with temp_files.temp_folder(temporary) as folder:
+            try:
+                save_file(contiguous, folder / "x", metadata=dict(metadata or {}))
+                _sort_metadata(folder / "x")
+            except SafetensorError as error:
+                # The only way in which safetensors reports a full disk.
+                raise OSError(str(error)) from error
+            atomic.rename(folder / "x", temporary)
+        if temporary.stat().st_mode != usual_mode:
+            temporary.chmod(usual_mode)
+
+    atomic.write_atomically(path, write)
 
 
-def facts(metadata: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
-    """The JSON object that an entry of the metadata holds; empty where there is no such entry.  BadJson for others."""
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a safetensors file to the CPU.  BadTensorFile when it is not one, or was cut off."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise BadTensorFile(f"{path}: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the string metadata of a safetensors file.  BadTensorFile when it is not one, or was cut off."""
+    return TensorFile(path).metadata
+
+
+def json_metadata(metadata: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
+    """Parse the JSON object in one entry of the metadata; empty if the entry is missing.  BadJson otherwise."""
     return strict_json.as_object(strict_json.loads(metadata.get(key, "{}"), where), where)
 
 
-def sort_metadata(path: Path) -> None:
-    """Put the entries of its metadata in order; safetensors writes them in any."""
+class TensorFile:
+    """A safetensors file, read tensor by tensor.
+
+    Opening reads the header only.  BadTensorFile when the file is not safetensors, or shorter than its header states.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stored, self.metadata = _read_header(path)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return the tensor as stored, on the CPU, memory-mapped: copy before writing into it.
+
+        Created outside inference mode, so that autograd may save it.
+        """
+        import torch
+
+        with torch.inference_mode(False):
+            tensor: Tensor = self._mapped.get_tensor(name)
+        return tensor
+
+    def chunks(self, name: str, size: int) -> Iterator[bytes]:
+        """Yield the tensor's bytes, `size` at a time."""
+        stored = self.stored[name]
+        with self.path.open("rb") as file:
+            file.seek(stored.start)
+            for begin in range(0, stored.size, size):
+                yield file.read(min(size, stored.size - begin))
+
+    def middle(self, name: str, count: int) -> bytes:
+        """Read up to `count` of the tensor's bytes, from its middle."""
+        stored = self.stored[name]
+        with self.path.open("rb") as file:
+            file.seek(stored.start + max(0, stored.size - count) // 2)
+            return file.read(min(count, stored.size))
+
+    @cached_property
+    def _mapped(self) -> Any:
+        from safetensors import safe_open
+
+        return safe_open(self.path, framework="pt")
+
+
+def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """Read tensors by name, and metadata.  BadTensorFile when the file is none, was cut off, or contradicts itself."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            if not 8 < start <= min(size, LARGEST_HEADER):
+                raise BadJson("is not a safetensors file, or was cut off.")
+            content = file.read(start - 8)
+        header = strict_json.loads(content, "is not a safetensors file: its header")
+        entries = strict_json.as_object(header, "is not a safetensors file: its header")
+        metadata = strict_json.typed(entries.pop(METADATA, None), dict[str, str] | None, "has wrong metadata: it")
+        stored = {name: _stored(name, entry, start) for name, entry in entries.items()}
+        expected = max((tensor.start + tensor.size for tensor in stored.values()), default=start)
+        if expected > size:
+            raise BadJson(f"was cut off: it has {size} of {expected} bytes.")
+    except BadJson as error:
+        raise BadTensorFile(f"{path.name} {error}") from error
+    return stored, metadata or {}
+
+
+def _stored(name: str, value: Any, start: int) -> StoredTensor:
+    where = f"has a wrong entry {strict_json.shown(name)}: it"
+    entry = strict_json.record(_HeaderEntry, value, where)
+    begin, end = entry.data_offsets
+    bits = _BITS.get(entry.dtype)
+    fits = 0 <= begin <= end and len(entry.shape) <= MOST_DIMENSIONS and all(size >= 0 for size in entry.shape)
+    # The size of an unknown dtype cannot be checked; a reader that needs the tensor refuses it.
+    if not fits or (bits is not None and math.prod(entry.shape) * bits != (end - begin) * 8):
+        raise BadJson(f"{where} says shape {strict_json.shown(str(entry.shape))} and bytes {begin} to {end}.")
+    return StoredTensor(entry.dtype, entry.shape, start + begin, end - begin)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata entries, which safetensors writes in random order, so that equal content is equal bytes."""
     with path.open("rb+") as file:
         size = int.from_bytes(file.read(8), "little")
         header = strict_json.loads(file.read(size), path.name)
         if len(header.get(METADATA, {})) > 1:
             header[METADATA] = dict(sorted(header[METADATA].items()))
             file.seek(8)
-            # As safetensors spells it, so that it is as long as before.
+            # Spelled as safetensors does, so that its length stays the same.
             file.write(json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size))
-
-
-def _stored(name: str, value: Any, start: int) -> StoredTensor:
-    where = f"has a wrong entry {strict_json.shown(name)}: it"
-    line = strict_json.record(_Line, value, where)
-    begin, end = line.data_offsets
-    bits = _BITS.get(line.dtype)
-    fits = 0 <= begin <= end and len(line.shape) <= MOST_DIMENSIONS and all(size >= 0 for size in line.shape)
-    # The size of a dtype that is not known cannot be checked; whoever needs the tensor refuses it.
-    if not fits or (bits is not None and math.prod(line.shape) * bits != (end - begin) * 8):
-        raise BadJson(f"{where} says shape {strict_json.shown(str(line.shape))} and bytes {begin} to {end}.")
-    return StoredTensor(line.dtype, line.shape, start + begin, end - begin)

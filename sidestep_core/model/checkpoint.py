@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 from ..errors import CheckpointError
 from ..io import strict_json
-from ..io.atomic import fingerprint, read_json
+from ..io.hashing import fingerprint
 from . import components
 from .components import Found, Part, check_text_encoder, check_vae, locate, locate_inside
 from .flow_matching import TimestepLaw
@@ -148,7 +148,7 @@ def _read_config(folder: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        return strict_json.as_object(read_json(path), path.name)
+        return strict_json.as_object(strict_json.read(path), path.name)
     except strict_json.BadJson as error:
         raise CheckpointError(f"{path.parent.name}: {error} Download it again.") from error
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..io import strict_json
-from ..io.atomic import BadTensorFile, TensorFile, read_json
+from ..io.tensors import BadTensorFile, TensorFile
 
 MOST_SETTINGS = 10_000
 """Bytes of the settings of one quantised layer."""
@@ -108,7 +108,7 @@ class Weights:
     def sample(self, name: str, count: int) -> bytes:
         """Up to `count` of the stored bytes from the weight's middle."""
         stored = self._find(name)
-        return stored.file.sample(stored.name, count)
+        return stored.file.middle(stored.name, count)
 
     def _find(self, name: str) -> Stored:
         if name not in self._stored:
@@ -140,7 +140,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        shards = strict_json.record(_Index, read_json(index), index.name, others=True)
+        shards = strict_json.record(_Index, strict_json.read(index), index.name, others=True)
     except strict_json.BadJson as error:
         raise CheckpointError(f"{index.name} is not an index of shards: {error} Download it again.") from error
     names = sorted(set(shards.weight_map.values()))
@@ -197,7 +197,7 @@ def _parse_settings(file: TensorFile, name: str) -> dict[str, Any]:
     try:
         if file.stored[name].size > MOST_SETTINGS:
             raise strict_json.BadJson(f"it has {file.stored[name].size} bytes.")
-        content = strict_json.loads(b"".join(file.pieces(name, MOST_SETTINGS)), "it")
+        content = strict_json.loads(b"".join(file.chunks(name, MOST_SETTINGS)), "it")
         return strict_json.as_object(content, "it")
     except strict_json.BadJson as error:
         raise CheckpointError(f"{file.path.name} has a damaged {name!r}: {error} Download it again.") from error

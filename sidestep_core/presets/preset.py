@@ -10,7 +10,7 @@ from typing import Any
 
 from ..adapters.config import AdapterConfig, LoraConfig, adapter_config_from_json
 from ..adapters.file import facts_of
-from ..config import require_legible
+from ..config import require_clean_text
 from ..errors import ConfigError
 from ..io import strict_json
 from ..io.strict_json import shown
@@ -36,8 +36,8 @@ class Preset:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
-        require_legible(self.name, "The name of the preset")
-        require_legible(self.description, "The description of the preset")
+        require_clean_text(self.name, "The name of the preset")
+        require_clean_text(self.description, "The description of the preset")
 
     def to_json(self) -> dict[str, Any]:
         """A dict that json.dumps accepts and `from_json` turns back into an equal preset."""

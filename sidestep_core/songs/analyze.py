@@ -22,7 +22,7 @@ from ..audio.loudness import integrated
 from ..audio.tempo import analysed, rhythm
 from ..config import Config, require
 from ..errors import DatasetError
-from ..io import atomic, strict_json
+from ..io import atomic, hashing, strict_json
 from ..progress import Progress, Report, ignore
 from .report import Heard, SongReport
 from .song import Problem, Song, SongFolder, none_left
@@ -89,11 +89,11 @@ def _remembered(song: Song, cache: Path, tick: Callable[[], None]) -> SongReport
         facts = song.path.stat()
     except OSError as error:
         raise DatasetError(f"It cannot be opened: {error.strerror}.") from error
-    key = atomic.fingerprint(VERSION, str(song.path), facts.st_size, facts.st_mtime_ns, song.start, song.stop)
+    key = hashing.fingerprint(VERSION, str(song.path), facts.st_size, facts.st_mtime_ns, song.start, song.stop)
     kept = cache / f"{key}.json"
     if kept.is_file():
         try:
-            return replace(_from_json(atomic.read_json(kept)), name=song.name)
+            return replace(_from_json(strict_json.read(kept)), name=song.name)
         except strict_json.BadJson as error:
             log.warning("%s is listened to again, because what was kept of it cannot be read: %s", song.name, error)
     heard = _hear(song, tick)

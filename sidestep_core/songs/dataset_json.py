@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..io import atomic, strict_json
+from ..io import atomic, hashing, strict_json
 from .lists import LARGEST_LIST, NAME_KEY
 from .song import Song, SongFolder
 
@@ -47,7 +47,7 @@ def _sample(song: Song, here: Path, root: Path, seconds: float, position: str) -
     audio_path = song.path.relative_to(here).as_posix() if song.path.is_relative_to(here) else str(song.path)
     known_as = song.path.relative_to(root).as_posix() if song.path.is_relative_to(root) else song.path.as_posix()
     sample: Json = {
-        "id": atomic.fingerprint(song.name)[:8], "audio_path": audio_path, "filename": song.path.name,
+        "id": hashing.fingerprint(song.name)[:8], "audio_path": audio_path, "filename": song.path.name,
         "caption": song.caption, "genre": song.genre, "lyrics": song.lyrics, "raw_lyrics": song.lyrics,
         "formatted_lyrics": "", "bpm": song.bpm, "keyscale": song.key, "timesignature": song.signature,
         "duration": round(seconds), "language": song.language, "is_instrumental": song.instrumental,

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from ..errors import DatasetError
-from ..io.text_files import read_text
+from ..io.text import read_text
 from ..io.walk import MOST_ENTRIES
 from .metadata import QUOTED, Entry, Notes, Remarks, field_of, json_entries, merged, notes_from
 from .sidecars import SidecarText, parse_json

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 from ..config import TriggerPosition
 from ..errors import DatasetError
-from ..io.text import BOM, illegible, misread, paragraph, trimmed
+from ..io.text import BOM, bad_character, mojibake, single_line, strip_spaces
 from .key_lines import key_line
 from .lyrics import MARKER
 
@@ -192,14 +192,14 @@ def _text(value: Any, where: str) -> str:
             raise DatasetError(f"{where} must be text, got {value!r:.{QUOTED}}.")
     if text != text.encode("utf-8", "replace").decode():
         raise DatasetError(f"{where} is not valid Unicode. Write it again.")
-    if wrong := illegible(text) or misread(text):
+    if wrong := bad_character(text) or mojibake(text):
         raise IllegibleText(f"{where} {wrong}.")
-    text = trimmed(text.replace(BOM, ""))
+    text = strip_spaces(text.replace(BOM, ""))
     return "" if text.lower() in _NOTHING else text
 
 
 def _line(value: Any, where: str) -> str | None:
-    return paragraph(_text(value, where)) or None
+    return single_line(_text(value, where)) or None
 
 
 def _lyrics(value: Any, where: str) -> str | None:
@@ -207,7 +207,7 @@ def _lyrics(value: Any, where: str) -> str | None:
 
 
 def _language(value: Any, where: str) -> str | None:
-    return paragraph(_text(value, where)).lower() or None
+    return single_line(_text(value, where)).lower() or None
 
 
 def _bpm(value: Any, where: str) -> int | None:

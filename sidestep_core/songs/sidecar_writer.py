@@ -14,8 +14,7 @@ from typing import Any, cast
 
 from ..errors import DatasetError
 from ..io import atomic
-from ..io.text import BOM
-from ..io.text_files import encoding_of
+from ..io.text import BOM, detect_encoding
 from .files import sidecars_of
 from .metadata import Field, Notes, field_of, is_weak, settled
 from .sidecars import (
@@ -224,7 +223,7 @@ def _replace(path: Path, text: str) -> None:
     if path.is_file() and not path.is_symlink():
         old = path.read_bytes()
         atomic.copy(path, path.with_name(path.name + BACKUP))
-        encoding = encoding_of(old)
+        encoding = detect_encoding(old)
         mark = old.startswith(BOM.encode())
         if "\r\n" in old.decode(encoding, "replace"):
             text = text.replace("\n", "\r\n")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -27,8 +26,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from ..errors import DatasetError
 from ..io import strict_json
-from ..io.text import paragraph, trimmed
-from ..io.text_files import read_text, require_text
+from ..io.text import read_text, require_text, single_line, strip_spaces
 from .key_lines import is_fence, key_line
 from .lyrics import MARKER
 from .metadata import NAMES, Entry, Field, Notes, Remarks, field_of, is_weak, json_entries, notes_from, plain_name
@@ -129,15 +127,9 @@ def json_object(sidecar: SidecarText) -> dict[str, Any]:
 
 def parse_json(sidecar: SidecarText) -> Any:
     """The content of a JSON file; raises DatasetError naming the line that is no JSON."""
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(name for name, _ in pairs)
-        if twice := sorted(name for name, count in counts.items() if count > 1 and field_of(name)):
-            raise DatasetError(f"{sidecar.file} says {', '.join(twice)} twice. Remove one of them.")
-        return dict(pairs)
-
     try:
         # Half a character costs only the song whose text it is in.
-        return strict_json.loads(sidecar.text, sidecar.file, pairs=once, unicode=False)
+        return strict_json.loads(sidecar.text, sidecar.file, unique=field_of, unicode=False)
     except strict_json.BadJson as error:
         raise DatasetError(f"{error} Correct it.") from error
 
@@ -187,10 +179,10 @@ def _parts(sidecar: SidecarText, plain: Literal["caption", "lyrics"] | None) -> 
 
 def _tags(tagged: Sequence[re.Match[str]], text: str, file: str) -> Iterator[Part]:
     for match in tagged:
-        yield Part(Entry(match[1], trimmed(match[2]), f"{file} <{match[1]}>"), match.start(), match.end(), "tag")
+        yield Part(Entry(match[1], strip_spaces(match[2]), f"{file} <{match[1]}>"), match.start(), match.end(), "tag")
     for start, stop in zip([0, *(match.end() for match in tagged)], [*(match.start() for match in tagged), len(text)],
                            strict=True):
-        if words := trimmed(text[start:stop]):
+        if words := strip_spaces(text[start:stop]):
             yield Part(Entry("text outside the tags", words, file), start, stop, "tag")
 
 
@@ -212,8 +204,8 @@ def _lines(lines: Sequence[str], number: int, file: str) -> Iterator[Part]:
                 value = _sung([value, *lines[number + 1:following]])
             elif field == "caption" or not value.strip():
                 following = _end_of_value(lines, following, field)
-                value = paragraph(f"{value} {_without_comments(lines[number + 1:following])}")
-            yield Part(Entry(key.name.strip(), trimmed(value), where), ends[number], ends[following], "line")
+                value = single_line(f"{value} {_without_comments(lines[number + 1:following])}")
+            yield Part(Entry(key.name.strip(), strip_spaces(value), where), ends[number], ends[following], "line")
         number = following
 
 
@@ -278,11 +270,11 @@ def _is_comment(line: str) -> bool:
 
 def _without_comments(lines: Sequence[str]) -> str:
     """A caption is one paragraph, however its lines were broken."""
-    return paragraph(" ".join(line for line in lines if not _is_comment(line)))
+    return single_line(" ".join(line for line in lines if not _is_comment(line)))
 
 
 def _sung(lines: Sequence[str]) -> str:
-    return trimmed("\n".join(line for line in lines if not is_fence(line)))
+    return strip_spaces("\n".join(line for line in lines if not is_fence(line)))
 
 
 def _look_like_lyrics(lines: Sequence[str]) -> bool:

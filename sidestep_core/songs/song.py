@@ -16,7 +16,7 @@ from pathlib import Path
 from ..audio import container
 from ..config import TriggerPosition
 from ..errors import DatasetError
-from ..io.text import illegible
+from ..io.text import bad_character
 from ..io.walk import MayRead, Tick
 from .files import AudioFile, Scan, is_audio, printable, relative, scan, what_is_there
 from .lists import LIST_ENDINGS, DatasetList, Row, assign, notes_of, read_dataset_json, read_list
@@ -213,7 +213,7 @@ class _Gathered:
             raise DatasetError("Its name is not valid Unicode. Rename it.")
         if song.name in self.songs:
             raise DatasetError(f"{where} lists it a second time. Remove one of the two.")
-        if wrong := illegible(song.name):
+        if wrong := bad_character(song.name):
             self.notice(song.name, f"Its name {wrong}. Rename it.")
         self.songs[song.name] = song
 

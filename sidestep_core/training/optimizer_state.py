@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..io.atomic import Json
+from ..io.strict_json import Json
 
 _BETWEEN = "/"
 """Between the keys of nested state, in the name of a tensor."""

@@ -15,6 +15,7 @@ from ..adapters import file as adapter_file
 from ..adapters import peft_layout
 from ..adapters.file import Adapter, Loader
 from ..io import atomic
+from ..io.tensors import read_tensors
 from . import run_checkpoint
 from .metrics import MEASURED_ON
 from .run_checkpoint import ADAPTER_FILE, AVERAGE_FILE, BEST_FILE, RunState
@@ -103,7 +104,7 @@ def publish_final(training: Training, run: Run, state: RunState, ended: str) -> 
     files = _adapter_files(training, {**_facts(training, run, state), "ended": ended})
     best = training.config.publish == "best"
     if best:
-        training.adapter.load_state_dict(atomic.read_tensors(run.best))
+        training.adapter.load_state_dict(read_tensors(run.best))
         state = replace(state, step=state.best_step, heldout_last=state.best_loss)
         facts, tensors = {**_facts(training, run, state), "ended": ended}, training.adapter.state_dict()
         files |= {BEST_FILE: _writer(tensors, facts)} | _peft_files(tensors, facts)

@@ -15,7 +15,7 @@ from ..adapters import formats
 from ..adapters.alpha import settings_file
 from ..adapters.file import check_belongs, content_fingerprint
 from ..errors import AdapterError, ConfigError
-from ..io import atomic
+from ..io import atomic, hashing
 from . import metrics, run_checkpoint
 from .publish import Run
 from .run_checkpoint import ADAPTER_FILE, BEST_FILE, RunState
@@ -36,7 +36,7 @@ def checkpoint_fingerprint(path: Path) -> str:
     if not (path / ADAPTER_FILE).is_file():
         raise AdapterError(f"{path} holds no checkpoint. Choose a folder checkpoint-step-N of a run, or use start_from "
                            "to take only the weights of an adapter file.")
-    return atomic.fingerprint([[file.name, atomic.hash_file(file)] for file in files])
+    return hashing.fingerprint([[file.name, hashing.hash_file(file)] for file in files])
 
 
 def adapter_fingerprint(path: Path) -> str:

@@ -29,6 +29,7 @@ from torch import Tensor
 from ..adapters.file import Adapter
 from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing, strict_json, temp_files
+from ..io.tensors import BadTensorFile, read_tensors, write_tensors
 from . import optimizer_state
 
 log = logging.getLogger(__name__)
@@ -87,13 +88,13 @@ class Saved:
     adapter: Mapping[str, Tensor]
     average: Mapping[str, Tensor] | None
     """The adapter of averaged weights, where the run has an average."""
-    optimizer: tuple[Mapping[str, Tensor], atomic.Json]
+    optimizer: tuple[Mapping[str, Tensor], strict_json.Json]
     """As optimizer_state.take gave it."""
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, or check that it is.  ConfigError names what differs."""
-    temp_files.remove(folder)
+    temp_files.remove_all(folder)
     path = folder / _RUN_FILE
     if not path.is_file():
         atomic.write_json(path, identity)
@@ -106,7 +107,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def change_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Make the folder this run's, whichever it was."""
-    temp_files.remove(folder)
+    temp_files.remove_all(folder)
     atomic.write_json(folder / _RUN_FILE, identity)
 
 
@@ -117,7 +118,7 @@ def read_identity(folder: Path) -> dict[str, Any]:
         raise AdapterError(f"{path} is missing, so {folder} is no run of Side-Step. To take only the weights of an "
                            "adapter, use start_from.")
     try:
-        return strict_json.as_object(atomic.read_json(path), _RUN_FILE)
+        return strict_json.as_object(strict_json.read(path), _RUN_FILE)
     except (OSError, ValueError) as error:
         raise AdapterError(f"{_RUN_FILE} is damaged ({error}). Delete the run's folder, or "
                            "give the adapter another name.") from error
@@ -145,9 +146,9 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
             for name, write in files.items():
                 write(temporary / name)
             tensors, rest = optimizer_state.take(optimizer)
-            atomic.write_tensors(temporary / _OPTIMIZER_FILE, tensors)
+            write_tensors(temporary / _OPTIMIZER_FILE, tensors)
             atomic.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": rest})
-            hashing.write(temporary)
+            hashing.write_checksums(temporary)
     for old in checkpoints(folder)[:-keep] if keep else ():
         try:
             atomic.remove_folder(old)
@@ -160,16 +161,16 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
 def read(path: Path) -> Saved:
     """A checkpoint.  AdapterError when any part of it is missing or damaged."""
     try:
-        hashing.verify(path)
-        values = strict_json.as_object(atomic.read_json(path / _STATE_FILE), _STATE_FILE)
-        optimizer = atomic.read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
+        hashing.verify_checksums(path)
+        values = strict_json.as_object(strict_json.read(path / _STATE_FILE), _STATE_FILE)
+        optimizer = read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
         state = strict_json.record(RunState, values, _STATE_FILE)
         if state.step != step_of(path):
             raise AdapterError(f"{_STATE_FILE} says step {state.step}")
         average = path / AVERAGE_FILE
-        return Saved(path=path, state=state, adapter=atomic.read_tensors(path / ADAPTER_FILE),
-                     average=atomic.read_tensors(average) if average.is_file() else None, optimizer=optimizer)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AdapterError, atomic.BadTensorFile) as error:
+        return Saved(path=path, state=state, adapter=read_tensors(path / ADAPTER_FILE),
+                     average=read_tensors(average) if average.is_file() else None, optimizer=optimizer)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AdapterError, BadTensorFile) as error:
         raise AdapterError(f"{path.name} is damaged ({error}).") from error
 
 
@@ -193,7 +194,7 @@ def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
 def finish(folder: Path, adapter: Adapter, ended: str) -> None:
     """Record that the run is complete, why it ended, and what came out of it."""
     atomic.write_json(folder / _FINISHED_FILE, {"ended": ended, "adapter": adapter.to_json(),
-                                                 "sha256": atomic.hash_file(adapter.path)})
+                                                 "sha256": hashing.hash_file(adapter.path)})
 
 
 def reopen(folder: Path) -> None:
@@ -212,11 +213,11 @@ def finished(folder: Path) -> Adapter | None:
     if not path.is_file():
         return None
     try:
-        values = strict_json.as_object(atomic.read_json(path), _FINISHED_FILE)
+        values = strict_json.as_object(strict_json.read(path), _FINISHED_FILE)
         adapter = strict_json.record(Adapter, values["adapter"], _FINISHED_FILE)
         if adapter.path.suffix != ".safetensors":
             raise AdapterError(f"{adapter.path.name} is no adapter file")
-        whole = adapter.path.is_file() and atomic.hash_file(adapter.path) == values["sha256"]
+        whole = adapter.path.is_file() and hashing.hash_file(adapter.path) == values["sha256"]
     except (OSError, ValueError, KeyError, TypeError, AdapterError) as error:
         raise AdapterError(f"{_FINISHED_FILE} is damaged ({error}). Delete it; the run "
                            "finishes again from its last checkpoint.") from error

@@ -13,7 +13,8 @@ from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.config import Config
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.errors import ConfigError
-from sidestep_core.io.atomic import read_json, write_json
+from sidestep_core.io import strict_json
+from sidestep_core.io.atomic import write_json
 from sidestep_core.training.config import TrainConfig
 
 CONFIGS = [PreprocessConfig, LoraConfig, LokrConfig, LohaConfig, TrainConfig]
@@ -27,7 +28,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_defaults_are_valid_and_survive_a_file(kind: type[Config], tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", settings_of(kind()))
-    assert kind.from_json(read_json(tmp_path / "config.json")) == kind()
+    assert kind.from_json(strict_json.read(tmp_path / "config.json")) == kind()
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -19,7 +19,8 @@ from sidestep_core.dataset import import_tensors, maintenance, tensor_file
 from sidestep_core.dataset.manifest import load_samples, open_dataset
 from sidestep_core.errors import ConfigError, SideStepError
 from sidestep_core.estimate import result
-from sidestep_core.io import atomic, hashing, strict_json
+from sidestep_core.io import hashing, strict_json
+from sidestep_core.io.tensors import write_tensors
 from sidestep_core.model import checkpoint
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.presets import preset
@@ -117,7 +118,7 @@ class Materials:
                 run_checkpoint.finished(run)
             else:
                 if "state" in name:
-                    hashing.write(last)
+                    hashing.write_checksums(last)
                 parameter = torch.nn.Parameter(torch.ones(2))
                 run_checkpoint.restore_optimizer(run_checkpoint.read(last), torch.optim.AdamW([parameter]))
 
@@ -132,7 +133,7 @@ class Materials:
         """Of one text in the metadata of an adapter file."""
         file = self.file("x.safetensors")
 
-        atomic.write_tensors(file, LORA)
+        write_tensors(file, LORA)
         content = file.read_bytes()
         start = 8 + int.from_bytes(content[:8], "little")
 
@@ -174,7 +175,7 @@ def judged(path: Path) -> None:
 
 
 def beside(m: Materials) -> Reader:
-    atomic.write_tensors(m.folder / "adapter_model.safetensors", LORA)
+    write_tensors(m.folder / "adapter_model.safetensors", LORA)
     return Reader(file=m.file("adapter_config.json"), good=CONFIG,
                   read=lambda: apply(m.folder / "adapter_model.safetensors"))
 
@@ -184,7 +185,7 @@ def heard(m: Materials) -> Reader:
     report = SongReport(name="a", seconds=1.0, sample_rate=48000, channels=2, peak_db=-1.0, loudness=-14.0, clipped=0,
                         silent=0.0, mono=False, fingerprint="", bpm=Heard(value="90", confidence=0.5))
     return Reader(file=file, good=analyze._to_json(report),
-                  read=lambda: analyze._from_json(atomic.read_json(file)))
+                  read=lambda: analyze._from_json(strict_json.read(file)))
 
 
 def numbers(m: Materials) -> Reader:
@@ -273,7 +274,7 @@ def test_a_file_without_end_is_refused_by_its_size(name: str, checkpoint: Checkp
 
 
 def test_a_pattern_that_never_ends_is_refused(tmp_path: Path) -> None:
-    atomic.write_tensors(tmp_path / "adapter_model.safetensors", LORA)
+    write_tensors(tmp_path / "adapter_model.safetensors", LORA)
     (tmp_path / "adapter_config.json").write_text(json.dumps(ENDLESS), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"pattern .* cannot be used \(regex timed out\)\. Remove it"):
         formats.read(tmp_path / "adapter_model.safetensors", 1.0)

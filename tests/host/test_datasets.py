@@ -19,7 +19,7 @@ from demo.stage import BASE
 from demo.tiny import DEMO_MODEL
 from demo.workflow import BUILD
 from sidestep_core.dataset.manifest import open_dataset
-from sidestep_core.io.atomic import TensorFile
+from sidestep_core.io.tensors import TensorFile
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.test_pipeline import facts, node_of, ran, with_inputs
 

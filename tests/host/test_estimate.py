@@ -18,7 +18,7 @@ from demo.workflow import ESTIMATE
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.estimate import result
 from sidestep_core.estimate.result import Estimate
-from sidestep_core.io.atomic import TensorFile
+from sidestep_core.io.tensors import TensorFile
 from tests.host.test_pipeline import facts, node_of, ran, upstream, with_inputs
 
 SECONDS = 2.0

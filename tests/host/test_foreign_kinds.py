@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks import effect
 from benchmarks._writers import lycoris, peft
-from sidestep_core.io.atomic import read_tensors, write_tensors
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from tests.host.pack import pack_module
 from tests.tolerance import FP32
 

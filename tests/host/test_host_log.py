@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import effect
 from benchmarks._writers import lycoris
-from sidestep_core.io.atomic import read_tensors, write_tensors
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from tests.host.pack import pack_module
 
 LEVELS = (logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import effect
 from benchmarks._writers import randomise
 from sidestep_core.adapters.merge import merge
-from sidestep_core.io.atomic import write_tensors
+from sidestep_core.io.tensors import write_tensors
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from tests.host.pack import pack_module
 from tests.tolerance import FP32, deviation

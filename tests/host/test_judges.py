@@ -16,7 +16,7 @@ from benchmarks._layouts import own
 from benchmarks._writers import Made
 from sidestep_core.adapters import peft_layout
 from sidestep_core.adapters.peft_layout import HEADER_KEY
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_metadata, read_tensors
 from tests.adapters import LYCORIS
 from tests.tolerance import FP32
 
@@ -50,8 +50,8 @@ def test_diffusers_needs_the_header(weights: dict[str, Tensor], tmp_path: Path,
 @pytest.mark.parametrize("name", LYCORIS)
 def test_what_they_would_change_is_not_for_them(weights: dict[str, Tensor], name: str, tmp_path: Path) -> None:
     made = own(LYCORIS[name])(tmp_path, weights)
-    assert peft_layout.settings(atomic.read_tensors(made.path)) is None
-    assert HEADER_KEY not in atomic.read_metadata(made.path)
+    assert peft_layout.settings(read_tensors(made.path)) is None
+    assert HEADER_KEY not in read_metadata(made.path)
 
 
 def test_names_that_diffusers_does_not_see_get_no_header() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks import effect
 from benchmarks._layouts import ROWS, side_step_dora
 from benchmarks._writers import KOHYA, MODEL, Made, peft, renamed, rewritten
-from sidestep_core.io.atomic import read_tensors
+from sidestep_core.io.tensors import read_tensors
 from tests.host.pack import pack_module
 from tests.tolerance import FP32
 

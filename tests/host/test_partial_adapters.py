@@ -13,7 +13,8 @@ from demo.models import model_files
 from demo.server import ComfyUI, Outcome
 from demo.stage import BASE
 from demo.tiny import DEMO_MODEL
-from sidestep_core.io.atomic import read_tensors, write_json, write_tensors
+from sidestep_core.io.atomic import write_json
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 
 NOBODYS = "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight"

@@ -13,7 +13,7 @@ import pytest
 
 from demo.server import ComfyUI, Outcome, Prompt
 from sidestep_core.adapters.config import LoraConfig
-from sidestep_core.io.atomic import TensorFile, read_tensors
+from sidestep_core.io.tensors import TensorFile, read_tensors
 from sidestep_core.presets import preset
 from sidestep_core.training import metrics
 from tests.tolerance import EFFECT, SAME_LOSS

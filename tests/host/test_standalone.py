@@ -10,7 +10,8 @@ import torch
 
 from demo.anatomy import DEMO, STRIDES
 from demo.tiny import diffusers_vae
-from sidestep_core.io.atomic import read_tensors, write_json, write_tensors
+from sidestep_core.io.atomic import write_json
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.standalone import OfficialModels
 from tests.host.pack import pack_module

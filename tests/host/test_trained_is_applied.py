@@ -16,7 +16,7 @@ from sidestep_core.adapters import file as adapter_file
 from sidestep_core.adapters.config import AdapterConfig, LoraConfig
 from sidestep_core.adapters.file import LiveAdapter
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, load_decoder
@@ -153,7 +153,7 @@ def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Tr
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
     # Its own way of reading files needs a GPU; how a model is made does not.
-    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: atomic.read_tensors(Path(path)))
+    monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: read_tensors(Path(path)))
     load = pack_module("nodes.host.models").load_as_comfyui
     proof = adapter_file.prove(trained.path, trained.adapter.deltas(every=4), load)
     assert proof.matched == proof.total
@@ -188,7 +188,7 @@ def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, tra
 def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (50, 60), width=2048)
     fresh = prepare(checkpoint, dataset, trained.config, CONFIG, CPU)
-    fresh.adapter.load_state_dict(atomic.read_tensors(trained.path))
+    fresh.adapter.load_state_dict(read_tensors(trained.path))
     with torch.no_grad():
         assert torch.equal(fresh.objective.decoder.eval()(*batch()), trained.decoder(*batch()))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from demo.anatomy import Fill, Geometry, model, tensors_of
-from sidestep_core.io.atomic import read_tensors, write_tensors
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.weights import Weights
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, load, open_page
 from demo.server import ComfyUI
-from sidestep_core.io.atomic import write_tensors
+from sidestep_core.io.tensors import write_tensors
 from tests.web.test_training_page import open_workflow
 
 PATIENCE = 60_000

@@ -25,7 +25,8 @@ from sidestep_core.adapters.file import (
 )
 from sidestep_core.adapters.formats import delta_fn
 from sidestep_core.errors import AdapterError
-from sidestep_core.io import atomic
+from sidestep_core.io import atomic, strict_json
+from sidestep_core.io.tensors import read_metadata, write_tensors
 from tests.tolerance import EFFECT
 
 RANK, ALPHA = 3, 6.0
@@ -68,7 +69,7 @@ def test_what_is_written_is_proven(path: Path) -> None:
 
 def test_the_file_says_what_it_is(path: Path) -> None:
     assert open_adapter(path) == Adapter(path=path, checkpoint="abc", variant="turbo", trigger_word="zxq", steps=7)
-    metadata = atomic.read_metadata(path)
+    metadata = read_metadata(path)
     assert json.loads(metadata["sidestep"]) == FACTS
 
 
@@ -103,7 +104,7 @@ def one_weight_lost(content: Tensors) -> Tensors:
 ], ids=["no alpha", "one alpha lost", "no A", "one module lost", "half", "negative", "louder", "one weight", "nan"])
 def test_a_file_that_means_something_else_is_found_out(path: Path, change: Callable[[Tensors], Tensors],
                                                       message: str) -> None:
-    atomic.write_tensors(path, change(tensors()))
+    write_tensors(path, change(tensors()))
     with pytest.raises(AdapterError, match=message):
         prove(path, live(), delta_fn)
 
@@ -130,7 +131,7 @@ def test_a_module_that_learned_nothing_must_add_nothing(path: Path) -> None:
         prove(path, silent, delta_fn)
     content = tensors()
     content[f"base_model.model.{MODULES[1]}.lora_B.weight"].zero_()
-    atomic.write_tensors(path, content)
+    write_tensors(path, content)
     assert prove(path, silent, delta_fn).error < EFFECT
 
 
@@ -140,7 +141,7 @@ def test_an_adapter_that_is_not_finite_is_not_proven(path: Path) -> None:
 
 
 def test_an_adapter_that_changes_nothing_is_not_proven(path: Path) -> None:
-    atomic.write_tensors(path, scaled(0.0)(tensors()))
+    write_tensors(path, scaled(0.0)(tensors()))
     with pytest.raises(AdapterError, match=r"changes nothing.*adds to its 2 modules is zero.*Train for more"):
         prove(path, live(size=0.0), delta_fn)
 
@@ -191,7 +192,7 @@ def test_the_same_content_is_published_once(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_foreign_adapter_has_only_a_path(tmp_path: Path) -> None:
-    atomic.write_tensors(tmp_path / "theirs.safetensors", tensors(), {"ss_network_dim": "16"})
+    write_tensors(tmp_path / "theirs.safetensors", tensors(), {"ss_network_dim": "16"})
     assert open_adapter(tmp_path / "theirs.safetensors") == Adapter(path=tmp_path / "theirs.safetensors")
 
 
@@ -211,7 +212,7 @@ def test_a_truncated_file_is_no_adapter(path: Path, missing: int) -> None:
 
 @pytest.mark.parametrize("facts", ["{", "[1]", "null"])
 def test_damaged_metadata_is_no_crash(path: Path, facts: str) -> None:
-    atomic.write_tensors(path, tensors(), {"sidestep": facts})
+    write_tensors(path, tensors(), {"sidestep": facts})
     with pytest.raises(AdapterError, match=r"a\.safetensors is damaged"):
         open_adapter(path)
 
@@ -233,7 +234,7 @@ def test_a_handle_comes_back_from_json_as_it_went(proof: Proof | None, tmp_path:
     adapter = Adapter(path=tmp_path / "a.safetensors", checkpoint="abc", variant="sft", trigger_word="zxq", steps=7,
                       heldout_first=1.5, heldout_last=1.25, measured_on="trained", proof=proof)
     atomic.write_json(tmp_path / "handle.json", adapter.to_json())
-    assert Adapter.from_json(atomic.read_json(tmp_path / "handle.json")) == adapter
+    assert Adapter.from_json(strict_json.read(tmp_path / "handle.json")) == adapter
 
 
 def test_the_fingerprint_changes_with_any_byte(path: Path) -> None:

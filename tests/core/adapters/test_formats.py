@@ -20,6 +20,7 @@ from sidestep_core.adapters.formats import AdapterFile, read
 from sidestep_core.adapters.module_names import official
 from sidestep_core.errors import AdapterError
 from sidestep_core.io import atomic
+from sidestep_core.io.tensors import write_tensors
 from tests.tolerance import FP64, deviation
 
 Tensors = dict[str, Tensor]
@@ -37,7 +38,7 @@ def lora(module: str = f"base_model.model.{Q}", **extra: Tensor) -> Tensors:
 
 
 def written(folder: Path, tensors: Tensors, metadata: dict[str, str] | None = None, **config: Any) -> Path:
-    atomic.write_tensors(folder / "theirs.safetensors", tensors, metadata)
+    write_tensors(folder / "theirs.safetensors", tensors, metadata)
     if config:
         atomic.write_json(folder / "adapter_config.json", config)
     return folder / "theirs.safetensors"

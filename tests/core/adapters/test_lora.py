@@ -15,7 +15,7 @@ from sidestep_core.adapters import lora
 from sidestep_core.adapters.config import PROJECTIONS, LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import AdapterError, MissingDependency
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, DecoderGeometry
 from tests.adapters import LORAS, attached, fresh, taught, velocity
@@ -79,12 +79,12 @@ def test_peft_opens_the_file_to_the_same_model(checkpoint: Checkpoint, config: L
     from peft import get_peft_model, set_peft_model_state_dict
 
     decoder, live = taught(checkpoint, config)
-    atomic.write_tensors(tmp_path / "a.safetensors", live.state_dict())
+    write_tensors(tmp_path / "a.safetensors", live.state_dict())
     modules = target_modules(config, 2)
     theirs = get_peft_model(fresh(checkpoint), PeftConfig(
         r=4, lora_alpha=6, use_rslora=config.rslora, target_modules=list(modules), rank_pattern=modules,
         alpha_pattern={} if config.rslora else {module: 1.5 * rank for module, rank in modules.items()})).eval()
-    result = set_peft_model_state_dict(theirs, atomic.read_tensors(tmp_path / "a.safetensors"))
+    result = set_peft_model_state_dict(theirs, read_tensors(tmp_path / "a.safetensors"))
     assert not [name for name in result.missing_keys if "lora" in name]
     assert torch.equal(velocity(theirs.base_model.model), velocity(decoder.eval()))
 

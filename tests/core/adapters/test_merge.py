@@ -15,8 +15,7 @@ from demo.tiny import TinyPaths, write_tiny_all_in_one, write_tiny_models, write
 from sidestep_core.adapters import merge
 from sidestep_core.adapters.merge import Patch
 from sidestep_core.errors import AdapterError, CheckpointError, ConfigError
-from sidestep_core.io import atomic
-from sidestep_core.io.atomic import TensorFile, read_metadata, read_tensors, write_tensors
+from sidestep_core.io.tensors import TensorFile, read_metadata, read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from tests.quantised import STYLES, quantise
@@ -41,7 +40,7 @@ def opened(paths: TinyPaths) -> Checkpoint:
 
 def raw(path: Path) -> dict[str, bytes]:
     file = TensorFile(path)
-    return {name: b"".join(file.pieces(name, 1000)) for name in file.stored}
+    return {name: b"".join(file.chunks(name, 1000)) for name in file.stored}
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +187,6 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, split: T
 
 
 def test_damaged_facts_are_said(tmp_path: Path) -> None:
-    atomic.write_tensors(tmp_path / "odd.safetensors", {"x": torch.ones(1)}, {"sidestep_merged": "{"})
+    write_tensors(tmp_path / "odd.safetensors", {"x": torch.ones(1)}, {"sidestep_merged": "{"})
     with pytest.raises(CheckpointError, match=r"odd\.safetensors has damaged metadata"):
         merge.merged_facts(tmp_path / "odd.safetensors")

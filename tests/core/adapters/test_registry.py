@@ -16,7 +16,7 @@ from sidestep_core.adapters.file import LiveAdapter
 from sidestep_core.adapters.registry import SIZES, capacity
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import AdapterError
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.adapters import KINDS, LYCORIS, attached, fresh, taught, velocity
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -157,7 +157,7 @@ def test_saved_content_is_put_back_bit_for_bit(checkpoint: Checkpoint, config: A
     state = live.state_dict()
     adapter_file.write(tmp_path / "a.safetensors", state, {})
     decoder, other = attached(checkpoint, config, seed=5)
-    other.load_state_dict(atomic.read_tensors(tmp_path / "a.safetensors"))
+    other.load_state_dict(read_tensors(tmp_path / "a.safetensors"))
     assert same(other.state_dict(), state)
     assert all(torch.equal(one, two) for one, two in zip(other.parameters, live.parameters, strict=True))
     assert torch.equal(velocity(decoder.eval()), learned(checkpoint, config)[1])

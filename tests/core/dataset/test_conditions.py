@@ -13,7 +13,8 @@ import torch
 from sidestep_core.dataset.conditions import encode_conditions, ensure_conditions
 from sidestep_core.dataset.manifest import Dataset, load_samples
 from sidestep_core.errors import CheckpointError, DatasetError
-from sidestep_core.io import atomic
+from sidestep_core.io import hashing
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.audio_codes import load_audio_codes
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import ProjectedEncoder, TextEncoder, load_condition_encoder
@@ -76,7 +77,7 @@ def test_windows_get_their_own_duration_and_timbre_where_the_song_is_longer(ensu
                                ensure.source.silence_latent(38)[None])[0]
             other = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
                             ensure.source.silence_latent(50)[None])[0]
-        found = atomic.read_tensors(ensure.dataset.condition(prompt))["condition"]
+        found = read_tensors(ensure.dataset.condition(prompt))["condition"]
         assert torch.equal(found, expected)
         assert not torch.equal(found, other)
 
@@ -97,7 +98,7 @@ def test_codes_are_those_of_the_songs_own_latents(ensure: Ensure, mode: Any) -> 
     for info in ensure.dataset.samples:
         latents_TC = ensure.dataset.read_latents(info)
         expected = codes.latents(codes.of(latents_TC, ensure.source.silence_latent(5)))[:info.frames]
-        found = atomic.read_tensors(ensure.dataset.codes(info))["codes"]
+        found = read_tensors(ensure.dataset.codes(info))["codes"]
         assert found.shape == latents_TC.shape
         assert torch.equal(found, expected)
 
@@ -178,7 +179,7 @@ def test_a_style_of_another_program_is_told_and_followed(ensure: Ensure) -> None
     with torch.no_grad():
         expected = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
                            ensure.source.silence_latent(750)[None])[0]
-    assert torch.equal(atomic.read_tensors(official.condition(prompt))["condition"], expected)
+    assert torch.equal(read_tensors(official.condition(prompt))["condition"], expected)
 
 
 def test_windows_of_one_duration_share_their_official_condition(ensure: Ensure) -> None:
@@ -205,7 +206,7 @@ def test_each_condition_is_what_it_is_by_itself(ensure: Ensure, tmp_path: Path, 
     def encoded(folder: str, order: list[Prompt]) -> dict[str, str]:
         paths = {tmp_path / folder / f"{prompts.index(prompt)}.safetensors": ("song", prompt) for prompt in order}
         encode_conditions(ensure.source, ensure.checkpoint, paths, style, CPU, lambda *_: None)
-        return {path.name: atomic.hash_file(path) for path in paths}
+        return {path.name: hashing.hash_file(path) for path in paths}
 
     alone: dict[str, str] = {}
     for prompt in prompts:
@@ -243,8 +244,8 @@ def test_another_checkpoint_writes_nothing_into_the_dataset(ensure: Ensure, tmp_
 
 def test_a_checkpoint_without_tokenizer_can_make_no_codes(ensure: Ensure, tmp_path: Path) -> None:
     slim = tmp_path / "slim.safetensors"
-    tensors = atomic.read_tensors(ensure.checkpoint.model[0])
-    atomic.write_tensors(slim, {name: value for name, value in tensors.items() if "tokenizer." not in name})
+    tensors = read_tensors(ensure.checkpoint.model[0])
+    write_tensors(slim, {name: value for name, value in tensors.items() if "tokenizer." not in name})
     ensure.checkpoint = replace(ensure.checkpoint, model=(slim,))
     assert len(ensure(WINDOW)) == 2
     with pytest.raises(CheckpointError, match=r"slim\.safetensors .* without its audio tokenizer.* context_mode"):

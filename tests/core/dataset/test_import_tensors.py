@@ -20,7 +20,8 @@ from sidestep_core.dataset.import_tensors import import_tensors
 from sidestep_core.dataset.manifest import Dataset, load_samples, open_dataset
 from sidestep_core.dataset.preprocess import Preprocessed
 from sidestep_core.errors import DatasetError
-from sidestep_core.io import atomic, walk
+from sidestep_core.io import atomic, hashing, walk
+from sidestep_core.io.tensors import read_metadata
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training.config import TrainConfig
@@ -101,7 +102,7 @@ def test_songs_come_over_bit_for_bit_and_without_padding(take: Take, tensors: Pa
 
 def test_importing_again_makes_nothing_and_changes_nothing(take: Take) -> None:
     def contents() -> dict[str, str]:
-        return {path.name: atomic.hash_file(path) for path in first.dataset.folder.iterdir()}
+        return {path.name: hashing.hash_file(path) for path in first.dataset.folder.iterdir()}
 
     first = take()
     before = contents()
@@ -133,7 +134,7 @@ def test_it_trains(take: Take, checkpoint: Checkpoint, tmp_path: Path, config: T
     adapter = trained(checkpoint, take().dataset, tmp_path, config=config, report=reports.append)
     assert adapter.steps == config.max_steps
     assert read(adapter.path).total > 0
-    facts = json.loads(atomic.read_metadata(adapter.path)["sidestep"])
+    facts = json.loads(read_metadata(adapter.path)["sidestep"])
     assert facts["style"] == "imported"
     notices = [report.notice for report in reports if report.notice]
     assert notices[0].startswith("This dataset's conditions were made by another program")

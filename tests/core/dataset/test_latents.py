@@ -18,7 +18,8 @@ from torch import Tensor
 from sidestep_core.audio import decode as audio
 from sidestep_core.dataset import latents
 from sidestep_core.dataset.latents import SAMPLES_PER_FRAME, Recording, Stamp, encode_recordings, encode_tiled
-from sidestep_core.io import atomic
+from sidestep_core.io import hashing
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
@@ -30,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def recording(path: Path, start: float = 0.0, seconds: float = 0.0) -> Recording:
-    return Recording(name=path.name, path=path, stamp=Stamp.of(path), audio=atomic.hash_file(path), start=start,
+    return Recording(name=path.name, path=path, stamp=Stamp.of(path), audio=hashing.hash_file(path), start=start,
                      seconds=seconds, normalise="none")
 
 
@@ -55,7 +56,7 @@ class Pass:
         return encode_recordings(self.source, self.checkpoint, recordings, self.folder, 1.0, CPU, report)
 
     def of(self, one: Recording) -> Tensor:
-        return atomic.read_tensors(self.folder / one.latents(self.checkpoint))["latents"]
+        return read_tensors(self.folder / one.latents(self.checkpoint))["latents"]
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_the_name_of_latents_says_everything_they_depend_on(encode_all: Pass, so
 
 def test_older_datasets_stay_whole(encode_all: Pass, songs: list[Recording]) -> None:
     """A whole song at its own loudness has the name that it had before there were sections."""
-    before = atomic.fingerprint(1, songs[0].audio, 0.0, encode_all.checkpoint.fingerprint)
+    before = hashing.fingerprint(1, songs[0].audio, 0.0, encode_all.checkpoint.fingerprint)
     assert songs[0].latents(encode_all.checkpoint) == f"{before}.latents.safetensors"
 
 

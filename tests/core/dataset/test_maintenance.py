@@ -14,7 +14,7 @@ from sidestep_core.dataset import tensor_file
 from sidestep_core.dataset.maintenance import Usage, clean, usage, verify
 from sidestep_core.dataset.manifest import MANIFEST, Dataset, load_samples, open_dataset, write_manifest
 from sidestep_core.errors import DatasetError
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training.config import TrainConfig
@@ -104,7 +104,7 @@ def test_conditions_of_old_words_and_of_other_checkpoints_go(dataset: Dataset) -
 
 def test_a_window_of_an_earlier_version_is_made_again_on_demand(dataset: Dataset) -> None:
     path = dataset.condition(dataset.samples[0].prompt(30))
-    atomic.write_tensors(path, atomic.read_tensors(path))
+    write_tensors(path, read_tensors(path))
     assert verify(dataset) == ()
     assert clean(dataset.folder).orphans == 1
     assert not path.is_file()
@@ -112,14 +112,14 @@ def test_a_window_of_an_earlier_version_is_made_again_on_demand(dataset: Dataset
 
 def test_a_foreign_condition_is_needed(dataset: Dataset) -> None:
     both = {"condition": torch.ones(3, 64), "genre": torch.ones(2, 64)}
-    atomic.write_tensors(dataset.folder / f"{SHORT}.condition.safetensors", both)
+    write_tensors(dataset.folder / f"{SHORT}.condition.safetensors", both)
     assert usage(dataset.folder).orphans == 1
     foreign = replace(dataset.samples[0], foreign_condition=f"{SHORT}.condition.safetensors")
     write_manifest(replace(dataset, samples=(foreign, *dataset.samples[1:])))
     clean(dataset.folder)
     assert (dataset.folder / foreign.foreign_condition).is_file()
     assert verify(open_dataset(dataset.folder)) == ()
-    atomic.write_tensors(dataset.folder / f"{SHORT}.condition.safetensors", both | {"genre": torch.ones(2, 63)})
+    write_tensors(dataset.folder / f"{SHORT}.condition.safetensors", both | {"genre": torch.ones(2, 63)})
     assert "holds [2, 63] values" in verify(open_dataset(dataset.folder))[0].reason
 
 
@@ -202,7 +202,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "not finite": (lambda path: rewrite(path, torch.full((51, 64), float("nan"))), "not finite"),
     "other shape": (lambda path: rewrite(path, torch.ones(17, 3)), "holds [17, 3] values, not"),
     "flat": (lambda path: rewrite(path, torch.ones(64)), "holds [64] values, not"),
-    "other kind": (lambda path: atomic.write_tensors(path, {"other": torch.ones(51, 64)}), "is damaged"),
+    "other kind": (lambda path: write_tensors(path, {"other": torch.ones(51, 64)}), "is damaged"),
 }
 
 

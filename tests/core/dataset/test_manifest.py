@@ -11,7 +11,8 @@ import torch
 
 from sidestep_core.dataset.manifest import MANIFEST, Dataset, load_samples, open_dataset, resolved, write_manifest
 from sidestep_core.errors import DatasetError
-from sidestep_core.io import atomic
+from sidestep_core.io import atomic, strict_json
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.training.batches import trained_visits
 from sidestep_core.training.config import TrainConfig
@@ -72,14 +73,14 @@ def test_codes_are_named_by_their_latents(dataset: Dataset) -> None:
 def test_samples_come_back_bit_for_bit(dataset: Dataset) -> None:
     samples, silence_TC = load_samples(dataset, CONFIG)
     for sample, info in zip(samples, dataset.samples, strict=True):
-        latents = atomic.read_tensors(dataset.latents(info))["latents"]
-        condition = atomic.read_tensors(dataset.condition(info.prompt()))["condition"]
+        latents = read_tensors(dataset.latents(info))["latents"]
+        condition = read_tensors(dataset.condition(info.prompt()))["condition"]
         assert sample.name == info.name
         assert torch.equal(sample.latents_TC, latents)
         assert torch.equal(sample.condition_SD, condition)
         assert sample.latents_TC.shape == (info.frames, 64)
         assert (sample.genre_SD, sample.codes_TC) == (None, None)
-    assert torch.equal(silence_TC, atomic.read_tensors(dataset.silence)["silence"])
+    assert torch.equal(silence_TC, read_tensors(dataset.silence)["silence"])
 
 
 def test_a_training_loads_what_it_asks_for(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -87,11 +88,11 @@ def test_a_training_loads_what_it_asks_for(checkpoint: Checkpoint, tmp_path: Pat
     config = TrainConfig(chunk_duration=2, genre_ratio=0.1, context_mode="mixed")
     for sample, info, frames in zip(load_samples(dataset, config)[0], dataset.samples, (30, 50, 50), strict=True):
         for found, genre in ((sample.condition_SD, False), (sample.genre_SD, True)):
-            expected = atomic.read_tensors(dataset.condition(info.prompt(frames, genre=genre)))["condition"]
+            expected = read_tensors(dataset.condition(info.prompt(frames, genre=genre)))["condition"]
             assert found is not None
             assert torch.equal(found, expected)
         assert sample.codes_TC is not None
-        assert torch.equal(sample.codes_TC, atomic.read_tensors(dataset.codes(info))["codes"])
+        assert torch.equal(sample.codes_TC, read_tensors(dataset.codes(info))["codes"])
 
 
 def test_a_window_whose_condition_is_missing_is_an_error(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_a_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
 
 
 def test_a_manifest_of_another_version_is_refused(dataset: Dataset) -> None:
-    manifest = atomic.read_json(dataset.folder / MANIFEST)
+    manifest = strict_json.read(dataset.folder / MANIFEST)
     atomic.write_json(dataset.folder / MANIFEST, {**manifest, "format": 1})
     with pytest.raises(DatasetError, match=r"has format 1, this version reads 3\. Run Audio Folder to Dataset again"):
         open_dataset(dataset.folder)
@@ -163,7 +164,7 @@ def test_a_truncated_file_is_named(dataset: Dataset, kind: str) -> None:
 @KINDS
 def test_a_file_that_holds_something_else_is_named(dataset: Dataset, kind: str) -> None:
     path = file_of(dataset, kind)
-    atomic.write_tensors(path, {"other": torch.zeros(3)})
+    write_tensors(path, {"other": torch.zeros(3)})
     with pytest.raises(DatasetError, match=rf"{path.name}.*Audio Folder to Dataset"):
         load_samples(dataset, CONFIG)
 
@@ -172,9 +173,9 @@ def test_a_file_that_holds_something_else_is_named(dataset: Dataset, kind: str) 
 @KINDS
 def test_what_is_not_finite_is_named(dataset: Dataset, kind: str, value: float) -> None:
     path = file_of(dataset, kind)
-    values = atomic.read_tensors(path)[kind].clone()
+    values = read_tensors(path)[kind].clone()
     values[3, 5] = value
-    atomic.write_tensors(path, {kind: values})
+    write_tensors(path, {kind: values})
     song = "silence" if kind == "silence" else "song1.wav"
     with pytest.raises(DatasetError, match=rf"{kind} of '{song}'.*not finite.*{path.name}"):
         load_samples(dataset, CONFIG)
@@ -197,7 +198,7 @@ def test_repeats_and_genre_ratio_are_kept(dataset: Dataset) -> None:
 
 
 def test_a_manifest_that_says_no_genre_ratio_has_none(dataset: Dataset) -> None:
-    manifest = atomic.read_json(dataset.folder / MANIFEST)
+    manifest = strict_json.read(dataset.folder / MANIFEST)
     del manifest["genre_ratio"]
     atomic.write_json(dataset.folder / MANIFEST, manifest)
     assert open_dataset(dataset.folder) == dataset

@@ -23,7 +23,8 @@ from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.dataset.manifest import MANIFEST, Dataset, load_samples, open_dataset
 from sidestep_core.dataset.preprocess import Preprocessed
 from sidestep_core.errors import DatasetError
-from sidestep_core.io import atomic
+from sidestep_core.io import atomic, hashing, tensors
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import TextEncoder, load_condition_encoder
 from sidestep_core.model.prompts import Prompt
@@ -194,7 +195,7 @@ def test_new_words_are_read_without_encoding_the_audio_again(run: Run, old: str,
     assert after["a.wav"][0] == before["a.wav"][0]
     assert after["a.wav"][1] != before["a.wav"][1]
     assert after["b.wav"] == before["b.wav"]
-    conditions = [atomic.read_tensors(run.dataset_folder / files["a.wav"][1])["condition"]
+    conditions = [read_tensors(run.dataset_folder / files["a.wav"][1])["condition"]
                   for files in (before, after)]
     assert conditions[0].shape != conditions[1].shape or not torch.equal(*conditions)
 
@@ -430,8 +431,8 @@ def test_a_second_run_opens_no_file_but_the_manifest(run: Run, monkeypatch: pyte
     def opened(path: Path, *_: object, **__: object) -> None:
         raise AssertionError(f"{path} is opened")
 
-    monkeypatch.setattr(atomic, "_read_header", opened)
-    monkeypatch.setattr(atomic, "hash_file", opened)
+    monkeypatch.setattr(tensors, "_read_header", opened)
+    monkeypatch.setattr(hashing, "hash_file", opened)
     monkeypatch.setattr(atomic, "write_atomically", opened)
     assert run().made == 0
 
@@ -526,7 +527,7 @@ def test_equal_audio_with_other_words_is_encoded_once(run: Run) -> None:
     assert files["a.wav"][0] == files["c.wav"][0]
     assert files["a.wav"][1] != files["c.wav"][1]
     assert len(run.source.encoded) == 2
-    one, other = (atomic.read_tensors(run.dataset_folder / files[name][1]) for name in ("a.wav", "c.wav"))
+    one, other = (read_tensors(run.dataset_folder / files[name][1]) for name in ("a.wav", "c.wav"))
     assert one["condition"].shape != other["condition"].shape
 
 

@@ -9,7 +9,7 @@ import torch
 
 from sidestep_core.dataset import tensor_file
 from sidestep_core.errors import DatasetError
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors, write_tensors
 
 VALUES = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
 
@@ -45,7 +45,7 @@ def test_a_flipped_bit_is_noticed_though_the_number_is_finite(file: Path, place:
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
-    assert torch.isfinite(atomic.read_tensors(file)["latents"]).all()
+    assert torch.isfinite(read_tensors(file)["latents"]).all()
     with pytest.raises(DatasetError, match=r"damaged \(its values are not those that were written\)\. Delete it"):
         tensor_file.read(file, "latents", "song")
 
@@ -66,6 +66,6 @@ def test_what_cannot_be_used_is_named_with_what_to_do(file: Path, damage: object
 
 
 def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    atomic.write_tensors(tmp_path / "a.safetensors", {"latents": VALUES})
+    write_tensors(tmp_path / "a.safetensors", {"latents": VALUES})
     assert torch.equal(tensor_file.read(tmp_path / "a.safetensors", "latents", "song"), VALUES)
     assert tensor_file.owner_of(tmp_path / "a.safetensors") == ""

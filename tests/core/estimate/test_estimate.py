@@ -23,7 +23,7 @@ from sidestep_core.estimate import result
 from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.estimate.estimate import FEWEST, SAVE_EVERY
 from sidestep_core.estimate.result import Estimate, Score, agreement, jaccard
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import write_tensors
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
 from tests.planting import PAIRS, planted, taught_by
@@ -259,7 +259,7 @@ def test_a_damaged_estimate_is_made_anew(checkpoint: Checkpoint, dataset: Datase
 
 def test_a_gradient_that_is_not_finite_is_told_and_nothing_is_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
     songs = write_dataset(tmp_path / "songs", checkpoint, (FRAMES,))
-    atomic.write_tensors(songs.latents(songs.samples[0]), {"latents": torch.full((FRAMES, 64), 1e30)})
+    write_tensors(songs.latents(songs.samples[0]), {"latents": torch.full((FRAMES, 64), 1e30)})
     with pytest.raises(TrainingDiverged, match="gradient of sample 1 is not finite"):
         estimated(checkpoint, songs, tmp_path / "estimates")
     assert not list((tmp_path / "estimates").glob("*"))
@@ -323,7 +323,7 @@ def test_a_quantised_model_is_measured_as_what_it_stands_for(tmp_path: Path, sty
         made = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
         if name == "restored":
             weights = made.model_weights()
-            atomic.write_tensors(paths.model, {
+            write_tensors(paths.model, {
                 name: weights.tensor(name, torch.float32, CPU) if name.startswith("decoder.") else stored[name]
                 for name in weights.names})
             made = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sidestep_core.estimate.result import Score
 from sidestep_core.estimate.scores import DAMPING, EVERY_QUARTER, GradientSums, Signals, sums_of
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import BadTensorFile, read_tensors, write_tensors
 from sidestep_core.model import flow_matching
 from tests.tolerance import FP32, PERTURBED, deviation
 
@@ -173,9 +173,9 @@ def test_a_module_without_gradient_has_score_zero(kind: Score) -> None:
 @every_kind
 def test_what_is_saved_goes_on_to_the_bit(kind: Score, tmp_path: Path) -> None:
     samples, path = draws(20), tmp_path / "sums"
-    atomic.write_tensors(path, added(kind, samples[:7]).tensors())
+    write_tensors(path, added(kind, samples[:7]).tensors())
     again = sums_of(kind, SHAPES, CPU, seed=0)
-    again.load(atomic.read_tensors(path))
+    again.load(read_tensors(path))
     assert again.samples == 7
     add(again, samples[7:])
     undisturbed = added(kind, samples)
@@ -190,7 +190,7 @@ def test_other_sums_are_refused_before_anything_changes(kind: Score) -> None:
     others: list[dict[str, Tensor]] = [{}, sums_of(kind, SHAPES[:2], CPU, seed=0).tensors(),
                                        {**before, "total.1": torch.zeros(3)}]
     for saved in others:
-        with pytest.raises(atomic.BadTensorFile, match="other sums"):
+        with pytest.raises(BadTensorFile, match="other sums"):
             sums.load(saved)
     assert all(torch.equal(tensor, before[name]) for name, tensor in sums.tensors().items())
 

@@ -26,7 +26,7 @@ from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate.result import Estimate, ModuleScore
 from sidestep_core.estimate.selection import CATEGORIES, SelectionConfig, applied, category, select
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.adapters import fresh
 from tests.tiny import write_dataset
@@ -241,7 +241,7 @@ def saved_ranks(path: Path) -> dict[str, int]:
     first = re.compile(r"(?:base_model\.model\.|lycoris_)(layers.+_proj)\."
                        r"(?:lora_A\.weight|lora_down\.weight|hada_w1_b|lokr_w2_b)")
     names = {name.replace(".", "_"): name for name in NAMES}
-    found = {match[1]: tensor.shape[0] for key, tensor in atomic.read_tensors(path).items()
+    found = {match[1]: tensor.shape[0] for key, tensor in read_tensors(path).items()
              if (match := first.fullmatch(key))}
     return {names[module.replace(".", "_")]: rank for module, rank in found.items()}
 

@@ -15,7 +15,7 @@ import pytest
 from sidestep_core.dataset import maintenance
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import InUse
-from sidestep_core.io import atomic, locks
+from sidestep_core.io import atomic, locks, strict_json
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
 from sidestep_core.training import metrics, run_checkpoint
@@ -62,7 +62,7 @@ def test_killed_process_holds_nothing(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     with locks.held(tmp_path, "trained"):
-        assert atomic.read_json(tmp_path / ".lock.json")["process"] == os.getpid()
+        assert strict_json.read(tmp_path / ".lock.json")["process"] == os.getpid()
     assert not (tmp_path / ".lock.json").exists()
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sidestep_core.io import atomic, temp_files
+from sidestep_core.io.tensors import write_tensors
 
 NOW_AND_THEN = temp_files.ABANDONED_SECONDS + 60
 
@@ -26,7 +27,7 @@ def ended() -> int:
 
 
 def of(process: int, host: str = "") -> str:
-    own = temp_files.temporary(Path("x")).name
+    own = temp_files.temp_path(Path("x")).name
     return own.replace(own[1:5], host or own[1:5]).replace(str(os.getpid()), str(process))
 
 
@@ -90,7 +91,7 @@ def test_tensors_are_written_under_names_of_ours(tmp_path: Path) -> None:
     watcher = threading.Thread(target=watch)
     watcher.start()
     for _ in range(10):
-        atomic.write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1_000_000)})
+        write_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(1_000_000)})
     stop.set()
     watcher.join()
     begun = {name for name in seen if name != "a.safetensors"}

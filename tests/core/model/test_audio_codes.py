@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from demo.tiny import Geometry, write_tiny_models
 from sidestep_core.errors import CheckpointError
-from sidestep_core.io.atomic import read_tensors, write_tensors
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model import audio_codes as codes_file
 from sidestep_core.model import flow_matching
 from sidestep_core.model.audio_codes import LEVELS, AudioCodes, load_audio_codes

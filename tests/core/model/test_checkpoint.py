@@ -22,7 +22,9 @@ from demo.tiny import (
     write_tiny_official,
 )  # fmt: skip
 from sidestep_core.errors import CheckpointError
-from sidestep_core.io.atomic import read_json, read_tensors, write_json, write_tensors
+from sidestep_core.io import strict_json
+from sidestep_core.io.atomic import write_json
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint, _size, open_checkpoint
 from sidestep_core.model.weights import Weights
 
@@ -92,7 +94,7 @@ def test_prefixes_that_other_tools_write(tmp_path: Path, split: TinyPaths) -> No
 
 def test_facts_of_an_official_folder(tmp_path: Path, official: TinyPaths) -> None:
     paths = write_tiny_official(tmp_path, name="acestep-v15-base", is_turbo=False)
-    config = read_json(paths.model / "config.json") | {"timestep_mu": 0.25, "timestep_sigma": 2}
+    config = strict_json.read(paths.model / "config.json") | {"timestep_mu": 0.25, "timestep_sigma": 2}
     write_json(paths.model / "config.json", config)
     checkpoint = open_checkpoint(paths.model)
     assert checkpoint.name == "acestep-v15-base"
@@ -118,7 +120,7 @@ def test_silence_latent_beside_the_model_folder_is_found(tmp_path: Path) -> None
 @pytest.mark.parametrize("value", ["-0.4", True, None])
 def test_timesteps_that_are_no_numbers_are_errors(tmp_path: Path, value: object) -> None:
     paths = write_tiny_official(tmp_path)
-    write_json(paths.model / "config.json", read_json(paths.model / "config.json") | {"timestep_mu": value})
+    write_json(paths.model / "config.json", strict_json.read(paths.model / "config.json") | {"timestep_mu": value})
     with pytest.raises(CheckpointError, match="timestep_mu in config.json must be a number"):
         open_checkpoint(paths.model)
 

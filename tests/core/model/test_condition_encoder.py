@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sidestep_core.errors import CheckpointError
-from sidestep_core.io.atomic import read_tensors, write_tensors
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from demo.tiny import XL_LIKE, Geometry, write_tiny_models
 from sidestep_core.errors import CheckpointError
-from sidestep_core.io.atomic import read_tensors, write_tensors
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, DecoderGeometry, TimeEmbedding, load_decoder

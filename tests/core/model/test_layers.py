@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep_core.errors import CheckpointError
-from sidestep_core.io.atomic import write_tensors
+from sidestep_core.io.tensors import write_tensors
 from sidestep_core.model import flow_matching
 from sidestep_core.model.layers import (
     DENSE_BELOW,

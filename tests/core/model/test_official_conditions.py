@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from demo.anatomy import XL_LIKE
 from demo.tiny import write_tiny_models
 from sidestep_core.dataset.conditions import encode_conditions
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.model.condition_encoder import CAPTION_TOKENS, END_OF_TEXT, LYRICS_TOKENS, TextEncoder
 from sidestep_core.model.prompts import COMFYUI, OFFICIAL, OFFICIAL_TIMBRE_FRAMES, Prompt
@@ -126,7 +126,7 @@ def encoded(checkpoint: Checkpoint, source: TinySource, tmp_path: Path) -> Calla
     def condition(prompt: Prompt, style: str) -> Tensor:
         path = tmp_path / "one.condition.safetensors"
         encode_conditions(source, checkpoint, {path: ("song", prompt)}, style, CPU, lambda *_: None)
-        return atomic.read_tensors(path)["condition"]
+        return read_tensors(path)["condition"]
 
     return condition
 
@@ -198,7 +198,7 @@ def test_the_timbre_of_xl_is_read_by_its_token(tokenizer_folder: Path, source: T
     official = Official(checkpoint, tokenizer_folder, source)
     prompt, path = TWENTY["english"], tmp_path / "xl.condition.safetensors"
     encode_conditions(source, checkpoint, {path: ("song", prompt)}, OFFICIAL, CPU, lambda *_: None)
-    found = atomic.read_tensors(path)["condition"]
+    found = read_tensors(path)["condition"]
     place = len(prompt.lyrics_text) - 2 * len("<|endoftext|>") + 2
     without = official.condition(prompt)
     assert ((found - without).abs().amax(dim=1) > PERTURBED).nonzero().flatten().tolist() == [place]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from demo.tiny import write_tiny_models, write_tiny_official
 from sidestep_core.errors import CheckpointError
-from sidestep_core.io.atomic import read_tensors, write_json, write_tensors
+from sidestep_core.io.atomic import write_json
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.weights import Weights, weight_files
 
 CPU = torch.device("cpu")

@@ -14,6 +14,7 @@ from sidestep_core.adapters.config import KINDS, AdapterConfig, LohaConfig, Lokr
 from sidestep_core.adapters.file import METADATA_KEY
 from sidestep_core.errors import ConfigError
 from sidestep_core.io import atomic
+from sidestep_core.io.tensors import write_tensors
 from sidestep_core.presets import preset as presets
 from sidestep_core.presets.preset import BUILT_IN, Preset, read
 from sidestep_core.training.config import TrainConfig
@@ -150,7 +151,7 @@ def test_a_preset_for_anywhere_has_no_device() -> None:
 
 
 def write_adapter(path: Path, metadata: dict[str, str] | None) -> Path:
-    atomic.write_tensors(path, {"weight": torch.ones(1)}, metadata)
+    write_tensors(path, {"weight": torch.ones(1)}, metadata)
     return path
 
 

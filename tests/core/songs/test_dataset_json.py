@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sidestep_core.config import TriggerPosition
 from sidestep_core.errors import DatasetError
-from sidestep_core.io.text import illegible, misread
+from sidestep_core.io.text import bad_character, mojibake
 from sidestep_core.songs.dataset_json import write_dataset_json
 from sidestep_core.songs.defaults import BuildConfig, build
 from sidestep_core.songs.metadata import settled
@@ -174,7 +174,7 @@ def test_written_twice_it_stays_as_it_was(found: SongFolder) -> None:
     assert path.read_bytes() != stamp[1]
 
 
-TEXT = st.text(max_size=30).filter(lambda text: not illegible(text) and not misread(text.strip()))
+TEXT = st.text(max_size=30).filter(lambda text: not bad_character(text) and not mojibake(text.strip()))
 NOTES = st.fixed_dictionaries({}, optional={
     "caption": TEXT, "lyrics": TEXT, "genre": TEXT, "key": TEXT, "signature": TEXT, "language": TEXT,
     "tag": TEXT | st.just("same"), "bpm": st.integers(1, 999), "repeats": st.integers(1, 99),

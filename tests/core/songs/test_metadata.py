@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.errors import DatasetError
-from sidestep_core.io.text import illegible, misread
+from sidestep_core.io.text import bad_character, mojibake
 from sidestep_core.songs.metadata import NAMES, Entry, Notes, Remarks, field_of, merged, notes_from, settled
 
 
-@given(text=st.text().filter(lambda text: not illegible(text) and not misread(text)))
+@given(text=st.text().filter(lambda text: not bad_character(text) and not mojibake(text)))
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
     notes: Notes = {"caption": text, "lyrics": text, "language": text, "genre": text, "tag": text, "key": text}

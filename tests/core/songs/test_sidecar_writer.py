@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidestep_core.config import TriggerPosition
 from sidestep_core.errors import DatasetError
-from sidestep_core.io.text import illegible
+from sidestep_core.io.text import bad_character
 from sidestep_core.songs.files import sidecars_of
 from sidestep_core.songs.metadata import Notes, settled
 from sidestep_core.songs.sidecar_writer import _candidates, edited, write_sidecar
@@ -27,7 +27,7 @@ PIECES = ["bpm: 3", "caption: x", "lyrics:", "[verse]", "# comment", "<BPM>", "<
           "is_instrumental: true", "n/a", " ", "a", "one short line\n" * 5,
           "mood: blue", "-" * 70]
 TEXT = st.text() | st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=8).map("".join)
-LEGIBLE = TEXT.map(lambda text: "".join(sign for sign in text if not illegible(sign)))
+LEGIBLE = TEXT.map(lambda text: "".join(sign for sign in text if not bad_character(sign)))
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "caption": LEGIBLE, "lyrics": LEGIBLE, "genre": LEGIBLE, "key": LEGIBLE, "signature": LEGIBLE, "tag": LEGIBLE,
     "language": LEGIBLE,

@@ -177,7 +177,7 @@ def test_json_beside_the_song(tmp_path: Path) -> None:
     ({"bad__txt": "caption: a\0b"}, "bad.txt is no text: it holds NUL characters"),
     ({"bad__lyrics__txt": "\0\1\2"}, "bad.lyrics.txt is no text"),
     ({"bad__txt": "la la\n" * 900_000}, "bad.txt is 5.4 MB, too large for notes on a song (at most 1 MB)"),
-    ({"bad__json": '{"caption": "a", "caption": "b"}'}, "bad.json says caption twice. Remove one of them."),
+    ({"bad__json": '{"caption": "a", "caption": "b"}'}, "bad.json: caption is set twice. Correct it."),
     ({"bad__json": '{"caption": "\\ud800"}'}, "bad.json: caption is not valid Unicode"),
     ({"bad__json": '{"bpm": ' + "9" * 5000 + "}"}, "99... has 5000 digits"),
     ({"bad__json": "[" * 100_000}, "bad.json is nested too deeply"),

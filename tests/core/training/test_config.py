@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.errors import ConfigError
-from sidestep_core.io.text import illegible
+from sidestep_core.io.text import bad_character
 from sidestep_core.training import config as train_config
 from sidestep_core.training.config import AUTO, TrainConfig
 
@@ -21,7 +21,7 @@ not_negative = st.floats(min_value=0, allow_infinity=False)
 counts = st.integers(1, 10**9)
 from_zero = st.integers(0, 10**9)
 share = st.floats(0, 1)
-texts = st.text(st.characters(exclude_categories=("C",))).filter(lambda text: not illegible(text))
+texts = st.text(st.characters(exclude_categories=("C",))).filter(lambda text: not bad_character(text))
 
 
 def one_of(literal: Any) -> st.SearchStrategy[str]:

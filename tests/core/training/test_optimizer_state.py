@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.training import optimizer_state
 from sidestep_core.training.config import Optimizer, TrainConfig
 from sidestep_core.training.optimizers import build, effective
@@ -46,11 +46,11 @@ def test_a_restored_optimizer_steps_as_if_never_stopped(tmp_path: Path, name: Op
     first, parameters = fresh(name, start())
     make_steps(first, parameters, range(10))
     tensors, rest = optimizer_state.take(first)
-    atomic.write_tensors(tmp_path / "o.safetensors", tensors)
+    write_tensors(tmp_path / "o.safetensors", tensors)
     values = [parameter.detach() for parameter in parameters]
 
     second, parameters = fresh(name, values)
-    optimizer_state.put(second, atomic.read_tensors(tmp_path / "o.safetensors"), json.loads(json.dumps(rest)))
+    optimizer_state.put(second, read_tensors(tmp_path / "o.safetensors"), json.loads(json.dumps(rest)))
     make_steps(second, parameters, range(10, 20))
     assert all(torch.equal(one, other) for one, other in zip(parameters, expected, strict=True))
 

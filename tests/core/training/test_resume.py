@@ -13,7 +13,7 @@ from sidestep_core.adapters import file as adapter_file
 from sidestep_core.adapters.file import Adapter
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import AdapterError, ConfigError
-from sidestep_core.io import atomic
+from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
 from sidestep_core.training import resume, run_checkpoint
@@ -175,8 +175,8 @@ def test_a_run_starts_from_the_weights_of_an_adapter(checkpoint: Checkpoint, dat
     assert adapter.steps == 1
     assert adapter.heldout_first != plain.heldout_first
     assert not same_tensors(adapter.path, plain.path)
-    first = atomic.read_tensors(finished.path)
-    found = atomic.read_tensors(adapter.path)
+    first = read_tensors(finished.path)
+    found = read_tensors(adapter.path)
     key = next(name for name in first if name.endswith("lora_A.weight"))
     assert 0 < float((found[key] - first[key]).abs().max()) < 2 * config.learning_rate
 

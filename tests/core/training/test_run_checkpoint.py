@@ -18,7 +18,8 @@ from torch import nn
 
 from sidestep_core.adapters.file import Adapter, Proof
 from sidestep_core.errors import AdapterError, ConfigError
-from sidestep_core.io import atomic
+from sidestep_core.io import atomic, strict_json
+from sidestep_core.io.tensors import write_tensors
 from sidestep_core.training import run_checkpoint
 from sidestep_core.training.run_checkpoint import RunState
 
@@ -46,7 +47,7 @@ def same_state(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> bool
 def save(folder: Path, step: int, keep: int = 2) -> Path:
     """A checkpoint whose every part shows its step."""
     def write_adapter(path: Path) -> None:
-        atomic.write_tensors(path, {"x": torch.full((4,), float(step))})
+        write_tensors(path, {"x": torch.full((4,), float(step))})
 
     return run_checkpoint.save(folder, RunState(step=step, heldout_step=0, heldout_first=1.5), optimizer_after(step),
                                dict.fromkeys((run_checkpoint.ADAPTER_FILE, run_checkpoint.AVERAGE_FILE), write_adapter),
@@ -178,7 +179,7 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
 def test_a_folder_belongs_to_the_run_that_claimed_it(tmp_path: Path) -> None:
     run_checkpoint.claim(tmp_path, IDENTITY)
     run_checkpoint.claim(tmp_path, json.loads(json.dumps(IDENTITY)))
-    assert atomic.read_json(tmp_path / "run.json") == IDENTITY
+    assert strict_json.read(tmp_path / "run.json") == IDENTITY
 
 
 @pytest.mark.parametrize(("changed", "named"), [
@@ -191,7 +192,7 @@ def test_another_run_is_told_what_differs(tmp_path: Path, changed: dict[str, Any
     run_checkpoint.claim(tmp_path, IDENTITY)
     with pytest.raises(ConfigError, match=rf"holds another run; {named} differ.*Use another run name"):
         run_checkpoint.claim(tmp_path, changed)
-    assert atomic.read_json(tmp_path / "run.json") == IDENTITY
+    assert strict_json.read(tmp_path / "run.json") == IDENTITY
 
 
 def test_a_finished_run_returns_its_adapter_while_it_is_there(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_finished_run_returns_its_adapter_while_it_is_there(tmp_path: Path) ->
     assert run_checkpoint.finished(tmp_path) is None
     run_checkpoint.finish(tmp_path, adapter, "All 3 steps are made.")
     assert run_checkpoint.finished(tmp_path) == adapter
-    assert atomic.read_json(tmp_path / "finished.json")["ended"] == "All 3 steps are made."
+    assert strict_json.read(tmp_path / "finished.json")["ended"] == "All 3 steps are made."
     path.unlink()
     assert run_checkpoint.finished(tmp_path) is None
 

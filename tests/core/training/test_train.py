@@ -14,7 +14,8 @@ from sidestep_core.adapters import formats
 from sidestep_core.adapters.file import METADATA_KEY, Adapter
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import AdapterError, ConfigError, DatasetError, TrainingDiverged, TrainingFailed
-from sidestep_core.io import atomic
+from sidestep_core.io import strict_json
+from sidestep_core.io.tensors import read_metadata, read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training import run_checkpoint
@@ -241,13 +242,13 @@ def test_a_finished_run_whose_adapter_is_gone_puts_it_back_without_training(
         checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, max_steps=1)
     first = trained(checkpoint, dataset, tmp_path, config=config)
-    before = atomic.read_tensors(first.path)
+    before = read_tensors(first.path)
     before = {name: tensor.clone() for name, tensor in before.items()}
     first.path.unlink()
     steps: list[Progress] = []
     again = trained(checkpoint, dataset, tmp_path, config=config, report=steps.append)
     assert not any("loss" in progress.metrics for progress in steps)
-    after = atomic.read_tensors(again.path)
+    after = read_tensors(again.path)
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
@@ -255,7 +256,7 @@ def test_a_finished_run_whose_adapter_is_gone_puts_it_back_without_training(
 
 
 def facts(path: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads(atomic.read_metadata(path)[METADATA_KEY])
+    found: dict[str, object] = json.loads(read_metadata(path)[METADATA_KEY])
     return found
 
 
@@ -280,7 +281,7 @@ def test_a_run_that_learns_nothing_more_stops_early_and_says_so(checkpoint: Chec
     losses = [row["heldout"] for row in read(tmp_path / "run" / FILE) if "heldout" in row]
     best = min(range(1, len(losses)), key=losses.__getitem__)
     assert adapter.steps == len(losses) - 1 == best + 2 < 60
-    ended = atomic.read_json(tmp_path / "run" / "finished.json")["ended"]
+    ended = strict_json.read(tmp_path / "run" / "finished.json")["ended"]
     assert ended == facts(adapter.path)["ended"]
     assert ended.startswith(f"early_stopping: 2 held-out losses in a row were no lower than that of step {best}")
     assert [progress.notice for progress in reports if progress.message.startswith(ended)] == [ended]
@@ -297,7 +298,7 @@ def test_a_run_stops_at_its_target_once_it_no_longer_falls(checkpoint: Checkpoin
     assert len(losses) - 1 < 60
     assert losses[-1] >= losses[-2]
     assert all(after < before for before, after in zip(losses[:-2], losses[1:-1], strict=True))
-    assert atomic.read_json(tmp_path / "run" / "finished.json")["ended"].startswith("target_loss: ")
+    assert strict_json.read(tmp_path / "run" / "finished.json")["ended"].startswith("target_loss: ")
 
 
 def test_the_best_adapter_is_kept_and_published_if_asked(checkpoint: Checkpoint, dataset: Dataset,
@@ -379,13 +380,13 @@ def test_the_average_is_measured_and_published_and_the_raw_weights_are_kept(chec
     assert adapter.heldout_last != undisturbed.heldout_last
     assert adapter.heldout_first == undisturbed.heldout_first
     assert [row.get("loss") for row in read(run / FILE)] == [row.get("loss") for row in read(raw_before / FILE)]
-    key = next(name for name in atomic.read_tensors(adapter.path) if name.endswith("lora_B.weight"))
-    average = torch.zeros_like(atomic.read_tensors(adapter.path)[key])
+    key = next(name for name in read_tensors(adapter.path) if name.endswith("lora_B.weight"))
+    average = torch.zeros_like(read_tensors(adapter.path)[key])
     for step in range(6):
         share = min(0.9, (1 + step) / (10 + step))
-        raw = atomic.read_tensors(run / f"checkpoint-step-{step + 1}" / ADAPTER_FILE)[key]
+        raw = read_tensors(run / f"checkpoint-step-{step + 1}" / ADAPTER_FILE)[key]
         average = share * average + (1 - share) * raw
-    assert deviation(atomic.read_tensors(adapter.path)[key], average) < FP32
+    assert deviation(read_tensors(adapter.path)[key], average) < FP32
 
 
 # Notes

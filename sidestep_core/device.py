@@ -90,11 +90,3 @@ def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"Out of memory while {what}. {advice} ({str(error).splitlines()[0]})") from error
-
-
-@contextlib.contextmanager
-def own_random_state(device: torch.device) -> Iterator[None]:
-    """Gradients on, and torch's global generator, of which adapter dropout draws, left to others as it was."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
-        yield

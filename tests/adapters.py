@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.adapters.file import LiveAdapter
@@ -64,7 +65,7 @@ def taught(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype = t
            size: float = 0.1) -> tuple[Decoder, LiveAdapter]:
     """The decoder with an adapter every number of which has moved."""
     decoder, live = attached(checkpoint, config, dtype=dtype)
-    random = flow_matching.generator("taught")
+    random = rng.generator("taught")
     with torch.no_grad():
         for parameter in live.parameters:
             parameter.add_(torch.randn(parameter.shape, generator=random), alpha=size)
@@ -73,7 +74,7 @@ def taught(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype = t
 
 def velocity(decoder: Decoder) -> Tensor:
     """What the decoder predicts for a fixed input."""
-    random = flow_matching.generator("input")
+    random = rng.generator("input")
     dtype = decoder.proj_in[1].weight.dtype
     x_BTC, source_BTC = (torch.randn(1, 20, 64, generator=random).to(dtype) for _ in range(2))
     condition_BSD = torch.randn(1, 5, 64, generator=random).to(dtype)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from sidestep_core import rng
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, load_decoder
@@ -40,7 +41,7 @@ and k of the very first attention, whose v sees the same input, is now and then 
 def planted(checkpoint: Checkpoint, modules: Sequence[str], seed: int, size: float = SIZE) -> Decoder:
     """The checkpoint's decoder with a random change of rank 2 in each of the modules, all equally audible."""
     decoder = load_decoder(checkpoint.model_weights().under("decoder."), torch.float32, CPU)
-    random = flow_matching.generator("planted", seed)
+    random = rng.generator("planted", seed)
     x_BTC, source_BTC = (torch.randn(1, 40, 64, generator=random) for _ in range(2))
     condition_BSD = torch.randn(1, 9, decoder.geometry.condition_width, generator=random)
     inputs = x_BTC, torch.tensor([0.5]), condition_BSD, flow_matching.context_latents(source_BTC)
@@ -82,7 +83,7 @@ def taught_by(teacher: Decoder, seed: int, noise: float = NOISE) -> Iterator[Non
         if not torch.is_grad_enabled():
             return told_BTC
         count += 1
-        draws_BTC = torch.randn(told_BTC.shape, generator=flow_matching.generator("unpredictable", seed, count))
+        draws_BTC = torch.randn(told_BTC.shape, generator=rng.generator("unpredictable", seed, count))
         return told_BTC + noise * told_BTC.square().mean().sqrt() * draws_BTC
 
     hook = register_module_forward_pre_hook(ask)

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "presets": "training adapters io",
 }
 """Package of sidestep_core -> the packages it may import."""
-ROOT_FILES = ("errors", "progress", "optional", "config", "device")
+ROOT_FILES = ("errors", "progress", "optional", "config", "device", "rng")
 """Files of sidestep_core itself, which every package may import; config and device read files through io."""
 
 OWNERS = {

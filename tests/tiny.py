@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from demo.tiny import write_tiny_models
+from sidestep_core import rng
 from sidestep_core.dataset import tensor_file
 from sidestep_core.dataset.manifest import Dataset, write_manifest
 from sidestep_core.dataset.sample_info import SampleInfo
-from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.model.condition_encoder import END_OF_TEXT
 
@@ -50,7 +50,7 @@ class TinySource:
     """Samples of every piece of audio that was encoded."""
 
     def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
-        weight = torch.randn(64, 2, 3 * SAMPLES_PER_FRAME, generator=flow_matching.generator("vae"))
+        weight = torch.randn(64, 2, 3 * SAMPLES_PER_FRAME, generator=rng.generator("vae"))
         weight /= math.sqrt(SAMPLES_PER_FRAME)
 
         def encode(waveform: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class TinySource:
         return encode
 
     def silence_latent(self, frames: int) -> Tensor:
-        head = torch.randn(4, 64, generator=flow_matching.generator("silence"))
+        head = torch.randn(4, 64, generator=rng.generator("silence"))
         return torch.cat((head, head.mean(0).expand(max(0, frames - 4), -1)))[:frames].clone()
 
 
@@ -81,7 +81,7 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
     infos = tuple(sample_info(index, length, genre and f"{genre} {index}") for index, length in enumerate(frames))
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", tag="", samples=infos)
     for index, info in enumerate(infos):
-        random = flow_matching.generator("song", index)
+        random = rng.generator("song", index)
         latents_TC = torch.randn(info.frames, 64, generator=random)
         tensor_file.write(dataset.latents(info), "latents", latents_TC)
         for length in (info.frames, *windows):
@@ -90,7 +90,7 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
                               dataset.words(prompt))
         if codes:
             tensor_file.write(dataset.codes(info), "codes", latents_TC + 1)
-    silence = torch.randn(max(frames), 64, generator=flow_matching.generator("silence"))
+    silence = torch.randn(max(frames), 64, generator=rng.generator("silence"))
     tensor_file.write(dataset.silence, "silence", silence)
     write_manifest(dataset)
     return dataset

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from .. import optional
+from .. import optional, rng
 from ..errors import AdapterError
-from ..model import flow_matching
 from .config import LoraConfig
 from .dropout import Dropout
 from .file import TrainedDelta, check_belongs
@@ -72,7 +71,7 @@ def _inject(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], 
         bias="none", use_rslora=config.rslora, rank_pattern=own_ranks, alpha_pattern=cast("dict[str, int]", own_alphas),
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(flow_matching.seed(seed, "init"))
+        torch.manual_seed(rng.seed(seed, "init"))
         inject_adapter_in_model(peft_config, decoder, adapter_name=_NAME)
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .. import rng
 from ..errors import AdapterError
-from ..model import flow_matching
 from . import dora
 from .config import AdapterConfig, LokrConfig, LoraConfig
 from .dropout import Dropout
@@ -231,7 +231,7 @@ def attach(decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int]
         if not isinstance(base, nn.Linear):
             raise AdapterError(f"The adapter was to be put on {name}, which is a {type(base).__name__}, not a linear "
                                "layer.")
-        adapted[name] = AdapterLayer(base, config, rank, flow_matching.generator(seed, "init", name))
+        adapted[name] = AdapterLayer(base, config, rank, rng.generator(seed, "init", name))
     for name, layer in adapted.items():
         decoder.set_submodule(name, layer)
     return LiveLycoris(adapted=adapted)

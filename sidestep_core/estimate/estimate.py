@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .. import rng
 from ..adapters.config import LoraConfig
 from ..adapters.targets import target_modules
 from ..dataset import manifest as data
 from ..dataset.conditions import ensure_conditions
 from ..dataset.manifest import Dataset, Sample
-from ..device import choose_device, choose_dtype, explain_out_of_memory, own_random_state, release_memory
+from ..device import choose_device, choose_dtype, explain_out_of_memory, release_memory
 from ..errors import ConfigError, TrainingDiverged
 from ..io import hashing
 from ..io.tensors import BadTensorFile, read_tensors, write_tensors
@@ -96,7 +97,7 @@ def estimate(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, conf
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)
     try:
-        with own_random_state(device):
+        with rng.isolated(device):
             with explain_out_of_memory("loading the decoder", ADVICE):
                 ensure_conditions(source, checkpoint, dataset, data.resolved(config.training(), dataset), device,
                                   report)

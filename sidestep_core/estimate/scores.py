@@ -15,8 +15,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from .. import rng
 from ..io.tensors import BadTensorFile
-from ..model import flow_matching
 from .result import Score
 
 QUARTERS = 4
@@ -191,7 +191,7 @@ def sums_of(kind: Score, shapes: Sequence[Shape], device: torch.device, seed: in
 
 def lora_a(width: int, seed: int) -> Tensor:
     """A [R, width] of a LoRA as PEFT draws it, uniform within 1 / sqrt(width)."""
-    random = flow_matching.generator(seed, "probe", width)
+    random = rng.generator(seed, "probe", width)
     draws = torch.rand(LORA_RANK, width, generator=random)
     scaled: Tensor = (2 * draws - 1) / width**0.5
     return scaled
@@ -199,7 +199,7 @@ def lora_a(width: int, seed: int) -> Tensor:
 
 def _directions(width: int, seed: int, side: str) -> Tensor:
     """Random directions [width, R], each at right angles to all others."""
-    draws = torch.randn(width, min(SKETCH, width), generator=flow_matching.generator(seed, "sketch", side, width))
+    draws = torch.randn(width, min(SKETCH, width), generator=rng.generator(seed, "sketch", side, width))
     directions: Tensor = torch.linalg.qr(draws)[0]
     return directions.contiguous()
 

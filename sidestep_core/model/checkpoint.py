@@ -16,7 +16,7 @@ from ..io import strict_json
 from ..io.hashing import fingerprint
 from . import components
 from .components import Found, Part, check_text_encoder, check_vae, locate, locate_inside
-from .flow_matching import TimestepLaw
+from .flow_matching import TimestepDistribution
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -115,8 +115,8 @@ def open_checkpoint(
         vae_prefix=audio.prefix,
         variant=_variant(source, config, variant),
         size=_size(contents[0]),
-        timestep_mu=_number(config, "timestep_mu", TimestepLaw.mu),
-        timestep_sigma=_number(config, "timestep_sigma", TimestepLaw.sigma),
+        timestep_mu=_number(config, "timestep_mu", TimestepDistribution.mu),
+        timestep_sigma=_number(config, "timestep_sigma", TimestepDistribution.sigma),
         silence_latent=folder and silence_latent_file(folder),
         fingerprint=fingerprint(*map(_content, contents)),
     )

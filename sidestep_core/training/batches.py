@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .. import rng
 from ..dataset.manifest import Dataset, Sample, frames_trained
 from ..dataset.sample_info import SampleInfo
 from ..errors import DatasetError
@@ -69,7 +70,7 @@ def split_heldout(samples: Sequence[_S], config: TrainConfig) -> tuple[tuple[_S,
     for sample in samples:
         songs.setdefault(sample.audio or sample.name, []).append(sample)
     count = _heldout(len(songs), config)
-    ranked = sorted(songs.values(), key=lambda same: flow_matching.seed(
+    ranked = sorted(songs.values(), key=lambda same: rng.seed(
         config.seed, "heldout", min(one.name for one in same)))
     chosen = {sample.name for same in ranked[:count] for sample in same}
     trained = tuple(sample for sample in samples if sample.name not in chosen)
@@ -80,7 +81,7 @@ def visited(count: int, seed: int, visit: int) -> int:
     """Which of an epoch's `count` turns visit number `visit` is: each epoch is its own permutation, a pure function of
     the seed."""
     epoch, position = divmod(visit, count)
-    return int(torch.randperm(count, generator=flow_matching.generator(seed, "order", epoch))[position])
+    return int(torch.randperm(count, generator=rng.generator(seed, "order", epoch))[position])
 
 
 def song_of_visit(samples: Sequence[Sample | SampleInfo], seed: int, number: int) -> int:
@@ -134,12 +135,12 @@ def batches(samples: Sequence[Sample], silence_TC: Tensor, config: TrainConfig, 
 
 def _visit(sample: Sample, silence_TC: Tensor, config: TrainConfig, number: int, turn: int) -> _Visit:
     """A new window every turn of the song, by chance of the visit the genre for the caption and codes for silence."""
-    genre = sample.genre_SD if flow_matching.happens(config.genre_ratio, config.seed, "genre", number) else None
+    genre = sample.genre_SD if rng.bernoulli(config.genre_ratio, config.seed, "genre", number) else None
     ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
-    codes = sample.codes_TC if flow_matching.happens(ratio, config.seed, "codes", number) else None
+    codes = sample.codes_TC if rng.bernoulli(ratio, config.seed, "codes", number) else None
     frames = sample.latents_TC.shape[0]
-    start = flow_matching.window_start(frames, frames_trained(frames, config), turn,
-                              flow_matching.seed(config.seed, "window", sample.name), _grid(config))
+    start = flow_matching.crop_start(frames, frames_trained(frames, config), turn,
+                              rng.seed(config.seed, "window", sample.name), _grid(config))
     return _cut(sample, silence_TC, config, number, start, sample.condition_SD if genre is None else genre, codes)
 
 

@@ -14,6 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from .. import rng
 from ..dataset.manifest import Sample
 from ..errors import TrainingDiverged
 from ..model import flow_matching
@@ -35,7 +36,7 @@ class Objective:
     """Everything that a loss needs besides the batch."""
 
     config: TrainConfig
-    law: flow_matching.TimestepLaw
+    timesteps: flow_matching.TimestepDistribution
     cfg_ratio: float
     decoder: Decoder
     silence_TC: Tensor
@@ -47,12 +48,12 @@ class Objective:
     def of(cls, checkpoint: Checkpoint, config: TrainConfig, decoder: Decoder, weights: Weights, silence_TC: Tensor,
            device: torch.device, dtype: torch.dtype) -> Self:
         """What this config asks for on this checkpoint, whose model weights are `weights`."""
-        return cls(config=config, law=timestep_law(config, checkpoint), cfg_ratio=cfg_ratio(config, checkpoint),
-                   decoder=decoder, silence_TC=silence_TC,
+        return cls(config=config, timesteps=timestep_distribution(config, checkpoint),
+                   cfg_ratio=cfg_ratio(config, checkpoint), decoder=decoder, silence_TC=silence_TC,
                    null_condition_11D=weights.tensor("null_condition_emb", dtype, device), device=device, dtype=dtype)
 
 
-def timestep_law(config: TrainConfig, checkpoint: Checkpoint) -> flow_matching.TimestepLaw:
+def timestep_distribution(config: TrainConfig, checkpoint: Checkpoint) -> flow_matching.TimestepDistribution:
     """How times are drawn; auto is the model's own continuous law on every variant.
 
     Turbo's own training code draws continuous times too, and with another sampler, shift or number of steps it meets
@@ -63,7 +64,7 @@ def timestep_law(config: TrainConfig, checkpoint: Checkpoint) -> flow_matching.T
     mu, sigma = (own | flow_matching.TIMESTEP_PRESETS)[config.timestep_preset]
     shifts = (1, 2, 3) if config.discrete_shift == "mixed" else (int(config.discrete_shift),)
     mode = "continuous" if config.timestep_mode == "auto" else config.timestep_mode
-    return flow_matching.TimestepLaw(mode=mode, mu=mu, sigma=sigma, shifts=shifts)
+    return flow_matching.TimestepDistribution(mode=mode, mu=mu, sigma=sigma, shifts=shifts)
 
 
 def cfg_ratio(config: TrainConfig, checkpoint: Checkpoint) -> float:
@@ -87,11 +88,11 @@ class BatchLoss:
 def training_loss(objective: Objective, batch: Batch) -> BatchLoss:
     """Flow-matching loss per sample; random times, noise and dropped conditions by visit."""
     config = objective.config
-    draws = [flow_matching.generator(config.seed, "visit", visit) for visit in batch.visits]
-    t_B = torch.cat([flow_matching.sample_times(objective.law, 1, random) for random in draws]).to(objective.device)
+    draws = [rng.generator(config.seed, "visit", visit) for visit in batch.visits]
+    t_B = torch.cat([flow_matching.sample_times(objective.timesteps, 1, random) for random in draws])
     dropped_B = torch.cat([flow_matching.drop_conditions(1, objective.cfg_ratio, random) for random in draws])
     noise_BTC = torch.cat([flow_matching.noise_like(batch.x0_BTC[:1], random) for random in draws])
-    dropped_B = dropped_B.to(objective.device)
+    t_B, dropped_B = t_B.to(objective.device), dropped_B.to(objective.device)
     condition_BSD = torch.where(dropped_B[:, None, None], objective.null_condition_11D, batch.condition_BSD)
     loss_B = _loss(objective, batch, condition_BSD, t_B, noise_BTC)
     weights_B = flow_matching.loss_weights(t_B, config.loss_weighting, config.snr_gamma)
@@ -128,7 +129,7 @@ def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Prog
     for sample in samples:
         batch = batches.whole(sample, objective.silence_TC, config).to(objective.device, objective.dtype)
         for time in flow_matching.HELDOUT_TIMES:
-            generator = flow_matching.generator(config.seed, "heldout", sample.name, str(time))
+            generator = rng.generator(config.seed, "heldout", sample.name, str(time))
             noise_BTC = flow_matching.noise_like(batch.x0_BTC, generator)
             t_B = torch.full((1,), time, device=objective.device)
             losses.append(_loss(objective, batch, batch.condition_BSD, t_B, noise_BTC).cpu())

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .. import rng
 from ..adapters import registry
 from ..adapters.config import AdapterConfig
 from ..adapters.file import LiveAdapter
@@ -25,7 +26,6 @@ from ..dataset import manifest as data
 from ..dataset.manifest import Dataset, Sample
 from ..device import choose_dtype
 from ..errors import ConfigError, HalfStep, TrainingDiverged
-from ..model import flow_matching
 from ..model.checkpoint import Checkpoint
 from ..model.decoder import load_decoder
 from ..progress import Progress, Report, ignore
@@ -186,7 +186,7 @@ def _backward(training: Training, step: int, scale: float, report: Report) -> li
     objective.decoder.train()
     losses = []
     for number, batch in enumerate(batches.batches(training.trained_on, objective.silence_TC, config, step)):
-        torch.manual_seed(flow_matching.seed(config.seed, "dropout", step, number))
+        torch.manual_seed(rng.seed(config.seed, "dropout", step, number))
         loss = training_loss(objective, batch.to(objective.device, objective.dtype))
         (loss.weighted_B.sum() / count * scale).backward()
         losses.append(BatchLoss(weighted_B=loss.weighted_B.detach(), loss_B=loss.loss_B, t_B=loss.t_B))

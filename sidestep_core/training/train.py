@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from .. import rng
 from ..adapters import file as adapter_file
 from ..adapters import formats, registry
 from ..adapters.config import AdapterConfig
 from ..adapters.file import Adapter, Loader
 from ..dataset.conditions import ensure_conditions
 from ..dataset.manifest import Dataset, resolved
-from ..device import choose_device, explain_out_of_memory, is_out_of_memory, own_random_state, release_memory
+from ..device import choose_device, explain_out_of_memory, is_out_of_memory, release_memory
 from ..io import atomic, locks
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
@@ -95,7 +96,7 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = choose_device(config.device)
     try:
-        with own_random_state(device):
+        with rng.isolated(device):
             with explain_out_of_memory("loading the decoder", ADVICE):
                 ensure_conditions(source, checkpoint, dataset, config, device, report)
                 training = prepare(checkpoint, dataset, adapter, config, device)
@@ -241,7 +242,7 @@ def _preview(preview: MakePreview, training: Training, run: Run, state: RunState
         file = publish.usable(publish.save_checkpoint(training, run, state))
     release_memory(device)
     try:
-        with own_random_state(device), torch.no_grad():
+        with rng.isolated(device), torch.no_grad():
             preview(file, state.step)
     except Cancelled:
         raise

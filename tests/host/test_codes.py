@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from demo.tiny import DEMO_MODEL
+from sidestep_core import rng
 from sidestep_core.model import flow_matching
 from sidestep_core.model.audio_codes import AudioCodes, load_audio_codes
 from sidestep_core.model.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ def codes(checkpoint: Checkpoint) -> AudioCodes:
 
 
 def song(frames: int) -> Tensor:
-    return 2 * torch.randn(frames, 64, generator=flow_matching.generator("codes", frames))
+    return 2 * torch.randn(frames, 64, generator=rng.generator("codes", frames))
 
 
 def fed(model: Any, frames: int, audio_codes: list[int] | None) -> tuple[Tensor, Tensor]:
@@ -46,7 +47,7 @@ def fed(model: Any, frames: int, audio_codes: list[int] | None) -> tuple[Tensor,
     def capture(module: torch.nn.Module, args: tuple[()], kwargs: dict[str, Tensor]) -> None:
         seen.update(kwargs)
 
-    random = flow_matching.generator("words")
+    random = rng.generator("words")
     caption, lyrics = torch.randn(1, 9, 1024, generator=random), torch.randn(1, 7, 1024, generator=random)
     settings: dict[str, Any] = {"conditioning_lyrics": lyrics}
     if audio_codes is not None:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from demo.tiny import Geometry, write_tiny_models
+from sidestep_core import rng
 from sidestep_core.adapters import lora
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.model import flow_matching
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.model.weights import Weights
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -35,7 +35,7 @@ def all_tensors(weights: Weights) -> dict[str, Tensor]:
 
 def inputs(frames: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Latents, times, condition and context of two songs."""
-    random = flow_matching.generator("parity", frames)
+    random = rng.generator("parity", frames)
     return (torch.randn(2, frames, 64, generator=random), torch.tensor([0.31, 0.87]),
             torch.randn(2, 40, GEOMETRY.encoder_hidden, generator=random),
             torch.randn(2, frames, 128, generator=random))
@@ -118,11 +118,11 @@ def test_lora_gradients_equal_comfyui(weights: Weights, comfy: ModuleType, frame
                            operations=comfy.ops.disable_weight_init)
     host.load_state_dict(all_tensors(weights))
     batch = inputs(frames)
-    target = torch.randn(batch[0].shape, generator=flow_matching.generator("target"))
+    target = torch.randn(batch[0].shape, generator=rng.generator("target"))
     gradients = []
     for model, run in ((load_decoder(weights, torch.float32, CPU), Decoder.__call__), (host, run_hosts)):
         parameters = lora.attach(model, LORA, target_modules(LORA, g.layers), seed=1).parameters
-        random = flow_matching.generator("factors")
+        random = rng.generator("factors")
         with torch.no_grad():
             for parameter in parameters:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.05)

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.adapters import file as adapter_file
 from sidestep_core.adapters.config import AdapterConfig, LoraConfig
 from sidestep_core.adapters.file import LiveAdapter
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.io.tensors import read_tensors
-from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.training.config import TrainConfig
@@ -74,7 +74,7 @@ def trained(request: pytest.FixtureRequest, checkpoint: Checkpoint,
 
 
 def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    random = flow_matching.generator("flagship")
+    random = rng.generator("flagship")
     return (torch.randn(1, FRAMES, 64, generator=random), torch.tensor([0.6]),
             torch.randn(1, 20, 2048, generator=random), torch.randn(1, FRAMES, 128, generator=random))
 

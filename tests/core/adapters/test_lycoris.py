@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sidestep_core import rng
 from sidestep_core.adapters import lycoris
 from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.adapters.lycoris import AdapterLayer
 from sidestep_core.errors import AdapterError
-from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.adapters import LYCORIS, fresh
 from tests.tolerance import BF16, FP32, PERTURBED, deviation
@@ -47,7 +47,7 @@ def ours(config: AdapterConfig, base: nn.Linear, rank: int, size: float = 0.1) -
     decoder = nn.ModuleDict({"x": nn.Linear(base.in_features, base.out_features, bias=False, dtype=base.weight.dtype)})
     decoder["x"].weight.data.copy_(base.weight)
     live = lycoris.attach(decoder, replace(config, dropout=0.0), {"x": rank}, seed=0)
-    random = flow_matching.generator("ours")
+    random = rng.generator("ours")
     with torch.no_grad():
         for parameter in live.parameters:
             parameter.add_(torch.randn(parameter.shape, generator=random), alpha=size)
@@ -56,7 +56,7 @@ def ours(config: AdapterConfig, base: nn.Linear, rank: int, size: float = 0.1) -
 
 def linear(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> nn.Linear:
     base = nn.Linear(columns, rows, bias=False).requires_grad_(False)
-    base.weight.data = torch.randn(rows, columns, generator=flow_matching.generator("base")) / columns ** 0.5
+    base.weight.data = torch.randn(rows, columns, generator=rng.generator("base")) / columns ** 0.5
     return base.to(dtype)
 
 
@@ -76,7 +76,7 @@ def test_lycoris_makes_the_same_change_of_our_file(config: AdapterConfig, rank: 
     result = reference.load_state_dict(layer.content())
     assert not result.missing_keys
     assert not result.unexpected_keys
-    x = torch.randn(5, 64, generator=flow_matching.generator("x"))
+    x = torch.randn(5, 64, generator=rng.generator("x"))
     outputs = []
     for change in (added(reference, x), layer(x) - base(x), F.linear(x, layer.change("x").delta.float())):
         outputs.append(change.detach())
@@ -90,7 +90,7 @@ def test_lycoris_has_the_same_gradients(config: AdapterConfig) -> None:
     base = linear(48, 64)
     layer, reference = ours(config, base, 4), theirs(config, base, 4).eval()
     reference.load_state_dict(layer.content())
-    x = torch.randn(5, 64, generator=flow_matching.generator("x"))
+    x = torch.randn(5, 64, generator=rng.generator("x"))
     layer(x).square().sum().backward()
     reference(x).square().sum().backward()
     expected = {name.removesuffix(".weight"): parameter.grad for name, parameter in reference.named_parameters()}
@@ -123,7 +123,7 @@ def test_a_small_change_over_a_bfloat16_base_is_not_lost(config: AdapterConfig) 
     base = linear(256, 256, torch.bfloat16)
     layer, reference = ours(config, base, 8, size=3e-4), theirs(config, base, 8).eval()
     reference.load_state_dict(layer.content())
-    x = torch.randn(9, 256, generator=flow_matching.generator("x"))
+    x = torch.randn(9, 256, generator=rng.generator("x"))
     expected = F.linear(x.double(), layer.change("x").delta.double())
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         found, lost = layer._apply_change(x.to(base.weight.dtype), base.weight), added(reference, x)
@@ -138,7 +138,7 @@ def test_dropped_inputs_are_dropped_before_the_change_and_nowhere_else() -> None
         delta = layer.change("x").delta.float()
         layer.dropout = lycoris.Dropout(0.5)
         layer.train()
-        x = torch.randn(50, 64, generator=flow_matching.generator("x"))
+        x = torch.randn(50, 64, generator=rng.generator("x"))
         torch.manual_seed(1)
         found = layer(x) - base(x)
         torch.manual_seed(1)

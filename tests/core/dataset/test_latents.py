@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.audio import decode as audio
 from sidestep_core.dataset import latents
 from sidestep_core.dataset.latents import SAMPLES_PER_FRAME, Recording, Stamp, encode_recordings, encode_tiled
 from sidestep_core.io import hashing
 from sidestep_core.io.tensors import read_tensors
-from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
 from tests.tiny import TinySource
@@ -252,7 +252,7 @@ def test_two_songs_at_most_are_in_memory(encode_all: Pass, songs: list[Recording
 
 def reach(frames: int) -> Callable[[Tensor], Tensor]:
     """An encoder that reads so many frames of context on both sides; the real one reads seven."""
-    weight = torch.randn(64, 2, 2 * frames + 1, generator=flow_matching.generator("reach"))
+    weight = torch.randn(64, 2, 2 * frames + 1, generator=rng.generator("reach"))
 
     def encode(waveform: Tensor) -> Tensor:
         return torch.nn.functional.conv1d(waveform[..., ::SAMPLES_PER_FRAME], weight, padding=frames)

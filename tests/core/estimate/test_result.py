@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from sidestep_core import rng
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate.result import (
     IMPORTED,
@@ -24,7 +25,6 @@ from sidestep_core.estimate.result import (
     spearman,
     write,
 )
-from sidestep_core.model import flow_matching
 from tests.tolerance import FP64
 
 Q, UP = "layers.3.self_attn.q_proj", "layers.0.mlp.up_proj"
@@ -177,7 +177,7 @@ def plain_spearman(first: list[float], second: list[float]) -> float:
 @pytest.mark.parametrize("length", [2, 7, 192])
 def test_spearman_is_the_correlation_of_the_ranks(length: int, values: int) -> None:
     """Among three values many are equal."""
-    random = flow_matching.generator("spearman", length, values)
+    random = rng.generator("spearman", length, values)
     one, other = (torch.randint(values, (length,), generator=random) for _ in range(2))
     one[0], other[0] = values, values  # never all equal
     first, second = one.double().tolist(), (other + one / 2).double().tolist()

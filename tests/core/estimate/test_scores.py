@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.estimate.result import Score
 from sidestep_core.estimate.scores import DAMPING, EVERY_QUARTER, GradientSums, Signals, sums_of
 from sidestep_core.io.tensors import BadTensorFile, read_tensors, write_tensors
-from sidestep_core.model import flow_matching
 from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ Factors = tuple[Tensor, Tensor]
 
 def draws(samples: int, common: float = 0.5, seed: int = 0) -> list[list[Factors]]:
     """Random factors for every module of each sample; `common` is in every sample's gradient."""
-    random = flow_matching.generator("gradients", seed)
+    random = rng.generator("gradients", seed)
     shared = [(torch.randn(2, out, generator=random), torch.randn(2, into, generator=random)) for out, into in SHAPES]
     return [[(torch.cat((torch.randn(5, out, generator=random), common * one)),
               torch.cat((torch.randn(5, into, generator=random), other)))
@@ -155,7 +155,7 @@ def test_signal_takes_little_notice_of_one_direction_in_which_everything_varies(
     """Such as a shift of all positions: much of it is agreed on, but much less than single samples have of it."""
     samples = draws(100, common=0.0)
     direction = torch.ones(1, SHAPES[0][1])
-    shakes = [5 * (1 + torch.randn(1, SHAPES[0][0], generator=flow_matching.generator(number)))
+    shakes = [5 * (1 + torch.randn(1, SHAPES[0][0], generator=rng.generator(number)))
               for number in range(len(samples))]
     shaken = [[(torch.cat((factors[0][0], shake)), torch.cat((factors[0][1], direction))), *factors[1:]]
               for shake, factors in zip(shakes, samples, strict=True)]

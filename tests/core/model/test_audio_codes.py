@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from demo.tiny import Geometry, write_tiny_models
+from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model import audio_codes as codes_file
-from sidestep_core.model import flow_matching
 from sidestep_core.model.audio_codes import LEVELS, AudioCodes, load_audio_codes
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.weights import Weights
@@ -20,7 +20,7 @@ from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
 GEOMETRY = Geometry()
-SILENCE = torch.randn(5, 64, generator=flow_matching.generator("silence"))
+SILENCE = torch.randn(5, 64, generator=rng.generator("silence"))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def theirs(weights: Weights) -> tuple[nn.Module, nn.Module]:
 
 
 def song(frames: int) -> Tensor:
-    return 2 * torch.randn(frames, 64, generator=flow_matching.generator("codes", frames))
+    return 2 * torch.randn(frames, 64, generator=rng.generator("codes", frames))
 
 
 @pytest.mark.parametrize("frames", [5, 100, 101, 2999, 3004])

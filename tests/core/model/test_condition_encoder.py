@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import read_tensors, write_tensors
-from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import (
     END_OF_TEXT,
@@ -116,7 +116,7 @@ def test_the_text_model_is_qwen3(text_encoder: TextEncoder, qwen: Qwen3, checkpo
 
 def parts() -> tuple[Tensor, Tensor, Tensor]:
     """Caption states, lyric rows, reference latents."""
-    random = flow_matching.generator("condition")
+    random = rng.generator("condition")
     return (torch.randn(1, 6, 32, generator=random), torch.randn(1, 9, 32, generator=random),
             torch.randn(1, 20, 64, generator=random))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from demo.tiny import XL_LIKE, Geometry, write_tiny_models
+from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model import flow_matching
@@ -39,7 +40,7 @@ def decoder(weights: Weights) -> Decoder:
 
 def inputs(frames: int, *, batch: int = 2, tokens: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Noisy latents, times, condition, context."""
-    random = flow_matching.generator("decoder", frames)
+    random = rng.generator("decoder", frames)
     x_BTC, source_BTC = (torch.randn(batch, frames, 64, generator=random) for _ in range(2))
     condition_BSD = torch.randn(batch, tokens, 64, generator=random)
     return x_BTC, torch.rand(batch, generator=random), condition_BSD, flow_matching.context_latents(source_BTC)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.model import flow_matching
-from sidestep_core.model.flow_matching import TimestepLaw
+from sidestep_core.model.flow_matching import TimestepDistribution
 from tests.tolerance import COVERED, FP32, PERTURBED, SAMPLED, deviation
 
 DRAWS = 20_000
@@ -27,55 +28,54 @@ TABLES = {1: (1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8),
           3: (1, 21 / 22, 9 / 10, 5 / 6, 3 / 4, 9 / 14, 1 / 2, 3 / 10)}
 """Turbo's own, exactly."""
 
-identities = st.lists(st.integers(-5, 5) | st.text("abc ,'", max_size=3), max_size=4).map(tuple)
 
-
-def quantile(law: TimestepLaw, share: float) -> float:
+def quantile(distribution: TimestepDistribution, share: float) -> float:
     """Exact: the larger of two independent draws is below t with the square of the chance that one is."""
-    of_one = math.sqrt(share) if law.mode == "continuous" else share
-    return 1 / (1 + math.exp(-NormalDist(law.mu, law.sigma).inv_cdf(of_one)))
+    of_one = math.sqrt(share) if distribution.mode == "continuous" else share
+    return 1 / (1 + math.exp(-NormalDist(distribution.mu, distribution.sigma).inv_cdf(of_one)))
 
 
-def worst_quantile(times: Tensor, law: TimestepLaw) -> float:
-    """How far any quantile of drawn times is from the law's."""
+def worst_quantile(times: Tensor, distribution: TimestepDistribution) -> float:
+    """How far any quantile of drawn times is from the distribution's."""
     shares = torch.linspace(0.05, 0.95, 19)
-    expected = torch.tensor([quantile(law, float(share)) for share in shares])
+    expected = torch.tensor([quantile(distribution, float(share)) for share in shares])
     return float((times.quantile(shares) - expected).abs().max())
 
 
 def pair(frames: int = 7) -> tuple[Tensor, Tensor]:
     """A recording and noise."""
-    random = flow_matching.generator("test")
+    random = rng.generator("test")
     return torch.randn(3, frames, 64, generator=random), torch.randn(3, frames, 64, generator=random)
 
 
-PRESETS = [TimestepLaw(mu=mu, sigma=sigma) for mu, sigma in flow_matching.TIMESTEP_PRESETS.values()]
-LOGIT_LAWS = [replace(law, mode=mode) for law in (TimestepLaw(), TimestepLaw(mu=-1.2, sigma=0.5), *PRESETS)
-              for mode in ("continuous", "logit_normal")]
+PRESETS = [TimestepDistribution(mu=mu, sigma=sigma) for mu, sigma in flow_matching.TIMESTEP_PRESETS.values()]
+LOGIT_NORMAL = [replace(one, mode=mode)
+                for one in (TimestepDistribution(), TimestepDistribution(mu=-1.2, sigma=0.5), *PRESETS)
+                for mode in ("continuous", "logit_normal")]
 
 
-@pytest.mark.parametrize("law", LOGIT_LAWS, ids=str)
-def test_times_follow_their_law_and_no_other(law: TimestepLaw) -> None:
-    times = flow_matching.sample_times(law, DRAWS, flow_matching.generator("times"))
+@pytest.mark.parametrize("distribution", LOGIT_NORMAL, ids=str)
+def test_times_follow_their_distribution_and_no_other(distribution: TimestepDistribution) -> None:
+    times = flow_matching.sample_times(distribution, DRAWS, rng.generator("times"))
     assert times.dtype == torch.float32
     assert times.shape == (DRAWS,)
     assert ((times > 0) & (times < 1)).all()
-    assert worst_quantile(times, law) < SAMPLED
-    for other in LOGIT_LAWS:
-        if other != law:
-            assert worst_quantile(times, other) > SAMPLED, f"{other} is not told from {law}"
+    assert worst_quantile(times, distribution) < SAMPLED
+    for other in LOGIT_NORMAL:
+        if other != distribution:
+            assert worst_quantile(times, other) > SAMPLED, f"{other} is not told from {distribution}"
 
 
 @pytest.mark.parametrize("mode", ["continuous", "logit_normal"])
-def test_the_laws_have_the_known_quantiles(mode: Literal["continuous", "logit_normal"]) -> None:
-    times = flow_matching.sample_times(TimestepLaw(mode=mode), DRAWS, flow_matching.generator("times"))
+def test_the_distributions_have_the_known_quantiles(mode: Literal["continuous", "logit_normal"]) -> None:
+    times = flow_matching.sample_times(TimestepDistribution(mode=mode), DRAWS, rng.generator("times"))
     for share, expected in KNOWN_QUANTILES[mode].items():
         assert abs(float(times.quantile(share)) - expected) < SAMPLED
     assert abs(float(times.mean()) - KNOWN_MEANS[mode]) < SAMPLED
 
 
-def test_the_default_law_is_the_models_own() -> None:
-    assert TimestepLaw() == TimestepLaw(mode="continuous", mu=-0.4, sigma=1.0)
+def test_the_default_distribution_is_the_models_own() -> None:
+    assert TimestepDistribution() == TimestepDistribution(mode="continuous", mu=-0.4, sigma=1.0)
 
 
 def test_sidesteps_presets_are_the_documented_ones() -> None:
@@ -89,8 +89,8 @@ def test_discrete_times_are_turbos_own(shift: int) -> None:
     assert flow_matching.discrete_times(shift)[0] == 1
 
 
-def shares_of(law: TimestepLaw) -> dict[float, float]:
-    times = flow_matching.sample_times(law, DRAWS, flow_matching.generator("discrete"))
+def shares_of(distribution: TimestepDistribution) -> dict[float, float]:
+    times = flow_matching.sample_times(distribution, DRAWS, rng.generator("discrete"))
     values, counts = times.unique(return_counts=True)
     return dict(zip(values.tolist(), (counts / DRAWS).tolist(), strict=True))
 
@@ -105,7 +105,7 @@ def expected_shares(*shifts: int) -> dict[float, float]:
 
 @pytest.mark.parametrize("shifts", [(1,), (2,), (3,), (1, 2, 3)])
 def test_every_discrete_time_is_equally_likely_for_its_shift(shifts: tuple[int, ...]) -> None:
-    found, expected = shares_of(TimestepLaw(mode="discrete", shifts=shifts)), expected_shares(*shifts)
+    found, expected = shares_of(TimestepDistribution(mode="discrete", shifts=shifts)), expected_shares(*shifts)
     assert found.keys() == expected.keys()
     assert max(abs(found[time] - expected[time]) for time in expected) < SAMPLED
     assert found.keys() != expected_shares(*{1, 2, 3} - set(shifts)).keys()
@@ -114,7 +114,7 @@ def test_every_discrete_time_is_equally_likely_for_its_shift(shifts: tuple[int, 
 def test_a_discrete_table_that_is_drawn_unevenly_is_noticed() -> None:
     expected = expected_shares(3)
     # The last step as often as in a schedule that takes it twice.
-    draws = torch.randint(9, (DRAWS,), generator=flow_matching.generator("uneven"))
+    draws = torch.randint(9, (DRAWS,), generator=rng.generator("uneven"))
     uneven = torch.tensor(TABLES[3])[draws.clamp(max=7)]
     found = {time: float((uneven == time).float().mean()) for time in expected}
     assert max(abs(found[time] - expected[time]) for time in expected) > 5 * SAMPLED
@@ -151,7 +151,7 @@ def test_min_snr_flow_is_the_same_weight_on_the_error_of_the_recording() -> None
     x0, noise = pair()
     t_B = torch.tensor([0.2, 0.5, 0.8])
     t = t_B[:, None, None]
-    predicted = torch.randn(x0.shape, generator=flow_matching.generator("predicted"))
+    predicted = torch.randn(x0.shape, generator=rng.generator("predicted"))
     error = flow_matching.interpolate(x0, noise, t_B) - t * predicted - x0
     by_recording = error.square().mean(dim=(1, 2)) * ((1 - t_B) / t_B).square().clamp(max=5)
     loss = flow_matching.loss_per_sample(predicted, flow_matching.velocity(x0, noise))
@@ -195,39 +195,19 @@ def test_every_sample_has_its_own_time() -> None:
         assert torch.equal(together[index:index + 1], alone)
 
 
-@given(one=identities, other=identities)
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
-def test_draws_depend_on_every_part_of_their_name(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> None:
-    assert (flow_matching.seed(*one) == flow_matching.seed(*other)) == (one == other)
-    assert 0 <= flow_matching.seed(*one) < 2**63
-
-
-@pytest.mark.parametrize("other", [(43, "visit", 7), (42, "crop", 7), (42, "visit", 8), (42, 7, "visit"), (42, "visit"),
-                                   (42, "visit", "7"), (42, "visit", 7, 0), (42, "visit7")])
-def test_other_names_draw_other_numbers(other: tuple[int | str, ...]) -> None:
-    same = torch.randn(8, generator=flow_matching.generator(42, "visit", 7))
-    assert torch.equal(same, torch.randn(8, generator=flow_matching.generator(42, "visit", 7)))
-    assert not torch.equal(same, torch.randn(8, generator=flow_matching.generator(*other)))
-
-
-def test_names_mean_the_same_numbers_for_ever() -> None:
-    """A run that was stopped under another version of Python or of this package goes on with the same draws."""
-    assert flow_matching.seed(42, "visit", 7) == 5967694887128465440
-
-
 def test_draws_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    random = flow_matching.generator("test")
-    flow_matching.sample_times(TimestepLaw(), 4, random)
+    random = rng.generator("test")
+    flow_matching.sample_times(TimestepDistribution(), 4, random)
     flow_matching.noise_like(torch.zeros(1, 4, 64), random)
     flow_matching.drop_conditions(4, 0.5, random)
-    flow_matching.happens(0.5, "name")
-    flow_matching.window_start(100, 10, 3, 17)
+    rng.bernoulli(0.5, "name")
+    flow_matching.crop_start(100, 10, 3, 17)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_noise_is_standard_normal() -> None:
-    noise = flow_matching.noise_like(torch.zeros(4, 100, 64), flow_matching.generator("noise"))
+    noise = flow_matching.noise_like(torch.zeros(4, 100, 64), rng.generator("noise"))
     shares = torch.tensor([0.05, 0.5, 0.95])
     expected = torch.tensor([NormalDist().inv_cdf(float(share)) for share in shares])
     assert noise.shape == (4, 100, 64)
@@ -236,23 +216,9 @@ def test_noise_is_standard_normal() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 0.5, 1.0])
 def test_conditions_are_dropped_at_the_rate_asked(ratio: float) -> None:
-    dropped = flow_matching.drop_conditions(DRAWS, ratio, flow_matching.generator("drop"))
+    dropped = flow_matching.drop_conditions(DRAWS, ratio, rng.generator("drop"))
     assert dropped.dtype == torch.bool
     assert abs(float(dropped.float().mean()) - ratio) < (SAMPLED if 0 < ratio < 1 else 1e-12)
-
-
-@pytest.mark.parametrize("ratio", [0.0, 0.15, 0.5, 1.0])
-def test_things_happen_at_the_rate_asked(ratio: float) -> None:
-    happened = torch.tensor([flow_matching.happens(ratio, "genre", visit) for visit in range(DRAWS // 4)])
-    assert abs(float(happened.float().mean()) - ratio) < (2 * SAMPLED if 0 < ratio < 1 else 1e-12)
-    if 0 < ratio < 1:
-        assert abs(float(happened.float().mean()) - ratio - 0.1) > 2 * SAMPLED
-        others = torch.tensor([flow_matching.happens(ratio, "codes", visit) for visit in range(DRAWS // 4)])
-        both = float((happened & others).float().mean())
-        assert abs(both - ratio**2) < 2 * SAMPLED
-
-
-# Windows
 
 
 @given(frames=st.integers(1, 60), window=st.integers(1, 60), visit=st.integers(0, 10**9), offset=st.integers(0, 2**63),
@@ -260,7 +226,7 @@ def test_things_happen_at_the_rate_asked(ratio: float) -> None:
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_windows_lie_inside_the_song_on_their_grid(frames: int, window: int, visit: int, offset: int,
                                                    grid: int) -> None:
-    start = flow_matching.window_start(frames, window, visit, offset, grid)
+    start = flow_matching.crop_start(frames, window, visit, offset, grid)
     assert start == 0 if frames <= window else 0 <= start <= frames - window
     assert start % grid == 0
 
@@ -286,39 +252,39 @@ SONGS = [(6000, 1500), (6000, 250), (1501, 1500), (2000, 1500), (4321, 1000)]
 @pytest.mark.parametrize("visits", [10, 50, 333])
 @pytest.mark.parametrize(("frames", "window"), SONGS)
 def test_windows_cover_a_song_evenly_whenever_they_stop(frames: int, window: int, visits: int) -> None:
-    for offset in (0, 2**62, flow_matching.seed("song")):
-        starts = [flow_matching.window_start(frames, window, visit, offset) for visit in range(visits)]
+    for offset in (0, 2**62, rng.seed("song")):
+        starts = [flow_matching.crop_start(frames, window, visit, offset) for visit in range(visits)]
         assert worst_coverage(starts, frames, window) < COVERED
         assert len(set(starts)) > 1
 
 
 @pytest.mark.parametrize(("frames", "window"), SONGS[:2] + SONGS[3:])
 def test_uniformly_random_windows_leave_the_ends_out(frames: int, window: int) -> None:
-    random = flow_matching.generator("crop")
+    random = rng.generator("crop")
     starts = torch.randint(frames - window + 1, (333,), generator=random).tolist()
     assert worst_coverage(starts, frames, window) > COVERED
 
 
 def test_frames_inside_are_seen_equally_often() -> None:
-    starts = [flow_matching.window_start(6000, 1000, visit, 7) for visit in range(600)]
+    starts = [flow_matching.crop_start(6000, 1000, visit, 7) for visit in range(600)]
     inside = visits_of_frames(starts, 6000, 1000)[1000:-1000]
     assert (inside - 100).abs().max() <= COVERED
-    random = torch.randint(5001, (600,), generator=flow_matching.generator("crop")).tolist()
+    random = torch.randint(5001, (600,), generator=rng.generator("crop")).tolist()
     assert (visits_of_frames(random, 6000, 1000)[1000:-1000] - 100).abs().max() > COVERED
 
 
 def test_windows_of_codes_leave_out_less_than_one_code() -> None:
-    starts = [flow_matching.window_start(6003, 1500, visit, 7, 5) for visit in range(200)]
+    starts = [flow_matching.crop_start(6003, 1500, visit, 7, 5) for visit in range(200)]
     counts = visits_of_frames(starts, 6003, 1500)
     assert (counts == 0).nonzero().flatten().tolist() == [6000, 6001, 6002]
 
 
 def test_songs_have_windows_of_their_own() -> None:
     def starts(offset: int) -> list[int]:
-        return [flow_matching.window_start(6000, 1500, visit, offset) for visit in range(20)]
+        return [flow_matching.crop_start(6000, 1500, visit, offset) for visit in range(20)]
 
     assert starts(1) == starts(1)
-    assert starts(flow_matching.seed("one")) != starts(flow_matching.seed("other"))
+    assert starts(rng.seed("one")) != starts(rng.seed("other"))
 
 
 def test_the_loss_is_the_mean_square_of_each_sample() -> None:

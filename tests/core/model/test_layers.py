@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import write_tensors
-from sidestep_core.model import flow_matching
 from sidestep_core.model.layers import (
     DENSE_BELOW,
     MLP,
@@ -36,7 +36,7 @@ EDGES = [1, 2, 128, 129, 256, 383, 384, 385, 511, 512, 513, 640]
 
 def queries_keys_values(length: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     """Twice as loud as usual, so that attention is selective."""
-    random = flow_matching.generator("attention", length)
+    random = rng.generator("attention", length)
     shapes = ((batch, length, heads, HEAD_WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS))
     query, key, value = (2 * torch.randn(shape, generator=random) for shape in shapes)
     return query, key, value
@@ -101,7 +101,7 @@ def test_gradients_of_blocks_are_those_of_masked_attention() -> None:
 
 def random_layer() -> EncoderLayer:
     layer = EncoderLayer(AttentionShape(width=32, heads=HEADS, kv_heads=KV_HEADS, head_width=HEAD_WIDTH), 48)
-    random = flow_matching.generator("layer")
+    random = rng.generator("layer")
     for parameter in layer.parameters():
         parameter.data = torch.randn(parameter.shape, generator=random) * parameter.shape[-1] ** -0.5
     return layer.requires_grad_(False)
@@ -111,7 +111,7 @@ def random_layer() -> EncoderLayer:
 @pytest.mark.parametrize("token", [0, 1, 128, 150, 255, 256, 299])
 def test_a_token_changes_exactly_those_at_most_128_away(length: int, token: int) -> None:
     layer = random_layer()
-    x_BLD = torch.randn(1, length, 32, generator=flow_matching.generator("tokens"))
+    x_BLD = torch.randn(1, length, 32, generator=rng.generator("tokens"))
     other = x_BLD.clone()
     other[:, token] += 1
     rotation, mask = Rotation.of(length, HEAD_WIDTH, x_BLD), sliding_window(length, x_BLD)
@@ -147,7 +147,7 @@ def test_angles_are_rounded_once() -> None:
 
 
 def test_norm_divides_by_the_root_of_the_mean_square() -> None:
-    norm, x = RMSNorm(8), torch.randn(3, 8, generator=flow_matching.generator("norm"))
+    norm, x = RMSNorm(8), torch.randn(3, 8, generator=rng.generator("norm"))
     norm.weight.data = torch.arange(8.0)
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * torch.arange(8.0)
     assert deviation(norm(x).detach(), expected) < FP32

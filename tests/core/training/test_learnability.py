@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from demo.tiny import Geometry, write_tiny_models
+from sidestep_core import rng
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.dataset.manifest import Dataset
@@ -35,7 +36,7 @@ def planted(checkpoint: Checkpoint, rank: int, size: float) -> Decoder:
     decoder = load_decoder(checkpoint.model_weights().under("decoder."), torch.float32, CPU)
     for name in target_modules(LORA, decoder.geometry.layers):
         weight = decoder.get_parameter(f"{name}.weight")
-        random = flow_matching.generator("planted", name)
+        random = rng.generator("planted", name)
         change = torch.randn(weight.shape[0], rank, generator=random) @ torch.randn(rank, weight.shape[1],
                                                                                     generator=random)
         weight.data += size * weight.norm() / change.norm() * change

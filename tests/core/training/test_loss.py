@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.adapters import lora
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.adapters.targets import target_modules
@@ -30,7 +31,7 @@ from sidestep_core.training.loss import (
     Objective,
     cfg_ratio,
     heldout_loss,
-    timestep_law,
+    timestep_distribution,
     training_loss,
 )
 from tests.tiny import write_dataset
@@ -75,7 +76,7 @@ def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, drop
     decoder = load_decoder(weights.under("decoder."), torch.float32, CPU)
     adapter = LoraConfig(rank=4, alpha=8.0, dropout=dropout)
     live = lora.attach(decoder, adapter, target_modules(adapter, decoder.geometry.layers), seed=0)
-    random = flow_matching.generator("awake")
+    random = rng.generator("awake")
     for parameter in live.parameters:
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=random)
     objective = Objective.of(checkpoint, config, decoder, weights, silence_TC, CPU, torch.float32)
@@ -203,23 +204,23 @@ def test_the_last_step_of_a_run_by_epochs_is_the_mean_of_fewer(checkpoint: Check
 # Times and dropout by the settings
 
 
-def law_of(checkpoint: Checkpoint, **settings: Any) -> flow_matching.TimestepLaw:
-    return timestep_law(replace(CONFIG, **settings), checkpoint)
+def distribution_of(checkpoint: Checkpoint, **settings: Any) -> flow_matching.TimestepDistribution:
+    return timestep_distribution(replace(CONFIG, **settings), checkpoint)
 
 
 def test_the_automatic_law_is_the_models_own_on_every_variant(checkpoint: Checkpoint) -> None:
     for variant in ("turbo", "base", "sft"):
         own = replace(checkpoint, variant=variant, timestep_mu=-0.7, timestep_sigma=1.3)
-        assert law_of(own) == flow_matching.TimestepLaw(mode="continuous", mu=-0.7, sigma=1.3)
+        assert distribution_of(own) == flow_matching.TimestepDistribution(mode="continuous", mu=-0.7, sigma=1.3)
 
 
 def test_the_law_is_what_was_asked(checkpoint: Checkpoint) -> None:
-    assert law_of(checkpoint, timestep_mode="logit_normal", timestep_preset="detail") == flow_matching.TimestepLaw(
-        mode="logit_normal", mu=-0.8, sigma=0.8)
-    assert law_of(checkpoint, timestep_preset="custom", timestep_mu=1.0, timestep_sigma=2.0) == (
-        flow_matching.TimestepLaw(mu=1.0, sigma=2.0))
-    assert law_of(checkpoint, timestep_mu=1.0, timestep_sigma=2.0) == flow_matching.TimestepLaw()
-    discrete = {shift: law_of(checkpoint, timestep_mode="discrete", discrete_shift=shift).shifts
+    assert distribution_of(checkpoint, timestep_mode="logit_normal", timestep_preset="detail") == (
+        flow_matching.TimestepDistribution(mode="logit_normal", mu=-0.8, sigma=0.8))
+    assert distribution_of(checkpoint, timestep_preset="custom", timestep_mu=1.0, timestep_sigma=2.0) == (
+        flow_matching.TimestepDistribution(mu=1.0, sigma=2.0))
+    assert distribution_of(checkpoint, timestep_mu=1.0, timestep_sigma=2.0) == flow_matching.TimestepDistribution()
+    discrete = {shift: distribution_of(checkpoint, timestep_mode="discrete", discrete_shift=shift).shifts
                 for shift in ("1", "2", "3", "mixed")}
     assert discrete == {"1": (1,), "2": (2,), "3": (3,), "mixed": (1, 2, 3)}
 
@@ -231,11 +232,11 @@ def test_the_decoder_is_given_times_of_the_law(checkpoint: Checkpoint, short: Da
     run = of_one_song(checkpoint, short, **settings)
     with watched(run.objective) as seen, torch.no_grad():
         assert torch.isfinite(run.loss().loss_B).all()
-    expected = flow_matching.sample_times(run.objective.law, 20_000, flow_matching.generator("law"))
+    expected = flow_matching.sample_times(run.objective.timesteps, 20_000, rng.generator("law"))
     four_standard_errors = 4 * float(expected.std()) / VISITS**0.5
     assert seen[0].t_B.dtype == torch.float32
     assert abs(float(seen[0].t_B.mean() - expected.mean())) < four_standard_errors
-    other = flow_matching.sample_times(flow_matching.TimestepLaw(mu=0.3), 20_000, flow_matching.generator("law"))
+    other = flow_matching.sample_times(flow_matching.TimestepDistribution(mu=0.3), 20_000, rng.generator("law"))
     assert abs(float(seen[0].t_B.mean() - other.mean())) > four_standard_errors
 
 

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
+from sidestep_core import rng
 from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import AdapterError
-from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training import run_checkpoint
@@ -139,7 +139,7 @@ def kill_often(root: Path) -> Iterator[dict[str, Any]]:
         child = in_a_process(folder, -1 if kill else 3)
         if kill:
             # At moments spread from before the first step to the last save.
-            time.sleep(seconds * (number + flow_matching.seed("kill", number) / 2**63) / KILLS)
+            time.sleep(seconds * (number + rng.seed("kill", number) / 2**63) / KILLS)
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         saved = run_checkpoint.checkpoints(folder / "run")

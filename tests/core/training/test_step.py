@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sidestep_core import rng
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.dataset import manifest as data
 from sidestep_core.dataset.manifest import Dataset
@@ -51,7 +52,7 @@ def short(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> D
 
 def awake(training: Training) -> Training:
     """As after some steps: with random output matrices, so that every parameter has a gradient."""
-    random = flow_matching.generator("awake")
+    random = rng.generator("awake")
     for parameter in training.adapter.parameters:
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=random)
     return training

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sidestep_core.dataset import maintenance
 from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.progress import Report
-from .host.wording import without_places
+from .host.wording import readable
 from .host.worker import run_stage
 from .sockets import CATEGORY, DatasetSocket
 
@@ -66,7 +66,7 @@ def _check(dataset: Dataset, report: Report) -> str:
     if not problems:
         return f"Every file of the {_count(len(dataset.samples), 'song')} is whole."
     shown = " ".join(f"{problem.name}: {problem.reason.removesuffix('.')}." for problem in problems[:PROBLEMS_SHOWN])
-    return without_places(f"{_count(len(problems), 'problem')}. {shown}")
+    return readable(f"{_count(len(problems), 'problem')}. {shown}")
 
 
 def _remove(dataset: Dataset, report: Report) -> str:

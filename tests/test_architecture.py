@@ -280,6 +280,23 @@ def class_names() -> frozenset[str]:
                      and any(ast.unparse(base) in ("io.ComfyNode", "Config") for base in node.bases))
 
 
+def node_names(name: str, source: str) -> Iterator[str]:
+    """The core speaks of stages; nodes/host/wording.py adds the names of the nodes."""
+    for line, text in spoken_texts(source):
+        for found in display_names():
+            if re.search(rf"\b{re.escape(found)}\b", text):
+                yield f"line {line} names the node {found!r}; speak of the stage, and add it to STAGES of {IN_WORDS}"
+
+
+@lru_cache
+def display_names() -> frozenset[str]:
+    """Names of all nodes on the screen."""
+    source = "".join(path.read_text(encoding="utf-8") for path in python_files("nodes"))
+    names = frozenset(re.findall(r'^ +display_name="([A-Z][^"]+)",$', source, re.MULTILINE))
+    assert "Audio Folder to Dataset" in names
+    return names
+
+
 def imports_at_start(name: str, source: str) -> Iterator[str]:
     for found in imports(source):
         if found.when != "function":
@@ -382,6 +399,10 @@ def test_nothing_speaks_of_our_insides() -> None:
     assert violations(jargon, [*python_files("sidestep_core", "nodes", "first_copy.py"), *pages]) == []
 
 
+def test_core_names_no_node() -> None:
+    assert violations(node_names, python_files("sidestep_core")) == []
+
+
 def test_the_pack_imports_nothing_when_comfyui_starts() -> None:
     assert violations(imports_at_start, [ROOT / "__init__.py"]) == []
 
@@ -469,6 +490,7 @@ LONG_BODY = "\n    pass" * LONGEST_FUNCTION
     (jargon, "sidestep_core/config.py", "raise ConfigError(f'{name} is no setting of TrainConfig.')"),
     (jargon, "sidestep_core/config.py", "raise ConfigError('Queue the same workflow again.')"),
     (jargon, "web/panel.js", 'const HINT = "Run EstimateGradients again.";'),
+    (node_names, "sidestep_core/dataset/manifest.py", "raise DatasetError('Run Audio Folder to Dataset again.')"),
     (imports_at_start, "__init__.py", "import logging"),
     (imports_at_start, "__init__.py", "from .nodes import SideStepExtension"),
     (imports_at_start, "__init__.py", "from . import nodes"),
@@ -499,6 +521,8 @@ def test_every_rule_finds_its_violation(rule: Rule, name: str, source: str) -> N
     (errors_without_words, "nodes/a.py", "try:\n    f()\nexcept OSError as error:\n    say(sentence(error))"),
     (errors_without_words, IN_WORDS, "try:\n    f()\nexcept OSError as error:\n    say(str(error))"),
     (jargon, "nodes/a.py", "'Of PreprocessAudioFolder.'\nname = 'SideStepTrainAdapter'\nkey = 'queue'"),
+    (node_names, "sidestep_core/dataset/manifest.py",
+     "'Of Audio Folder to Dataset.'\nraise DatasetError('Preprocess the songs again.')"),
     (imports_at_start, "__init__.py", "def comfy_entrypoint():\n    from .nodes import SideStepExtension"),
 ])  # fmt: skip
 def test_no_rule_complains_about_what_is_allowed(rule: Rule, name: str, source: str) -> None:

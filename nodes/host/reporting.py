@@ -51,7 +51,7 @@ def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 def warned(told: Sequence[str], result: str = "") -> dict[str, object]:
     """For what a node shows: its result, and sentences that warn of a partial one, which are logged too."""
-    sentences = [wording.without_places(sentence) for sentence in told]
+    sentences = [wording.readable(sentence) for sentence in told]
     for sentence in sentences:
         log.warning("%s", sentence)
     message = " ".join([*([result] if result else []), *sentences])

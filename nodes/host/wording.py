@@ -1,6 +1,6 @@
-"""Words for people: errors as sentences, and places by their role in ComfyUI, never by where the server keeps them.
+"""Text for people: errors as sentences, stages with the names of their nodes, places by their role in ComfyUI.
 
-Everything that a node tells the page passes through here, in `reporting.py`, `events.py` and `song_routes.py`.
+Everything that a node sends to the page passes through here, in `reporting.py` and in `routes/`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,15 @@ import folder_paths
 
 from ...sidestep_core.errors import SideStepError
 
+STAGES = {
+    "preprocess the songs": "Audio Folder to Dataset",
+    "estimate the gradients": "Estimate Gradients",
+    "apply the adapter": "Apply Adapter",
+    "merge the adapter": "Merge Adapter",
+}
+"""Phrase for a stage in messages of the core -> name of its node on the screen."""
+_STAGE = re.compile(rf"\b({'|'.join(STAGES)})\b((?: again)?)(?! again| \()", re.IGNORECASE)
+
 _BEGINNING = re.compile(r"""
     (?<![\w/\\.:~<*)])                                  # not within a word, an address or a relative path
     (?:file:/*(?=[A-Za-z]:|/))?
@@ -28,30 +37,40 @@ _BEGINNING = re.compile(r"""
         )+
         [\\/]+ (?=[^\s.'"\\/]|\.[^\s])
     )*""", re.VERBOSE)
-"""Of an absolute path: all but its last name."""
+"""All but the last name of an absolute path."""
 
 
 def sentence(error: Exception) -> str:
-    """An error as a person reads it: our own are sentences already, others get their kind."""
+    """Turn an error into a sentence for people: our own are sentences already, others get their kind."""
     if isinstance(error, SideStepError):
-        return without_places(str(error))
+        return readable(str(error))
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{Path(os.fsdecode(error.filename)).name}: {error.strerror}."
-    return without_places(f"Unexpected error: {type(error).__name__}: {error}. "
+    return readable(f"Unexpected error: {type(error).__name__}: {error}. "
                           "Please report it, with ComfyUI's log.")
 
 
 def told(content: Any) -> Any:
-    """The same JSON without places: lists and objects as they are, with `without_places` of every text."""
+    """Copy of a JSON value with `readable` applied to every text in it."""
     if isinstance(content, str):
-        return without_places(content)
+        return readable(content)
     if isinstance(content, Mapping):
         return {key: told(value) for key, value in content.items()}
     return [told(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
+def readable(text: str) -> str:
+    """Text without places of the server, with a node's name behind each stage: `preprocess the songs again (...)`."""
+    return with_nodes(without_places(text))
+
+
+def with_nodes(text: str) -> str:
+    """Add the name of its node, once, to each stage that the text sends a person to."""
+    return _STAGE.sub(lambda found: f"{found[0]} ({STAGES[found[1].lower()]})", text)
+
+
 def without_places(text: str) -> str:
-    """The text with `loras/a.safetensors` or `output/b` where it had full paths; of any other place its last name."""
+    """Replace full paths by `loras/a.safetensors` or `output/b`, and any other place by its last name."""
     if "/" not in text and "\\" not in text:
         return text
     for folder, role in sorted(_roles(), key=lambda item: -len(item[0])):
@@ -60,7 +79,7 @@ def without_places(text: str) -> str:
 
 
 def _roles() -> Iterator[tuple[str, str]]:
-    """A pattern of each folder of ComfyUI, and what it is to a person."""
+    """Pattern of each folder of ComfyUI, and its name for a person."""
     places = [(folder_paths.base_path, "ComfyUI"), (folder_paths.models_dir, "models"),
               (folder_paths.get_output_directory(), "output"), (folder_paths.get_input_directory(), "input"),
               (folder_paths.get_temp_directory(), "temp"), (folder_paths.get_user_directory(), "user")]

@@ -21,7 +21,7 @@ from ...sidestep_core.songs.report import Heard, SongReport
 from ...sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
 from ...sidestep_core.songs.sidecars import notes_in
 from ...sidestep_core.songs.song import Song, SongFolder
-from ..host.wording import sentence, without_places
+from ..host.wording import readable, sentence
 from . import song_audio
 
 MOST_SHOWN = 64
@@ -243,14 +243,14 @@ def _folder(key: str) -> SongFolder:
 
 def _reasons(found: SongFolder) -> list[dict[str, str]]:
     """What is left out, and why."""
-    return [{"name": problem.name, "reason": without_places(problem.reason)}
+    return [{"name": problem.name, "reason": readable(problem.reason)}
             for problem in found.problems[:MOST_PROBLEMS]]
 
 
 def _rows(found: SongFolder, places: range) -> list[dict[str, object]]:
     names = {found.songs[index].name for index in places}
     reports = {report.name: report for report in found.reports if report.name in names}
-    notices = [(notice.name, without_places(notice.reason)) for notice in found.notices if notice.name in names]
+    notices = [(notice.name, readable(notice.reason)) for notice in found.notices if notice.name in names]
     return [_row(index, song, reports.get(song.name), [reason for name, reason in notices if name == song.name])
             for index, song in ((index, found.songs[index]) for index in places)]
 

@@ -291,5 +291,5 @@ class Scales:
         else:
             why = f"there is no {CONFIG_NAME} beside it"
         return (f"{self._name} does not say its alpha, without which its strength is unknown, and {why}. Put the "
-                f"{CONFIG_NAME} of its training into the same folder. Apply Adapter and Merge Adapter take an alpha "
-                f"too (often twice the rank: {2 * rank} for this one).")
+                f"{CONFIG_NAME} of its training into the same folder, or apply the adapter with an alpha (often twice "
+                f"the rank: {2 * rank} for this one).")

@@ -252,7 +252,7 @@ def as_own_state(path: Path) -> dict[str, Tensor]:
     if content.outside_decoder:
         raise AdapterError(f"{content.path.name} cannot be trained further: it also changes parts outside the decoder "
                            f"({len(content.outside_decoder)} tensors: {_some(list(content.outside_decoder))}). "
-                           "Merge it into a model, and train on that.")
+                           "Merge the adapter into a model, and train on that.")
     state: dict[str, Tensor] = {}
     for module, piece in content.modules.items():
         state |= _own(content.path.name, module, piece)

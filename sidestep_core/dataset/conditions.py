@@ -35,9 +35,9 @@ Tick = Callable[[int, int, str], None]
 
 TOLD = {
     OFFICIAL: "This dataset's conditions are those of the official program (Gradio) and of diffusers. Generate there "
-              "with the adapter; for ComfyUI, run Audio Folder to Dataset with conditioning comfyui.",
+              "with the adapter; for ComfyUI, preprocess the songs with conditioning comfyui.",
     IMPORTED: "This dataset's conditions were made by another program and differ from those of any generation. Better "
-              "run Audio Folder to Dataset on the songs themselves.",
+              "preprocess the songs themselves.",
 }
 """What is said of a style when a dataset of it is trained on."""
 OF_WHOLE_SONGS = " Windows of a song are trained with the condition of the whole song, as there is no text to encode."
@@ -59,8 +59,8 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
     if config.genre_ratio > 0 and not any(sample.genre for sample in dataset.samples):
         raise DatasetError(f"genre_ratio is {config.genre_ratio:g}, but no song of the dataset has both a caption and "
                            "a genre that may be told. Set genre_ratio to 0 (where a training leaves it to "
-                           "the dataset, -1, the dataset was built with it), or write genres beside the songs and run "
-                           "Audio Folder to Dataset again.")
+                           "the dataset, -1, the dataset was built with it), or write genres beside the songs and "
+                           "preprocess the songs again.")
     _tell_style(dataset, config, report)
     prompts: dict[Path, tuple[str, Prompt]] = {}
     for sample in dataset.samples:
@@ -85,10 +85,10 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
 def _check_origin(checkpoint: Checkpoint, dataset: Dataset) -> None:
     if dataset.checkpoint != checkpoint.fingerprint:
         raise DatasetError(f"The dataset in {dataset.folder} was made with another checkpoint than {checkpoint.name}. "
-                           "Run Audio Folder to Dataset again with this checkpoint.")
+                           "Preprocess the songs again with this checkpoint.")
     if dataset.style not in (COMFYUI, *TOLD):
         raise DatasetError(f"The conditions of the dataset in {dataset.folder} are of style {dataset.style!r}, which "
-                           f"this version does not know. Update Side-Step, or run Audio Folder to Dataset again.")
+                           "this version does not know. Update Side-Step, or preprocess the songs again.")
 
 
 def _tell_style(dataset: Dataset, config: TrainConfig, report: Report) -> None:

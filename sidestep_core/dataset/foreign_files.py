@@ -30,7 +30,7 @@ def listed(folder: Path) -> tuple[list[Path], list[Problem]]:
             problems.append(Problem(name=entry, reason=f"is listed in {MANIFEST} but is not in the folder"))
         elif path.name.endswith(".tmp.pt"):
             problems.append(Problem(name=entry, reason="is half of a song: its preprocessing was interrupted. Finish "
-                                                       "it there, or run Audio Folder to Dataset on the songs"))
+                                                       "it there, or preprocess the songs here"))
         else:
             files.append(path)
     if not entries:

@@ -90,8 +90,8 @@ def verify(dataset: Dataset, *, report: Report = ignore) -> tuple[Problem, ...]:
             width = width or values.shape[1]
         if not check.fits(values, width):
             problems.setdefault(check.path, Problem(name=check.song, reason=(
-                f"{check.path} holds {list(values.shape)} values, not {check.expected}. Delete it and run "
-                "Audio Folder to Dataset again.")))
+                f"{check.path} holds {list(values.shape)} values, not {check.expected}. Delete it. "
+                "Preprocess the songs again.")))
     return tuple(problems.values())
 
 

@@ -142,18 +142,17 @@ def open_dataset(folder: Path) -> Dataset:
     """The dataset in a folder.  DatasetError when there is none, or it was made by another version."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise DatasetError(f"{folder} holds no dataset: {MANIFEST} is missing. Run Audio Folder to Dataset.")
+        raise DatasetError(f"{folder} holds no dataset: {MANIFEST} is missing. Preprocess the songs.")
     try:
         values = strict_json.as_object(strict_json.read(path, most=MOST_BYTES), MANIFEST)
         if values.get("format") not in READABLE:
             raise DatasetError(f"{MANIFEST} of {folder.name} has format {strict_json.shown(values.get('format'))}, "
-                               f"this version reads {FORMAT}. Run Audio Folder to Dataset again.")
+                               f"this version reads {FORMAT}. Preprocess the songs again.")
         found = strict_json.record(_Manifest, values, MANIFEST)
         return Dataset(folder=folder, checkpoint=found.checkpoint, style=found.style, tag=found.tag,
                        samples=found.samples, genre_ratio=found.genre_ratio)
     except strict_json.BadJson as error:
-        raise DatasetError(f"The dataset {folder.name} is damaged ({error}). Run Audio Folder to Dataset again."
-                           ) from error
+        raise DatasetError(f"The dataset {folder.name} is damaged ({error}). Preprocess the songs again.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,5 +177,4 @@ def _frames(latents: Path, known: Mapping[str, int]) -> int:
     try:
         return TensorFile(latents).stored["latents"].shape[0]
     except (BadTensorFile, KeyError) as error:
-        raise DatasetError(f"{latents} is damaged ({error}). Delete it and run Audio Folder to Dataset again."
-                           ) from error
+        raise DatasetError(f"{latents} is damaged ({error}). Delete it. Preprocess the songs again.") from error

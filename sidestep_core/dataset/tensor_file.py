@@ -27,21 +27,20 @@ def write(path: Path, kind: Kind, values: Tensor, owner: str = "") -> None:
 def read(path: Path, kind: Kind, song: str) -> Tensor:
     """The values, float32 on the CPU.  DatasetError naming the file where it is missing, damaged, or not finite."""
     if not path.is_file():
-        raise DatasetError(f"{path} is missing from the dataset. Run Audio Folder to Dataset again; "
-                           "it makes only what is missing.")
+        raise DatasetError(f"{path} is missing from the dataset. Preprocess the songs again; only "
+                           "what is missing is made.")
     try:
         # A copy: what is mapped into memory keeps its file from being replaced on Windows.
         values = read_tensors(path)[kind].clone()
         checksum, _ = _note(path)
     except (BadTensorFile, KeyError) as error:
-        raise DatasetError(f"{path} is damaged ({error}). Delete it and run Audio Folder to Dataset again."
-                           ) from error
+        raise DatasetError(f"{path} is damaged ({error}). Delete it. Preprocess the songs again.") from error
     if checksum and checksum != _checksum(values):
-        raise DatasetError(f"{path} is damaged (its values are not those that were written). Delete it and run "
-                           "Audio Folder to Dataset again.")
+        raise DatasetError(f"{path} is damaged (its values are not those that were written). Delete it. "
+                           "Preprocess the songs again.")
     if not torch.isfinite(values).all():
-        raise DatasetError(f"{kind} of {song!r} has values that are not finite. Delete {path} and run "
-                           "Audio Folder to Dataset again.")
+        raise DatasetError(f"{kind} of {song!r} has values that are not finite. Delete {path}. "
+                           "Preprocess the songs again.")
     return values
 
 

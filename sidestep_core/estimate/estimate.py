@@ -207,8 +207,8 @@ def _keep(work: _Measurement, stop: BaseException) -> None:
         return
     write_tensors(work.part, work.sums.tensors())
     if isinstance(stop, Cancelled):
-        raise Cancelled(f"Stopped after {work.sums.samples} of at most {work.most} samples. Press Run again to "
-                        "continue from here.") from stop
+        raise Cancelled(f"Stopped after {work.sums.samples} of at most {work.most} samples. Run again to continue "
+                        "from here.") from stop
 
 
 def _concluded(work: _Measurement, checkpoint: Checkpoint, dataset: Dataset) -> Estimate:

@@ -74,7 +74,7 @@ class Estimate:
     def mismatches(self, checkpoint: str, dataset: str) -> tuple[str, ...]:
         """What it was made with that is not this checkpoint or dataset, in words."""
         pairs = (("checkpoint", self.checkpoint, checkpoint), ("dataset", self.dataset, dataset))
-        return tuple(f"The estimate was made with another {what} than this one. Estimate again."
+        return tuple(f"The estimate was made with another {what} than this one. Estimate the gradients again."
                      for what, made, now in pairs if made and made != now)
 
     def to_json(self) -> dict[str, Any]:
@@ -102,10 +102,10 @@ def read(text: str | bytes, label: str) -> Estimate:
     if isinstance(values, list):
         return _imported(values, label)
     if not isinstance(values, dict) or "format" not in values:
-        raise ConfigError(f"{label} is no estimate. Choose a file that Estimate Gradients wrote, or a list of modules.")
+        raise ConfigError(f"{label} is no estimate. Choose the file of a saved estimate, or a list of modules.")
     if values["format"] != FORMAT or isinstance(values["format"], bool):
-        raise ConfigError(f"{label} has format {values['format']!r}; this version reads {FORMAT}. Estimate again, or "
-                          "update Side-Step.")
+        raise ConfigError(f"{label} has format {values['format']!r}; this version reads {FORMAT}. Estimate the "
+                          "gradients again, or update Side-Step.")
     return _own(values, label)
 
 
@@ -153,7 +153,7 @@ def _imported(entries: Sequence[Any], label: str) -> Estimate:
                     len(elsewhere), elsewhere[0])
     if elsewhere and not scores:
         raise ConfigError(f"{label} has no module of the decoder's attentions and MLPs, only such as {elsewhere[0]!r}. "
-                          "Estimate again.")
+                          "Estimate the gradients again.")
     return _checked(Estimate(scores=tuple(scores), score=IMPORTED), label)
 
 
@@ -169,10 +169,10 @@ def _modules(name: str) -> list[str]:
 
 def _checked(estimate: Estimate, label: str) -> Estimate:
     if not estimate.scores:
-        raise ConfigError(f"{label} has no modules. Estimate again.")
+        raise ConfigError(f"{label} has no modules. Estimate the gradients again.")
     twice = [name for name, count in Counter(score.module for score in estimate.scores).items() if count > 1]
     if twice:
-        raise ConfigError(f"{label} has {twice[0]} twice. Estimate again.")
+        raise ConfigError(f"{label} has {twice[0]} twice. Estimate the gradients again.")
     return estimate
 
 
@@ -191,7 +191,7 @@ def _is_number(value: object) -> bool:
 def _expect(condition: bool, label: str, what: str, found: object) -> None:
     if not condition:
         raise ConfigError(f"{label} is no estimate that can be used: {what} cannot be {str(found)[:80]}. Choose "
-                          "another file, or estimate again.")
+                          "another file, or estimate the gradients again.")
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:

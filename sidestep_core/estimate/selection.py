@@ -122,7 +122,7 @@ def _selected(scores: Sequence[ModuleScore], config: SelectionConfig, ranks: Map
     unknown = any(0 in score.shape for score in scores)
     if config.choose == "parameters" and unknown:
         raise ConfigError("This estimate does not say how large the modules are, so none can be chosen by their "
-                          "number of parameters. Use top_k or percentile, or estimate again.")
+                          "number of parameters. Use top_k or percentile, or estimate the gradients again.")
     groups = sorted(_grouped(scores, config.granularity), key=lambda group: -group.score)
     chosen = _chosen(groups, config, lambda group: sum(size(m.module, ranks[m.module]) for m in group.modules))
     modules = [module for group in chosen for module in group.modules]

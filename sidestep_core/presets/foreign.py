@@ -69,7 +69,7 @@ NOT_HERE = {
         ("save_best", "save_best_after", "auto_save_best_after", "save_best_every_n_steps"),
     "there the loss of single steps steers the learning rate; target_loss here is a held-out loss, of other numbers":
         ("target_loss", "target_loss_floor", "target_loss_warmup", "target_loss_smoothing"),
-    "it is chosen on the nodes":
+    "it is chosen outside of the settings":
         ("model_variant", "model_type", "base_model", "checkpoint_dir", "dataset_dir", "output_dir", "run_name",
          "log_dir", "resume_from", "strict_resume", "device", "vram_profile"),
     "the loss is always the mean squared error of the velocity":

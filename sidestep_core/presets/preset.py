@@ -121,7 +121,7 @@ def of_adapter(path: Path) -> Preset:
     """The settings that an adapter was trained with, which are in its file.  ConfigError for one from elsewhere."""
     facts = facts_of(path)
     if not facts:
-        raise ConfigError(f"{path.name} was not trained with Side-Step's nodes, so its settings are not known. Connect "
+        raise ConfigError(f"{path.name} was not trained with this Side-Step, so its settings are not known. Connect "
                           "adapter_config or settings instead.")
     if not (isinstance(facts.get("adapter"), dict) and isinstance(facts.get("train"), dict)):
         raise ConfigError(f"The settings in {path.name} are not whole. Connect adapter_config or settings instead.")

@@ -41,7 +41,7 @@ def _keep_stopped(training: Training, run: Run, state: RunState, stop: BaseExcep
         return Cancelled(f"{message} {continues}".rstrip()) if isinstance(stop, Cancelled) else stop
     try:
         kept = publish.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
-        message = f"{message} The adapter so far: {kept.path.name}. Press Run again to continue from here."
+        message = f"{message} The adapter so far: {kept.path.name}. Run again to continue from here."
     except Exception as error:  # noqa: BLE001 (the person asked to stop, and is told what was not kept)
         log.warning("The adapter of step %d could not be published.", state.step, exc_info=True)
         message = f"{message} The adapter so far could not be kept ({error}). {_continues(run)}".rstrip()

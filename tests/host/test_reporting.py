@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib.util
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -50,7 +51,9 @@ def history(reporting: Any) -> Any:
     return reporting.events._histories[NODE]
 
 
-def test_every_node_reports_its_errors(reporting: Any) -> None:
+@pytest.fixture(scope="module")
+def nodes(reporting: Any) -> list[Any]:
+    """Node classes of the pack, loaded as ComfyUI loads them."""
     name = "side_step_whole"
     spec = importlib.util.spec_from_file_location(name, PACK / "__init__.py", submodule_search_locations=[str(PACK)])
     assert spec is not None
@@ -59,9 +62,12 @@ def test_every_node_reports_its_errors(reporting: Any) -> None:
     spec.loader.exec_module(sys.modules[name])
     with ThreadPoolExecutor(1) as thread:  # where Playwright runs, this one has a loop already
         extension = thread.submit(asyncio.run, sys.modules[name].comfy_entrypoint()).result()
-        found = thread.submit(asyncio.run, extension.get_node_list()).result()
-    assert len(found) == 22
-    assert [each.__name__ for each in found if not hasattr(each.execute, "__wrapped__")] == []
+        return thread.submit(asyncio.run, extension.get_node_list()).result()
+
+
+def test_every_node_reports_its_errors(nodes: list[Any]) -> None:
+    assert len(nodes) == 22
+    assert [each.__name__ for each in nodes if not hasattr(each.execute, "__wrapped__")] == []
 
 
 def test_an_error_is_the_state_of_the_node(reporting: Any) -> None:
@@ -139,6 +145,31 @@ def filled(source: str, place: str) -> list[str]:
         if place in text and " " in text.replace(place, "").strip() and "(?" not in text:  # no pattern
             told.append(text)
     return told
+
+
+def test_stages_name_their_nodes(comfy: ModuleType) -> None:
+    wording = pack_module("nodes.host.wording")
+    for text, shown in (
+            ("It is damaged. Preprocess the songs again.",
+             "It is damaged. Preprocess the songs again (Audio Folder to Dataset)."),
+            ("Use top_k, or estimate the gradients again, or stop.",
+             "Use top_k, or estimate the gradients again (Estimate Gradients), or stop."),
+            ("Preprocess the songs themselves.", "Preprocess the songs (Audio Folder to Dataset) themselves.")):
+        assert wording.readable(text) == shown
+        assert wording.readable(shown) == shown
+        assert wording.sentence(wording.SideStepError(text)) == shown
+
+
+def test_every_stage_of_the_core_has_a_node(nodes: list[Any]) -> None:
+    stages = pack_module("nodes.host.wording").STAGES
+    assert set(stages.values()) <= {node.define_schema().display_name for node in nodes}
+    texts = [node.value.lower() for file in (PACK / "sidestep_core").rglob("*.py")
+             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    asked = {found[1] for text in texts for found in re.finditer(
+        r"\b((?:preprocess|estimate|train|build|import|apply|merge|split|caption|analyze) the \w+) again\b", text)}
+    assert asked <= stages.keys()
+    assert {stage for stage in stages if any(stage in text for text in texts)} == stages.keys()
 
 
 def test_what_a_node_shows_holds_no_place(reporting: Any, comfy: ModuleType) -> None:

@@ -170,7 +170,7 @@ def test_a_style_of_another_program_is_told_and_followed(ensure: Ensure) -> None
     made = ensure(TrainConfig(), reports.append)
     assert made == {official.condition(info.prompt()) for info in official.samples}
     assert reports[0].notice.startswith("This dataset's conditions are those of the official program")
-    assert "for ComfyUI, run Audio Folder to Dataset with conditioning comfyui" in reports[0].notice
+    assert "for ComfyUI, preprocess the songs with conditioning comfyui" in reports[0].notice
     assert [report.notice for report in reports[1:]] == [""] * len(made)
     text_encoder = TextEncoder(ensure.checkpoint.text_encoder_weights(), ensure.source.tokenizer_folder, CPU)
     encoder = load_condition_encoder(ensure.checkpoint.model_weights().under("encoder."), torch.float32, CPU,
@@ -237,7 +237,7 @@ def test_what_prompts_share_is_encoded_once(ensure: Ensure, tmp_path: Path, monk
 def test_another_checkpoint_writes_nothing_into_the_dataset(ensure: Ensure, tmp_path: Path) -> None:
     ensure.checkpoint = tiny_checkpoint(tmp_path / "other", seed=1)
     before = contents(ensure.dataset)
-    with pytest.raises(DatasetError, match=r"was made with another checkpoint .*Run Audio Folder to Dataset again"):
+    with pytest.raises(DatasetError, match=r"was made with another checkpoint .*Preprocess the songs again"):
         ensure(ALL)
     assert contents(ensure.dataset) == before
 

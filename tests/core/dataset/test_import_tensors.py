@@ -138,7 +138,7 @@ def test_it_trains(take: Take, checkpoint: Checkpoint, tmp_path: Path, config: T
     assert facts["style"] == "imported"
     notices = [report.notice for report in reports if report.notice]
     assert notices[0].startswith("This dataset's conditions were made by another program")
-    assert "run Audio Folder to Dataset on the songs" in notices[0]
+    assert "preprocess the songs" in notices[0]
     assert ("with the condition of the whole song" in notices[0]) == bool(config.chunk_duration)
 
 

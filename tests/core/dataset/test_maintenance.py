@@ -224,7 +224,7 @@ def test_every_damage_of_every_file_is_found(dataset: Dataset, part: str, damage
     assert found[0].name == ("silence" if part == "silence" else path.name if nameless else song.name)
     assert reason in found[0].reason
     assert str(path) in found[0].reason
-    assert "Audio Folder to Dataset again" in found[0].reason
+    assert "Preprocess the songs again" in found[0].reason
 
 
 def test_verifying_can_be_stopped(dataset: Dataset) -> None:

@@ -115,7 +115,7 @@ def test_a_dataset_without_one_of_its_files_is_not_whole(checkpoint: Checkpoint,
 
 
 def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"holds no dataset.*Run Audio Folder to Dataset"):
+    with pytest.raises(DatasetError, match=r"holds no dataset.*Preprocess the songs"):
         open_dataset(tmp_path)
 
 
@@ -124,14 +124,14 @@ def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
                                      '{"format": 2, "samples": [{"nonsense": 1}], "checkpoint": ""}'])
 def test_a_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
     (dataset.folder / MANIFEST).write_text(content, encoding="utf-8")
-    with pytest.raises(DatasetError, match=r"is damaged.*manifest\.json.*Run Audio Folder to Dataset"):
+    with pytest.raises(DatasetError, match=r"is damaged.*manifest\.json.*Preprocess the songs"):
         open_dataset(dataset.folder)
 
 
 def test_a_manifest_of_another_version_is_refused(dataset: Dataset) -> None:
     manifest = strict_json.read(dataset.folder / MANIFEST)
     atomic.write_json(dataset.folder / MANIFEST, {**manifest, "format": 1})
-    with pytest.raises(DatasetError, match=r"has format 1, this version reads 3\. Run Audio Folder to Dataset again"):
+    with pytest.raises(DatasetError, match=r"has format 1, this version reads 3\. Preprocess the songs again"):
         open_dataset(dataset.folder)
 
 
@@ -149,7 +149,7 @@ KINDS = pytest.mark.parametrize("kind", ["latents", "condition", "silence"])
 def test_a_missing_file_is_named(dataset: Dataset, kind: str) -> None:
     path = file_of(dataset, kind)
     path.unlink()
-    with pytest.raises(DatasetError, match=rf"{path.name} is missing.*makes only what is missing"):
+    with pytest.raises(DatasetError, match=rf"{path.name} is missing.*only what is missing is made"):
         load_samples(dataset, CONFIG)
 
 
@@ -157,7 +157,7 @@ def test_a_missing_file_is_named(dataset: Dataset, kind: str) -> None:
 def test_a_truncated_file_is_named(dataset: Dataset, kind: str) -> None:
     path = file_of(dataset, kind)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DatasetError, match=rf"{path.name}.*Audio Folder to Dataset"):
+    with pytest.raises(DatasetError, match=rf"{path.name}.*Preprocess the songs"):
         load_samples(dataset, CONFIG)
 
 
@@ -165,7 +165,7 @@ def test_a_truncated_file_is_named(dataset: Dataset, kind: str) -> None:
 def test_a_file_that_holds_something_else_is_named(dataset: Dataset, kind: str) -> None:
     path = file_of(dataset, kind)
     write_tensors(path, {"other": torch.zeros(3)})
-    with pytest.raises(DatasetError, match=rf"{path.name}.*Audio Folder to Dataset"):
+    with pytest.raises(DatasetError, match=rf"{path.name}.*Preprocess the songs"):
         load_samples(dataset, CONFIG)
 
 

@@ -280,7 +280,7 @@ def test_a_sample_that_was_deleted_is_made_again(run: Run) -> None:
 def test_damaged_latents_are_named_with_what_to_do(run: Run) -> None:
     latents, _ = sample_files(run())["b.wav"]
     (run.dataset_folder / latents).write_bytes(b"cut")
-    with pytest.raises(DatasetError, match=rf"{latents} is damaged.*Delete it and run Audio Folder to Dataset again"):
+    with pytest.raises(DatasetError, match=rf"{latents} is damaged.*Delete it\. Preprocess the songs again"):
         run()
 
 

@@ -62,7 +62,7 @@ def test_what_cannot_be_used_is_named_with_what_to_do(file: Path, damage: object
     with pytest.raises(DatasetError, match=message) as caught:
         tensor_file.read(file, "latents", "song")
     assert str(file) in str(caught.value)
-    assert "Audio Folder to Dataset again" in str(caught.value)
+    assert "Preprocess the songs again" in str(caught.value)
 
 
 def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_the_settings_of_a_finished_adapter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("metadata", "said"), [
-    (None, "not trained with Side-Step's nodes"),
+    (None, "not trained with this Side-Step"),
     ({METADATA_KEY: "{}"}, "not known"),
     ({METADATA_KEY: '{"adapter": {}, "train": 3}'}, "not whole"),
     ({METADATA_KEY: '{"adapter": {}, "train": {"zeal": 1}}'}, "no setting zeal"),

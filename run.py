@@ -54,7 +54,7 @@ def main() -> int:
         return 1
     if options.command == "bench":
         return bench(setup.python, env, options.name)
-    module = "demo.demo" if options.command == "demo" else "demo.comfyui"
+    module = "demo" if options.command == "demo" else "demo.comfyui"
     given = [("--audio", options.audio), ("--checkpoint", options.checkpoint)] if options.command == "demo" else []
     return foreground([*launch(setup.python, module), *(part for pair in given if pair[1] for part in pair)], env)
 
@@ -133,7 +133,7 @@ def demo_in(host: bootstrap.Host) -> dict[str, object]:
         return {"error": str(error)}
     base = bootstrap.CACHE / "hosts" / host.version
     shutil.rmtree(base, ignore_errors=True)  # nothing of an earlier run is taken over
-    command = [*launch(setup.python, "demo.demo"), "--base", base]
+    command = [*launch(setup.python, "demo"), "--base", base]
     with subprocess.Popen(command, env=environment(setup), cwd=bootstrap.ROOT, text=True, encoding="utf-8",
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.step import GEOMETRY, Work, seconds
-from demo.tiny import write_tiny_models
+from demo.synthetic_model import write_tiny_models
 from sidestep_core.adapters.config import AdapterConfig, LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.estimate import estimate as stage

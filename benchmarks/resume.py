@@ -113,7 +113,7 @@ def write_materials(folder: Path) -> None:
     """A checkpoint and a dataset, for all processes."""
     import torch
 
-    from demo.tiny import write_tiny_models
+    from demo.synthetic_model import write_tiny_models
     from sidestep_core.model.checkpoint import open_checkpoint
     from tests.tiny import write_dataset
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demo.tiny import Geometry, write_tiny_models
+from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters import lora
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.adapters.targets import target_modules

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .models import DemoError
 from .server import PACK_NAME, ComfyUI, ServerError, free_port
-from .stage import PACK, set_stage
+from .setup import PACK, set_up
 
 FIRST_PORT = 8188
 DEMO = Path(__file__).parent / "train_then_generate.json"
@@ -23,7 +23,7 @@ def main() -> int:
     try:
         base = host
         if host.is_relative_to(PACK / ".cache"):
-            base = set_stage().base
+            base = set_up().base
             offer_workflow(base)
         with ComfyUI(host, base, pack=PACK, port=free_port(FIRST_PORT), echo=True) as server:
             print(f"\nOpen {server.address} in your browser. The demo's workflow is saved as \"Side-Step demo\"; the "

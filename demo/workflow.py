@@ -21,7 +21,7 @@ from sidestep_core.training.config import TrainConfig
 
 from .browser import chromium, configure, open_page
 from .server import ComfyUI, Prompt
-from .stage import PACK, set_stage
+from .setup import PACK, set_up
 from .thumbnails import adapter_card, estimate_card, songs_card, write_thumbnails
 
 HERE = Path(__file__).parent
@@ -140,8 +140,8 @@ DEMO = HERE / "train_then_generate.json"
 
 def main() -> None:
     """Writes the workflow files and the pictures."""
-    stage = set_stage()
-    with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server, chromium() as browser:
+    setup = set_up()
+    with ComfyUI(setup.host, setup.base, pack=PACK, extra_args=setup.extra_args) as server, chromium() as browser:
         for example in EXAMPLES:
             prompt = json.loads(example.prompt.read_text(encoding="utf-8"))
             # Run first and without a page: what the nodes show then comes from their history.

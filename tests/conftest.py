@@ -11,8 +11,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from demo.models import model_files, with_models
 from demo.server import Prompt
-from demo.stage import BASE
-from demo.tiny import DEMO_MODEL
+from demo.setup import BASE
+from demo.synthetic_model import DEMO_MODEL
 from demo.workflow import PROMPT
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from demo.models import model_files
 from demo.server import ComfyUI
+from demo.setup import BASE, PACK, extra_folders
 from demo.songs import write_demo_songs
-from demo.stage import BASE, PACK, extra_folders
-from demo.tiny import DEMO_MODEL, write_demo_models
+from demo.synthetic_model import DEMO_MODEL, write_demo_models
 
 SERVERS: list[ComfyUI] = []
 """That answer now, in this process."""

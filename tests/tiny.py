@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from demo.tiny import write_tiny_models
+from demo.synthetic_model import write_tiny_models
 from sidestep_core import rng
 from sidestep_core.dataset import tensor_file
 from sidestep_core.dataset.manifest import Dataset, write_manifest

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from demo.tiny import write_tiny_official
+from demo.synthetic_model import write_tiny_official
 from sidestep_core.adapters import file as adapter
 from sidestep_core.adapters import formats, merge
 from sidestep_core.dataset import import_tensors, maintenance, tensor_file

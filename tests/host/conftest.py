@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from demo.server import ComfyUI
-from demo.stage import BASE
-from demo.tiny import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE, write_demo_models
+from demo.setup import BASE
+from demo.synthetic_model import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE, write_demo_models
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from tests.running import SERVERS, demo_comfyui
 

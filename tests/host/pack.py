@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from types import ModuleType
 
-from demo.stage import PACK
+from demo.setup import PACK
 
 NAME = "side_step_pack"
 

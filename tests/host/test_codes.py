@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import DEMO_MODEL
+from demo.synthetic_model import DEMO_MODEL
 from sidestep_core import rng
 from sidestep_core.model import flow_matching
 from sidestep_core.model.audio_codes import AudioCodes, load_audio_codes

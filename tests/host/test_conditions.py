@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import DEMO_LANGUAGE_MODEL, DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE
+from demo.synthetic_model import DEMO_LANGUAGE_MODEL, DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE
 from sidestep_core.audio.decode import decode
 from sidestep_core.dataset import latents
 from sidestep_core.dataset.latents import encode_tiled

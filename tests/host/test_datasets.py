@@ -15,8 +15,8 @@ import torch
 
 from demo.models import model_files, with_models
 from demo.server import ComfyUI, Outcome
-from demo.stage import BASE
-from demo.tiny import DEMO_MODEL
+from demo.setup import BASE
+from demo.synthetic_model import DEMO_MODEL
 from demo.workflow import BUILD
 from sidestep_core.dataset.manifest import open_dataset
 from sidestep_core.io.tensors import TensorFile

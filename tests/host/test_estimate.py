@@ -12,8 +12,8 @@ from PIL import Image
 
 from demo.models import model_files, with_models
 from demo.server import ComfyUI, Outcome, ServerError
-from demo.stage import BASE
-from demo.tiny import DEMO_MODEL
+from demo.setup import BASE
+from demo.synthetic_model import DEMO_MODEL
 from demo.workflow import ESTIMATE
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.estimate import result

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo.tiny import diffusers_vae, write_tiny_official
+from demo.synthetic_model import diffusers_vae, write_tiny_official
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import open_checkpoint
 from tests.host.pack import pack_module

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from demo.tiny import XL_LIKE, Geometry, write_tiny_models
+from demo.synthetic_model import XL_LIKE, Geometry, write_tiny_models
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from tests.host.pack import pack_module
 

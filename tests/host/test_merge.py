@@ -15,8 +15,8 @@ from benchmarks._layouts import ROWS
 from benchmarks._writers import Made
 from demo.models import model_files
 from demo.server import ComfyUI, Outcome
-from demo.stage import BASE
-from demo.tiny import DEMO_MODEL
+from demo.setup import BASE
+from demo.synthetic_model import DEMO_MODEL
 from sidestep_core.io.tensors import read_metadata
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from tests.host.pack import pack_module

@@ -11,8 +11,8 @@ import torch
 from benchmarks._layouts import ROWS
 from demo.models import model_files
 from demo.server import ComfyUI, Outcome
-from demo.stage import BASE
-from demo.tiny import DEMO_MODEL
+from demo.setup import BASE
+from demo.synthetic_model import DEMO_MODEL
 from sidestep_core.io.atomic import write_json
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import DEMO_MODEL
+from demo.synthetic_model import DEMO_MODEL
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import ConditionEncoder, TextEncoder, load_condition_encoder
 from sidestep_core.model.prompts import OFFICIAL, Prompt

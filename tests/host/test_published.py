@@ -13,7 +13,7 @@ import pathspec
 import pytest
 
 from demo.server import ComfyUI
-from demo.stage import PACK
+from demo.setup import PACK
 
 PARTS = {"__init__.py", "first_copy.py", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
          "example_workflows", "nodes", "presets", "pyproject.toml", "requirements.txt", "sidestep_core", "web"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from demo.stage import PACK
+from demo.setup import PACK
 from tests.host.pack import pack_module
 
 NODE = "7"

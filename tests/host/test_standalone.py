@@ -8,8 +8,8 @@ from types import ModuleType
 
 import torch
 
-from demo.anatomy import DEMO, STRIDES
-from demo.tiny import diffusers_vae
+from demo.synthetic_model import diffusers_vae
+from demo.synthetic_tensors import DEMO, STRIDES
 from sidestep_core.io.atomic import write_json
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint

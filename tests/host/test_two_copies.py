@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from demo.server import PACK_NAME, link
-from demo.stage import PACK
+from demo.setup import PACK
 from tests.running import demo_comfyui
 
 OTHER = "Side-Step-main"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.anatomy import Fill, Geometry, model, tensors_of
+from demo.synthetic_tensors import Fill, Geometry, model, tensors_of
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.weights import Weights
 

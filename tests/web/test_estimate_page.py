@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Page, expect
 from demo.browser import configure, open_page
 from demo.models import model_files, with_models
 from demo.server import ComfyUI
-from demo.stage import BASE
-from demo.tiny import DEMO_MODEL
+from demo.setup import BASE
+from demo.synthetic_model import DEMO_MODEL
 from demo.workflow import ESTIMATE, TRAINER
 
 PATIENCE = 120_000

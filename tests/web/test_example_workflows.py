@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page
 
 from demo.browser import configure, open_page
 from demo.server import ComfyUI, Prompt
-from demo.stage import PACK
+from demo.setup import PACK
 from demo.workflow import DEMO, EXAMPLES, MODEL, PROMPT, Example, for_people
 
 FILES = [DEMO, *(example.file for example in EXAMPLES)]

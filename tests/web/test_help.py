@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 
 from demo.server import PACK_NAME, ComfyUI
-from demo.stage import PACK
+from demo.setup import PACK
 
 PAGES = sorted((PACK / "web" / "docs").glob("*.md"))
 

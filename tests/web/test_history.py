@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from demo.stage import PACK
+from demo.setup import PACK
 from sidestep_core.progress import Progress
 
 

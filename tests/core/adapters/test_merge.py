@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import TinyPaths, write_tiny_all_in_one, write_tiny_models, write_tiny_official
+from demo.synthetic_model import TinyPaths, write_tiny_all_in_one, write_tiny_models, write_tiny_official
 from sidestep_core.adapters import merge
 from sidestep_core.adapters.merge import Patch
 from sidestep_core.errors import AdapterError, CheckpointError, ConfigError

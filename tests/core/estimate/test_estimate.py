@@ -15,7 +15,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from demo.tiny import write_tiny_models
+from demo.synthetic_model import write_tiny_models
 from sidestep_core.dataset.manifest import Dataset, Sample, open_dataset
 from sidestep_core.errors import DatasetError, TrainingDiverged
 from sidestep_core.estimate import estimate as stage

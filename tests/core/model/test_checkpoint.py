@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import (
+from demo.synthetic_model import (
     XL_LIKE,
     Geometry,
     TinyPaths,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import XL_LIKE, Geometry, write_tiny_models
+from demo.synthetic_model import XL_LIKE, Geometry, write_tiny_models
 from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import read_tensors, write_tensors

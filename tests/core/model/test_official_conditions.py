@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from demo.anatomy import XL_LIKE
-from demo.tiny import write_tiny_models
+from demo.synthetic_model import write_tiny_models
+from demo.synthetic_tensors import XL_LIKE
 from sidestep_core.dataset.conditions import encode_conditions
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint

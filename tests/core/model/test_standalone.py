@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from demo.anatomy import Geometry
-from demo.tiny import write_tiny_all_in_one, write_tiny_official
+from demo.synthetic_model import write_tiny_all_in_one, write_tiny_official
+from demo.synthetic_tensors import Geometry
 from sidestep_core.adapters.file import open_adapter
 from sidestep_core.adapters.formats import read
 from sidestep_core.dataset.latents import encode_tiled

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import write_tiny_models, write_tiny_official
+from demo.synthetic_model import write_tiny_models, write_tiny_official
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.atomic import write_json
 from sidestep_core.io.tensors import read_tensors, write_tensors

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from demo.tiny import Geometry, write_tiny_models
+from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core import rng
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.adapters.targets import target_modules

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from demo.tiny import Geometry, write_tiny_models
+from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.adapters.targets import target_modules

@@ -19,7 +19,7 @@ from torch import Tensor
 from sidestep_core.io.atomic import write_json
 from sidestep_core.io.tensors import read_metadata, write_tensors
 
-from .anatomy import (
+from .synthetic_tensors import (
     DEMO,
     FULL,
     STRIDES,

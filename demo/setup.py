@@ -9,14 +9,14 @@ from pathlib import Path
 from .models import DemoError, ModelFiles, model_files, own_model
 from .server import write_paths
 from .songs import write_demo_songs
-from .tiny import DEMO_MODEL, FULL_MODEL, write_demo_models
+from .synthetic_model import DEMO_MODEL, FULL_MODEL, write_demo_models
 
 PACK = Path(__file__).absolute().parent.parent
 BASE = PACK / ".cache" / "demo" / "base"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Setup:
     """What a server is started with, and what the workflow is filled with."""
 
     host: Path
@@ -30,7 +30,7 @@ class Stage:
     extra_args: tuple[str, ...] = ()
 
 
-def set_stage(audio: Path | None = None, checkpoint: Path | None = None, base: Path | None = None) -> Stage:
+def set_up(audio: Path | None = None, checkpoint: Path | None = None, base: Path | None = None) -> Setup:
     """Everything in place for the ComfyUI in COMFYUI_PATH: the given audio and checkpoint, else the embedded ones.
 
     `base` holds songs, outputs and settings instead of the usual folder.  Raises DemoError naming what is missing."""
@@ -47,7 +47,7 @@ def set_stage(audio: Path | None = None, checkpoint: Path | None = None, base: P
     songs = audio or own_base / "input" / "demo_songs"
     if audio is None:
         write_demo_songs(songs)
-    return Stage(host=host, base=own_base, songs=songs, files=files, embedded=checkpoint is None, full_size=full_size,
+    return Setup(host=host, base=own_base, songs=songs, files=files, embedded=checkpoint is None, full_size=full_size,
                  extra_args=(() if checkpoint is None and own_base == BASE else extra_folders(files))
                  + (("--bf16-unet",) if full_size else ()))
 

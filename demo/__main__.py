@@ -14,7 +14,7 @@ import av.error
 
 from .models import DemoError, with_models
 from .server import ComfyUI, Event, Prompt, ServerError
-from .stage import PACK, Stage, set_stage
+from .setup import PACK, Setup, set_up
 from .verify import verify
 
 WORKFLOW = Path(__file__).parent / "train_then_generate.api.json"
@@ -38,33 +38,33 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
     try:
-        stage = set_stage(options.audio, options.checkpoint, options.base)
-        facts = play(stage) | {"seconds": round(time.monotonic() - started, 1)}
+        setup = set_up(options.audio, options.checkpoint, options.base)
+        facts = play(setup) | {"seconds": round(time.monotonic() - started, 1)}
     except (DemoError, ServerError, TimeoutError, OSError, av.error.FFmpegError) as error:
         print(f"The demo failed. {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 130
-    print(summary(facts, stage))
+    print(summary(facts, setup))
     print(json.dumps(facts, allow_nan=False))
     return 0
 
 
-def play(stage: Stage) -> dict[str, Any]:
+def play(setup: Setup) -> dict[str, Any]:
     """Runs the workflow and returns its verified facts."""
-    prompt = with_models(json.loads(WORKFLOW.read_text(encoding="utf-8")), stage.files)
+    prompt = with_models(json.loads(WORKFLOW.read_text(encoding="utf-8")), setup.files)
     for node in prompt.values():
         if node["class_type"] == "SideStepPreprocessAudioFolder":
-            node["inputs"]["folder"] = str(stage.songs)
+            node["inputs"]["folder"] = str(setup.songs)
         if node["class_type"] == "SideStepTrainAdapter":
             node["inputs"]["if_already_trained"] = "train again"  # every demo shows a training, not an earlier one
-            if not stage.embedded:
+            if not setup.embedded:
                 node["inputs"] |= REAL_MODEL
-            if stage.full_size:
+            if setup.full_size:
                 node["inputs"] |= FULL_SIZE
-    print(f"Starting ComfyUI ({stage.host})", flush=True)
-    with ComfyUI(stage.host, stage.base, pack=PACK, extra_args=stage.extra_args) as server:
+    print(f"Starting ComfyUI ({setup.host})", flush=True)
+    with ComfyUI(setup.host, setup.base, pack=PACK, extra_args=setup.extra_args) as server:
         print(f"ComfyUI answers at {server.address}; its log is {server.log}", flush=True)
         outcome = server.run(prompt, TIMEOUT, ProgressLines(prompt))
         if outcome.status != "success":
@@ -102,7 +102,7 @@ class ProgressLines:
         self.last = text
 
 
-def summary(facts: dict[str, Any], stage: Stage) -> str:
+def summary(facts: dict[str, Any], setup: Setup) -> str:
     """The facts for a person."""
     lines = [
         "",
@@ -114,7 +114,7 @@ def summary(facts: dict[str, Any], stage: Stage) -> str:
         f"generated audio         {facts['audio']}",
         f"took                    {facts['seconds']:.0f} s",
     ]
-    if stage.embedded:
+    if setup.embedded:
         lines.append("The embedded checkpoint has random weights, so its sound is noise: this run proves the path, not "
                      "the quality. Give --checkpoint and --audio to hear music.")
     return "\n".join(lines)

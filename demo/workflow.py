@@ -172,7 +172,7 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
         LOADER: {"model": MODEL, "text_encoder": TEXT_ENCODER, "vae": VAE},
         PREPROCESS: {**PreprocessConfig().to_json(), "folder": "my_songs", "dataset_name": "my_music",
                      "trigger_word": "mystyle"},
-        "SideStepBuildDataset": {"folder": "my_songs", "dataset_name": "my_music", "tag": "mystyle"},
+        "SideStepBuildDataset": {"folder": "my_songs", "dataset_name": "my_music", "trigger_word": "mystyle"},
         "SideStepAnalyzeSongs": {"dataset_name": "my_music"},
         # target_mlp is each example's own: an estimate is to choose among the MLPs too.
         LORA: {name: " ".join(value) if isinstance(value, list) else value

@@ -39,12 +39,12 @@ class BuildDataset(io.ComfyNode):
                 io.String.Input("dataset_name", default="my_music", tooltip=(
                     "A dataset.json of the songs is written to output/sidestep/songs under this name. Nothing is "
                     "written into your folder.")),
-                io.String.Input("tag", default=BuildConfig.tag, tooltip=(
+                io.String.Input("trigger_word", default=BuildConfig.trigger_word, tooltip=(
                     "A made-up word put into every caption, which calls the style in your prompt later. A song whose "
                     "notes name another keeps that. Empty: trigger_word of Audio Folder to Dataset counts.")),
-                io.Combo.Input("tag_position", options=["prepend", "append", "replace"],
-                               default=BuildConfig.tag_position, advanced=True, tooltip=(
-                    "The tag before the caption, after it, or instead of it.")),
+                io.Combo.Input("trigger_position", options=["prepend", "append", "replace"],
+                               default=BuildConfig.trigger_position, advanced=True, tooltip=(
+                    "The trigger word before the caption, after it, or instead of it.")),
                 io.Float.Input("genre_ratio", default=BuildConfig.genre_ratio, min=0.0, max=1.0, step=0.05,
                                advanced=True, tooltip=(
                     "How often a song shows its genre in place of its caption: 0.2 is one time in five. Counts where "

@@ -82,7 +82,7 @@ class PreprocessAudioFolder(io.ComfyNode):
         from ..sidestep_core.dataset.preprocess import preprocess
 
         found = songs or _found(folders.given_folder(folder))
-        config = PreprocessConfig.from_json({**settings, "trigger_word": trigger_word or _shared_tag(found)})
+        config = PreprocessConfig.from_json({**settings, "trigger_word": trigger_word or found.shared_trigger_word})
         for problem in found.problems:
             log.warning("%s is left out: %s", problem.name, problem.reason)
         target = folders.dataset_folder(dataset_name)
@@ -115,12 +115,6 @@ def _found(folder: Path) -> SongFolder:
     found = find_songs(folder, folders.tick, readable_folders.may_read)
     song_previews.remember(found, folder)
     return found
-
-
-def _shared_tag(found: SongFolder) -> str:
-    """The trigger word that all songs have; empty where they differ."""
-    tags = {song.tag for song in found.songs}
-    return tags.pop() if len(tags) == 1 else ""
 
 
 def _summary(done: Preprocessed, found: tuple[Problem, ...]) -> str:

@@ -144,7 +144,7 @@ def _facts(adapter: Adapter, config: AdapterConfig) -> dict[str, object]:
     """What the node and the demo show of a finished training."""
     return {
         "adapter": str(adapter.path), "kind": config.kind, "parameters": _parameters(adapter.path),
-        "steps": adapter.steps, "tag": adapter.trigger_word,
+        "steps": adapter.steps, "trigger_word": adapter.trigger_word,
         "heldout_first": adapter.heldout_first, "heldout_last": adapter.heldout_last,
         "measured_on": adapter.measured_on,
         "keys_matched": adapter.proof.matched, "keys_total": adapter.proof.total,

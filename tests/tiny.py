@@ -79,7 +79,7 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
     `encoding.ensure_conditions` would leave it; random ones, which takes no encoder.
     """
     infos = tuple(sample_info(index, length, genre and f"{genre} {index}") for index, length in enumerate(frames))
-    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", tag="", samples=infos)
+    dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", trigger_word="", samples=infos)
     for index, info in enumerate(infos):
         random = rng.generator("song", index)
         latents_TC = torch.randn(info.frames, 64, generator=random)

@@ -16,8 +16,8 @@ from typing import TypedDict
 
 from ...sidestep_core.audio import container
 from ...sidestep_core.errors import ConfigError, DatasetError
-from ...sidestep_core.songs.metadata import Notes, settled
-from ...sidestep_core.songs.report import Heard, SongReport
+from ...sidestep_core.songs.metadata import SongMetadata, settled
+from ...sidestep_core.songs.report import Estimated, SongReport
 from ...sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
 from ...sidestep_core.songs.sidecars import notes_in
 from ...sidestep_core.songs.song import Song, SongFolder
@@ -220,7 +220,7 @@ def _texts(words: Mapping[str, object]) -> dict[str, str]:
     return texts
 
 
-def _values(song: Song, texts: Mapping[str, str]) -> Notes:
+def _values(song: Song, texts: Mapping[str, str]) -> SongMetadata:
     """The texts as a song's notes; an empty one takes a note away.  DatasetError where one is not valid."""
     plain = vars(Song(path=song.path, name=song.name))
     return {name: plain[name] if value is None else value for name, value in settled(texts).items()}
@@ -272,6 +272,6 @@ def _row(index: int, song: Song, report: SongReport | None, notices: list[str]) 
     }
 
 
-def _told(heard: Heard) -> str:
+def _told(heard: Estimated) -> str:
     """A value with how sure it is."""
     return f"{heard.value}, {heard.confidence:.0%} sure"

@@ -130,10 +130,16 @@ def open_adapter(path: Path) -> Adapter:
         values = facts_of(path)
         return Adapter(path=path, checkpoint=strict_json.typed(values.get("checkpoint", ""), str, "checkpoint"),
                        variant=strict_json.typed(values.get("variant", ""), str, "variant"),
-                       trigger_word=strict_json.typed(values.get("tag", ""), str, "tag"),
+                       trigger_word=_trigger_word(values),
                        steps=strict_json.typed(values.get("steps", 0), int, "steps"))
     except (BadTensorFile, strict_json.BadJson) as error:
         raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
+
+
+def _trigger_word(facts: Mapping[str, Any]) -> str:
+    """Trigger word of an adapter; the first adapters called it `tag`."""
+    found: str = strict_json.typed(facts.get("trigger_word", facts.get("tag", "")), str, "trigger_word")
+    return found
 
 
 def facts_of(path: Path) -> dict[str, Any]:

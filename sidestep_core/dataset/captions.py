@@ -12,7 +12,7 @@ INSTRUMENTAL = "[Instrumental]"
 def caption_of(song: Song, config: PreprocessConfig) -> str:
     """The caption, or else the genre, with the trigger word in its place; where the song says so, always the genre."""
     texts = (song.genre, song.caption) if song.prompt_override == "genre" else (song.caption, song.genre)
-    return _tagged(next((text.strip() for text in texts if text.strip()), ""), song, config)
+    return _with_trigger_word(next((text.strip() for text in texts if text.strip()), ""), song, config)
 
 
 def genre_of(song: Song, config: PreprocessConfig) -> str:
@@ -20,7 +20,7 @@ def genre_of(song: Song, config: PreprocessConfig) -> str:
     song says which of the two it always shows."""
     if song.prompt_override or not song.genre.strip():
         return ""
-    genre = _tagged(song.genre.strip(), song, config)
+    genre = _with_trigger_word(song.genre.strip(), song, config)
     return "" if genre == caption_of(song, config) else genre
 
 
@@ -29,11 +29,11 @@ def lyrics_of(song: Song) -> str:
     return INSTRUMENTAL if song.instrumental or not song.lyrics else song.lyrics
 
 
-def _tagged(text: str, song: Song, config: PreprocessConfig) -> str:
-    tag = (song.tag or config.trigger_word).strip()
-    position = song.tag_position or config.trigger_position
-    if not tag:
+def _with_trigger_word(text: str, song: Song, config: PreprocessConfig) -> str:
+    trigger_word = (song.trigger_word or config.trigger_word).strip()
+    position = song.trigger_position or config.trigger_position
+    if not trigger_word:
         return text
     if position == "replace" or not text:
-        return tag
-    return f"{tag}, {text}" if position == "prepend" else f"{text}, {tag}"
+        return trigger_word
+    return f"{trigger_word}, {text}" if position == "prepend" else f"{text}, {trigger_word}"

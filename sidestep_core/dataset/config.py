@@ -12,7 +12,7 @@ class PreprocessConfig(Config):
     """How a folder of songs becomes a dataset."""
 
     trigger_word: str = ""
-    """Trigger word put into every caption; a song's own tag (sidecar) takes its place."""
+    """Trigger word put into every caption; a song's own (sidecar) takes its place."""
     trigger_position: TriggerPosition = "prepend"
     """Where the trigger word goes; `replace` makes it the whole caption."""
     max_seconds: float = 0.0

@@ -27,7 +27,7 @@ from ..io import atomic, hashing, locks, strict_json, torch_pickle
 from ..io.tensors import write_tensors
 from ..model.checkpoint import Checkpoint, variants_in
 from ..progress import Progress, Report, ignore
-from ..songs.metadata import Notes, json_entries, notes_from
+from ..songs.metadata import SongMetadata, json_entries, notes_from
 from ..songs.song import Problem, none_left
 from . import foreign_files, tensor_file
 from .captions import INSTRUMENTAL
@@ -57,7 +57,7 @@ class _Song:
     condition_SD: Tensor
     genre_SD: Tensor | None
     silence_TC: Tensor
-    notes: Notes
+    notes: SongMetadata
 
 
 def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
@@ -84,7 +84,7 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
     """The dataset of these files, and for how many of them something was written now."""
     width = checkpoint.model_weights().shape("encoder.text_projector.weight")[0]
     samples: list[SampleInfo] = []
-    tags: set[str] = set()
+    trigger_words: set[str] = set()
     made = 0
     silence_TC, told = torch.empty(0, CHANNELS), ""
     for number, path in enumerate(files):
@@ -102,14 +102,15 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
             problems.append(Problem(name=name, reason=f"cannot be read ({error.strerror or error})"))
         else:
             samples.append(sample)
-            tags.add(song.notes.get("tag", ""))
+            trigger_words.add(song.notes.get("trigger_word", ""))
             made += new
             if len(song.silence_TC) > len(silence_TC):
                 silence_TC, told = song.silence_TC, name
     if not samples:
         raise none_left(f"No file of {source_folder} can be imported", problems)
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=IMPORTED,
-                      tag=tags.pop() if len(tags) == 1 else "", samples=tuple(samples))
+                      trigger_word=trigger_words.pop() if len(trigger_words) == 1 else "",
+                      samples=tuple(samples))
     tensor_file.write(dataset.silence, "silence", silence_TC)
     write_manifest(dataset)
     return dataset, made

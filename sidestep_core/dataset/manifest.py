@@ -33,9 +33,9 @@ MOST_BYTES = 256_000_000
 MOST_FRAMES = 25 * 3600 * 24
 MOST_REPEATS = 1_000_000
 _FILE = re.compile(r"[\w-][\w.-]*\.safetensors")
-FORMAT = 3
-READABLE = (2, FORMAT)
-"""Format 2 had no repeats and no foreign conditions."""
+FORMAT = 4
+READABLE = (2, 3, FORMAT)
+"""Format 2 had no repeats and no foreign conditions; up to 3, the trigger word was called `tag`."""
 IMPORTED = "imported"
 """The style of a dataset whose conditions another program made; the others are those of prompts.py."""
 CONDITION_VERSION = 1
@@ -51,7 +51,7 @@ class Dataset:
     checkpoint: str
     """Fingerprint of the checkpoint whose encoders made it."""
     style: str
-    tag: str
+    trigger_word: str
     samples: tuple[SampleInfo, ...]
     genre_ratio: float = 0.0
     """Chance that a visit shows the genre in place of the caption, where a training leaves it to the dataset."""
@@ -132,8 +132,8 @@ def words(checkpoint: str, style: str, prompt: Prompt) -> str:
 def write_manifest(dataset: Dataset) -> None:
     """Make the dataset's folder describe it; the last thing preprocessing does."""
     atomic.write_json(dataset.folder / MANIFEST, {
-        "format": FORMAT, "checkpoint": dataset.checkpoint, "style": dataset.style, "tag": dataset.tag,
-        "genre_ratio": dataset.genre_ratio,
+        "format": FORMAT, "checkpoint": dataset.checkpoint, "style": dataset.style,
+        "trigger_word": dataset.trigger_word, "genre_ratio": dataset.genre_ratio,
         "samples": [asdict(sample) for sample in dataset.samples],
     })
 
@@ -148,8 +148,10 @@ def open_dataset(folder: Path) -> Dataset:
         if values.get("format") not in READABLE:
             raise DatasetError(f"{MANIFEST} of {folder.name} has format {strict_json.shown(values.get('format'))}, "
                                f"this version reads {FORMAT}. Preprocess the songs again.")
+        if values["format"] < FORMAT and "tag" in values:
+            values["trigger_word"] = values.pop("tag")
         found = strict_json.record(_Manifest, values, MANIFEST)
-        return Dataset(folder=folder, checkpoint=found.checkpoint, style=found.style, tag=found.tag,
+        return Dataset(folder=folder, checkpoint=found.checkpoint, style=found.style, trigger_word=found.trigger_word,
                        samples=found.samples, genre_ratio=found.genre_ratio)
     except strict_json.BadJson as error:
         raise DatasetError(f"The dataset {folder.name} is damaged ({error}). Preprocess the songs again.") from error
@@ -162,7 +164,7 @@ class _Manifest:
     format: int
     checkpoint: str
     style: str
-    tag: str
+    trigger_word: str
     samples: tuple[SampleInfo, ...]
     genre_ratio: float = 0.0
 

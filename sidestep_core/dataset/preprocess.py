@@ -75,7 +75,7 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
             known = {sample.latents: sample.frames for sample in before.samples} if before else {}
             samples = tuple(_describe(job, config, known) for job in jobs if job.latents.name not in unusable)
             dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=config.conditioning,
-                              tag=config.trigger_word, samples=samples, genre_ratio=genre_ratio)
+                              trigger_word=config.trigger_word, samples=samples, genre_ratio=genre_ratio)
             prompts = {dataset.condition(prompt): (sample.name, prompt) for sample in samples
                        for prompt in sample.prompts()}
             new_words = missing(prompts)

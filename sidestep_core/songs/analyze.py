@@ -24,7 +24,7 @@ from ..config import Config, require
 from ..errors import DatasetError
 from ..io import atomic, hashing, strict_json
 from ..progress import Progress, Report, ignore
-from .report import Heard, SongReport
+from .report import Estimated, SongReport
 from .song import Problem, Song, SongFolder, none_left
 from .warnings import warnings
 
@@ -122,15 +122,15 @@ def _hear(song: Song, tick: Callable[[], None]) -> SongReport:
         name=song.name, seconds=whole, sample_rate=facts.sample_rate, channels=facts.channels,
         peak_db=measured.peak_db, loudness=loudness, clipped=measured.clipped, silent=measured.silent,
         mono=measured.mono, fingerprint=mark,
-        bpm=Heard(value=str(round(beats.bpm)), confidence=beats.confidence) if beats else None,
-        key=Heard(value=key.name, confidence=key.confidence) if key else None,
-        signature=Heard(value=beats.signature, confidence=beats.signature_confidence) if beats else None,
+        bpm=Estimated(value=str(round(beats.bpm)), confidence=beats.confidence) if beats else None,
+        key=Estimated(value=key.name, confidence=key.confidence) if key else None,
+        signature=Estimated(value=beats.signature, confidence=beats.signature_confidence) if beats else None,
         warnings=warnings(facts, measured, loudness, whole, seconds))
 
 
 def _filled(song: Song, heard: SongReport, config: ListenConfig) -> Song:
     """The song with what was heard, where that is wanted and sure enough."""
-    def wanted(value: Heard | None, written: object) -> bool:
+    def wanted(value: Estimated | None, written: object) -> bool:
         allowed = config.fill == "all" or (config.fill == "missing" and not written)
         return value is not None and allowed and value.confidence >= config.confidence
 

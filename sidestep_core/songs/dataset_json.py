@@ -30,7 +30,7 @@ def write_dataset_json(found: SongFolder, path: Path, name: str) -> None:
     position = _shared_position(found)
     content: Json = {
         "metadata": {
-            "name": name, "custom_tag": _shared_tag(found), "tag_position": position,
+            "name": name, "custom_tag": found.shared_trigger_word, "tag_position": position,
             "created_at": datetime.now().astimezone().isoformat(timespec="seconds"), "num_samples": len(found.songs),
             "all_instrumental": all(song.instrumental for song in found.songs),
             "genre_ratio": round(found.genre_ratio * 100),
@@ -51,27 +51,21 @@ def _sample(song: Song, here: Path, root: Path, seconds: float, position: str) -
         "caption": song.caption, "genre": song.genre, "lyrics": song.lyrics, "raw_lyrics": song.lyrics,
         "formatted_lyrics": "", "bpm": song.bpm, "keyscale": song.key, "timesignature": song.signature,
         "duration": round(seconds), "language": song.language, "is_instrumental": song.instrumental,
-        "custom_tag": song.tag, "labeled": bool(song.caption), "prompt_override": song.prompt_override or None,
+        "custom_tag": song.trigger_word, "labeled": bool(song.caption), "prompt_override": song.prompt_override or None,
         "repeat": song.repeats,
     }
     if song.name != known_as:
         sample[NAME_KEY] = song.name
     if song.start or song.stop:
         sample |= {"start": song.start, "stop": song.stop}
-    if song.tag_position and not (song.tag and song.tag_position == position):
-        sample["tag_position"] = song.tag_position
+    if song.trigger_position and not (song.trigger_word and song.trigger_position == position):
+        sample["tag_position"] = song.trigger_position
     return sample
-
-
-def _shared_tag(found: SongFolder) -> str:
-    """The trigger word, where all songs have the same."""
-    tags = {song.tag for song in found.songs}
-    return tags.pop() if len(tags) == 1 else ""
 
 
 def _shared_position(found: SongFolder) -> str:
     """Where the trigger word goes in all songs that have one; empty where they differ."""
-    positions = {song.tag_position for song in found.songs if song.tag} or {"prepend"}
+    positions = {song.trigger_position for song in found.songs if song.trigger_word} or {"prepend"}
     return (positions.pop() or "") if len(positions) == 1 else ""
 
 

@@ -1,5 +1,4 @@
-"""What holds for all songs of a folder: a tag, a language, texts of another program; in the handle, never on the disk.
-"""
+"""Defaults for all songs of a folder, and texts of another program; they change the handle, never the disk."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ from .unread import unknown
 class BuildConfig(Config):
     """What is said about every song that does not say it itself."""
 
-    tag: str = ""
+    trigger_word: str = ""
     """Trigger word; a song's own (sidecar, dataset.json) takes its place."""
-    tag_position: TriggerPosition = "prepend"
+    trigger_position: TriggerPosition = "prepend"
     """Where a song's trigger word goes, its own too; `replace` makes it the whole caption."""
     genre_ratio: float = 0.0
     """Share of visits, in whole percent, that show the genre in place of the caption, where a training leaves it to the
@@ -69,12 +68,12 @@ def captioned(found: SongFolder, texts: Sequence[str], replace: bool) -> SongFol
 
 
 def _built(song: Song, config: BuildConfig) -> Song:
-    tag = song.tag or config.tag.strip()
+    trigger_word = song.trigger_word or config.trigger_word.strip()
     language = config.language.strip().lower()
     return dataclasses.replace(
-        song, tag=tag,
+        song, trigger_word=trigger_word,
         # Without a trigger word the place of one is left to whoever brings it.
-        tag_position=song.tag_position or (config.tag_position if tag else None),
+        trigger_position=song.trigger_position or (config.trigger_position if trigger_word else None),
         prompt_override=song.prompt_override or config.prompt_override,
         instrumental=song.instrumental or config.all_instrumental,
         language=language if song.language == "unknown" and language else song.language,

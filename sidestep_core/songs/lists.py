@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import DatasetError
 from ..io.text import read_text
 from ..io.walk import MOST_ENTRIES
-from .metadata import QUOTED, Entry, Notes, Remarks, field_of, json_entries, merged, notes_from
+from .metadata import QUOTED, Entry, Remarks, SongMetadata, field_of, json_entries, merged, notes_from
 from .sidecars import SidecarText, parse_json
 
 NAME_KEY = "song"
@@ -57,13 +57,13 @@ class Row:
     start: float = 0.0
     stop: float = 0.0
 
-    def notes(self, remarks: Remarks) -> Notes:
+    def notes(self, remarks: Remarks) -> SongMetadata:
         """What it says about the song.  Raises DatasetError where a value is not what its name says."""
         own = notes_from(self.entries, remarks)
         shared = notes_from(self.shared, remarks)
         # Where there is no trigger word, the place that all of them have says nothing of this song.
-        if "tag" not in own and "tag" not in shared:
-            shared.pop("tag_position", None)
+        if "trigger_word" not in own and "trigger_word" not in shared:
+            shared.pop("trigger_position", None)
         return merged(shared, own)
 
     @property
@@ -71,9 +71,9 @@ class Row:
         return self.start > 0 or self.stop > 0
 
 
-def notes_of(rows: Sequence[Row], remarks: Remarks) -> Notes:
+def notes_of(rows: Sequence[Row], remarks: Remarks) -> SongMetadata:
     """What lists say about a song, from the weakest to the strongest; a remark where they differ."""
-    notes: Notes = {}
+    notes: SongMetadata = {}
     for row in rows:
         said = row.notes(remarks)
         before: Mapping[str, object] = {**notes}

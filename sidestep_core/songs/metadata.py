@@ -20,7 +20,7 @@ from .lyrics import MARKER
 PromptOverride = Literal["", "caption", "genre"]
 
 
-class Notes(TypedDict, total=False):
+class SongMetadata(TypedDict, total=False):
     """What one source says about a song; a missing field says nothing."""
 
     caption: str
@@ -30,8 +30,8 @@ class Notes(TypedDict, total=False):
     key: str
     signature: str
     genre: str
-    tag: str
-    tag_position: TriggerPosition | None
+    trigger_word: str
+    trigger_position: TriggerPosition | None
     prompt_override: PromptOverride
     instrumental: bool
     repeats: int
@@ -45,8 +45,8 @@ class Entry(NamedTuple):
     where: str
 
 
-Field = Literal["caption", "lyrics", "language", "bpm", "key", "signature", "genre", "tag", "tag_position",
-                "prompt_override", "instrumental", "repeats"]
+Field = Literal["caption", "lyrics", "language", "bpm", "key", "signature", "genre", "trigger_word",
+                "trigger_position", "prompt_override", "instrumental", "repeats"]
 NAMES: dict[str, Field] = {
     "caption": "caption", "prompt": "caption", "text": "caption", "description": "caption",
     "lyrics": "lyrics", "lyric": "lyrics", "raw_lyrics": "lyrics", "formatted_lyrics": "lyrics",
@@ -55,8 +55,8 @@ NAMES: dict[str, Field] = {
     "key": "key", "keyscale": "key", "key_scale": "key", "scale": "key", "musical_key": "key",
     "signature": "signature", "timesignature": "signature", "time_signature": "signature", "sig": "signature",
     "genre": "genre", "genres": "genre", "tags": "genre", "style": "genre", "styles": "genre",
-    "tag": "tag", "custom_tag": "tag", "trigger": "tag", "trigger_word": "tag", "trigger_words": "tag",
-    "tag_position": "tag_position", "trigger_position": "tag_position",
+    "tag": "trigger_word", "custom_tag": "trigger_word", "trigger": "trigger_word", "trigger_word": "trigger_word",
+    "trigger_words": "trigger_word", "tag_position": "trigger_position", "trigger_position": "trigger_position",
     "prompt_override": "prompt_override",
     "instrumental": "instrumental", "is_instrumental": "instrumental",
     "repeats": "repeats", "repeat": "repeats",
@@ -99,7 +99,7 @@ class IllegibleText(DatasetError):
     """A text holds characters that nobody typed."""
 
 
-def notes_from(entries: Iterable[Entry], remarks: Remarks | None = None) -> Notes:
+def notes_from(entries: Iterable[Entry], remarks: Remarks | None = None) -> SongMetadata:
     """What the entries of a source say; unknown names, illegible texts and empty values say nothing.
 
     Of two entries for one field the later counts, or the one whose name is the field's own; `remarks` gets a sentence
@@ -134,7 +134,7 @@ def notes_from(entries: Iterable[Entry], remarks: Remarks | None = None) -> Note
             said[about] = (meant, weak)
             if about == "lyrics":
                 remarks.sentences.extend(_keys_in_lyrics(meant, where))
-    return cast("Notes", {about: meant for about, (meant, _) in said.items()})
+    return cast("SongMetadata", {about: meant for about, (meant, _) in said.items()})
 
 
 def is_weak(name: str) -> bool:
@@ -156,7 +156,7 @@ def _keys_in_lyrics(lyrics: str, where: str) -> list[str]:
             "put it above the lyrics."] if found else []
 
 
-def settled(notes: Notes) -> Mapping[Field, Any]:
+def settled(notes: SongMetadata) -> Mapping[Field, Any]:
     """Each field of the notes as it is kept: None where the value is empty, which takes the field away.
 
     Raises DatasetError where a value is not what its name says.
@@ -164,7 +164,7 @@ def settled(notes: Notes) -> Mapping[Field, Any]:
     return {cast("Field", field): _MEANING[cast("Field", field)](value, field) for field, value in notes.items()}
 
 
-def merged(weak: Notes, strong: Notes) -> Notes:
+def merged(weak: SongMetadata, strong: SongMetadata) -> SongMetadata:
     """Both, and where they differ the stronger: if that has lyrics, it takes more than itself to call them unsung."""
     both = weak | strong
     if strong.get("lyrics") and "instrumental" not in strong:
@@ -255,7 +255,7 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[Any, str], str | None]:
 
 _MEANING: dict[Field, Callable[[Any, str], Any]] = {
     "caption": _line, "lyrics": _lyrics, "language": _language, "bpm": _bpm, "key": _line, "signature": _line,
-    "genre": _line, "tag": _line, "tag_position": _one_of(get_args(TriggerPosition)),
+    "genre": _line, "trigger_word": _line, "trigger_position": _one_of(get_args(TriggerPosition)),
     "prompt_override": _one_of(("caption", "genre")), "instrumental": _flag, "repeats": _repeats,
 }  # fmt: skip
 """What a value of each field means; None where it says nothing."""

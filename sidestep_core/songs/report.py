@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class Estimated:
     """A value that was estimated from the audio, and how sure that is, from 0 to 1."""
 
     value: str
@@ -36,9 +36,9 @@ class SongReport:
     """Both channels are the same."""
     fingerprint: str
     """Equal, or nearly, for the same recording in another format."""
-    bpm: Heard | None = None
-    key: Heard | None = None
-    signature: Heard | None = None
+    bpm: Estimated | None = None
+    key: Estimated | None = None
+    signature: Estimated | None = None
     warnings: tuple[str, ...] = ()
     """Whole sentences for the person who owns the song."""
 

@@ -8,12 +8,12 @@ import math
 from pathlib import Path
 
 from ..io import atomic
-from .report import Heard, SongReport
+from .report import Estimated, SongReport
 from .song import Song, SongFolder
 
 COLUMNS = (
-    "name", "start", "stop", "caption", "lyrics", "language", "bpm", "key", "signature", "genre", "tag", "repeats",
-    "heard_bpm", "heard_bpm_confidence", "heard_key", "heard_key_confidence", "heard_signature",
+    "name", "start", "stop", "caption", "lyrics", "language", "bpm", "key", "signature", "genre", "trigger_word",
+    "repeats", "heard_bpm", "heard_bpm_confidence", "heard_key", "heard_key_confidence", "heard_signature",
     "heard_signature_confidence", "seconds", "sample_rate", "channels", "peak_dbfs", "loudness_lufs", "clipped_share",
     "silent_share", "mono", "warnings", "problem",
 )  # fmt: skip
@@ -40,7 +40,7 @@ def write_report(found: SongFolder, path: Path) -> None:
 
 def _of_song(song: Song) -> list[Cell]:
     return [song.name, song.start or None, song.stop or None, song.caption, song.lyrics, song.language, song.bpm,
-            song.key, song.signature, song.genre, song.tag, song.repeats]
+            song.key, song.signature, song.genre, song.trigger_word, song.repeats]
 
 
 def _of_report(heard: SongReport | None) -> list[Cell]:
@@ -51,7 +51,7 @@ def _of_report(heard: SongReport | None) -> list[Cell]:
             round(heard.clipped, 6), round(heard.silent, 4), "yes" if heard.mono else "no", " ".join(heard.warnings)]
 
 
-def _of_heard(heard: Heard | None) -> list[Cell]:
+def _of_heard(heard: Estimated | None) -> list[Cell]:
     return [heard.value, round(heard.confidence, 2)] if heard else [None, None]
 
 

@@ -16,7 +16,7 @@ from ..errors import DatasetError
 from ..io import atomic
 from ..io.text import BOM, detect_encoding
 from .files import sidecars_of
-from .metadata import Field, Notes, field_of, is_weak, settled
+from .metadata import Field, SongMetadata, field_of, is_weak, settled
 from .sidecars import (
     JSON_FILE,
     OWN_FILES,
@@ -35,12 +35,13 @@ from .song import Song
 
 BACKUP = ".bak"
 _TEXTS = tuple(suffix for suffix in SIDECARS if suffix != JSON_FILE)
-_LINE_NAMES: Mapping[Field, str] = {"tag": "custom_tag", "instrumental": "is_instrumental", "repeats": "repeat"}
+_LINE_NAMES: Mapping[Field, str] = {"trigger_word": "custom_tag", "trigger_position": "tag_position",
+                                    "instrumental": "is_instrumental", "repeats": "repeat"}
 _JSON_NAMES: Mapping[Field, str] = {**_LINE_NAMES, "key": "keyscale", "signature": "timesignature"}
 """How Side-Step spells a field in a line and in JSON, where that is not its own name."""
 
 
-def write_sidecar(song: Song, notes: Notes) -> Path:
+def write_sidecar(song: Song, notes: SongMetadata) -> Path:
     """Write what has changed of a song's notes beside it, and give the file that has the last of them.
 
     An empty value takes a field out of the sidecars; what dataset.json, a table or the audio's own tags say of it
@@ -83,7 +84,7 @@ def edited(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Sidecars:
     raise DatasetError(f"{field} {value!r} cannot be written beside {stem}. Edit its files by hand.")
 
 
-def _read(sidecars: Sidecars) -> Notes | None:
+def _read(sidecars: Sidecars) -> SongMetadata | None:
     try:
         return notes_in(sidecars)
     except DatasetError:

@@ -7,12 +7,10 @@ Beside `song.mp3` may lie, from the weakest to the strongest where they contradi
 - `song.caption.txt`, `song_caption.txt`, `song_prompt.txt` or `song.caption`
 - `song.lyrics.txt`, `song_lyrics.txt` or `song.lyrics`
 
-Plain text in `song.txt` is lyrics when a line is a section marker such as [Verse], or when it has more than three
-lines that are mostly (the median) no longer than 60 characters.  Else it is the caption.  If the song has a lyrics
-file of its own it is always the caption, and with a caption file of its own always the lyrics.  Lyrics end at lines of
-keys below them, behind an empty line, that nobody would sing.  A file of one field may begin with a key too.
-
-Lines that begin with # are comments, never a caption; one that is only a key, such as # Caption, is its heading.
+Plain text in `song.txt` is lyrics if a line is a section marker such as [Verse], or if it has more than three lines of
+at most 60 characters (median); else the caption.  Next to a lyrics file it is always the caption, next to a caption
+file always the lyrics.  Lyrics end at keys behind an empty line that nobody would sing.  A file of one field may begin
+with a key too.  Lines that begin with # are comments, unless they are only a key, such as # Caption, its heading.
 """
 
 from __future__ import annotations
@@ -29,7 +27,18 @@ from ..io import strict_json
 from ..io.text import read_text, require_text, single_line, strip_spaces
 from .key_lines import is_fence, key_line
 from .lyrics import MARKER
-from .metadata import NAMES, Entry, Field, Notes, Remarks, field_of, is_weak, json_entries, notes_from, plain_name
+from .metadata import (
+    NAMES,
+    Entry,
+    Field,
+    Remarks,
+    SongMetadata,
+    field_of,
+    is_weak,
+    json_entries,
+    notes_from,
+    plain_name,
+)
 
 JSON_FILE, TEXT_FILE = ".json", ".txt"
 CAPTION_FILES = (".caption", "_prompt.txt", "_caption.txt", ".caption.txt")
@@ -42,13 +51,12 @@ SIDECARS = (JSON_FILE, TEXT_FILE, *OF_ONE_FIELD)
 LARGEST = 1 << 20
 """Bytes of a sidecar; a song's whole lyrics take a few thousand."""
 
-# Known too, so that they end a caption, but of no use here.
-_UNUSED = {"duration"}
+_UNUSED = {"duration"}  # keys that end a caption, but are not metadata
 _TAG_NAMES = "|".join(sorted([*NAMES, *_UNUSED], key=len, reverse=True))
 _TAGGED = re.compile(rf"<({_TAG_NAMES})>(.*?)(?:</\1>|(?=<(?:{_TAG_NAMES})>)|\Z)", re.IGNORECASE | re.DOTALL)
 _LYRIC_LINES = 3
 _LYRIC_LINE_LENGTH = 60
-_NEVER_SUNG: frozenset[Field] = frozenset({"bpm", "instrumental", "repeats", "prompt_override", "tag_position"})
+_NEVER_SUNG: frozenset[Field] = frozenset({"bpm", "instrumental", "repeats", "prompt_override", "trigger_position"})
 _UNKNOWN_KEY_WORDS = 2
 
 
@@ -80,7 +88,7 @@ def read_sidecars(folder: Path, files: Mapping[str, str]) -> Sidecars:
     return {suffix: SidecarText(file, read_text(folder / file, LARGEST)) for suffix, file in files.items()}
 
 
-def notes_in(sidecars: Sidecars, remarks: Remarks | None = None) -> Notes:
+def notes_in(sidecars: Sidecars, remarks: Remarks | None = None) -> SongMetadata:
     """What the files beside one song say; `remarks` gets a sentence about all that is not used.
 
     Raises DatasetError naming the file, and the line where it has one, when one is not what its name says.
@@ -108,7 +116,7 @@ def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
     return list(_parts(sidecar, "caption" if spoken("lyrics") else "lyrics" if spoken("caption") else None))
 
 
-def notes_in_text(text: str, where: str, remarks: Remarks | None = None) -> Notes:
+def notes_in_text(text: str, where: str, remarks: Remarks | None = None) -> SongMetadata:
     """What a text of any dialect of `song.txt` says; one without keys and tags is a caption.
 
     Raises DatasetError, which begins with `where`, for what cannot be what it says.

@@ -1,8 +1,7 @@
-"""A folder of songs, and what is written about each: in sidecars, in one dataset.json, in one CSV table, in tags.
+"""Songs of a folder, with metadata from sidecars, one dataset.json, one CSV table and tags.
 
-Where sources contradict each other, a sidecar beside the song counts more than dataset.json, that more than the table,
-and that more than the tags inside the audio file.  A dataset.json that is opened by itself is the whole truth about the
-songs that it lists, wherever they are.  One bad file never hides the others: it becomes a Problem.
+From the strongest to the weakest: sidecar, dataset.json, table, tags of the audio file.  A dataset.json that is opened
+by itself describes the songs that it lists alone.  One bad file never hides the others: it becomes a Problem.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from ..io.text import bad_character
 from ..io.walk import MayRead, Tick
 from .files import AudioFile, Scan, is_audio, printable, relative, scan, what_is_there
 from .lists import LIST_ENDINGS, DatasetList, Row, assign, notes_of, read_dataset_json, read_list
-from .metadata import Entry, Notes, PromptOverride, Remarks, merged
+from .metadata import Entry, PromptOverride, Remarks, SongMetadata, merged
 from .report import SongReport
 from .sidecars import notes_in, read_sidecars
 from .tags import FIELDS, notes_in_tags
@@ -50,9 +49,9 @@ class Song:
     signature: str = ""
     """As typed, such as 4/4 or 4."""
     genre: str = ""
-    tag: str = ""
+    trigger_word: str = ""
     """The song's own trigger word."""
-    tag_position: TriggerPosition | None = None
+    trigger_position: TriggerPosition | None = None
     """Where the trigger word goes; None leaves it to the dataset."""
     prompt_override: PromptOverride = ""
     """Always the caption, or always the genre; empty where a training may choose by its genre_ratio."""
@@ -93,6 +92,12 @@ class SongFolder:
     genre_ratio: float = 0.0
     """Share of visits, 0 to 1, that show the genre in place of the caption, where a training leaves it to the songs."""
 
+    @property
+    def shared_trigger_word(self) -> str:
+        """Trigger word of all songs; empty where they differ."""
+        trigger_words = {song.trigger_word for song in self.songs}
+        return trigger_words.pop() if len(trigger_words) == 1 else ""
+
 
 def none_left(what: str, problems: Sequence[Problem]) -> DatasetError:
     """The error that nothing can be used, with the first of the reasons."""
@@ -101,13 +106,11 @@ def none_left(what: str, problems: Sequence[Problem]) -> DatasetError:
 
 
 def find_songs(folder: Path, tick: Tick = lambda: None, may_read: MayRead = lambda path: True) -> SongFolder:
-    """Every audio file below `folder` with its notes, sorted by name; or the songs of a dataset.json.
+    """Find every audio file below `folder` with its metadata, sorted by name; or the songs of a dataset.json.
 
     A folder without audio whose dataset.json lists songs elsewhere stands for that file; `may_read` is asked of each
-    path that it names.  Hidden files and folders are skipped, links are not followed; `tick` is called all the while
-    and may raise.
-    Raises DatasetError when there is no such folder, when no song in it can be used,
-    or when its dataset.json or table cannot be read at all.
+    path in it.  Hidden files are skipped, links not followed; `tick` is called all the while and may raise.
+    Raises DatasetError if there is no such folder or no usable song, or if dataset.json or the table is unreadable.
     """
     folder = Path(os.path.normpath(folder.expanduser().absolute()))
     if folder.is_file() and folder.suffix.lower() == ".json":
@@ -266,7 +269,7 @@ def _songs_of(name: str, file: AudioFile, rows: Sequence[Row], remarks: Remarks)
             or [_song(file.path, name, notes)])
 
 
-def _song(path: Path, name: str, notes: Notes, row: Row | None = None) -> Song:
+def _song(path: Path, name: str, notes: SongMetadata, row: Row | None = None) -> Song:
     if row is None:
         return Song(path=path, name=name, **notes)
     section = f" [{row.start:g}-{row.stop:g} s]" if row.is_section else ""

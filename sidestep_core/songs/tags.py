@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from ..errors import DatasetError
 from ..model.prompts import spelled_out
-from .metadata import Entry, Field, Notes, Remarks, notes_from
+from .metadata import Entry, Field, Remarks, SongMetadata, notes_from
 
 FIELDS: frozenset[Field] = frozenset({"genre", "lyrics", "bpm", "key"})
 """What tags can say."""
@@ -24,9 +24,9 @@ _NAMES: Mapping[str, Field] = {
 }  # fmt: skip
 
 
-def notes_in_tags(tags: Mapping[str, str], file: str, remarks: Remarks) -> Notes:
+def notes_in_tags(tags: Mapping[str, str], file: str, remarks: Remarks) -> SongMetadata:
     """What tags by name say; `remarks` gets a sentence about each value that is not what its name says."""
-    notes: Notes = {}
+    notes: SongMetadata = {}
     for name, text in tags.items():
         # ID3 names the language too: lyrics-eng.
         field = _NAMES.get(name.lower()) or ("lyrics" if name.lower().startswith("lyrics-") else None)

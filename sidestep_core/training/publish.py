@@ -85,7 +85,7 @@ def publish(training: Training, run: Run, state: RunState, source: Path, target:
     where people will use it."""
     proof = adapter_file.prove(source, training.adapter.deltas(every), run.load)
     return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
-                   variant=run.facts["variant"], trigger_word=run.facts["tag"], steps=state.step,
+                   variant=run.facts["variant"], trigger_word=run.facts["trigger_word"], steps=state.step,
                    heldout_first=state.heldout_first, heldout_last=state.heldout_last,
                    measured_on=training.measured_name, proof=proof)
 

@@ -214,7 +214,10 @@ def finished(folder: Path) -> Adapter | None:
         return None
     try:
         values = strict_json.as_object(strict_json.read(path), _FINISHED_FILE)
-        adapter = strict_json.record(Adapter, values["adapter"], _FINISHED_FILE)
+        facts = strict_json.as_object(values["adapter"], _FINISHED_FILE)
+        if "tag" in facts:  # the trigger word, in the first runs
+            facts["trigger_word"] = facts.pop("tag")
+        adapter = strict_json.record(Adapter, facts, _FINISHED_FILE)
         if adapter.path.suffix != ".safetensors":
             raise AdapterError(f"{adapter.path.name} is no adapter file")
         whole = adapter.path.is_file() and hashing.hash_file(adapter.path) == values["sha256"]

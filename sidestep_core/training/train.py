@@ -73,9 +73,9 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     own = resume.is_own(folder, resume_from)
     run_identity = identity(checkpoint, dataset, adapter, config, start_from=start_from,
                             resume_from=None if own else resume_from)
-    facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size, "tag": dataset.tag,
-             "style": dataset.style, "checkpoint_name": checkpoint.name, "inference": inference(checkpoint, config),
-             "train": optimizers.effective(config).to_json()}
+    facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size,
+             "trigger_word": dataset.trigger_word, "style": dataset.style, "checkpoint_name": checkpoint.name,
+             "inference": inference(checkpoint, config), "train": optimizers.effective(config).to_json()}
     run = Run(folder=folder, target=target, facts=facts, load=load)
     with locks.held(folder, "trained"):
         resume.place(folder, run_identity, resume_from, config.total_steps(batches.trained_visits(dataset, config)))

@@ -26,7 +26,7 @@ from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.presets import preset
 from sidestep_core.songs import analyze
 from sidestep_core.songs import song as songs
-from sidestep_core.songs.report import Heard, SongReport
+from sidestep_core.songs.report import Estimated, SongReport
 from sidestep_core.training import metrics, run_checkpoint
 from sidestep_core.training.config import TrainConfig
 from tests import hostile
@@ -44,7 +44,7 @@ ENTRY = {"dtype": "F32", "shape": [2, 64], "data_offsets": [0, 512]}
 HEADER = {"__metadata__": {"format": "pt", adapter.METADATA_KEY: "{}"}, next(iter(LORA)): ENTRY}
 ESTIMATE = {"format": 1, "score": "signal", "checkpoint": "", "dataset": "", "batches": 1, "agreement": 0.5,
             "settings": {}, "scores": [{"module": MODULE, "mean": 1.0, "error": 0.0, "bins": [1.0], "shape": [64, 64]}]}
-FACTS = {"checkpoint": "x", "variant": "turbo", "tag": "t", "steps": 3, "adapter": {"kind": "lora", "rank": 8},
+FACTS = {"checkpoint": "x", "variant": "turbo", "trigger_word": "t", "steps": 3, "adapter": {"kind": "lora", "rank": 8},
          "train": {"epochs": 3, "optimizer": "adamw", "loss_weighting": "none"}}
 SAMPLE = {"audio_path": "a.wav", "caption": "x", "bpm": 90, "lyrics": "la", "start": 0, "stop": 0, "song": "a"}
 
@@ -183,7 +183,7 @@ def beside(m: Materials) -> Reader:
 def heard(m: Materials) -> Reader:
     file = m.file("a.json")
     report = SongReport(name="a", seconds=1.0, sample_rate=48000, channels=2, peak_db=-1.0, loudness=-14.0, clipped=0,
-                        silent=0.0, mono=False, fingerprint="", bpm=Heard(value="90", confidence=0.5))
+                        silent=0.0, mono=False, fingerprint="", bpm=Estimated(value="90", confidence=0.5))
     return Reader(file=file, good=analyze._to_json(report),
                   read=lambda: analyze._from_json(strict_json.read(file)))
 

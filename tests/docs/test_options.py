@@ -79,7 +79,8 @@ def test_what_is_named_exists() -> None:
     known = {field.name for kind in CONFIGS for field in fields(kind)} | set(OPTIONS)
     of_nodes = {"model", "text_encoder", "vae", "variant", "dataset", "dataset_name", "adapter_name", "folder",
                 "resume_from", "start_from", "json", "kind", "auto_estimate", "estimate", "estimate_file", "estimate_1",
-                "estimate_4", "name", "tag", "tag_position", "all_instrumental", "language", "prompt_override"}
+                "estimate_4", "name", "trigger_word", "trigger_position", "all_instrumental", "language",
+                "prompt_override"}
     values = {"adamw", "adamw8bit", "adafactor", "prodigy", "cosine", "cosine_restarts", "linear", "constant",
               "constant_with_warmup", "auto", "automatic", "on", "off", "both", "self", "cross", "none", "min_snr",
               "min_snr_flow", "prepend", "continuous", "logit_normal", "discrete", "silence", "last",

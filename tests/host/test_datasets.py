@@ -33,7 +33,7 @@ CAPTIONS = ["driving synthwave, bright saw chords, four on the floor drums",
             "calm lo-fi, soft electric piano, warm bass, slow drums"]
 BUILDING, ANALYZING, PREPROCESSING = "SideStepBuildDataset", "SideStepAnalyzeSongs", "SideStepPreprocessAudioFolder"
 TRAINING = "SideStepTrainAdapter"
-BUILD_INPUTS = {"folder": "demo_songs", "dataset_name": "built", "tag": "", "tag_position": "prepend",
+BUILD_INPUTS = {"folder": "demo_songs", "dataset_name": "built", "trigger_word": "", "trigger_position": "prepend",
                 "genre_ratio": 0.0, "prompt_override": "as written", "all_instrumental": False, "language": ""}
 
 
@@ -100,7 +100,7 @@ def test_a_folder_becomes_an_adapter_with_no_step_by_hand(server: ComfyUI, whole
     outcome = ran(server, whole)
     adapter = facts(outcome, whole, TRAINING)
     assert adapter["steps"] == 3
-    assert adapter["tag"] == whole[node_of(whole, BUILDING)]["inputs"]["tag"] != ""
+    assert adapter["trigger_word"] == whole[node_of(whole, BUILDING)]["inputs"]["trigger_word"] != ""
     assert len(TensorFile(server.place(adapter["adapter"])).stored) > 0
     written = server.base / "output" / "sidestep" / "songs" / "demo"
     samples = json.loads((written / "dataset.json").read_text(encoding="utf-8"))["samples"]
@@ -111,20 +111,21 @@ def test_a_folder_becomes_an_adapter_with_no_step_by_hand(server: ComfyUI, whole
     assert [float(line["seconds"]) for line in report] == [pytest.approx(6, abs=0.1), pytest.approx(10.8, abs=0.1),
                                                            pytest.approx(8, abs=0.1)]
     dataset = open_dataset(server.base / "output" / "sidestep" / "datasets" / "demo")
-    assert [sample.caption for sample in dataset.samples] == [f"{adapter['tag']}, {caption}" for caption in CAPTIONS]
+    trigger_word = adapter["trigger_word"]
+    assert [sample.caption for sample in dataset.samples] == [f"{trigger_word}, {caption}" for caption in CAPTIONS]
     assert [sample.bpm for sample in dataset.samples][:2] == [120, 100]
     assert files_of(music) == before, "running a workflow wrote into the music folder"
 
 
 @pytest.mark.slow
 def test_the_settings_are_in_the_songs(server: ComfyUI) -> None:
-    prompt = {"b": building(tag="brand", tag_position="append", language="de", genre_ratio=0.2),
+    prompt = {"b": building(trigger_word="brand", trigger_position="append", language="de", genre_ratio=0.2),
               **preprocessing("b", "demo")}
     ran(server, prompt)
     dataset = open_dataset(server.base / "output" / "sidestep" / "datasets" / "demo")
     assert [sample.caption for sample in dataset.samples] == [f"{caption}, brand" for caption in CAPTIONS]
     assert [sample.language for sample in dataset.samples] == ["en", "en", "de"]
-    assert (dataset.tag, dataset.genre_ratio) == ("brand", 0.2)
+    assert (dataset.trigger_word, dataset.genre_ratio) == ("brand", 0.2)
 
 
 def test_what_is_left_out_is_shown(server: ComfyUI) -> None:
@@ -267,7 +268,7 @@ def test_the_cache_is_measured_checked_and_cleaned_only_when_asked(server: Comfy
     cache_text(server, "clean", prompt)
     assert "All of it is needed" in cache_text(server, "report", prompt)
     assert "is whole" in cache_text(server, "verify", prompt)
-    changed = with_inputs(prompt, {BUILDING: {"tag": "another"}})
+    changed = with_inputs(prompt, {BUILDING: {"trigger_word": "another"}})
     before = set(folder.iterdir())
     assert "needed by no song" in cache_text(server, "report", changed)
     assert set(folder.iterdir()) >= before
@@ -298,6 +299,6 @@ def test_tensors_of_another_trainer_become_a_dataset(server: ComfyUI, checkpoint
     assert [problem["name"] for problem in told(outcome, "i")["problems"]] == ["damaged.pt"]
     assert "is whole" in told(outcome, "cache")["message"]
     dataset = open_dataset(server.base / "output" / "sidestep" / "datasets" / "imported")
-    assert (dataset.style, dataset.tag) == ("imported", "theirs")
+    assert (dataset.style, dataset.trigger_word) == ("imported", "theirs")
     assert "There is no folder" in server.run(with_inputs(prompt, {"SideStepImportTensors": {
         "folder": "nowhere"}}), timeout=300).exception_message

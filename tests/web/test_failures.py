@@ -32,8 +32,8 @@ def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> I
 
 
 def build(folder: str) -> dict[str, Any]:
-    inputs = {"folder": folder, "dataset_name": "failures", "tag": "", "tag_position": "prepend", "genre_ratio": 0.0,
-              "prompt_override": "as written", "all_instrumental": False, "language": ""}
+    inputs = {"folder": folder, "dataset_name": "failures", "trigger_word": "", "trigger_position": "prepend",
+              "genre_ratio": 0.0, "prompt_override": "as written", "all_instrumental": False, "language": ""}
     return {"1": {"class_type": "SideStepBuildDataset", "inputs": inputs}}
 
 

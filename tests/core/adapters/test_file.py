@@ -31,7 +31,7 @@ from tests.tolerance import EFFECT
 
 RANK, ALPHA = 3, 6.0
 MODULES = ("layers.0.self_attn.q_proj", "layers.1.cross_attn.o_proj")
-FACTS = {"checkpoint": "abc", "variant": "turbo", "tag": "zxq", "steps": 7, "train": {"seed": 42}}
+FACTS = {"checkpoint": "abc", "variant": "turbo", "trigger_word": "zxq", "steps": 7, "train": {"seed": 42}}
 
 Tensors = dict[str, Tensor]
 
@@ -71,6 +71,11 @@ def test_the_file_says_what_it_is(path: Path) -> None:
     assert open_adapter(path) == Adapter(path=path, checkpoint="abc", variant="turbo", trigger_word="zxq", steps=7)
     metadata = read_metadata(path)
     assert json.loads(metadata["sidestep"]) == FACTS
+
+
+def test_old_names_of_the_trigger_word(tmp_path: Path) -> None:
+    write(tmp_path / "old.safetensors", tensors(), {"tag": "zxq"})
+    assert open_adapter(tmp_path / "old.safetensors").trigger_word == "zxq"
 
 
 def without(part: str) -> Callable[[Tensors], Tensors]:
@@ -180,7 +185,7 @@ def test_publishing_never_overwrites(tmp_path: Path) -> None:
 
 def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
     for number in range(8):
-        write(tmp_path / f"{number}.safetensors", tensors(), {"steps": 3, "tag": "x"})
+        write(tmp_path / f"{number}.safetensors", tensors(), {"steps": 3, "trigger_word": "x"})
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 

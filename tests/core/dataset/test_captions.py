@@ -26,7 +26,7 @@ from sidestep_core.songs.song import Song
 ])  # fmt: skip
 def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own: str, tag: str, position: str,
                                                   expected: str) -> None:
-    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, tag=own)
+    song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, trigger_word=own)
     assert caption_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
 
 
@@ -52,7 +52,7 @@ def test_a_genre_counts_where_it_says_something_else_than_the_caption(caption: s
     (None, "append", "mine", "calm, mine"),
 ])  # fmt: skip
 def test_a_song_may_say_where_its_trigger_word_goes(own: Any, position: Any, tag: str, expected: str) -> None:
-    song = Song(path=Path("/a.wav"), name="a.wav", caption="calm", tag=tag, tag_position=own)
+    song = Song(path=Path("/a.wav"), name="a.wav", caption="calm", trigger_word=tag, trigger_position=own)
     assert caption_of(song, PreprocessConfig(trigger_word="zxq", trigger_position=position)) == expected
 
 

@@ -86,7 +86,7 @@ def test_songs_come_over_bit_for_bit_and_without_padding(take: Take, tensors: Pa
     dataset = found.dataset
     assert (names(found), found.problems, found.made) == ([f"album__{n}.pt" for n in range(3)], (), 3)
     assert open_dataset(dataset.folder) == dataset
-    assert (dataset.style, dataset.checkpoint, dataset.tag) == ("imported", checkpoint.fingerprint, "mystyle")
+    assert (dataset.style, dataset.checkpoint, dataset.trigger_word) == ("imported", checkpoint.fingerprint, "mystyle")
     assert dataset.is_whole()
     samples, silence_TC = load_samples(dataset, TrainConfig())
     for number, sample in enumerate(samples):

@@ -128,10 +128,17 @@ def test_a_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
         open_dataset(dataset.folder)
 
 
+def test_old_manifests_are_read(dataset: Dataset) -> None:
+    manifest = strict_json.read(dataset.folder / MANIFEST)
+    del manifest["trigger_word"]
+    atomic.write_json(dataset.folder / MANIFEST, {**manifest, "format": 3, "tag": "zxq"})
+    assert open_dataset(dataset.folder) == replace(dataset, trigger_word="zxq")
+
+
 def test_a_manifest_of_another_version_is_refused(dataset: Dataset) -> None:
     manifest = strict_json.read(dataset.folder / MANIFEST)
     atomic.write_json(dataset.folder / MANIFEST, {**manifest, "format": 1})
-    with pytest.raises(DatasetError, match=r"has format 1, this version reads 3\. Preprocess the songs again"):
+    with pytest.raises(DatasetError, match=r"has format 1, this version reads 4\. Preprocess the songs again"):
         open_dataset(dataset.folder)
 
 

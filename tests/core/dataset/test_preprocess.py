@@ -142,7 +142,7 @@ def test_the_dataset_says_what_it_is(run: Run) -> None:
     assert made.problems == ()
     assert made.made == 2
     assert made.dataset == open_dataset(run.dataset_folder)
-    assert (made.dataset.checkpoint, made.dataset.tag) == (run.checkpoint.fingerprint, "zxq")
+    assert (made.dataset.checkpoint, made.dataset.trigger_word) == (run.checkpoint.fingerprint, "zxq")
     assert [(sample.name, sample.frames) for sample in made.dataset.samples] == [("a.wav", 31), ("b.wav", 51)]
     assert contents(run.dataset_folder).keys() == {MANIFEST, made.dataset.silence.name, *all_files(made)}
 

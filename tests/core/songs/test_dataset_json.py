@@ -43,7 +43,7 @@ def without_sidecars(root: Path) -> None:
 
 @pytest.fixture
 def found(tmp_path: Path) -> SongFolder:
-    config = BuildConfig(tag="zxq", tag_position="append", genre_ratio=0.25, language="en")
+    config = BuildConfig(trigger_word="zxq", trigger_position="append", genre_ratio=0.25, language="en")
     return build(music(tmp_path / "music"), config)
 
 
@@ -177,9 +177,9 @@ def test_written_twice_it_stays_as_it_was(found: SongFolder) -> None:
 TEXT = st.text(max_size=30).filter(lambda text: not bad_character(text) and not mojibake(text.strip()))
 NOTES = st.fixed_dictionaries({}, optional={
     "caption": TEXT, "lyrics": TEXT, "genre": TEXT, "key": TEXT, "signature": TEXT, "language": TEXT,
-    "tag": TEXT | st.just("same"), "bpm": st.integers(1, 999), "repeats": st.integers(1, 99),
+    "trigger_word": TEXT | st.just("same"), "bpm": st.integers(1, 999), "repeats": st.integers(1, 99),
     "instrumental": st.booleans(), "prompt_override": st.sampled_from(["caption", "genre"]),
-    "tag_position": st.sampled_from(get_args(TriggerPosition)),
+    "trigger_position": st.sampled_from(get_args(TriggerPosition)),
 })  # fmt: skip
 
 

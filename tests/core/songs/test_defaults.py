@@ -20,22 +20,25 @@ def folder(*songs: dict[str, Any], genre_ratio: float = 0.0) -> SongFolder:
 
 
 def test_a_song_s_own_word_counts_more() -> None:
-    config = BuildConfig(tag=" ours ", tag_position="append", prompt_override="genre", language="EN")
-    plain, own = build(folder({}, {"tag": "mine", "tag_position": "replace", "prompt_override": "caption",
+    config = BuildConfig(trigger_word=" ours ", trigger_position="append", prompt_override="genre", language="EN")
+    plain, own = build(folder({}, {"trigger_word": "mine", "trigger_position": "replace", "prompt_override": "caption",
                                    "language": "de"}), config).songs
-    assert (plain.tag, plain.tag_position, plain.prompt_override, plain.language) == ("ours", "append", "genre", "en")
-    assert (own.tag, own.tag_position, own.prompt_override, own.language) == ("mine", "replace", "caption", "de")
+    assert (plain.trigger_word, plain.trigger_position) == ("ours", "append")
+    assert (plain.prompt_override, plain.language) == ("genre", "en")
+    assert (own.trigger_word, own.trigger_position, own.prompt_override, own.language) == (
+        "mine", "replace", "caption", "de")
 
 
 def test_nothing_said_changes_nothing() -> None:
-    found = folder({}, {"tag": "mine", "tag_position": "append", "instrumental": True, "lyrics": "la"}, genre_ratio=0.3)
+    found = folder({}, {"trigger_word": "mine", "trigger_position": "append", "instrumental": True, "lyrics": "la"},
+                   genre_ratio=0.3)
     assert build(found, BuildConfig()) == found
 
 
 def test_the_place_of_a_trigger_word_is_said_only_where_there_is_one() -> None:
     """So that the trigger word of a later node goes where that node says."""
-    without, own = build(folder({}, {"tag": "mine"}), BuildConfig(tag_position="append")).songs
-    assert (without.tag_position, own.tag_position) == (None, "append")
+    without, own = build(folder({}, {"trigger_word": "mine"}), BuildConfig(trigger_position="append")).songs
+    assert (without.trigger_position, own.trigger_position) == (None, "append")
 
 
 def test_all_instrumental_keeps_the_lyrics() -> None:
@@ -49,14 +52,15 @@ def test_genre_ratio_is_in_whole_percent(asked: float, there: float, expected: f
     assert build(folder({}, genre_ratio=there), BuildConfig(genre_ratio=asked)).genre_ratio == expected
 
 
-@pytest.mark.parametrize(("name", "value"), [("genre_ratio", 1.5), ("genre_ratio", -0.1), ("tag_position", "middle"),
-                                             ("prompt_override", "both"), ("language", None)])
+@pytest.mark.parametrize(("name", "value"), [("genre_ratio", 1.5), ("genre_ratio", -0.1),
+                                             ("trigger_position", "middle"), ("prompt_override", "both"),
+                                             ("language", None)])
 def test_invalid_settings_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{name}.*{value}"):
         BuildConfig(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["tag", "language"])
+@pytest.mark.parametrize("name", ["trigger_word", "language"])
 def test_settings_with_hidden_characters_are_refused(name: str) -> None:
     for sign in ("\0", "\u202e", "\x1b"):
         with pytest.raises(ConfigError, match=rf"{name} holds the .*U\+{ord(sign):04X}.*Type it again"):

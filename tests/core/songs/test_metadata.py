@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from sidestep_core.errors import DatasetError
 from sidestep_core.io.text import bad_character, mojibake
-from sidestep_core.songs.metadata import NAMES, Entry, Notes, Remarks, field_of, merged, notes_from, settled
+from sidestep_core.songs.metadata import NAMES, Entry, Remarks, SongMetadata, field_of, merged, notes_from, settled
 
 
 @given(text=st.text().filter(lambda text: not bad_character(text) and not mojibake(text)))
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
-    notes: Notes = {"caption": text, "lyrics": text, "language": text, "genre": text, "tag": text, "key": text}
+    notes: SongMetadata = {"caption": text, "lyrics": text, "language": text, "genre": text,
+                           "trigger_word": text, "key": text}
     once = {name: value for name, value in settled(notes).items() if value is not None}
     assert settled(once) == once  # type: ignore[arg-type]
 
@@ -33,7 +34,7 @@ def test_captions_are_paragraphs_and_lyrics_lines(text: str, caption: str | None
 def test_names_are_known_however_they_are_spelled() -> None:
     assert {field_of(name) for name in ("Time Signature", "time-signature", " SIG ", "timesignature")} == {"signature"}
     assert field_of("mood") is None
-    assert set(NAMES.values()) == Notes.__annotations__.keys()
+    assert set(NAMES.values()) == SongMetadata.__annotations__.keys()
 
 
 @pytest.mark.parametrize(("weak", "strong", "expected"), [
@@ -42,7 +43,7 @@ def test_names_are_known_however_they_are_spelled() -> None:
     ({"instrumental": True}, {"lyrics": "b"}, {"lyrics": "b"}),
     ({"instrumental": True}, {"lyrics": "b", "instrumental": True}, {"lyrics": "b", "instrumental": True}),
 ])  # fmt: skip
-def test_the_stronger_counts(weak: Notes, strong: Notes, expected: Notes) -> None:
+def test_the_stronger_counts(weak: SongMetadata, strong: SongMetadata, expected: SongMetadata) -> None:
     assert merged(weak, strong) == expected
 
 
@@ -59,7 +60,7 @@ def test_a_value_said_twice_is_remarked_only_where_it_differs() -> None:
     ("lyrics", [1], "lyrics must be text, got"), ("bpm", "1e999", "bpm must be beats"),
     ("bpm", -1, "from 1 to 999, got -1"),
     ("instrumental", "perhaps", "true or false, got 'perhaps'"), ("repeats", "-1", "from 1 to 1000, got '-1'"),
-    ("repeats", 1001, "from 1 to 1000, got 1001"), ("tag_position", "top", "got 'top'"),
+    ("repeats", 1001, "from 1 to 1000, got 1001"), ("trigger_position", "top", "got 'top'"),
     ("genre", "\udcff", "not valid Unicode"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_by_value(field: Any, value: Any, named: str) -> None:

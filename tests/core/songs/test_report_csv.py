@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep_core.songs.report import Heard, SongReport
+from sidestep_core.songs.report import Estimated, SongReport
 from sidestep_core.songs.report_csv import COLUMNS, write_report
 from sidestep_core.songs.song import Problem, Song, SongFolder
 
@@ -27,9 +27,10 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_everything_is_in_it(tmp_path: Path) -> None:
     song = Song(path=tmp_path / "a.wav", name="\u97f3\u697d/a.wav", caption='soft, "warm"', lyrics="[Verse]\none",
-                bpm=90, key="C minor", signature="3/4", genre="g", tag="t", repeats=2, start=1.5, stop=63.0)
-    heard = report(song.name, bpm=Heard(value="91", confidence=0.876), key=Heard(value="C minor", confidence=0.5),
-                   signature=Heard(value="3/4", confidence=0.1), warnings=("One.", "Two."))
+                bpm=90, key="C minor", signature="3/4", genre="g", trigger_word="t", repeats=2, start=1.5, stop=63.0)
+    heard = report(song.name, bpm=Estimated(value="91", confidence=0.876),
+                   key=Estimated(value="C minor", confidence=0.5), signature=Estimated(value="3/4", confidence=0.1),
+                   warnings=("One.", "Two."))
     found = SongFolder(folder=tmp_path, songs=(song, Song(path=tmp_path / "b.wav", name="b.wav")), reports=(heard,),
                        problems=(Problem(name="c.wav", reason="It is empty."),))
     path = tmp_path / "out" / "songs.csv"
@@ -40,7 +41,7 @@ def test_everything_is_in_it(tmp_path: Path) -> None:
     assert one == {
         "name": "\u97f3\u697d/a.wav", "start": "1.5", "stop": "63.0", "caption": 'soft, "warm"',
         "lyrics": "[Verse]\none", "language": "unknown", "bpm": "90", "key": "C minor", "signature": "3/4",
-        "genre": "g", "tag": "t", "repeats": "2",
+        "genre": "g", "trigger_word": "t", "repeats": "2",
         "heard_bpm": "91", "heard_bpm_confidence": "0.88", "heard_key": "C minor", "heard_key_confidence": "0.5",
         "heard_signature": "3/4", "heard_signature_confidence": "0.1",
         "seconds": "61.5", "sample_rate": "44100", "channels": "2", "peak_dbfs": "-1.25", "loudness_lufs": "-14.5",

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sidestep_core.config import TriggerPosition
 from sidestep_core.errors import DatasetError
-from sidestep_core.io.text import bad_character
+from sidestep_core.io.text import bad_character, mojibake
 from sidestep_core.songs.files import sidecars_of
-from sidestep_core.songs.metadata import Notes, settled
+from sidestep_core.songs.metadata import SongMetadata, settled
 from sidestep_core.songs.sidecar_writer import _candidates, edited, write_sidecar
 from sidestep_core.songs.sidecars import SIDECARS, Sidecars, SidecarText, notes_in, read_sidecars
 from sidestep_core.songs.song import Song
@@ -27,19 +27,20 @@ PIECES = ["bpm: 3", "caption: x", "lyrics:", "[verse]", "# comment", "<BPM>", "<
           "is_instrumental: true", "n/a", " ", "a", "one short line\n" * 5,
           "mood: blue", "-" * 70]
 TEXT = st.text() | st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=8).map("".join)
-LEGIBLE = TEXT.map(lambda text: "".join(sign for sign in text if not bad_character(sign)))
+LEGIBLE = TEXT.map(lambda text: "".join(sign for sign in text if not bad_character(sign))).filter(
+    lambda text: not mojibake(text) and not mojibake(text.strip()))
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "caption": LEGIBLE, "lyrics": LEGIBLE, "genre": LEGIBLE, "key": LEGIBLE, "signature": LEGIBLE, "tag": LEGIBLE,
-    "language": LEGIBLE,
+    "caption": LEGIBLE, "lyrics": LEGIBLE, "genre": LEGIBLE, "key": LEGIBLE, "signature": LEGIBLE,
+    "trigger_word": LEGIBLE, "language": LEGIBLE,
     "bpm": st.integers(0, 999) | st.none(), "repeats": st.integers(1, 1000), "instrumental": st.booleans(),
     "prompt_override": st.sampled_from(["", "caption", "genre"]),
-    "tag_position": st.sampled_from(get_args(TriggerPosition)),
+    "trigger_position": st.sampled_from(get_args(TriggerPosition)),
 }  # fmt: skip
 NOTES = st.fixed_dictionaries({}, optional=FIELDS)
 CHECKED = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
-def kept(notes: Notes) -> dict[str, Any]:
+def kept(notes: SongMetadata) -> dict[str, Any]:
     """The notes as the one sentence of notes.py says that they are kept."""
     return {name: value for name, value in settled(notes).items() if value is not None}
 
@@ -59,7 +60,7 @@ def song_at(folder: Path) -> Song:
 @example({"caption": "```", "lyrics": "```\nla\n\nbpm: 3", "genre": "---"})
 @example({"caption": "**Caption:** a", "lyrics": "# Caption\n\n# Caption\n**bpm**: 3", "genre": "key\uff1aC"})
 @example({"caption": "", "lyrics": ""})
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, notes: Notes) -> None:
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, notes: SongMetadata) -> None:
     song = song_at(tmp_path_factory.mktemp("songs"))
     write_sidecar(song, notes)
     assert beside(song.path) == kept(notes)
@@ -81,7 +82,8 @@ def readable(files: dict[str, str]) -> Sidecars | None:
 
 @given(files=FILES, values=st.none() | NOTES, notes=NOTES)
 @CHECKED
-def test_whatever_is_there_only_what_changed_changes(files: dict[str, str], values: Notes | None, notes: Notes) -> None:
+def test_whatever_is_there_only_what_changed_changes(files: dict[str, str], values: SongMetadata | None,
+                                                         notes: SongMetadata) -> None:
     if values is not None:
         files = {**files, ".json": json.dumps({**kept(values), "mood": "blue"})}
     sidecars = readable(files)
@@ -104,7 +106,7 @@ def test_what_is_not_tried_first_is_misread() -> None:
     assert notes_in(edited(plain, "song", "caption", "# 1 hit")) == {"caption": "# 1 hit"}
 
 
-def after(folder: Path, notes: Notes, **files: str) -> dict[str, str]:
+def after(folder: Path, notes: SongMetadata, **files: str) -> dict[str, str]:
     """The files beside the song when the notes are written, but for their backups."""
     put(folder, **files)
     write_sidecar(song_at(folder), notes)
@@ -124,7 +126,7 @@ KEYED = "# mine\ncaption: old\n# why\nand long\nTempo : 90\nmood: blue\n\nlyrics
     ({"bpm": None}, KEYED.replace("Tempo : 90", "Tempo:")),
     ({"bpm": 90, "caption": "old and long"}, KEYED),
 ])  # fmt: skip
-def test_lines_stay_as_they_were_typed(tmp_path: Path, notes: Notes, expected: str) -> None:
+def test_lines_stay_as_they_were_typed(tmp_path: Path, notes: SongMetadata, expected: str) -> None:
     found = after(tmp_path, notes, song__txt=KEYED)
     assert found == {"song.txt": expected}
     assert (tmp_path / "song.txt.bak").exists() == (expected != KEYED)
@@ -138,7 +140,7 @@ TAGS = "<CAPTION>old</CAPTION>\nby me\n<BPM>80\n<LYRICS>la\n"
     ({"key": "C major"}, {"song.txt": f"{TAGS}<KEYSCALE>C major</KEYSCALE>\n"}),
     ({"caption": "a </CAPTION>"}, {"song.txt": TAGS.replace("old", ""), "song.caption.txt": "a </CAPTION>\n"}),
 ])  # fmt: skip
-def test_tags_stay_tags(tmp_path: Path, notes: Notes, expected: dict[str, str]) -> None:
+def test_tags_stay_tags(tmp_path: Path, notes: SongMetadata, expected: dict[str, str]) -> None:
     assert after(tmp_path, notes, song__txt=TAGS) == expected
 
 
@@ -153,12 +155,13 @@ def test_tags_stay_tags(tmp_path: Path, notes: Notes, expected: dict[str, str]) 
     ({"song__lyrics__txt": "la", "song__txt": "calm"}, {"lyrics": "ho"},
      {"song.lyrics.txt": "ho\n", "song.txt": "calm"}),
     ({"song__caption__txt": "# mine\na\nb"}, {"caption": "new"}, {"song.caption.txt": "# mine\nnew\n"}),
-    ({"song__json": '{"caption": "a", "mood": 1.5, "keyscale": "C major"}'}, {"caption": "b", "key": "", "tag": "t"},
+    ({"song__json": '{"caption": "a", "mood": 1.5, "keyscale": "C major"}'},
+     {"caption": "b", "key": "", "trigger_word": "t"},
      {"song.json": '{\n  "caption": "b",\n  "mood": 1.5\n}\n', "song.txt": "custom_tag: t\n"}),
     ({"song__caption__txt": "calm", "song__txt": "la\n"}, {"caption": ""},
      {"song.caption.txt": "", "song.txt": "lyrics:\nla\n"}),
 ])  # fmt: skip
-def test_each_dialect_stays_what_it_is(tmp_path: Path, files: dict[str, str], notes: Notes,
+def test_each_dialect_stays_what_it_is(tmp_path: Path, files: dict[str, str], notes: SongMetadata,
                                        expected: dict[str, str]) -> None:
     assert after(tmp_path, notes, **files) == expected
 

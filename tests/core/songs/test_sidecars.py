@@ -24,7 +24,7 @@ def test_key_value_lines(tmp_path: Path) -> None:
     assert song.caption == "dreamy synths: wide and slow"
     assert song.lyrics == "[Verse]\nbpm: this is sung\n\n# and so is this"
     assert (song.bpm, song.key, song.signature) == (120, "C# minor", "6/8")
-    assert (song.language, song.genre, song.tag) == ("ja", "ambient", "mystyle")
+    assert (song.language, song.genre, song.trigger_word) == ("ja", "ambient", "mystyle")
 
 
 @pytest.mark.parametrize(("line", "field", "value"), [
@@ -33,8 +33,8 @@ def test_key_value_lines(tmp_path: Path) -> None:
     ("timesignature: 3", "signature", "3"), ("time_signature: 3/4", "signature", "3/4"),
     ("Time Signature: 3/4", "signature", "3/4"), ("sig: 4", "signature", "4"),
     ("lang: de", "language", "de"), ("language: N/A", "language", "unknown"),
-    ("trigger: abc", "tag", "abc"), ("tags: rock, live", "genre", "rock, live"),
-    ("tag_position: Append", "tag_position", "append"), ("prompt_override: genre", "prompt_override", "genre"),
+    ("trigger: abc", "trigger_word", "abc"), ("tags: rock, live", "genre", "rock, live"),
+    ("tag_position: Append", "trigger_position", "append"), ("prompt_override: genre", "prompt_override", "genre"),
     ("prompt_override: none", "prompt_override", ""), ("repeat: 3", "repeats", 3), ("repeats: 3.0", "repeats", 3),
     ("is_instrumental: yes", "instrumental", True), ("instrumental: false", "instrumental", False),
 ])

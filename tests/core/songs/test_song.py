@@ -41,10 +41,10 @@ def test_dataset_json(tmp_path: Path, as_list: bool) -> None:
     content = samples if as_list else {"metadata": {"custom_tag": "ours"}, "samples": samples}
     write(tmp_path / "dataset.json", json.dumps(content))
     first, second = find_songs(tmp_path).songs
-    assert (first.name, first.caption, first.lyrics, first.tag) == ("a/song.wav", "first", "yes", "mine")
+    assert (first.name, first.caption, first.lyrics, first.trigger_word) == ("a/song.wav", "first", "yes", "mine")
     assert (first.genre, first.prompt_override, first.repeats, first.instrumental) == ("folk", "genre", 3, False)
     assert (second.name, second.caption, second.lyrics, second.instrumental) == ("b/song.wav", "second", "no", True)
-    assert second.tag == ("" if as_list else "ours")
+    assert second.trigger_word == ("" if as_list else "ours")
 
 
 def test_absolute_paths_of_another_computer(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_what_a_list_says_of_all_its_songs(tmp_path: Path, metadata: object, sam
     content = {"metadata": metadata, "samples": [{"audio_path": "song.wav", **sample}]}
     put(tmp_path, song__wav="x", dataset__json=json.dumps(content))
     song = song_in(tmp_path)
-    assert (song.tag, song.tag_position, song.instrumental) == expected
+    assert (song.trigger_word, song.trigger_position, song.instrumental) == expected
 
 
 def test_the_genre_ratio_of_a_list_is_percent(tmp_path: Path) -> None:

@@ -78,8 +78,7 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class SongFolder:
-    """The songs of a folder by name, or of a list in its order; what is wrong with the files that are not among them,
-    and what they sound like."""
+    """Songs of a folder by name, or of a list in its order, with what is left out and what was measured."""
 
     folder: Path
     """Absolute."""
@@ -90,7 +89,7 @@ class SongFolder:
     notices: tuple[Problem, ...] = ()
     """What could be meant in two ways, and which was taken; these songs are used."""
     genre_ratio: float = 0.0
-    """Share of visits, 0 to 1, that show the genre in place of the caption, where a training leaves it to the songs."""
+    """Share of draws, 0 to 1, that show the genre in place of the caption, where a training leaves it to the songs."""
 
     @property
     def shared_trigger_word(self) -> str:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "io": "", "audio": "io", "model": "io",
     "songs": "audio io model",
     "adapters": "model io",
-    "dataset": "songs audio model io training",
+    "dataset": "songs audio model io",
     "training": "dataset adapters model io",
     "estimate": "training dataset adapters model io",
     "presets": "training adapters io",

@@ -87,7 +87,7 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
         for length in (info.frames, *windows):
             for prompt in info.prompts(length):
                 tensor_file.write(dataset.condition(prompt), "condition", torch.randn(tokens, width, generator=random),
-                              dataset.words(prompt))
+                              dataset.prompt_key(prompt))
         if codes:
             tensor_file.write(dataset.codes(info), "codes", latents_TC + 1)
     silence = torch.randn(max(frames), 64, generator=rng.generator("silence"))

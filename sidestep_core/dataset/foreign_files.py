@@ -30,7 +30,7 @@ def listed(folder: Path) -> tuple[list[Path], list[Problem]]:
             problems.append(Problem(name=entry, reason=f"is listed in {MANIFEST} but is not in the folder"))
         elif path.name.endswith(".tmp.pt"):
             problems.append(Problem(name=entry, reason="is half of a song: its preprocessing was interrupted. Finish "
-                                                       "it there, or preprocess the songs here"))
+                                                       "it there, or preprocess the songs themselves"))
         else:
             files.append(path)
     if not entries:
@@ -54,7 +54,7 @@ def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
     except strict_json.BadJson as error:
         return found, [*problems, _unused(f"cannot be read ({error})")]
     if isinstance(manifest, dict) and "format" in manifest:
-        raise DatasetError(f"{folder} is a dataset of Side-Step for ComfyUI already. Choose it as it is.")
+        raise DatasetError(f"{folder} is a preprocessed dataset already. Choose it as it is.")
     samples = manifest.get("samples") if isinstance(manifest, dict) else manifest
     if not isinstance(samples, list) or not samples or not all(isinstance(entry, str) for entry in samples):
         return found, [*problems, _unused("has no list of samples")]

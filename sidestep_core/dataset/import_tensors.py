@@ -31,7 +31,7 @@ from ..songs.metadata import SongMetadata, json_entries, notes_from
 from ..songs.song import Problem, none_left
 from . import foreign_files, tensor_file
 from .captions import INSTRUMENTAL
-from .conditions import TOLD
+from .conditions import STYLE_NOTICES
 from .manifest import IMPORTED, Dataset, write_manifest
 from .preprocess import Preprocessed, what_is_done_is_kept
 from .sample_info import SampleInfo
@@ -74,7 +74,7 @@ def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
         dataset, made = _imported(files, problems, source_folder, checkpoint, folder, report)
     for problem in problems:
         log.warning("%s is left out: %s", problem.name, problem.reason)
-    notice = TOLD[IMPORTED] + _other_variant(source_folder, checkpoint)
+    notice = STYLE_NOTICES[IMPORTED] + _other_variant(source_folder, checkpoint)
     report(Progress(stage="preprocess", step=len(files), total=len(files), message=notice, notice=notice))
     return Preprocessed(dataset=dataset, problems=tuple(problems), made=made)
 

@@ -102,7 +102,7 @@ def _prepared(recording: Recording, tick: Tick) -> Tensor | str:
             if reason is None:
                 waveform = normalised(waveform, recording.normalise)
         if Stamp.of(recording.path) != recording.stamp:
-            return "changed while it was read. Run again when it is complete"
+            return "changed while it was read. Preprocess the songs again when it is complete"
     except (DatasetError, OutOfMemory) as error:
         return str(error)
     except OSError as error:

@@ -164,7 +164,7 @@ def _of_whole_songs(dataset: Dataset) -> set[str]:
 
 def _owners(dataset: Dataset) -> dict[str, str]:
     """The song that a condition of any length is for, by what the file says of its owner."""
-    return {dataset.words(prompt): sample.name for sample in dataset.samples for prompt in sample.prompts()}
+    return {dataset.prompt_key(prompt): sample.name for sample in dataset.samples for prompt in sample.prompts()}
 
 
 def _owner(condition: Path) -> str:

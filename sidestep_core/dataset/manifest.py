@@ -1,4 +1,4 @@
-"""A preprocessed dataset: its folder, and its samples in memory.
+"""A preprocessed dataset on disk: its folder, its files, and the manifest that lists its songs.
 
 On disk, named by what they are made from, so that a stale file can never be taken for a right one:
 
@@ -8,7 +8,7 @@ On disk, named by what they are made from, so that a stale file can never be tak
     *.codes.safetensors         latents [T, 64] of a song's audio codes; only where a training asked for them
     silence-N.safetensors       the latent of silence
 
-Shapes: T latent frame, C latent channel, S condition token, D width.
+Shapes: T latent frames, S condition tokens, D width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor
 from ..errors import DatasetError
 from ..io import atomic, hashing, strict_json
 from ..model.prompts import Prompt
-from ..training.config import AUTO, TrainConfig
 from . import tensor_file
 from .sample_info import SampleInfo
 
@@ -96,9 +95,9 @@ class Dataset:
             return (self.folder / sample.foreign_condition,)
         return tuple(map(self.condition, sample.prompts()))
 
-    def words(self, prompt: Prompt) -> str:
-        """Key of a prompt at any length: whose condition a file is, which its name does not say."""
-        return words(self.checkpoint, self.style, prompt)
+    def prompt_key(self, prompt: Prompt) -> str:
+        """Key of a prompt independent of its length; stored in each condition's file as its owner."""
+        return prompt_key(self.checkpoint, self.style, prompt)
 
     def codes(self, sample: SampleInfo) -> Path:
         """File of the latents that the checkpoint makes of a song's audio codes."""
@@ -118,13 +117,8 @@ def _often(sample: SampleInfo) -> tuple[str, ...]:
     return (f"x{sample.repeats}",) if sample.repeats != 1 else ()
 
 
-def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """The settings of a training, with what they leave to the dataset."""
-    return replace(config, genre_ratio=dataset.genre_ratio) if config.genre_ratio == AUTO else config
-
-
-def words(checkpoint: str, style: str, prompt: Prompt) -> str:
-    """See `Dataset.words`."""
+def prompt_key(checkpoint: str, style: str, prompt: Prompt) -> str:
+    """See `Dataset.prompt_key`."""
     return hashing.fingerprint(CONDITION_VERSION, checkpoint, style, prompt.caption, prompt.lyrics, prompt.language,
                                prompt.bpm, prompt.key, prompt.signature)
 
@@ -142,7 +136,8 @@ def open_dataset(folder: Path) -> Dataset:
     """The dataset in a folder.  DatasetError when there is none, or it was made by another version."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise DatasetError(f"{folder} holds no dataset: {MANIFEST} is missing. Preprocess the songs.")
+        raise DatasetError(f"{folder} holds no dataset: {MANIFEST} is missing. Preprocess the songs again, or choose "
+                           "another folder.")
     try:
         values = strict_json.as_object(strict_json.read(path, most=MOST_BYTES), MANIFEST)
         if values.get("format") not in READABLE:
@@ -183,52 +178,3 @@ class _Manifest:
                 if not least <= value <= most:
                     raise strict_json.BadJson(f"{MANIFEST}: {field} of {strict_json.shown(sample.name)} is {value}; it "
                                               f"must lie between {least} and {most}.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One song in memory, with conditions for the length that is trained on."""
-
-    name: str
-    latents_TC: Tensor
-    condition_SD: Tensor
-    genre_SD: Tensor | None = None
-    """The condition with the genre in place of the caption, where a training asks for it and the song has one."""
-    codes_TC: Tensor | None = None
-    """Latents of the song's audio codes, where a training asks for them."""
-    repeats: int = 1
-    """How often an epoch visits it."""
-    audio: str = ""
-    """What its audio file is known by: sections of one file have the same."""
-
-
-def frames_trained(frames: int, config: TrainConfig) -> int:
-    """How many frames of a song of this length one visit trains on: the window, where the song is longer."""
-    return min(frames, config.chunk_frames or frames)
-
-
-def load_samples(dataset: Dataset, config: TrainConfig) -> tuple[tuple[Sample, ...], Tensor]:
-    """Every sample with what this training needs of it, and the silence latent [T, 64] as long as the longest.
-
-    All in memory, float32 on the CPU.  `encoding.ensure_conditions` makes what is missing.
-    """
-    samples = []
-    for info in dataset.samples:
-        frames = frames_trained(info.frames, config)
-        with_genre, with_codes = config.genre_ratio > 0 and info.genre, config.context_mode != "silence"
-        samples.append(Sample(
-            name=info.name,
-            latents_TC=dataset.read_latents(info),
-            condition_SD=_read_condition(dataset, info, frames, genre=False),
-            genre_SD=_read_condition(dataset, info, frames, genre=True) if with_genre else None,
-            codes_TC=tensor_file.read(dataset.codes(info), "codes", info.name) if with_codes else None,
-            repeats=info.repeats,
-            audio=info.audio,
-        ))
-    return tuple(samples), tensor_file.read(dataset.silence, "silence", "silence")
-
-
-def _read_condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: bool) -> Tensor:
-    if info.foreign_condition:
-        return tensor_file.read(dataset.folder / info.foreign_condition, "genre" if genre else "condition", info.name)
-    return tensor_file.read(dataset.condition(info.prompt(frames, genre=genre)), "condition", info.name)

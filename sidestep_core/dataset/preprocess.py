@@ -105,9 +105,11 @@ def what_is_done_is_kept(folder: Path) -> Iterator[None]:
     try:
         yield
     except Cancelled as stop:
-        raise Cancelled(f"Stopped. What is encoded so far is kept in {folder}; run again to go on.") from stop
+        raise Cancelled(f"Stopped. What is encoded so far is kept in {folder}. Preprocess the songs again to "
+                        "continue.") from stop
     except atomic.CannotWrite as error:
-        raise DatasetError(f"{error} What is encoded so far is kept; run again to go on.") from error
+        raise DatasetError(f"{error} What is encoded so far is kept. Preprocess the songs again to continue."
+                           ) from error
 
 
 def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, before: Dataset | None,

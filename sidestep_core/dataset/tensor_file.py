@@ -27,8 +27,8 @@ def write(path: Path, kind: Kind, values: Tensor, owner: str = "") -> None:
 def read(path: Path, kind: Kind, song: str) -> Tensor:
     """The values, float32 on the CPU.  DatasetError naming the file where it is missing, damaged, or not finite."""
     if not path.is_file():
-        raise DatasetError(f"{path} is missing from the dataset. Preprocess the songs again; only "
-                           "what is missing is made.")
+        raise DatasetError(f"{path} is missing from the dataset. Preprocess the songs again: only what is missing "
+                           "is encoded.")
     try:
         # A copy: what is mapped into memory keeps its file from being replaced on Windows.
         values = read_tensors(path)[kind].clone()

@@ -17,9 +17,7 @@ from torch import nn
 from .. import rng
 from ..adapters.config import LoraConfig
 from ..adapters.targets import target_modules
-from ..dataset import manifest as data
-from ..dataset.conditions import ensure_conditions
-from ..dataset.manifest import Dataset, Sample
+from ..dataset.manifest import Dataset
 from ..device import choose_device, choose_dtype, explain_out_of_memory, release_memory
 from ..errors import ConfigError, TrainingDiverged
 from ..io import hashing
@@ -27,7 +25,8 @@ from ..io.tensors import BadTensorFile, read_tensors, write_tensors
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..model.decoder import load_decoder
 from ..progress import Cancelled, Progress, Report, ignore, was_stopped
-from ..training import batches, memory
+from ..training import batches, data, memory
+from ..training.data import Sample, ensure_conditions
 from ..training.loss import Objective, training_loss
 from . import result
 from .config import EstimateConfig

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .. import rng
-from ..dataset.manifest import Dataset, Sample, frames_trained
+from ..dataset.manifest import Dataset
 from ..dataset.sample_info import SampleInfo
 from ..errors import DatasetError
 from ..model import flow_matching
 from .config import TrainConfig
+from .data import Sample, crop_frames
 
 _S = TypeVar("_S", Sample, SampleInfo)
 
@@ -139,7 +140,7 @@ def _visit(sample: Sample, silence_TC: Tensor, config: TrainConfig, number: int,
     ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
     codes = sample.codes_TC if rng.bernoulli(ratio, config.seed, "codes", number) else None
     frames = sample.latents_TC.shape[0]
-    start = flow_matching.crop_start(frames, frames_trained(frames, config), turn,
+    start = flow_matching.crop_start(frames, crop_frames(frames, config), turn,
                               rng.seed(config.seed, "window", sample.name), _grid(config))
     return _cut(sample, silence_TC, config, number, start, sample.condition_SD if genre is None else genre, codes)
 
@@ -150,7 +151,7 @@ def whole(sample: Sample, silence_TC: Tensor, config: TrainConfig) -> Batch:
     Always with its caption; with codes only where training always has them.
     """
     frames = sample.latents_TC.shape[0]
-    start = (frames - frames_trained(frames, config)) // 2 // _grid(config) * _grid(config)
+    start = (frames - crop_frames(frames, config)) // 2 // _grid(config) * _grid(config)
     codes = sample.codes_TC if config.context_mode == "codes" else None
     return _collate([_cut(sample, silence_TC, config, 0, start, sample.condition_SD, codes)])
 
@@ -162,7 +163,7 @@ def _grid(config: TrainConfig) -> int:
 
 def _cut(sample: Sample, silence_TC: Tensor, config: TrainConfig, number: int, start: int, condition_SD: Tensor,
          codes_TC: Tensor | None) -> _Visit:
-    length = frames_trained(sample.latents_TC.shape[0], config)
+    length = crop_frames(sample.latents_TC.shape[0], config)
     # A crop is a piece of its own: its context is silence from its first frame on.
     source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
     return _Visit(number=number, x0_TC=sample.latents_TC[start:start + length], condition_SD=condition_SD,

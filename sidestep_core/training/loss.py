@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from .. import rng
-from ..dataset.manifest import Sample
 from ..errors import TrainingDiverged
 from ..model import flow_matching
 from ..model.checkpoint import Checkpoint
@@ -25,6 +24,7 @@ from ..progress import Progress, Report, ignore
 from . import batches
 from .batches import Batch
 from .config import AUTO, TrainConfig
+from .data import Sample
 from .metrics import CALLED, MeasuredOn
 
 CFG_RATIO = 0.15

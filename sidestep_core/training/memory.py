@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from ..adapters.config import MLP_PROJECTIONS
-from ..dataset.manifest import Sample
 from ..device import free_memory
 from ..model.decoder import Decoder, DecoderGeometry
 from ..model.layers import DENSE_BELOW, WINDOW
 from .config import TrainConfig
+from .data import Sample
 from .optimizers import STATE_BYTES
 
 log = logging.getLogger(__name__)

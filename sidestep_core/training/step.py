@@ -22,15 +22,15 @@ from ..adapters import registry
 from ..adapters.config import AdapterConfig
 from ..adapters.file import LiveAdapter
 from ..adapters.targets import target_modules
-from ..dataset import manifest as data
-from ..dataset.manifest import Dataset, Sample
+from ..dataset.manifest import Dataset
 from ..device import choose_dtype
 from ..errors import ConfigError, HalfStep, TrainingDiverged
 from ..model.checkpoint import Checkpoint
 from ..model.decoder import load_decoder
 from ..progress import Progress, Report, ignore
-from . import batches, early_stopping, memory, optimizers
+from . import batches, data, early_stopping, memory, optimizers
 from .config import TrainConfig
+from .data import Sample
 from .ema import Average
 from .loss import BatchLoss, Objective, training_loss
 from .lr_schedules import learning_rate

@@ -17,14 +17,14 @@ from ..adapters import file as adapter_file
 from ..adapters import formats, registry
 from ..adapters.config import AdapterConfig
 from ..adapters.file import Adapter, Loader
-from ..dataset.conditions import ensure_conditions
-from ..dataset.manifest import Dataset, resolved
+from ..dataset.manifest import Dataset
 from ..device import choose_device, explain_out_of_memory, is_out_of_memory, release_memory
 from ..io import atomic, locks
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
 from . import batches, early_stopping, optimizers, publish, resume, run_checkpoint
 from .config import TrainConfig
+from .data import ensure_conditions, resolved
 from .keep import PROVEN_WHEN_STOPPED, keep
 from .loss import heldout_loss
 from .metrics import CALLED, Metrics

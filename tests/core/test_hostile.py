@@ -16,7 +16,7 @@ from demo.synthetic_model import write_tiny_official
 from sidestep_core.adapters import file as adapter
 from sidestep_core.adapters import formats, merge
 from sidestep_core.dataset import import_tensors, maintenance, tensor_file
-from sidestep_core.dataset.manifest import load_samples, open_dataset
+from sidestep_core.dataset.manifest import open_dataset
 from sidestep_core.errors import ConfigError, SideStepError
 from sidestep_core.estimate import result
 from sidestep_core.io import hashing, strict_json
@@ -29,6 +29,7 @@ from sidestep_core.songs import song as songs
 from sidestep_core.songs.report import Estimated, SongReport
 from sidestep_core.training import metrics, run_checkpoint
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.data import load_samples
 from tests import hostile
 from tests.song_folders import write
 from tests.tiny import write_dataset

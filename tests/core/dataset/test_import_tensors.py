@@ -15,9 +15,8 @@ from torch import Tensor
 
 from sidestep_core.adapters.formats import read
 from sidestep_core.dataset import maintenance
-from sidestep_core.dataset.conditions import ensure_conditions
 from sidestep_core.dataset.import_tensors import import_tensors
-from sidestep_core.dataset.manifest import Dataset, load_samples, open_dataset
+from sidestep_core.dataset.manifest import Dataset, open_dataset
 from sidestep_core.dataset.preprocess import Preprocessed
 from sidestep_core.errors import DatasetError
 from sidestep_core.io import atomic, hashing, walk
@@ -25,6 +24,7 @@ from sidestep_core.io.tensors import read_metadata
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.data import ensure_conditions, load_samples
 from tests.core.io.test_torch_pickle import Hostile
 from tests.tiny import TinySource
 from tests.training import trained
@@ -138,7 +138,7 @@ def test_it_trains(take: Take, checkpoint: Checkpoint, tmp_path: Path, config: T
     assert facts["style"] == "imported"
     notices = [report.notice for report in reports if report.notice]
     assert notices[0].startswith("This dataset's conditions were made by another program")
-    assert "preprocess the songs" in notices[0]
+    assert "preprocess the songs themselves" in notices[0]
     assert ("with the condition of the whole song" in notices[0]) == bool(config.chunk_duration)
 
 
@@ -329,7 +329,7 @@ def test_what_cannot_be_imported_at_all_is_an_error(checkpoint: Checkpoint, tens
     with pytest.raises(DatasetError, match="Choose another name"):
         import_tensors(tensors, checkpoint, tensors)
     ours = take().dataset.folder
-    with pytest.raises(DatasetError, match="is a dataset of Side-Step for ComfyUI already"):
+    with pytest.raises(DatasetError, match="is a preprocessed dataset already"):
         import_tensors(ours, checkpoint, tmp_path / "other")
     for file in tensors.glob("*.pt"):
         file.write_bytes(b"")

@@ -12,12 +12,13 @@ import torch
 
 from sidestep_core.dataset import tensor_file
 from sidestep_core.dataset.maintenance import Usage, clean, usage, verify
-from sidestep_core.dataset.manifest import MANIFEST, Dataset, load_samples, open_dataset, write_manifest
+from sidestep_core.dataset.manifest import MANIFEST, Dataset, open_dataset, write_manifest
 from sidestep_core.errors import DatasetError
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.data import load_samples
 from tests.tiny import write_dataset
 
 SHORT = "0123456789abcdef"

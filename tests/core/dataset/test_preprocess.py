@@ -20,7 +20,7 @@ from torch import Tensor
 from sidestep_core.audio.decode import decode
 from sidestep_core.dataset import preprocess
 from sidestep_core.dataset.config import PreprocessConfig
-from sidestep_core.dataset.manifest import MANIFEST, Dataset, load_samples, open_dataset
+from sidestep_core.dataset.manifest import MANIFEST, Dataset, open_dataset
 from sidestep_core.dataset.preprocess import Preprocessed
 from sidestep_core.errors import DatasetError
 from sidestep_core.io import atomic, hashing, tensors
@@ -31,6 +31,7 @@ from sidestep_core.model.prompts import Prompt
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
 from sidestep_core.songs.song import Problem, Song, find_songs
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.data import load_samples
 from tests.growth import MOST, growth
 from tests.tiny import SAMPLES_PER_FRAME, TinySource, tiny_checkpoint
 
@@ -162,7 +163,7 @@ def test_progress_names_every_song_and_ends(run: Run) -> None:
     assert {progress.stage for progress in reports} == {"preprocess"}
     assert all(0 <= progress.step < progress.total for progress in reports)
     for name in ("a.wav", "b.wav"):
-        for verb in ("Looking at", "Encoding", "Reading the words of"):
+        for verb in ("Looking at", "Encoding", "Reading the text of"):
             assert any(verb in progress.message and name in progress.message for progress in reports)
 
 
@@ -327,7 +328,7 @@ def test_stopped_anywhere_and_continued_equals_undisturbed(run: Run, tmp_path: P
 
 def test_nothing_is_encoded_twice_when_stopped_between_songs(run: Run) -> None:
     def cancel(progress: Progress) -> None:
-        if "words of b.wav" in progress.message:
+        if "text of b.wav" in progress.message:
             raise Cancelled
 
     with pytest.raises(Cancelled):

@@ -161,7 +161,7 @@ def test_a_full_disk_leaves_what_was_done_and_says_so(songs: Path, checkpoint: C
         dataset = tmp_path / f"full{writes}"
         with pytest.MonkeyPatch.context() as patch:
             full_after(writes, patch)
-            with pytest.raises(DatasetError, match=r"could not be written \(No space left on device\).*is kept; run"):
+            with pytest.raises(DatasetError, match=r"could not be written \(No space left on device\).*is kept\. Prep"):
                 preprocess_in(songs, checkpoint, tokenizer_folder, dataset)
         written = contents(dataset) if dataset.exists() else {}
         assert written.items() <= undisturbed.items()

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from demo.synthetic_model import write_tiny_models
-from sidestep_core.dataset.manifest import Dataset, Sample, open_dataset
+from sidestep_core.dataset.manifest import Dataset, open_dataset
 from sidestep_core.errors import DatasetError, TrainingDiverged
 from sidestep_core.estimate import estimate as stage
 from sidestep_core.estimate import result
@@ -26,6 +26,7 @@ from sidestep_core.estimate.result import Estimate, Score, agreement, jaccard
 from sidestep_core.io.tensors import write_tensors
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
+from sidestep_core.training.data import Sample
 from tests.planting import PAIRS, planted, taught_by
 from tests.quantised import STYLES, quantise
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sidestep_core.dataset.manifest import Sample, frames_trained
 from sidestep_core.errors import DatasetError
 from sidestep_core.training.batches import (
     Batch,
@@ -25,6 +24,7 @@ from sidestep_core.training.batches import (
     whole,
 )
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.data import Sample, crop_frames
 from tests.tolerance import COVERED
 
 CONFIG = TrainConfig()
@@ -209,8 +209,8 @@ def test_max_latent_length_is_the_same_window_in_frames() -> None:
     exact = first_frames(TrainConfig(max_latent_length=30), 6, samples)
     assert first_frames(TrainConfig(chunk_duration=1.2), 6, samples) == exact
     assert first_frames(TrainConfig(chunk_duration=2, max_latent_length=30), 6, samples) == exact
-    assert [frames_trained(frames, TrainConfig(max_latent_length=30)) for frames in (20, 30, 31)] == [20, 30, 30]
-    assert frames_trained(31, CONFIG) == 31
+    assert [crop_frames(frames, TrainConfig(max_latent_length=30)) for frames in (20, 30, 31)] == [20, 30, 30]
+    assert crop_frames(31, CONFIG) == 31
 
 
 def coverage(samples: tuple[Sample, ...], config: TrainConfig, epochs: int) -> list[Tensor]:

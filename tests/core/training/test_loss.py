@@ -15,16 +15,17 @@ from sidestep_core import rng
 from sidestep_core.adapters import lora
 from sidestep_core.adapters.config import LoraConfig
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.dataset import manifest as data
-from sidestep_core.dataset.manifest import Dataset, Sample
+from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import TrainingDiverged
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import load_decoder
 from sidestep_core.progress import Progress
 from sidestep_core.training import batches as visits
+from sidestep_core.training import data
 from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.data import Sample
 from sidestep_core.training.loss import (
     BatchLoss,
     HeldoutLoss,

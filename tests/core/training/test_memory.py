@@ -12,11 +12,11 @@ from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.dataset.manifest import Sample
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.model.weights import Weights
 from sidestep_core.training import memory
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.data import Sample
 from sidestep_core.training.memory import GIB, Batch, Need, fit, largest_batch, layer_bytes, plan
 from tests.tolerance import MEMORY
 

@@ -169,7 +169,7 @@ def test_torch_random_state_is_left_alone(checkpoint: Checkpoint, dataset: Datas
 
 def test_a_dataset_of_another_checkpoint_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     other = tiny_checkpoint(tmp_path / "other", seed=1)
-    with pytest.raises(DatasetError, match="another checkpoint.*Preprocess the songs"):
+    with pytest.raises(DatasetError, match="another checkpoint.*Preprocess the songs again"):
         trained(other, dataset, tmp_path)
 
 

@@ -1,0 +1,136 @@
+"""Samples in memory, and the files that a training needs beyond those of preprocessing.
+
+Shapes: T latent frames, C latent channels, S condition tokens, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..dataset import tensor_file
+from ..dataset.conditions import STYLE_NOTICES, encode_codes, encode_conditions, missing
+from ..dataset.manifest import IMPORTED, Dataset
+from ..dataset.sample_info import SampleInfo
+from ..device import release_memory
+from ..errors import DatasetError
+from ..model.checkpoint import Checkpoint, ModelSource
+from ..model.prompts import COMFYUI, Prompt
+from ..progress import Progress, Report, ignore
+from .config import AUTO, TrainConfig
+
+log = logging.getLogger(__name__)
+
+WHOLE_SONG_CONDITIONS = " Crops are trained with the condition of the whole song, as there is no text to encode."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One song in memory, with conditions for the trained length."""
+
+    name: str
+    latents_TC: Tensor
+    condition_SD: Tensor
+    genre_SD: Tensor | None = None
+    """Condition with the genre in place of the caption; None if not trained on, or if the song has no genre."""
+    codes_TC: Tensor | None = None
+    """Latents of the song's audio codes; None if not trained on."""
+    repeats: int = 1
+    """Draws per epoch."""
+    audio: str = ""
+    """Identity of the audio file, shared by its sections."""
+
+
+def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
+    """Settings of a training, with those that it leaves to the dataset."""
+    return replace(config, genre_ratio=dataset.genre_ratio) if config.genre_ratio == AUTO else config
+
+
+def crop_frames(frames: int, config: TrainConfig) -> int:
+    """Number of frames that one draw of a song of `frames` trains on: the crop's, or all of a shorter song."""
+    return min(frames, config.chunk_frames or frames)
+
+
+def load_samples(dataset: Dataset, config: TrainConfig) -> tuple[tuple[Sample, ...], Tensor]:
+    """Load every sample, and the silence latent [T, 64] as long as the longest; float32 on the CPU.
+
+    `ensure_conditions` makes the files that are missing.
+    """
+    samples = []
+    for info in dataset.samples:
+        frames = crop_frames(info.frames, config)
+        with_genre, with_codes = config.genre_ratio > 0 and info.genre, config.context_mode != "silence"
+        samples.append(Sample(
+            name=info.name,
+            latents_TC=dataset.read_latents(info),
+            condition_SD=_read_condition(dataset, info, frames, genre=False),
+            genre_SD=_read_condition(dataset, info, frames, genre=True) if with_genre else None,
+            codes_TC=tensor_file.read(dataset.codes(info), "codes", info.name) if with_codes else None,
+            repeats=info.repeats,
+            audio=info.audio,
+        ))
+    return tuple(samples), tensor_file.read(dataset.silence, "silence", "silence")
+
+
+def _read_condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: bool) -> Tensor:
+    if info.foreign_condition:
+        return tensor_file.read(dataset.folder / info.foreign_condition, "genre" if genre else "condition", info.name)
+    return tensor_file.read(dataset.condition(info.prompt(frames, genre=genre)), "condition", info.name)
+
+
+def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig,
+                      device: torch.device, report: Report = ignore) -> None:
+    """Encode the conditions and audio codes that the training needs and the dataset lacks; usually none.
+
+    A crop's condition states the crop's duration and has a timbre reference of its length; its lyrics are those of the
+    whole song.  An imported dataset has one condition per song, which serves every crop.  Conditions that are not
+    ComfyUI's are reported.  No model is loaded unless something is missing.  DatasetError if another checkpoint made
+    the dataset, or genre_ratio is above 0 and no song has a genre; CheckpointError if codes cannot be made.
+    """
+    _check_origin(checkpoint, dataset)
+    if config.genre_ratio > 0 and not any(sample.genre for sample in dataset.samples):
+        raise DatasetError(f"genre_ratio is {config.genre_ratio:g}, but no song of the dataset has both a caption and "
+                           "a genre. Set genre_ratio to 0 here or, if it is automatic, when the dataset is built; or "
+                           "write genres for the songs. Then preprocess the songs again.")
+    _report_style(dataset, config, report)
+    prompts: dict[Path, tuple[str, Prompt]] = {}
+    for sample in dataset.samples:
+        if sample.foreign_condition:
+            continue
+        frames = crop_frames(sample.frames, config)
+        wanted = sample.prompts(frames) if config.genre_ratio > 0 else (sample.prompt(frames),)
+        prompts |= {dataset.condition(prompt): (sample.name, prompt) for prompt in wanted}
+
+    def tick(number: int, total: int, message: str) -> None:
+        report(Progress(stage="preprocess", step=number, total=total, message=message))
+
+    try:
+        encode_conditions(source, checkpoint, missing(prompts), dataset.style, device, tick)
+        release_memory(device)
+        if config.context_mode != "silence":
+            encode_codes(source, checkpoint, dataset, device, tick)
+    finally:
+        release_memory(device)
+
+
+def _check_origin(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    if dataset.checkpoint != checkpoint.fingerprint:
+        raise DatasetError(f"The dataset in {dataset.folder} was made with another checkpoint than {checkpoint.name}. "
+                           "Preprocess the songs again with this checkpoint.")
+    if dataset.style not in (COMFYUI, *STYLE_NOTICES):
+        raise DatasetError(f"The conditions of the dataset in {dataset.folder} are of style {dataset.style!r}, which "
+                           "this version does not know. Update Side-Step, or preprocess the songs again.")
+
+
+def _report_style(dataset: Dataset, config: TrainConfig, report: Report) -> None:
+    notice = STYLE_NOTICES.get(dataset.style, "")
+    if dataset.style == IMPORTED and any(crop_frames(sample.frames, config) < sample.frames
+                                         for sample in dataset.samples):
+        notice += WHOLE_SONG_CONDITIONS
+    if notice:
+        log.warning(notice)
+        report(Progress(stage="preprocess", step=0, total=1, message=notice, notice=notice))

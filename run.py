@@ -1,6 +1,6 @@
-"""The one command of this repository: python run.py demo | test | comfyui | bench | hosts.
+"""Entry point of this repository: python run.py demo | test | comfyui | bench | hosts.
 
-Needs Python 3.11+ and pip; everything else is set up into .venv and .cache on the first run.
+Needs Python 3.11+ and pip; the first run sets up everything else in .venv and .cache.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import bootstrap  # noqa: E402
 
 LAUNCH = ("import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = sys.argv[2:]; "
           "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)")
-"""Runs a module of this folder, for the same reason."""
+"""Code that runs a module of this folder, for the same reason."""
 
 MOST_WORKERS = 4
-"""Of the tests; each may have a ComfyUI and a Chromium of its own, which take about 3 GB."""
+"""Upper limit of test processes; each may run its own ComfyUI and Chromium, about 3 GB."""
 
 
 def main() -> int:
-    """The exit code of what was asked."""
+    """Run the command and return its exit code."""
     if sys.version_info < (3, 11):  # noqa: UP036 (any Python may be what starts this file)
         print(f"Side-Step needs Python 3.11 or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 1
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What can be asked; arguments that `test` does not know go to pytest."""
+    """Build the parser; arguments that `test` does not know go to pytest."""
     parser = argparse.ArgumentParser(prog="run.py", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="train an adapter in a real ComfyUI, apply it, generate, and verify it all")
@@ -77,27 +77,27 @@ def parser() -> argparse.ArgumentParser:
 
 
 def environment(setup: bootstrap.Setup) -> dict[str, str]:
-    """What the modules of this repository read about the set-up."""
+    """Environment variables that tell this repository's modules about the set-up."""
     env = {**os.environ, "COMFYUI_PATH": str(setup.host), "COMFYUI_PYTHON": str(setup.host_python)}
-    # Every process would compile the same thousands of library files anew, half a minute each time.
+    # Without the cache every process compiles thousands of library files, half a minute each time.
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     return env
 
 
 def absolute(path: str) -> Path:
-    """The path as the user sees it; the modules run in this folder, not in the user's."""
+    """Resolve a path in the user's folder; modules run in this one."""
     return Path(path).expanduser().absolute()
 
 
 def benchmarks() -> list[str]:
-    """Names that `bench` takes."""
+    """Names of the benchmarks."""
     return sorted(path.stem for path in (bootstrap.ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_"))
 
 
 def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
-    """Non-zero if ruff, mypy or pytest found something.  pytest comes last, so its verdict is the last line."""
+    """Run ruff, mypy and pytest; non-zero if one failed.  pytest comes last, so its verdict is the last line."""
     workers = min(MOST_WORKERS, os.cpu_count() or 1)
-    # glibc would keep what a model has freed, gigabytes of it, in a worker's heap for the rest of the tests.
+    # glibc would keep gigabytes that a model has freed in a worker's heap for the rest of the tests.
     env = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20), **env}
     everything = ["-n", str(workers), "--durations", "10", "tests"]
     checks = [["ruff", "check"], ["mypy", "--strict", "sidestep_core"], ["pytest", *(arguments or everything)]]
@@ -109,7 +109,7 @@ def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
 
 
 def bench(python: Path, env: dict[str, str], name: str | None) -> int:
-    """Runs the named benchmark, or all in turn; the first failure's exit code."""
+    """Run the named benchmark, or all in turn; return the first failure's exit code."""
     codes = []
     for each in [name] if name else benchmarks():
         print(f"== {each}", flush=True)
@@ -118,21 +118,21 @@ def bench(python: Path, env: dict[str, str], name: str | None) -> int:
 
 
 def hosts(versions: list[str]) -> int:
-    """Plays the demo in each ComfyUI, one after the other; the last line is their facts as JSON.  1 if one failed."""
+    """Run the demo in each ComfyUI in turn; return 1 if one failed.  The last line is their facts as JSON."""
     results = {host.version: demo_in(host) for host in bootstrap.HOSTS if not versions or host.version in versions}
     print(json.dumps(results), flush=True)
     return int(any("error" in facts for facts in results.values()))
 
 
 def demo_in(host: bootstrap.Host) -> dict[str, object]:
-    """The demo's facts, or what was wrong."""
+    """Run the demo in one ComfyUI; return its facts, or its error."""
     print(f"== ComfyUI {host.version}", flush=True)
     try:
         setup = bootstrap.prepare_host(host)
     except bootstrap.SetupError as error:
         return {"error": str(error)}
     base = bootstrap.CACHE / "hosts" / host.version
-    shutil.rmtree(base, ignore_errors=True)  # nothing of an earlier run is taken over
+    shutil.rmtree(base, ignore_errors=True)  # start from nothing
     command = [*launch(setup.python, "demo"), "--base", base]
     with subprocess.Popen(command, env=environment(setup), cwd=bootstrap.ROOT, text=True, encoding="utf-8",
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -149,12 +149,12 @@ def demo_in(host: bootstrap.Host) -> dict[str, object]:
 
 
 def launch(python: Path, module: str) -> list[str | Path]:
-    """The command that runs a module of this repository; arguments may follow."""
+    """Build the command that runs a module of this repository; arguments may follow."""
     return [python, "-c", LAUNCH, bootstrap.ROOT, module]
 
 
 def foreground(command: list[str | Path], env: dict[str, str]) -> int:
-    """Runs a command to its end.  Ctrl-C reaches it directly; it is given the time to clean up."""
+    """Run a command to its end.  Ctrl-C reaches it directly, and it gets the time to clean up."""
     with subprocess.Popen(command, env=env, cwd=bootstrap.ROOT) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         while True:

@@ -1,1 +1,1 @@
-"""The embedded default: a tiny random checkpoint, synthesised songs, and the demo run in a real ComfyUI."""
+"""Demo of the whole path in a real ComfyUI, with a small random checkpoint and synthesised songs."""

@@ -1,4 +1,4 @@
-"""Train, then generate: the example workflow in a real ComfyUI, every claim verified.  Run by `run.py demo`."""
+"""Train, then generate: the example workflow in a real ComfyUI, every result verified.  Run by `run.py demo`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .verify import verify
 
 WORKFLOW = Path(__file__).parent / "train_then_generate.api.json"
 TIMEOUT = 12 * 3600.0
-"""Seconds; a real checkpoint on a slow machine is welcome to take the night."""
+"""Seconds; a real checkpoint on a slow machine may take all night."""
 REAL_MODEL = {"learning_rate": 1e-4, "chunk_duration": 60.0, "gradient_checkpointing": "auto"}
-"""Settings for a model of real size; the workflow's own suit the embedded one."""
+"""Settings for a model of real size; those of the workflow suit the embedded one."""
 FULL_SIZE = {"max_steps": 4, "warmup_steps": 1, "gradient_accumulation": 1, "heldout_every": 2, "precision": "bf16"}
-"""Settings for the embedded model of real size, which a machine without a GPU trains too."""
+"""Settings for the embedded model of real size, which is also trained without a GPU."""
 LINE_SECONDS = 2.0
-"""Between two progress lines of one node."""
+"""Seconds between two progress lines of one node."""
 
 
 def main() -> int:
-    """Exit code 0 only if everything was verified; the last line is the facts as JSON."""
+    """Run the demo; exit code 0 only if everything was verified.  The last line is the facts as JSON."""
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--audio", type=Path)
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--base", type=Path, help="where songs, outputs and settings go")
+    parser.add_argument("--base", type=Path, help="folder of songs, outputs and settings")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def play(setup: Setup) -> dict[str, Any]:
-    """Runs the workflow and returns its verified facts."""
+    """Run the workflow and return its verified facts."""
     prompt = with_models(json.loads(WORKFLOW.read_text(encoding="utf-8")), setup.files)
     for node in prompt.values():
         if node["class_type"] == "SideStepPreprocessAudioFolder":
@@ -74,7 +74,7 @@ def play(setup: Setup) -> dict[str, Any]:
 
 
 class ProgressLines:
-    """Prints what the server is doing: each node as it starts, and how far it is."""
+    """Printer of progress: each node as it starts, and its progress."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.prompt = prompt
@@ -89,13 +89,13 @@ class ProgressLines:
             self.line(f"{self.title(data['node'])} {data['value']}/{data['max']}")
 
     def title(self, node: str) -> str:
-        """What the workflow calls the node."""
+        """Title of a node in the workflow."""
         content = self.prompt[node]
         title: str = content.get("_meta", {}).get("title", content["class_type"])
         return title
 
     def line(self, text: str) -> None:
-        """One line, with the seconds since the start; none for what the last one said."""
+        """Print a line with the seconds since the start, unless it repeats the last one."""
         self.printed = time.monotonic()
         if text != self.last:
             print(f"{self.printed - self.started:7.1f} s  {text}", flush=True)
@@ -103,7 +103,7 @@ class ProgressLines:
 
 
 def summary(facts: dict[str, Any], setup: Setup) -> str:
-    """The facts for a person."""
+    """Format the facts for people."""
     lines = [
         "",
         f"adapter                 {facts['adapter']}",

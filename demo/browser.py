@@ -1,4 +1,4 @@
-"""The real web page of a running ComfyUI, in Chromium."""
+"""ComfyUI's web page in Chromium."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"
              "--disable-component-update", "--disable-sync")
 READY = """window.app?.vueAppReady && window.app.canvas && window.app.extensionManager
     && window.app.graph?.nodes.length && window.app.extensionManager.workflow.activeWorkflow"""
-"""ComfyUI's own first workflow is there: it would replace what is opened before."""
+"""Condition that ComfyUI's first workflow is open: it would replace a workflow opened before."""
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """A headless Chromium: the one that CHROMIUM names, else Debian's."""
+    """Launch a headless Chromium: the one that CHROMIUM names, else Debian's."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
                                              args=[*ARGUMENTS], headless=True)
@@ -31,14 +31,14 @@ def chromium() -> Iterator[Browser]:
 
 
 def configure(server: ComfyUI, *, nodes_2: bool, palette: str = "dark", **settings: Any) -> None:
-    """Set what the page reads when it opens: render mode, colours, no tutorial.  Settings outlive the page."""
+    """Set the page's render mode and colours, without the tutorial.  Settings outlive the page."""
     server.post_json("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes_2,
                                    "Comfy.ColorPalette": palette, "Comfy.UseNewMenu": "Top", **settings})
 
 
 @contextlib.contextmanager
 def open_page(browser: Browser, server: ComfyUI, *, width: int = 1400, height: int = 900) -> Iterator[Page]:
-    """ComfyUI's page, ready to be used, in a profile of its own."""
+    """Open ComfyUI's page, ready for use, in a profile of its own."""
     with browser.new_context(viewport={"width": width, "height": height}) as context:
         page = context.new_page()
         load(page, server.address)
@@ -46,6 +46,6 @@ def open_page(browser: Browser, server: ComfyUI, *, width: int = 1400, height: i
 
 
 def load(page: Page, address: str) -> None:
-    """Open the address (again) and wait until ComfyUI's page can be used."""
+    """Open the address (again) and wait until ComfyUI's page is ready."""
     page.goto(address)
     page.wait_for_function(READY)

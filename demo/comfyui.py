@@ -1,4 +1,4 @@
-"""Opens the demo's ComfyUI, or the user's own, for a person.  Run by `run.py comfyui`."""
+"""Open the demo's ComfyUI, or the user's own, in a browser.  Run by `run.py comfyui`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEMO = Path(__file__).parent / "train_then_generate.json"
 
 
 def main() -> int:
-    """The server's exit code, 0 after Ctrl-C."""
+    """Serve until Ctrl-C; return the server's exit code, 0 after Ctrl-C."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     host = Path(os.environ["COMFYUI_PATH"]).absolute()
     try:
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def offer_workflow(base: Path) -> None:
-    """Puts the demo's own workflow among the saved ones; the template asks for real models."""
+    """Save the demo's workflow among the user's; the template asks for real models."""
     saved = base / "user" / "default" / "workflows"
     saved.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(DEMO, saved / "Side-Step demo.json")

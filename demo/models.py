@@ -1,4 +1,4 @@
-"""Which model files the demo's workflow uses, and how they get into it."""
+"""Model files of the demo's workflow, and the workflow filled with them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 from .server import Prompt
 
 AUTOMATIC = "automatic"
-"""What Side-Step's loader node calls it."""
+"""Choice of Side-Step's loader node that finds a file by itself."""
 SPLIT_FOLDERS = ("diffusion_models", "unet")
 ALL_IN_ONE_PREFIXES = ("model.diffusion_model.", "vae.")
 LONGEST_HEADER = 100_000_000
 
 
 class DemoError(RuntimeError):
-    """The demo cannot run, or what it made is not what it should be."""
+    """Failure of the demo: it cannot run, or its result is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """File names as ComfyUI lists them; `folders` are the folders that hold them, by ComfyUI's name of the kind.
+    """File names as ComfyUI lists them; `folders` maps ComfyUI's name of a kind to the folder that holds it.
 
-    In an all-in-one file the three parts beside the model are AUTOMATIC: they are in the file itself."""
+    For an all-in-one file the other three parts are AUTOMATIC: they are in the file itself."""
 
     model: str
     text_encoder: str
@@ -38,7 +38,7 @@ class ModelFiles:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The table of tensors at the start of a safetensors file.  Raises DemoError if it is none, or cut short."""
+    """Read the header of a safetensors file.  Raises DemoError if it is not one, or is truncated."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -50,14 +50,14 @@ def read_header(path: Path) -> dict[str, Any]:
             raise DemoError(f"{path} is not a safetensors file, or its start is damaged.") from None
     end = 8 + length + max(tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
     if path.stat().st_size != end:
-        raise DemoError(f"{path} has {path.stat().st_size} bytes, its header says {end}. Download or copy it again.")
+        raise DemoError(f"{path} has {path.stat().st_size} bytes, its header states {end}. Download or copy it again.")
     return header
 
 
 def model_files(path: Path) -> ModelFiles:
-    """What goes with a real checkpoint: an all-in-one file, or a diffusion model inside a ComfyUI models folder.
+    """Find the files of a checkpoint: an all-in-one file, or a diffusion model inside a ComfyUI models folder.
 
-    Raises DemoError naming the file that is missing and where it was looked for."""
+    Raises DemoError naming the missing file and the folder searched."""
     if not path.is_file():
         raise DemoError(f"There is no file {path}. Give a .safetensors file of ACE-Step 1.5.")
     names = read_header(path)
@@ -78,7 +78,7 @@ def model_files(path: Path) -> ModelFiles:
 
 
 def find(folder: Path, patterns: Iterable[str], what: str) -> str:
-    """The first file of that kind, as ComfyUI names it."""
+    """Find the first file that matches, as ComfyUI names it."""
     for pattern in patterns:
         found = sorted(folder.rglob(f"{pattern}.safetensors"))
         if found:
@@ -87,7 +87,7 @@ def find(folder: Path, patterns: Iterable[str], what: str) -> str:
 
 
 def own_model(models: Path) -> Path | None:
-    """An ACE-Step 1.5 model in the models folder of the user's own ComfyUI."""
+    """Find an ACE-Step 1.5 model in the models folder of the user's own ComfyUI."""
     for folder in (*SPLIT_FOLDERS, "checkpoints"):
         for path in sorted((models / folder).rglob("*.safetensors")):
             name = path.name.lower().replace("-", "_")
@@ -97,7 +97,7 @@ def own_model(models: Path) -> Path | None:
 
 
 def with_models(prompt: Prompt, files: ModelFiles) -> dict[str, Any]:
-    """The workflow with these files in its loaders."""
+    """Fill the workflow's loaders with these files."""
     filled: dict[str, Any] = copy.deepcopy(dict(prompt))
     kind = "checkpoints" if files.all_in_one else "diffusion_models"
     loaders = {
@@ -113,7 +113,7 @@ def with_models(prompt: Prompt, files: ModelFiles) -> dict[str, Any]:
 
 
 def with_one_loader(prompt: dict[str, Any], name: str) -> dict[str, Any]:
-    """The workflow with one CheckpointLoaderSimple in place of its three loaders."""
+    """Replace the workflow's three loaders with one CheckpointLoaderSimple."""
     outputs = {"UNETLoader": 0, "DualCLIPLoader": 1, "VAELoader": 2}
     replaced = {node: outputs[content["class_type"]] for node, content in prompt.items()
                 if content["class_type"] in outputs}

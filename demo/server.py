@@ -1,4 +1,4 @@
-"""A real ComfyUI server process: started, driven as its own web page drives it, and stopped."""
+"""ComfyUI server process, driven through the API of its own web page."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ ENDINGS: dict[str, Status] = {
 
 
 class ServerError(RuntimeError):
-    """The server did not start, died, or answered with an error."""
+    """Failure of a server that did not start, died, or answered with an error."""
 
 
 class WorkflowRejected(ServerError):
-    """The server will not run this workflow; `node_errors` says why, by node id."""
+    """Refusal of a workflow; `node_errors` has the reasons by node id."""
 
     def __init__(self, reply: Mapping[str, Any], prompt: Prompt) -> None:
         self.node_errors: dict[str, Any] = reply.get("node_errors") or {}
@@ -53,21 +53,21 @@ class WorkflowRejected(ServerError):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a workflow ended: `outputs` by node id and the host's own `messages`, both as its history has them."""
+    """End of a workflow: `outputs` by node id and the host's `messages`, both from its history."""
 
     status: Status
     outputs: dict[str, dict[str, Any]]
     messages: list[list[Any]]
     events: list[Event]
-    """Everything that came over the websocket meanwhile."""
+    """Websocket events of the run."""
     exception_message: str = ""
 
 
 class ComfyUI:
-    """A context manager: inside it the server answers at `address` and has this pack loaded.
+    """Context manager of a server that answers at `address` with this pack loaded.
 
-    A `base` other than `host` holds models, input, output and the pack; with `base` equal to `host` (a person's own
-    ComfyUI) nothing is put into that folder.
+    A `base` other than `host` holds models, input, output and the pack; with `base` equal to `host` (the user's own
+    ComfyUI) nothing is written to that folder.
     """
 
     def __init__(self, host: Path, base: Path, *, pack: Path, port: int | None = None, extra_args: Sequence[str] = (),
@@ -79,7 +79,7 @@ class ComfyUI:
         self.python = self.env.get("COMFYUI_PYTHON", sys.executable)
         self.extra_args = list(extra_args)
         self.echo = echo
-        """For a person: shows the output instead of keeping it in `log`, and starts their own ComfyUI as they would."""
+        """Show the output instead of keeping it in `log`, and start the user's own ComfyUI as they would."""
         self.own = self.base == self.host
         self.log = (self.pack / ".cache" if self.own else self.base) / f"server-{self.port}.log"
         self.client_id = uuid.uuid4().hex
@@ -109,7 +109,7 @@ class ComfyUI:
         self._listener.join(REPLY_SECONDS)
 
     def command(self) -> list[str]:
-        """The command line of the server; links the pack to where it looks."""
+        """Build the server's command line, and link the pack to a folder that it searches."""
         command = [self.python, "main.py", "--port", str(self.port), *self.extra_args]
         if "--cpu" not in self.extra_args and not has_accelerator(self.python):
             command.append("--cpu")
@@ -126,9 +126,9 @@ class ComfyUI:
         return [*command, "--extra-model-paths-config", write_paths(self.pack / ".cache" / "own_paths.yaml", paths)]
 
     def submit(self, prompt: Prompt, client_id: str | None = None) -> str:
-        """The id of the workflow, now in the queue.  Raises WorkflowRejected.
+        """Queue the workflow and return its id.  Raises WorkflowRejected.
 
-        With another client's id the events go to that client and `wait` has the history alone."""
+        With another client's id the events go to that client, and `wait` has only the history."""
         body = {"prompt": prompt, "client_id": client_id or self.client_id}
         with self._news:
             first = len(self.events)
@@ -142,7 +142,7 @@ class ComfyUI:
         return prompt_id
 
     def wait(self, prompt_id: str, timeout: float = 600.0, on_event: Callable[[Event], None] | None = None) -> Outcome:
-        """How the workflow ended.  `on_event` is given every event as it comes.  Raises ServerError, TimeoutError."""
+        """Wait for the workflow's end; `on_event` gets every event as it comes.  Raises ServerError, TimeoutError."""
         deadline = time.monotonic() + timeout
         seen = first = self._first.get(prompt_id, 0)
         while True:
@@ -165,30 +165,30 @@ class ComfyUI:
                 raise TimeoutError(f"The workflow did not end within {timeout:.0f} s.\n{self.tail()}")
 
     def run(self, prompt: Prompt, timeout: float = 600.0, on_event: Callable[[Event], None] | None = None) -> Outcome:
-        """Submits the workflow and waits for its end."""
+        """Submit the workflow and wait for its end."""
         return self.wait(self.submit(prompt), timeout, on_event)
 
     def interrupt(self) -> None:
-        """Asks the running workflow to stop, as the web page's button does."""
+        """Interrupt the running workflow, as the page's button does."""
         self.post_json("/interrupt", {})
 
     def get_json(self, path: str) -> Any:
-        """What the server answers to GET."""
+        """Return the server's JSON reply to GET."""
         return self._request(path, None)
 
     def post_json(self, path: str, body: object) -> Any:
-        """What the server answers to POST; None if it answers nothing."""
+        """Return the server's JSON reply to POST; None if it is empty."""
         return self._request(path, json.dumps(body).encode())
 
-    def place(self, told: str) -> Path:
-        """The file or folder behind what nodes tell of it: `loras/a.safetensors`, `output/b`."""
-        role, _, name = told.partition("/")
+    def place(self, reported: str) -> Path:
+        """Find the file or folder that a node reports as `loras/a.safetensors` or `output/b`."""
+        role, _, name = reported.partition("/")
         folders = [Path(folder) for folder in self.get_json("/internal/folder_paths").get(role, [])]
         places = [folder / name for folder in (*folders, self.base / role)]
         return next((path for path in places if path.exists()), places[0])
 
     def tail(self) -> str:
-        """The end of the server's output, for error messages."""
+        """Return the end of the server's output, for error messages."""
         if self.echo:
             return "Its output is above."
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -218,7 +218,7 @@ class ComfyUI:
             time.sleep(0.1)
 
     async def _listen(self) -> None:
-        """Collects the events until the server closes the connection."""
+        """Collect events until the server closes the connection."""
         url = f"{self.address}/ws?clientId={self.client_id}"
         with contextlib.suppress(aiohttp.ClientError):
             async with aiohttp.ClientSession() as session, session.ws_connect(url, max_msg_size=0) as connection:
@@ -239,7 +239,7 @@ class ComfyUI:
 
 
 class HttpError(ServerError):
-    """A reply that is not a success."""
+    """Reply with an error status."""
 
     def __init__(self, path: str, code: int, body: str) -> None:
         self.code, self.body = code, body
@@ -247,7 +247,7 @@ class HttpError(ServerError):
 
 
 def outcome(entry: Mapping[str, Any], events: list[Event]) -> Outcome:
-    """Reads a history entry."""
+    """Read a history entry."""
     messages = entry["status"]["messages"]
     ending, data = next(message for message in reversed(messages) if message[0] in ENDINGS)
     return Outcome(status=ENDINGS[ending], outputs=entry["outputs"], messages=messages, events=events,
@@ -255,7 +255,7 @@ def outcome(entry: Mapping[str, Any], events: list[Event]) -> Outcome:
 
 
 def free_port(first: int = 0) -> int:
-    """A port nobody listens on: any, or the lowest from `first` on."""
+    """Find a free port: any, or the lowest from `first` on."""
     while True:
         with socket.socket() as probe:
             try:
@@ -268,14 +268,14 @@ def free_port(first: int = 0) -> int:
 
 @lru_cache
 def has_accelerator(python: str) -> bool:
-    """Whether that Python's PyTorch sees a GPU."""
+    """True if that Python's PyTorch sees a GPU."""
     code = ("import sys, torch; sys.exit(not any(part.is_available() for part in "
             "(torch.cuda, torch.xpu, torch.backends.mps)))")
     return subprocess.run([python, "-c", code], check=False).returncode == 0
 
 
 def link(target: Path, path: Path) -> None:
-    """Makes `path` lead to the folder `target` (on Windows a junction, which needs no rights)."""
+    """Link `path` to the folder `target` (on Windows with a junction, which needs no privileges)."""
     if path.exists() and path.samefile(target):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -289,7 +289,7 @@ def link(target: Path, path: Path) -> None:
 
 
 def write_paths(path: Path, paths: Mapping[str, Mapping[str, str | bool]]) -> str:
-    """Writes an extra-model-paths file for ComfyUI (JSON is YAML) and returns its path."""
+    """Write an extra-model-paths file for ComfyUI (JSON is YAML) and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(paths), encoding="utf-8")
     return str(path)

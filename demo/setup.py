@@ -1,4 +1,4 @@
-"""Where the demo plays: a ComfyUI folder with models and songs in it, or the user's own ComfyUI."""
+"""Set-up of the demo: a ComfyUI folder with models and songs, or the user's own ComfyUI."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ BASE = PACK / ".cache" / "demo" / "base"
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a server is started with, and what the workflow is filled with."""
+    """Folders and files that the server is started with and the workflow is filled with."""
 
     host: Path
     base: Path
     songs: Path
     files: ModelFiles
     embedded: bool
-    """Random weights: the sound will be noise."""
+    """Flag of random weights, whose sound is noise."""
     full_size: bool
-    """The embedded checkpoint is as big as the real 2B."""
+    """Flag of an embedded checkpoint as big as the real 2B."""
     extra_args: tuple[str, ...] = ()
 
 
 def set_up(audio: Path | None = None, checkpoint: Path | None = None, base: Path | None = None) -> Setup:
-    """Everything in place for the ComfyUI in COMFYUI_PATH: the given audio and checkpoint, else the embedded ones.
+    """Prepare the ComfyUI in COMFYUI_PATH with the given audio and checkpoint, else with the embedded ones.
 
     `base` holds songs, outputs and settings instead of the usual folder.  Raises DemoError naming what is missing."""
     if audio is not None and not audio.is_dir():
@@ -53,12 +53,12 @@ def set_up(audio: Path | None = None, checkpoint: Path | None = None, base: Path
 
 
 def builds_any_size(host: Path) -> bool:
-    """Whether this ComfyUI reads the sizes of ACE-Step from the file, or builds the 2B's whatever the file holds."""
+    """True if this ComfyUI reads ACE-Step's sizes from the file, False if it always builds the 2B's."""
     return "encoder_hidden_size" in (host / "comfy" / "model_detection.py").read_text(encoding="utf-8")
 
 
 def extra_folders(files: ModelFiles) -> tuple[str, ...]:
-    """The arguments that make ComfyUI look for these files in their own folders first."""
+    """Build the arguments that make ComfyUI look for these files in their own folders first."""
     folders = {kind: str(folder) for kind, folder in files.folders.items()}
     path = write_paths(BASE / "demo_paths.yaml", {"sidestep_demo": {**folders, "is_default": True}})
     return "--extra-model-paths-config", path

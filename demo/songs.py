@@ -1,6 +1,6 @@
-"""Three short synthesised songs, each in another audio format and with its notes in another dialect.
+"""Three short synthesised songs, each in its own audio format and sidecar layout.
 
-They are music enough to hear what an adapter learned from them: chords, a bass and drums at their stated tempo.
+Chords, bass and drums at the stated tempo: enough music to hear what an adapter learned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Score:
     root: int
     chords: tuple[tuple[int, ...], ...]
     brightness: int
-    """Partials of the chord sound."""
+    """Number of partials of the chord sound."""
     seed: int
 
 
@@ -38,7 +38,7 @@ _WALTZ = _Score(bpm=100, beats_per_bar=3, root=43, brightness=5, seed=3,
 
 
 def write_demo_songs(folder: Path) -> None:
-    """6.0 s of WAV, 8.0 s of FLAC and 10.8 s of Opus with their sidecars; what exists already is left alone."""
+    """Write 6.0 s of WAV, 8.0 s of FLAC and 10.8 s of Opus with sidecars; existing files are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_audio(folder / "neon drive.wav", _NEON, "wav", "pcm_s16le")
     _write_text(folder / "neon drive.txt", (
@@ -56,7 +56,7 @@ def write_demo_songs(folder: Path) -> None:
 
 
 def _render(score: _Score) -> Wave:
-    """Stereo [2, samples], peak 0.8."""
+    """Render stereo audio [2, time] with peak 0.8."""
     beat = 60 / score.bpm
     length = round(len(score.chords) * score.beats_per_bar * beat * RATE)
     noise = np.random.default_rng(score.seed)
@@ -96,7 +96,7 @@ def _hiss(noise: np.random.Generator, *, decay: float) -> Wave:
 
 
 def _add(song: Wave, start: float, wave: Wave, pan: float) -> None:
-    """Mix in place; what would sound beyond the end is cut."""
+    """Mix in place; sound beyond the end is cut."""
     first = round(start * RATE)
     part = wave[: song.shape[1] - first]
     song[:, first : first + part.size] += np.array([[np.cos(pan * np.pi / 2)], [np.sin(pan * np.pi / 2)]]) * part

@@ -1,8 +1,8 @@
-"""ACE-Step 1.5 checkpoints with random weights: every file of the real thing, small, made in seconds, always the same.
+"""Small ACE-Step 1.5 checkpoints with random weights: every file of a real one, made in seconds, always identical.
 
-`write_demo_models` makes what ComfyUI itself detects, loads and runs: about 2 GB, because the host fixes the sizes of
-the text encoder, the VAE and the condition encoder.  The `write_tiny_*` functions make the same files with every width
-shrunk, in each of the three layouts that exist, for tests.
+`write_demo_models` writes models that ComfyUI detects, loads and runs: about 2 GB, because ComfyUI fixes the sizes of
+the text encoder, the VAE and the condition encoder.  The `write_tiny_*` functions shrink every width, for tests, in
+each of the three layouts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["DEMO", "XL_LIKE", "Geometry", "TinyPaths", "diffusers_vae", "write_d
            "write_tiny_models", "write_tiny_official"]  # fmt: skip
 
 VERSION = "1"
-"""Of the demo models; raise it when their weights change, and files of another version are written again."""
+"""Version of the demo models.  Raise it when their weights change: files of another version are written again."""
 
 DEMO_MODEL = Path("diffusion_models/acestep_v1.5_demo_turbo.safetensors")
 FULL_MODEL = Path("diffusion_models/acestep_v1.5_demo_2b_turbo.safetensors")
@@ -51,8 +51,8 @@ BF16 = torch.bfloat16
 
 @dataclass(frozen=True, kw_only=True)
 class TinyPaths:
-    """Where a tiny checkpoint was written.  In an official layout `model` is the model's folder; in an all-in-one
-    layout the three are the same file."""
+    """Paths of a tiny checkpoint.  In the official layout `model` is the model's folder; in an all-in-one layout
+    all three are one file."""
 
     model: Path
     text_encoder: Path
@@ -61,8 +61,8 @@ class TinyPaths:
 
 def write_demo_models(models: Path, *, full_size: bool = False) -> None:
     """Write the four files that ComfyUI's UNETLoader, DualCLIPLoader (type ace) and VAELoader take, into the folders of
-    a ComfyUI models folder.  With `full_size` the model is as big as the real 2B: 5 GB.  Files of this version are left
-    as they are; a file that is not ours raises FileExistsError."""
+    a ComfyUI models folder.  With `full_size` the model is as big as the real 2B: 5 GB.  Files of this version are
+    kept; a file of another origin raises FileExistsError."""
     fills = {
         FULL_MODEL if full_size else DEMO_MODEL: ("", model(FULL if full_size else DEMO)),
         DEMO_TEXT_ENCODER: ("model.", text_encoder(DEMO)),
@@ -81,8 +81,8 @@ def write_demo_models(models: Path, *, full_size: bool = False) -> None:
 
 
 def _language_model_marks() -> Fills:
-    """The two tensors by which the host recognises the 1.7B language model.  It allocates the rest and, as long as no
-    audio codes are generated, never touches it."""
+    """Yield the two tensors by which ComfyUI recognises the 1.7B language model.  It allocates the rest and never
+    touches it while no audio codes are generated."""
     yield "layers.0.post_attention_layernorm.weight", Fill((2048,), 0.0, 1.0)
     yield "layers.0.self_attn.q_norm.weight", Fill((128,), 0.0, 1.0)
 
@@ -109,7 +109,7 @@ def write_tiny_models(
 
 
 def write_tiny_all_in_one(folder: Path, geometry: Geometry | None = None, *, seed: int = 0) -> TinyPaths:
-    """Write ComfyUI's checkpoint layout: everything in one file, told apart by prefixes."""
+    """Write ComfyUI's checkpoint layout: everything in one file, distinguished by prefixes."""
     size = geometry or Geometry()
     path = folder / "ace_step_1.5_tiny_turbo_aio.safetensors"
     text_prefix = "text_encoders.qwen3_06b.transformer.model."
@@ -185,7 +185,7 @@ def _vae_config(size: Geometry) -> dict[str, object]:
 
 
 def _write_official_model(folder: Path, tensors: dict[str, Tensor], sharded: bool) -> None:
-    """One bf16 file as the 2B model, or two fp32 shards and an index as the XL model."""
+    """Write one bf16 file like the 2B model, or two fp32 shards and an index like the XL model."""
     if not sharded:
         write_tensors(folder / "model.safetensors", tensors)
         return
@@ -200,7 +200,7 @@ def _write_official_model(folder: Path, tensors: dict[str, Tensor], sharded: boo
 
 
 def diffusers_vae(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same VAE with the names and shapes of diffusers' AutoencoderOobleck."""
+    """Rename and reshape the VAE's tensors for diffusers' AutoencoderOobleck."""
     return {_diffusers_name(name): _diffusers_shape(name, tensor) for name, tensor in tensors.items()}
 
 

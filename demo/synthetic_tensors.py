@@ -1,4 +1,4 @@
-"""Every tensor of an ACE-Step 1.5 checkpoint by name, shape and scale, and random numbers to fill them with.
+"""Tensors of an ACE-Step 1.5 checkpoint by name, shape and scale, filled with random numbers.
 
 Scales keep activations near 1, so that fp32, bf16 and fp16 all stay finite.
 """
@@ -42,7 +42,7 @@ class Geometry:
     text_mlp: int = 64
     vae_channels: int = 2
     vae_widths: tuple[int, ...] = (1, 1, 2, 4, 8, 16)
-    """Of the VAE's stages, in units of vae_channels.  diffusers builds it for 128 channels only."""
+    """Widths of the VAE's stages, in units of vae_channels.  diffusers builds it for 128 channels only."""
 
 
 DEMO = Geometry(
@@ -51,17 +51,17 @@ DEMO = Geometry(
     text_hidden=1024, text_layers=28, text_heads=16, text_kv_heads=8, text_head_dim=128, text_mlp=3072,
     vae_channels=128,
 )  # fmt: skip
-"""The smallest that ComfyUI 0.30 runs in full: it fixes head size 128, 8 key heads, encoder width 2048, 8 + 4 layers,
+"""Smallest sizes that ComfyUI 0.30 runs in full: it fixes head size 128, 8 key heads, encoder width 2048, 8 + 4 layers,
 and the whole text encoder and VAE."""
 FULL = replace(DEMO, layers=24, hidden=2048, heads=16, mlp=6144, encoder_heads=16, encoder_mlp=6144)
-"""The real 2B's sizes, the only ones that ComfyUI before 0.19 builds: it reads none of them from the file."""
+"""Sizes of the real 2B, the only ones that ComfyUI before 0.19 builds: it reads none of them from the file."""
 XL_LIKE = Geometry(layers=3, hidden=96, heads=6, kv_heads=2, mlp=128)
 """Decoder wider than the condition encoder, as in XL."""
 
 
 @dataclass(frozen=True)
 class Fill:
-    """One tensor to make: normal numbers of this mean and standard deviation."""
+    """Normal distribution that one tensor is drawn from."""
 
     shape: tuple[int, ...]
     std: float
@@ -179,7 +179,7 @@ def text_encoder(size: Geometry) -> Fills:
 
 
 def _convolution(name: str, outputs: int, inputs: int, kernel: int, gain: float, bias: bool = True) -> Fills:
-    """A weight-normalised convolution: its output's rms is `gain` times its input's."""
+    """Yield a weight-normalised convolution whose output's rms is `gain` times its input's."""
     yield f"{name}.weight_v", Fill((outputs, inputs, kernel), 1.0)
     yield f"{name}.weight_g", Fill((outputs, 1, 1), 0.0, gain)
     if bias:
@@ -223,12 +223,12 @@ def vae(size: Geometry) -> Fills:
 
 
 BLOCK = 1048583
-"""How many normal numbers are drawn; a prime, so that the rows of big tensors do not repeat."""
+"""Number of normal numbers drawn; a prime, so that rows of big tensors do not repeat."""
 
 
 @cache
 def _normal_numbers() -> Tensor:
-    """The block of normal numbers that every tensor is cut from, twice in a row."""
+    """Block of normal numbers that every tensor is cut from, twice in a row."""
     return torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)).repeat(2)
 
 
@@ -246,5 +246,5 @@ def _make(name: str, fill: Fill, seed: int, dtype: torch.dtype) -> Tensor:
 
 
 def tensors_of(fills: Fills, *, prefix: str = "", seed: int = 0, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Named random tensors, a pure function of names, shapes and seed; `prefix` is put before every name."""
+    """Draw named random tensors, a pure function of names, shapes and seed; `prefix` is prepended to every name."""
     return {prefix + name: _make(name, fill, seed, dtype) for name, fill in fills}

@@ -1,4 +1,4 @@
-"""Thumbnails of the example workflows: illustrations of what each makes, drawn, not measured.  Always the same."""
+"""Thumbnails of the example workflows: deterministic drawings of each result, not measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIZE = WIDTH, HEIGHT = 1000, 560
 LARGER = 2
-"""Drawn at this multiple, for smooth edges."""
+"""Supersampling factor, for smooth edges."""
 BACK, PANEL, DIM, BRIGHT = "#16181d", "#20242c", "#8b93a3", "#f2f4f8"
 VIOLET, BLUE, ORANGE, GREEN = "#a78bfa", "#4f9cf9", "#f59e0b", "#4ade80"
 
@@ -28,7 +28,7 @@ def write_thumbnails(cards: Mapping[Path, Card]) -> None:
 
 
 def adapter_card(pen: Pen) -> None:
-    """Songs in, a falling loss, a new song out."""
+    """Draw songs, a falling loss and a new song."""
     _panel(pen, (40, 40, 960, 170), "Your songs")
     _waveform(pen, (200, 60, 930, 150), VIOLET, seed=1)
     _panel(pen, (40, 190, 960, 390), "Loss")
@@ -38,7 +38,7 @@ def adapter_card(pen: Pen) -> None:
 
 
 def estimate_card(pen: Pen) -> None:
-    """A heat map with the best modules framed, then the loss."""
+    """Draw a heat map with the best modules framed, then the loss."""
     _panel(pen, (40, 40, 960, 360), "What your\nmusic changes")
     random, rows, columns = np.random.default_rng(3), 8, 24
     shares = np.clip(random.beta(1.2, 3.5, (rows, columns)) + np.linspace(0.25, 0, columns), 0, 1)
@@ -53,7 +53,7 @@ def estimate_card(pen: Pen) -> None:
 
 
 def songs_card(pen: Pen) -> None:
-    """A table of songs: a waveform, the caption, tempo and key of each."""
+    """Draw a table of songs: waveform, caption, tempo and key of each."""
     songs = (("neon drive", "driving synthwave, saw chords", "120", "A minor"),
              ("paper waltz", "playful waltz, music box", "100", "G major"),
              ("slow rain", "calm lo-fi, soft piano", "90", "C major"),
@@ -70,7 +70,7 @@ def songs_card(pen: Pen) -> None:
 
 
 def _waveform(pen: Pen, box: Box, colour: str, *, seed: int) -> None:
-    """Bars with the swell of a beat."""
+    """Draw bars that swell with a beat."""
     left, top, right, bottom = box
     middle, count = (top + bottom) / 2, int((right - left) / 7)
     random = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def _waveform(pen: Pen, box: Box, colour: str, *, seed: int) -> None:
 
 
 def _loss(pen: Pen, box: Box) -> None:
-    """The raw curve, and its average over it."""
+    """Draw the raw curve with its average on top."""
     left, top, right, bottom = box
     share = np.linspace(0, 1, 160)
     smooth = 0.1 + 0.85 * np.exp(-3.2 * share)

@@ -1,4 +1,4 @@
-"""Proof that the demo made what it says it made."""
+"""Verification of the demo's results."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .models import DemoError, read_header
 from .server import Prompt
 
 EFFECT_TOLERANCE = 0.005
-"""Of the effect of strength 1.0, which must be 1."""
+"""Largest deviation of the effect of strength 1.0 from 1."""
 LENGTH_TOLERANCE = 0.1
 """Seconds; latent frames (1/25 s) and the frames of audio formats round."""
 QUIETEST = 1e-3
-"""Of full scale; a peak below this is silence."""
+"""Lowest peak that is not silence, as a share of full scale."""
 
 
 def verify(prompt: Prompt, outputs: Mapping[str, Mapping[str, Any]], place: Callable[[str], Path]) -> dict[str, Any]:
-    """The facts of the run, each checked; `place` finds the file behind `loras/...` and `output/...`.
+    """Check every fact of the run and return them; `place` finds the file behind `loras/...` and `output/...`.
 
-    Raises DemoError listing every fact that is wrong."""
+    Raises DemoError listing every wrong fact."""
     trained, applied = report(prompt, outputs, "SideStepTrainAdapter"), report(prompt, outputs, "SideStepApplyAdapter")
     keys = ("adapter", "keys_matched", "keys_total", "effect", "steps", "heldout_first", "heldout_last")
     facts = {key: trained[key] for key in keys}
@@ -54,7 +54,7 @@ def verify(prompt: Prompt, outputs: Mapping[str, Mapping[str, Any]], place: Call
 
 
 def report(prompt: Prompt, outputs: Mapping[str, Mapping[str, Any]], class_type: str) -> dict[str, Any]:
-    """What the node of that class says of its work."""
+    """Report of the node of that class."""
     [node] = [node for node, content in prompt.items() if content["class_type"] == class_type]
     if "sidestep" not in outputs.get(node, {}):
         raise DemoError(f"Node {node} ({class_type}) reported nothing.")
@@ -63,7 +63,7 @@ def report(prompt: Prompt, outputs: Mapping[str, Mapping[str, Any]], class_type:
 
 
 def audio_file(outputs: Mapping[str, Mapping[str, Any]]) -> str:
-    """The file that the workflow's save node wrote, as `output/...`."""
+    """Path of the file that the workflow's save node wrote, as `output/...`."""
     saved = [file for output in outputs.values() for file in output.get("audio", []) if file["type"] == "output"]
     if len(saved) != 1:
         raise DemoError(f"The workflow saved {len(saved)} audio files instead of one.")
@@ -71,13 +71,13 @@ def audio_file(outputs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def value_of(prompt: Prompt, class_type: str, key: str) -> Any:
-    """A setting of the workflow."""
+    """Look up a setting of the workflow."""
     [value] = [node["inputs"][key] for node in prompt.values() if node["class_type"] == class_type]
     return value
 
 
 def decode(path: Path) -> tuple[float, float]:
-    """Length in seconds and peak (full scale is 1; nan if any sample is) of an audio file, every frame decoded."""
+    """Decode an audio file to its length in seconds and its peak (1 is full scale; nan if any value is)."""
     planar = av.AudioResampler(format="fltp")
     with av.open(str(path)) as container:
         frames = [part for frame in container.decode(audio=0) for part in planar.resample(frame)]
@@ -86,5 +86,5 @@ def decode(path: Path) -> tuple[float, float]:
 
 
 def finite(value: object) -> bool:
-    """Whether it is a number, and not nan or infinite."""
+    """True for a number that is neither nan nor infinite."""
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,6 +1,6 @@
-"""Makes what people see of the demo's prompts: the example workflows, their thumbnails, and the picture in the README.
+"""Example workflows with their thumbnails, and the picture in the README, made from the demo's prompts.
 
-For developers, after a node or a prompt changed: `python -m demo.workflow` with COMFYUI_PATH set.
+Run `python -m demo.workflow` with COMFYUI_PATH set after a node or a prompt changed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PICTURE = PACK / "docs" / "graph.png"
 TITLE_BAR = 30
 MARGIN = 24
 DRAWN = 1500
-"""Milliseconds after which the page has drawn what it was given."""
+"""Milliseconds until the page has drawn a change."""
 VIEW = {"width": 2400, "height": 1600}
 SCALE = 0.8
 BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False}
@@ -37,7 +37,7 @@ BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "C
 TRAINER, LOADER = "SideStepTrainAdapter", "SideStepLoadACEStepCheckpoint"
 PREPROCESS, LORA, NOTE = "SideStepPreprocessAudioFolder", "SideStepConfigureLoRA", "MarkdownNote"
 EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 40, "PreviewImage": 380, "PreviewAny": 380}
-"""Added to what a node needs at least, so that its text or picture can be read."""
+"""Pixels added to a node's minimum height, so that its text or picture is legible."""
 NOTE_HEIGHT = 300
 MODEL, TEXT_ENCODER, LANGUAGE_MODEL, VAE = (
     "acestep_v1.5_turbo.safetensors", "qwen_0.6b_ace15.safetensors", "qwen_1.7b_ace15.safetensors",
@@ -49,13 +49,13 @@ FILES = {
     "VAELoader": [("vae", VAE)],
 }
 DOWNLOADS = "https://huggingface.co/Comfy-Org/ace_step_1.5_ComfyUI_files/resolve/main/split_files"
-"""Files and address are those of ComfyUI's own ACE-Step 1.5 templates; ComfyUI offers to fetch what is missing."""
+"""Address of the files in ComfyUI's own ACE-Step 1.5 templates; ComfyUI offers to fetch missing ones."""
 SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Nodes below each other, all as wide; by their classes, of which a workflow has one node each."""
+    """Nodes of one width below each other, by class; a workflow has one node of each."""
 
     width: int
     types: tuple[str, ...]
@@ -63,8 +63,8 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Columns with a frame around them.  A template is to be at most 1800 x 1160: ComfyUI shows it whole, and leaves
-    its titles readable only so in a window of 1400 x 900."""
+    """Columns with a frame around them.  A template is at most 1800 x 1160: ComfyUI fits it into a window of
+    1400 x 900, and larger ones lose legible titles."""
 
     title: str
     color: str
@@ -73,13 +73,13 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """An example workflow: the prompt that it is made of, and how it is presented."""
+    """Example workflow: its prompt and its layout."""
 
     name: str
     prompt: Path
     groups: tuple[Group, ...]
     note: str
-    """In Markdown: how to use it."""
+    """Instructions in Markdown."""
 
     @property
     def file(self) -> Path:
@@ -135,16 +135,16 @@ BUILD = Example(
 EXAMPLES = (GENERATE, ESTIMATE, BUILD)
 PROMPT = GENERATE.prompt
 DEMO = HERE / "train_then_generate.json"
-"""The first one with the demo's own values, which `run.py comfyui` opens."""
+"""Workflow with the demo's own values, opened by `run.py comfyui`."""
 
 
 def main() -> None:
-    """Writes the workflow files and the pictures."""
+    """Write the workflow files and the pictures."""
     setup = set_up()
     with ComfyUI(setup.host, setup.base, pack=PACK, extra_args=setup.extra_args) as server, chromium() as browser:
         for example in EXAMPLES:
             prompt = json.loads(example.prompt.read_text(encoding="utf-8"))
-            # Run first and without a page: what the nodes show then comes from their history.
+            # Run first and without a page: nodes then show their history.
             outcome = server.run(prompt)
             if outcome.status != "success":
                 raise SystemExit(f"{example.name} ended with {outcome.status}. {outcome.exception_message}")
@@ -162,12 +162,12 @@ def main() -> None:
 
 
 def write(path: Path, graph: dict[str, Any]) -> None:
-    """A workflow file."""
+    """Write a workflow file."""
     path.write_text(json.dumps(graph, indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
 def for_people(prompt: Prompt) -> dict[str, Any]:
-    """A demo prompt with what a real training takes instead: usual file names, the defaults, whole minutes."""
+    """Replace a demo prompt's values with those of a real training: usual file names, defaults, whole minutes."""
     values: dict[str, dict[str, Any]] = {
         LOADER: {"model": MODEL, "text_encoder": TEXT_ENCODER, "vae": VAE},
         PREPROCESS: {**PreprocessConfig().to_json(), "folder": "my_songs", "dataset_name": "my_music",
@@ -195,7 +195,7 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
 
 
 def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
-    """The prompt as a workflow file, with its nodes arranged so that they overlap in neither render mode."""
+    """Lay out the prompt as a workflow file; nodes overlap in neither render mode."""
     page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, example.name])
     layout = (HERE / "layout.js").read_text(encoding="utf-8")
     page.evaluate(layout, {"groups": [asdict(group) for group in example.groups], "heights": heights(page, example),
@@ -213,11 +213,11 @@ def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
 
 
 def heights(page: Page, example: Example) -> dict[str, float]:
-    """Height of every node, by id, so that its content fits in either render mode."""
+    """Measure the height of every node by id, so that its content fits in either render mode."""
     widths = {name: column.width for group in example.groups for column in group.columns for name in column.types}
     page.evaluate("value => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', value)", True)
     page.wait_for_timeout(DRAWN)
-    # What the classic canvas needs is computed; Nodes 2.0 is measured, and counts the title bar.
+    # The classic canvas computes its need; Nodes 2.0 is measured, title bar included.
     found: dict[str, float] = page.evaluate("""async ([widths, extra, title, wait]) => {
         const { nodes } = window.app.graph;
         for (const node of nodes) node.setSize([widths[node.type], title]);
@@ -232,7 +232,7 @@ def heights(page: Page, example: Example) -> dict[str, float]:
 
 
 def photograph(page: Page, graph: dict[str, Any]) -> None:
-    """Make the picture in the README: the graph as a person sees it."""
+    """Take the picture in the README: the graph as it appears on screen."""
     page.wait_for_timeout(DRAWN)
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.wait_for_timeout(DRAWN)
@@ -241,7 +241,7 @@ def photograph(page: Page, graph: dict[str, Any]) -> None:
 
 
 def picture_of_graph(page: Page) -> bytes:
-    """A PNG of the open graph alone, cut to its groups and nodes."""
+    """Take a PNG of the open graph, cropped to its groups and nodes."""
     page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
     width, height = page.evaluate("""([scale, margin]) => {
         const { graph, canvas } = window.app;

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from aiohttp import web
 from server import PromptServer
 
-from ...sidestep_core.io import strict_json
+from ...sidestep_core.io.record import parse
 from ..host import preset_files
 from .songs import answer, body, work
 
@@ -24,6 +24,6 @@ async def post_preset(request: web.Request) -> web.Response:
 
 
 def _settings(widgets: Mapping[str, object]) -> Mapping[str, object]:
-    texts = strict_json.typed(widgets, dict[str, str], "The request")
+    texts = parse(widgets, dict[str, str], "The request")
     _, chosen = preset_files.chosen(*(texts.get(name, "") for name in ("preset", "changes", "json")))
     return chosen.train.to_json()

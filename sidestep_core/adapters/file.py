@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import AdapterError
 from ..io import atomic, hashing, strict_json
+from ..io.record import parse
 from ..io.tensors import BadTensorFile, json_metadata, read_metadata, write_tensors
 from . import peft_layout
 
@@ -128,17 +129,17 @@ def open_adapter(path: Path) -> Adapter:
                            "convert it to safetensors first.")
     try:
         values = facts_of(path)
-        return Adapter(path=path, checkpoint=strict_json.typed(values.get("checkpoint", ""), str, "checkpoint"),
-                       variant=strict_json.typed(values.get("variant", ""), str, "variant"),
+        return Adapter(path=path, checkpoint=parse(values.get("checkpoint", ""), str, "checkpoint"),
+                       variant=parse(values.get("variant", ""), str, "variant"),
                        trigger_word=_trigger_word(values),
-                       steps=strict_json.typed(values.get("steps", 0), int, "steps"))
+                       steps=parse(values.get("steps", 0), int, "steps"))
     except (BadTensorFile, strict_json.BadJson) as error:
         raise AdapterError(f"{path.name} is damaged or not a safetensors file ({error}).") from error
 
 
 def _trigger_word(facts: Mapping[str, Any]) -> str:
     """Trigger word of an adapter; the first adapters called it `tag`."""
-    found: str = strict_json.typed(facts.get("trigger_word", facts.get("tag", "")), str, "trigger_word")
+    found: str = parse(facts.get("trigger_word", facts.get("tag", "")), str, "trigger_word")
     return found
 
 

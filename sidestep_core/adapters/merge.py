@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import AdapterError, CheckpointError, ConfigError
 from ..io import strict_json
 from ..io.atomic import write_new
+from ..io.record import parse
 from ..io.tensors import StoredTensor, TensorFile
 from ..model.checkpoint import Checkpoint, Variant, variants_in
 from ..model.weights import FP8, QUANTISATION_PARTS, Weights, open_file
@@ -125,7 +126,7 @@ def merged_facts(path: Path) -> list[Any]:
     """What was merged into a model file, in order; nothing for other files."""
     try:
         facts = strict_json.loads(open_file(path).metadata.get(METADATA_KEY, "[]"), METADATA_KEY)
-        return list(strict_json.typed(facts, list[Any], METADATA_KEY))
+        return list(parse(facts, list[Any], METADATA_KEY))
     except strict_json.BadJson as error:
         raise CheckpointError(f"{path.name} has damaged metadata ({error}). Choose another model.") from error
 

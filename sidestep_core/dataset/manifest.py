@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import DatasetError
 from ..io import atomic, hashing, strict_json
+from ..io.record import parse
 from ..model.prompts import Prompt
 from . import tensor_file
 from .sample_info import SampleInfo
@@ -145,7 +146,7 @@ def open_dataset(folder: Path) -> Dataset:
                                f"this version reads {FORMAT}. Preprocess the songs again.")
         if values["format"] < FORMAT and "tag" in values:
             values["trigger_word"] = values.pop("tag")
-        found = strict_json.record(_Manifest, values, MANIFEST)
+        found = parse(values, _Manifest, MANIFEST)
         return Dataset(folder=folder, checkpoint=found.checkpoint, style=found.style, trigger_word=found.trigger_word,
                        samples=found.samples, genre_ratio=found.genre_ratio)
     except strict_json.BadJson as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import AdapterError
 from . import atomic, strict_json
+from .record import parse
 from .strict_json import Json
 
 CHECKSUMS = "checksums.json"
@@ -37,7 +38,7 @@ def write_checksums(folder: Path) -> None:
 
 def verify_checksums(folder: Path) -> None:
     """Compare every file with its checksum.  AdapterError names the first that is missing or damaged."""
-    checksums = strict_json.typed(strict_json.read(folder / CHECKSUMS), dict[str, str], CHECKSUMS)
+    checksums = parse(strict_json.read(folder / CHECKSUMS), dict[str, str], CHECKSUMS)
     for name, expected in checksums.items():
         file = folder / Path(name).name
         if not file.is_file():

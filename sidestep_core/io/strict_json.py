@@ -1,8 +1,8 @@
 """JSON from anywhere, read within bounds and by type: a hostile file costs one sentence, never the process.
 
-`read` and `loads` bound the size, the depth and the numbers; `typed` and `record` check the values against annotations.
-Every failure is a BadJson with one sentence that names the file, the field and the value, shortened.  The only module
-that calls json.loads.
+`read` and `loads` bound the size, the depth and the numbers; record.py checks the values against annotations.  Every
+failure is a BadJson with one sentence that names the file and the value, shortened.  The only module that calls
+json.loads.
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ import json
 import math
 import re
 import stat
-import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, TypeVar
 
 from ..errors import ConfigError, SideStepError
 
@@ -122,66 +119,11 @@ def loads(content: str | bytes, label: str = "The text", *, unique: Unique = lam
     return value
 
 
-def record(kind: type[AnyRecord], values: Json, where: str, *, others: bool = False) -> AnyRecord:
-    """A dataclass from a JSON object, every field of its annotated type.
-
-    BadJson names a field that is missing, unknown (unless `others` are let be), or of another type.
-    """
-    values = as_object(values, where)
-    known, hints = _fields(kind)  # type: ignore[arg-type]
-    unknown = sorted(values.keys() - known.keys())
-    if unknown and not others:
-        raise BadJson(f"{where} has the unknown field {shown(unknown[0])}.")
-    for name, field in known.items():
-        if name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise BadJson(f"{where} has no {name}.")
-    return kind(**{name: typed(values[name], hints[name], f"{where}: {name}") for name in known if name in values})
-
-
-@cache
-def _fields(kind: type[Any]) -> tuple[dict[str, Field[Any]], dict[str, Any]]:
-    """Of a dataclass by name, and their types: slow to find out, and asked for every line of a header."""
-    return {field.name: field for field in fields(kind) if field.init}, get_type_hints(kind)
-
-
 def as_object(value: Json, where: str) -> dict[str, Any]:
     """The value, where it is a JSON object; else BadJson."""
     if not isinstance(value, dict):
-        raise BadJson(f"{where} must be an object, not {shown(value)}.")
+        raise BadJson(f"{where} must be an object, got {shown(value)}.")
     return value
-
-
-def typed(value: Json, annotation: Any, where: str) -> Any:
-    """The value as this annotation has it: plain types, Literal, unions, list, tuple, dict, Path and dataclasses.
-
-    An integer may stand for a float, a bool never for a number; integers fit 64 bits.
-    """
-    origin = get_origin(annotation) or annotation
-    if annotation is Any or annotation is object:
-        return value
-    if is_dataclass(origin):
-        return record(annotation, value, where)
-    if origin in (types.UnionType, Union):
-        return _one_of(value, get_args(annotation), where)
-    if origin in (list, tuple, Sequence):
-        return _items(value, origin, get_args(annotation), where)
-    if origin in (dict, Mapping):
-        return _entries(value, get_args(annotation), where)
-    if not _fits(value, origin, annotation):
-        raise BadJson(f"{where} must be {kind_in_words(annotation)}, not {shown(value)}.")
-    return origin(value) if origin in (float, Path) else value
-
-
-def _fits(value: Json, origin: Any, annotation: Any) -> bool:
-    if origin is Literal:
-        return any(type(value) is type(option) and value == option for option in get_args(annotation))
-    if origin is Path:
-        return isinstance(value, str) and "\0" not in value
-    if origin is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    if origin is int:
-        return type(value) is int and -(1 << 63) <= value < 1 << 63
-    return type(value) is origin
 
 
 def shown(value: object) -> str:
@@ -190,49 +132,6 @@ def shown(value: object) -> str:
         return f"a list of {len(value)}" if not isinstance(value, dict) else f"an object of {len(value)}"
     text = repr(value[:MOST_SHOWN + 1] if isinstance(value, str) else value)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
-
-
-def _one_of(value: Json, options: Sequence[Any], where: str) -> Any:
-    if value is None and type(None) in options:
-        return None
-    kinds = [option for option in options if option is not type(None)]
-    for kind in kinds[:-1]:
-        try:
-            return typed(value, kind, where)
-        except BadJson:
-            continue  # The last one says what is wrong.
-    return typed(value, kinds[-1], where)
-
-
-def _items(value: Json, origin: Any, kinds: Sequence[Any], where: str) -> Any:
-    if not isinstance(value, list):
-        raise BadJson(f"{where} must be a list, not {shown(value)}.")
-    if origin is tuple and kinds and kinds[-1] is not Ellipsis:
-        if len(value) != len(kinds):
-            raise BadJson(f"{where} must be a list of {len(kinds)}, not of {len(value)}.")
-        return tuple(typed(item, kind, where) for item, kind in zip(value, kinds, strict=True))
-    kind = kinds[0] if kinds else Any
-    found = [typed(item, kind, f"{where} {number}") for number, item in enumerate(value, start=1)]
-    return found if origin is list else tuple(found)
-
-
-def _entries(value: Json, kinds: Sequence[Any], where: str) -> dict[str, Any]:
-    kind = kinds[1] if kinds else Any
-    return {name: typed(item, kind, f"{where}: {name[:MOST_SHOWN]}") for name, item in as_object(value, where).items()}
-
-
-def kind_in_words(annotation: Any) -> str:
-    """A type in words, such as "a whole number" or "'mean' or 'max'"."""
-    origin, options = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return " or ".join(map(repr, options))
-    if origin in (types.UnionType, Union):
-        return " or ".join(map(kind_in_words, options))
-    if origin in (list, tuple):
-        return f"a list, each {kind_in_words(options[0])}" if options else "a list"
-    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path",
-             dict: "an object", types.NoneType: "null"}
-    return names.get(origin or annotation, str(annotation))
 
 
 def _decoded(content: bytes, label: str) -> str:

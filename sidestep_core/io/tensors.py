@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import SideStepError
 from . import atomic, strict_json, temp_files
+from .record import parse
 from .strict_json import BadJson
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             content = file.read(start - 8)
         header = strict_json.loads(content, "is not a safetensors file: its header")
         entries = strict_json.as_object(header, "is not a safetensors file: its header")
-        metadata = strict_json.typed(entries.pop(METADATA, None), dict[str, str] | None, "has wrong metadata: it")
+        metadata = parse(entries.pop(METADATA, None), dict[str, str] | None, "has wrong metadata: it")
         stored = {name: _stored(name, entry, start) for name, entry in entries.items()}
         expected = max((tensor.start + tensor.size for tensor in stored.values()), default=start)
         if expected > size:
@@ -165,7 +166,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 
 def _stored(name: str, value: Any, start: int) -> StoredTensor:
     where = f"has a wrong entry {strict_json.shown(name)}: it"
-    entry = strict_json.record(_HeaderEntry, value, where)
+    entry = parse(value, _HeaderEntry, where)
     begin, end = entry.data_offsets
     bits = _BITS.get(entry.dtype)
     fits = 0 <= begin <= end and len(entry.shape) <= MOST_DIMENSIONS and all(size >= 0 for size in entry.shape)

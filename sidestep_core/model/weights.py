@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..io import strict_json
+from ..io.record import Record
 from ..io.tensors import BadTensorFile, TensorFile
 
 MOST_SETTINGS = 10_000
@@ -140,7 +141,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
-        shards = strict_json.record(_Index, strict_json.read(index), index.name, others=True)
+        shards = _Index.from_json(strict_json.read(index), index.name, allow_unknown=True)
     except strict_json.BadJson as error:
         raise CheckpointError(f"{index.name} is not an index of shards: {error} Download it again.") from error
     names = sorted(set(shards.weight_map.values()))
@@ -168,14 +169,14 @@ def _stored_weights(file: TensorFile, prefix: str) -> dict[str, Stored]:
 
 
 @dataclass(frozen=True)
-class _Quantisation:
+class _Quantisation(Record):
     """The metadata of a quantised file."""
 
     layers: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Index:
+class _Index(Record):
     """The index of a model in shards."""
 
     weight_map: dict[str, str]
@@ -187,7 +188,7 @@ def _declared_formats(file: TensorFile) -> dict[str, dict[str, Any]]:
     if text is None:
         return {}
     try:
-        return strict_json.record(_Quantisation, strict_json.loads(text, "it"), "it", others=True).layers
+        return _Quantisation.from_json(strict_json.loads(text, "it"), "it", allow_unknown=True).layers
     except strict_json.BadJson as error:
         message = f"{file.path.name} has damaged quantisation metadata: {error} Download it again."
         raise CheckpointError(message) from error

@@ -23,6 +23,7 @@ from ..audio.tempo import analysed, rhythm
 from ..config import Config, require
 from ..errors import DatasetError
 from ..io import atomic, hashing, strict_json
+from ..io.record import parse
 from ..progress import Progress, Report, ignore
 from .report import Estimated, SongReport
 from .song import Problem, Song, SongFolder, none_left
@@ -168,6 +169,6 @@ def _from_json(values: strict_json.Json) -> SongReport:
     where = "what was kept"
     fields = strict_json.as_object(values, where)
     silent = {name for name in ("peak_db", "loudness") if fields.get(name) is None}
-    report = strict_json.record(SongReport, fields | dict.fromkeys(silent, 0.0), where)
+    report = parse(fields | dict.fromkeys(silent, 0.0), SongReport, where)
     return replace(report, peak_db=-math.inf if "peak_db" in silent else report.peak_db,
                    loudness=-math.inf if "loudness" in silent else report.loudness)

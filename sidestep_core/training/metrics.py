@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..io import atomic, strict_json
+from ..io.record import parse
 from ..model.flow_matching import HELDOUT_TIMES
 
 FILE = "metrics.jsonl"
@@ -36,7 +37,7 @@ def read(path: Path) -> list[Row]:
     rows: list[Row] = []
     for line in strict_json.read_lines(path, most=MOST_BYTES):
         try:
-            row = strict_json.typed(strict_json.loads(line, path.name), dict[str, float | str | None], path.name)
+            row: dict[str, Any] = parse(strict_json.loads(line, path.name), dict[str, float | str | None], path.name)
             words = [key for key, value in row.items() if isinstance(value, str) and key != MEASURED_ON]
             if words or row.get(MEASURED_ON, "trained") not in get_args(MeasuredOn):
                 raise strict_json.BadJson(f"{', '.join(words) or MEASURED_ON} holds an unknown word.")

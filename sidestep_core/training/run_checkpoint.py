@@ -29,6 +29,7 @@ from torch import Tensor
 from ..adapters.file import Adapter
 from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing, strict_json, temp_files
+from ..io.record import parse
 from ..io.tensors import BadTensorFile, read_tensors, write_tensors
 from . import optimizer_state
 
@@ -164,7 +165,7 @@ def read(path: Path) -> Saved:
         hashing.verify_checksums(path)
         values = strict_json.as_object(strict_json.read(path / _STATE_FILE), _STATE_FILE)
         optimizer = read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
-        state = strict_json.record(RunState, values, _STATE_FILE)
+        state = parse(values, RunState, _STATE_FILE)
         if state.step != step_of(path):
             raise AdapterError(f"{_STATE_FILE} says step {state.step}")
         average = path / AVERAGE_FILE
@@ -217,7 +218,7 @@ def finished(folder: Path) -> Adapter | None:
         facts = strict_json.as_object(values["adapter"], _FINISHED_FILE)
         if "tag" in facts:  # the trigger word, in the first runs
             facts["trigger_word"] = facts.pop("tag")
-        adapter = strict_json.record(Adapter, facts, _FINISHED_FILE)
+        adapter = parse(facts, Adapter, _FINISHED_FILE)
         if adapter.path.suffix != ".safetensors":
             raise AdapterError(f"{adapter.path.name} is no adapter file")
         whole = adapter.path.is_file() and hashing.hash_file(adapter.path) == values["sha256"]

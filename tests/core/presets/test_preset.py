@@ -106,7 +106,7 @@ OURS = '{"sidestep_preset": 1, '
     (OURS + '"adapter": null}', "must hold settings"),
     (OURS + '"adapter": {"kind": "oft"}}', "'oft' is unknown"),
     (OURS + '"adapter": {"kind": ["lora"]}}', "is unknown"),
-    (OURS + '"adapter": {"target_modules": [["q_proj"]]}}', "target_modules must be"),
+    (OURS + '"adapter": {"target_modules": [["q_proj"]]}}', "target_modules 1 must be text"),
     (OURS + '"name": 3}', "must be text"),
     (OURS + '"rank": 8}', "has no rank"),
     ('{"sidestep_preset": 2}', "version 2"),

@@ -1,4 +1,4 @@
-"""Every kind of adapter in small, attached to a tiny decoder, untrained or as if it had learned something."""
+"""Small adapters of every kind on a tiny decoder, untrained or with random values in place of trained ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LORAS: dict[str, AdapterConfig] = {
                              module_ranks=("*.mlp.*=2", "layers.1.self_attn.q_proj=7", "*.k_proj=0")),
     "rslora-ranks": LoraConfig(rank=4, alpha=6.0, dropout=0.5, rslora=True, module_ranks=("layers.1.*=9",)),
 }
-"""Through PEFT."""
+"""Adapters attached through PEFT."""
 
 LYCORIS: dict[str, AdapterConfig] = {
     "dora": LoraConfig(rank=4, alpha=6.0, dropout=0.5, dora=True),
@@ -43,19 +43,19 @@ LYCORIS: dict[str, AdapterConfig] = {
     "loha-scalar": LohaConfig(rank=4, alpha=6.0, dropout=0.5, use_scalar=True, attention_type="cross"),
     "loha-dora": LohaConfig(rank=4, alpha=6.0, dropout=0.5, weight_decompose=True, attention_type="self"),
 }
-"""The others."""
+"""Adapters with LyCORIS's parameters, and DoRA."""
 
 KINDS = LORAS | LYCORIS
 
 
 def fresh(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> Decoder:
-    """The decoder without an adapter."""
+    """Load the decoder without an adapter."""
     return load_decoder(checkpoint.model_weights().under("decoder."), dtype, CPU)
 
 
 def attached(checkpoint: Checkpoint, config: AdapterConfig, seed: int = 0,
              dtype: torch.dtype = torch.float32) -> tuple[Decoder, LiveAdapter]:
-    """The decoder with an untrained adapter."""
+    """Load the decoder with an untrained adapter."""
     decoder = fresh(checkpoint, dtype)
     modules = target_modules(config, decoder.geometry.layers)
     return decoder, registry.attach(decoder, config, modules, seed)
@@ -63,7 +63,7 @@ def attached(checkpoint: Checkpoint, config: AdapterConfig, seed: int = 0,
 
 def taught(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype = torch.float32,
            size: float = 0.1) -> tuple[Decoder, LiveAdapter]:
-    """The decoder with an adapter every number of which has moved."""
+    """Load the decoder with an adapter whose every parameter was changed."""
     decoder, live = attached(checkpoint, config, dtype=dtype)
     random = rng.generator("taught")
     with torch.no_grad():
@@ -73,7 +73,7 @@ def taught(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype = t
 
 
 def velocity(decoder: Decoder) -> Tensor:
-    """What the decoder predicts for a fixed input."""
+    """Predict the velocity of a fixed input."""
     random = rng.generator("input")
     dtype = decoder.proj_in[1].weight.dtype
     x_BTC, source_BTC = (torch.randn(1, 20, 64, generator=random).to(dtype) for _ in range(2))

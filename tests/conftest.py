@@ -1,4 +1,4 @@
-"""The demo's workflow, for all tests that run it."""
+"""Fixtures and scheduling of all tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from demo.workflow import PROMPT
 
 
 class ByServer(LoadScopeScheduling):
-    """Keeps a file on one worker, and all files that need a ComfyUI of the same kind on one: it starts once."""
+    """Scheduler that keeps a file on one worker, and all files that share a ComfyUI on one, so that it starts once."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePosixPath(nodeid.partition("::")[0])
@@ -26,11 +26,11 @@ class ByServer(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServer:
-    """Schedule by files: xdist 3.8 cannot tell groups apart under pytest 9.2."""
+    """Schedule by files: xdist 3.8 does not distinguish groups under pytest 9.2."""
     return ByServer(config, log)
 
 
 @pytest.fixture(scope="session")
 def prompt() -> Prompt:
-    """The demo's workflow as ComfyUI's API takes it."""
+    """Demo workflow in the format of ComfyUI's API."""
     return with_models(json.loads(PROMPT.read_text(encoding="utf-8")), model_files(BASE / "models" / DEMO_MODEL))

@@ -1,4 +1,4 @@
-"""How work grows with its size: two sizes are timed on one machine, so that its speed has no part in the verdict."""
+"""Growth of work with its size, timed at two sizes on one machine, so that its speed cancels out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 
 FACTOR = 9
-"""Of the larger size to the smaller."""
+"""Ratio of the larger size to the smaller."""
 MOST = 30.0
-"""Work in proportion to its size grows by FACTOR, work by the square of it by 81."""
+"""Limit between linear work, which grows by FACTOR, and quadratic work, which grows by 81."""
 TRIES = 3
 
 
 def growth(work: Callable[[int], object], size: int) -> float:
-    """CPU time of `work` at FACTOR times the size, over that at the size; the best of some tries for each."""
+    """Measure the CPU time of `work` at FACTOR times the size, divided by that at the size; best of TRIES each."""
     return _seconds(work, FACTOR * size) / max(_seconds(work, size), 1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Texts that no reader of JSON may stumble over, and a good one with each of its fields spoiled."""
+"""Malformed JSON that no reader may crash on, and valid JSON with each field corrupted."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ TEXTS: dict[str, bytes] = {
 
 BAD: tuple[Any, ...] = (None, True, 3, -1, 10**18, 1e308, float("nan"), "", "x", "../../x", "a\0b", "\ud800", "(", [],
                         {}, [[[]]], {"a": {}})
-"""In place of what a field should hold."""
+"""Values that replace a valid field."""
 
 
 def spoiled(good: Any, values: Sequence[Any] = BAD) -> Iterator[tuple[str, bytes]]:
-    """Copies of a JSON value with one field of an object, or the first item of a list, replaced or left out."""
+    """Yield copies of a JSON value with one field of an object, or the first item of a list, replaced or removed."""
     for way in _ways(good):
         for bad in values:
             yield f"{way} = {bad!r}", _with(good, way, bad)

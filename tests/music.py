@@ -15,7 +15,7 @@ _MINOR = ((0, 3, 7), (-4, 0, 3), (-7, -4, 0), (7, 11, 14))
 
 def music(*, bpm: float = 120, bars: int = 12, beats: int = 4, parts: int = 2, root: int = 48, minor: bool = False,
           seed: int = 0) -> Tensor:
-    """[2, samples] at 48 kHz: a chord and a drum on every bar's first beat, `parts` hi-hats to a beat.
+    """Render audio [2, time] at 48 kHz: a chord and a drum on each bar's first beat, `parts` hi-hats per beat.
 
     root is a MIDI note: 48 is C.
     """
@@ -35,5 +35,5 @@ def music(*, bpm: float = 120, bars: int = 12, beats: int = 4, parts: int = 2, r
 
 
 def noise(seconds: float, seed: int = 0) -> Tensor:
-    """[2, samples] at 48 kHz without tempo and key."""
+    """Render noise [2, time] at 48 kHz, without tempo and key."""
     return 0.2 * torch.randn(2, round(seconds * RATE), generator=torch.Generator().manual_seed(seed))

@@ -1,7 +1,7 @@
-"""Data that depends on a few known modules: a teacher that differs from the base model in these, and is to be matched.
+"""Data that depends on a few known modules: a teacher differs from the base model in these only.
 
-The target of every loss becomes the teacher's prediction, to which training and estimating see noise added, as the
-part of music that no model predicts; a held-out loss, which is measured without gradients, is free of it.
+The teacher's prediction becomes the target of every loss.  Training and estimating see it with noise, the part of
+music that no model predicts; a held-out loss, measured without gradients, sees it without.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sidestep_core.model.decoder import Decoder, load_decoder
 
 CPU = torch.device("cpu")
 SIZE = 0.02
-"""How far each module's change moves the prediction, of the prediction's own size."""
+"""Change of the prediction by each planted module, relative to the prediction's norm."""
 NOISE = 0.2
-"""How large the noise is, of the same."""
+"""Size of the noise, relative to the prediction's rms."""
 
 PAIRS = tuple((f"layers.{layer}.{part}.{one}_proj", f"layers.{layer}.{part}.{other}_proj")
               for layer, part, one, other in ((0, "cross_attn", "q", "k"), (0, "mlp", "gate", "up"),
@@ -31,15 +31,15 @@ PAIRS = tuple((f"layers.{layer}.{part}.{one}_proj", f"layers.{layer}.{part}.{oth
                                               (1, "mlp", "gate", "up")))
 """Pairs of the tiny model whose planted changes no other module can imitate well.
 
-Where another can, there is no right answer to which modules the data depends on.  Of v and o of one attention, or up
-and down of one MLP, each takes over most of what is planted in the other, or in a later layer.  What is planted in q
-and k of the very first attention, whose v sees the same input, is now and then explained as well by that v: of 20 pairs
-4 were of these, and of those 4 one had v between them.
+Otherwise the modules that the data depends on are ambiguous.  v and o of one attention, or up and down of one MLP,
+learn most of a change planted in the other, or in a later layer.  A change planted in q and k of the first attention
+is sometimes explained by its v, which sees the same input: of 20 pairs 4 were of these, and one of the 4 had v
+between them.
 """
 
 
 def planted(checkpoint: Checkpoint, modules: Sequence[str], seed: int, size: float = SIZE) -> Decoder:
-    """The checkpoint's decoder with a random change of rank 2 in each of the modules, all equally audible."""
+    """Load the checkpoint's decoder with a random change of rank 2 in each module, all of the same effect."""
     decoder = load_decoder(checkpoint.model_weights().under("decoder."), torch.float32, CPU)
     random = rng.generator("planted", seed)
     x_BTC, source_BTC = (torch.randn(1, 40, 64, generator=random) for _ in range(2))
@@ -54,7 +54,7 @@ def planted(checkpoint: Checkpoint, modules: Sequence[str], seed: int, size: flo
             change = (torch.randn(weight.shape[0], 2, generator=random)
                       @ torch.randn(2, weight.shape[1], generator=random))
             change *= 0.1 * weight.norm() / change.norm()
-            # What it moves grows a little less than in proportion.
+            # The effect grows slightly less than linearly.
             for _ in range(12):
                 weight.copy_(before + change)
                 moved = (decoder(*inputs) - base_BTC).norm() / base_BTC.norm()
@@ -68,7 +68,7 @@ def planted(checkpoint: Checkpoint, modules: Sequence[str], seed: int, size: flo
 
 @contextlib.contextmanager
 def taught_by(teacher: Decoder, seed: int, noise: float = NOISE) -> Iterator[None]:
-    """Meanwhile every other decoder is to predict what the teacher does, where it is asked the same."""
+    """Make the teacher's prediction for the same inputs the target of every other decoder."""
     asked: list[Tensor] = []
     count = 0
 
@@ -79,12 +79,12 @@ def taught_by(teacher: Decoder, seed: int, noise: float = NOISE) -> Iterator[Non
 
     def velocity(x0_BTC: Tensor, noise_BTC: Tensor) -> Tensor:
         nonlocal count
-        (told_BTC,) = asked
+        (target_BTC,) = asked
         if not torch.is_grad_enabled():
-            return told_BTC
+            return target_BTC
         count += 1
-        draws_BTC = torch.randn(told_BTC.shape, generator=rng.generator("unpredictable", seed, count))
-        return told_BTC + noise * told_BTC.square().mean().sqrt() * draws_BTC
+        draws_BTC = torch.randn(target_BTC.shape, generator=rng.generator("unpredictable", seed, count))
+        return target_BTC + noise * target_BTC.square().mean().sqrt() * draws_BTC
 
     hook = register_module_forward_pre_hook(ask)
     try:

@@ -1,4 +1,4 @@
-"""Twenty prompts that a text path must survive: languages, gaps, lengths, and everything with a meaning somewhere."""
+"""Twenty prompts for text paths: languages, missing fields, lengths, and characters with special meanings."""
 
 from __future__ import annotations
 
@@ -114,4 +114,4 @@ TWENTY = {
         bpm=300, key="Db major", signature="6", seconds=1.0,
     ),
 }
-"""By what is special about each."""
+"""Prompts by their special property."""

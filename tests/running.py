@@ -1,4 +1,4 @@
-"""A real ComfyUI server with the demo's models and songs, and with outputs, LoRAs and settings of its own."""
+"""ComfyUI server with the demo's models and songs, and its own outputs, LoRAs and settings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from demo.songs import write_demo_songs
 from demo.synthetic_model import DEMO_MODEL, write_demo_models
 
 SERVERS: list[ComfyUI] = []
-"""That answer now, in this process."""
+"""Running servers of this process."""
 
 
 @contextlib.contextmanager
 def demo_comfyui(base: Path, *arguments: str) -> Iterator[ComfyUI]:
-    """The server of the ComfyUI in COMFYUI_PATH, with more arguments; `base` is an empty folder."""
+    """Run the ComfyUI in COMFYUI_PATH with further arguments; `base` is an empty folder."""
     write_demo_models(BASE / "models")
     write_demo_songs(base / "input" / "demo_songs")
     with ComfyUI(Path(os.environ["COMFYUI_PATH"]), base, pack=PACK,

@@ -1,4 +1,4 @@
-"""Folders of songs for tests; a scan never opens the audio, so any bytes stand for it."""
+"""Song folders for tests.  A scan never opens the audio, so any bytes will do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sidestep_core.songs.song import Song, SongFolder, find_songs
 
 
 def put(folder: Path, **files: str) -> None:
-    """Files by name; __ stands for a dot."""
+    """Write files by name; __ stands for a dot."""
     for name, text in files.items():
         write(folder / name.replace("__", "."), text)
 
@@ -27,7 +27,7 @@ def song_in(folder: Path) -> Song:
 
 
 def problem_in(folder: Path) -> str:
-    """The one problem of a folder that also holds a good song."""
+    """Return the only problem of a folder that also holds a good song."""
     write(folder / "zz_good.wav")
     scan = find_songs(folder)
     assert [song.name for song in scan.songs] == ["zz_good.wav"]

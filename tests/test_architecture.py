@@ -1,7 +1,7 @@
-"""The architecture, enforced: who may import whom, and how big and how plain the code may be.
+"""Rules of the architecture: imports, sizes, names and language.
 
-Every rule is a function from a file's name and source to the violations in it.  One test applies it to the repository,
-and `test_every_rule_finds_its_violation` shows that it can fail.
+A rule is a function from a file's name and source to its violations.  One test applies it to the repository, and
+`test_every_rule_finds_its_violation` shows that it can fail.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAY_IMPORT = {
 }
 """Package of sidestep_core -> the packages it may import."""
 ROOT_FILES = ("errors", "progress", "optional", "config", "device", "rng")
-"""Files of sidestep_core itself, which every package may import; config and device read files through io."""
+"""Modules of sidestep_core itself, open to every package; config and device read files through io."""
 
 OWNERS = {
     "safetensors": {"io/tensors"}, "peft": {"adapters/lora"},
@@ -43,8 +43,8 @@ OWNERS = {
     "bitsandbytes": {"training/optimizers"}, "prodigyopt": {"training/optimizers"}, "flash_attn": {"model/layers"},
     "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"}, "psutil": {"io/temp_files"}, "regex": {"io/patterns"},
 }  # fmt: skip
-"""Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two
-things for us: a text encoder and an optimizer)."""
+"""Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two:
+a text encoder and an optimizer)."""
 
 HOST = re.compile(r"(comfy\w*|folder_paths|execution|server|nodes|aiohttp|latent_preview|node_helpers|app)(\.|$)")
 NOT_IN_NODES = {"peft", "lycoris", "safetensors", "bitsandbytes", "prodigyopt", "flash_attn"}
@@ -55,7 +55,7 @@ INSIDE = r"queue|dicts?|NoneType|websocket|traceback|stack trace|workflow id|pro
 """Words for our own insides, which mean nothing to a musician."""
 LONGEST_FILE = 300
 MOST_MODULES = {"nodes": 27}
-"""Modules of a folder beside its __init__.py; 20 for folders that are not listed."""
+"""Most modules of a folder, without its __init__.py; 20 for folders that are not listed."""
 LONGEST_FUNCTION = 50
 LONGEST_README = 150
 FOREIGN = re.compile(r"(what|which|whether|how|where|of|by|as|the same|so many)\b", re.IGNORECASE)
@@ -68,12 +68,12 @@ REPLACED = {
 """Identifier that the code no longer uses -> the field's word that took its place."""
 
 Rule = Callable[[str, str], Iterable[str]]
-"""(path relative to the root, source) -> what is wrong with it."""
+"""(path relative to the root, source) -> violations."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and whether it is imported with the file, when a function runs, or by type checkers."""
+    """Imported module, and the time of its import: with the file, in a function, or by type checkers."""
 
     module: str
     level: int
@@ -86,7 +86,7 @@ class Import:
 
 
 def imported(node: ast.ImportFrom) -> list[str]:
-    """The modules that a `from` reaches: the named one, or in a package of ours each file that is named."""
+    """List the modules that a `from` imports: the named one, or each named file of our own package."""
     named = [".".join(filter(None, (node.module, alias.name))) for alias in node.names]
     packages = node.level and (not node.module or node.module in MAY_IMPORT)
     return named if packages else [node.module or ""]
@@ -119,7 +119,7 @@ def host_imports(name: str, source: str) -> Iterator[str]:
 
 
 def inner(name: str, found: Import) -> str | None:
-    """The path below sidestep_core of a relatively imported module or package; None outside of it."""
+    """Resolve a relative import to its path below sidestep_core; None outside of it."""
     parts = name.split("/")[1:]
     here = parts[:len(parts) - found.level]
     if not found.level or found.level > len(parts):
@@ -150,7 +150,7 @@ def forbidden_packages(name: str, source: str) -> Iterator[str]:
 
 
 def import_graph() -> dict[str, set[str]]:
-    """File of sidestep_core -> the files of it that it imports, at any time."""
+    """Map each file of sidestep_core to the files of it that it ever imports."""
     files = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in python_files("sidestep_core")}
     graph: dict[str, set[str]] = {}
     for name, path in files.items():
@@ -222,7 +222,7 @@ def long_readme(name: str, source: str) -> Iterator[str]:
 
 
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of the docstrings of modules, classes, functions and attributes."""
+    """Yield (line, text) of the docstrings of modules, classes, functions and attributes."""
     for node in ast.walk(ast.parse(source)):
         body = getattr(node, "body", None)
         for before, statement in zip([None, *body[:-1]], body, strict=True) if body and isinstance(body, list) else ():
@@ -240,7 +240,7 @@ def foreign_openings(name: str, source: str) -> Iterator[str]:
 
 
 def identifiers(source: str) -> Iterator[tuple[int, str]]:
-    """(line, name) of every variable, attribute, argument, function, class and import."""
+    """Yield (line, name) of every variable, attribute, argument, function, class and import."""
     for node in ast.walk(ast.parse(source)):
         for field in ("id", "attr", "arg", "name", "asname"):
             found = getattr(node, field, None)
@@ -257,7 +257,7 @@ def replaced_names(name: str, source: str) -> Iterator[str]:
 def vague_name(name: str, source: str) -> Iterator[str]:
     words = {word for part in Path(name).with_suffix("").parts for word in re.split(r"[^a-z]+", part.lower())}
     for word in sorted(words & VAGUE):
-        yield f"is called {word!r}, which says nothing; name it after what is in it"
+        yield f"is called {word!r}; name it after its contents"
 
 
 def broad_excepts(name: str, source: str) -> Iterator[str]:
@@ -285,7 +285,7 @@ def prints(name: str, source: str) -> Iterator[str]:
 
 
 def errors_without_words(name: str, source: str) -> Iterator[str]:
-    """What a node says of an error goes through wording.sentence, which leaves out where the server keeps its files."""
+    """Require wording.sentence, which leaves out the server's paths, for errors in a node's messages."""
     for handler in ast.walk(ast.parse(source)) if name != IN_WORDS else ():
         if not isinstance(handler, ast.ExceptHandler) or handler.name is None:
             continue
@@ -296,11 +296,11 @@ def errors_without_words(name: str, source: str) -> Iterator[str]:
                 node.args[0] if isinstance(node, ast.Call) and ast.unparse(node.func) in ("str", "repr") and node.args
                 else None)
             if isinstance(spoken, ast.Name) and spoken.id == handler.name and id(node) not in logged:
-                yield f"line {spoken.lineno} says the error as it is; say wording.sentence({spoken.id})"
+                yield f"line {spoken.lineno} shows the error as it is; use wording.sentence({spoken.id})"
 
 
 def spoken_texts(source: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of every text in the code that is no docstring."""
+    """Yield (line, text) of every text in the code that is not a docstring."""
     tree = ast.parse(source)
     silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -309,7 +309,7 @@ def spoken_texts(source: str) -> Iterator[tuple[int, str]]:
 
 
 def jargon(name: str, source: str) -> Iterator[str]:
-    """People know nodes by the names on them, and nothing of our insides."""
+    """Find names of classes and internals in texts for people, who know nodes by their display names."""
     texts = spoken_texts(source) if name.endswith(".py") else (
         (number, text) for number, line in enumerate(source.splitlines(), 1)
         for text in re.findall(r"""["'`][^"'`]* [^"'`]*["'`]""", line.partition("// ")[0]))
@@ -317,12 +317,12 @@ def jargon(name: str, source: str) -> Iterator[str]:
         classes = [word for word in re.findall(r"\b[A-Z]\w+", text) if word in class_names()]
         words = re.findall(rf"\b(?:{INSIDE})\b", text, re.IGNORECASE) if text.count(" ") > 1 else []
         for word in (*classes, *words):
-            yield f"line {line} says {word!r} to people; call it what the page calls it"
+            yield f"line {line} shows {word!r} to people; use the name on the page"
 
 
 @lru_cache
 def class_names() -> frozenset[str]:
-    """Of all nodes, and of all settings."""
+    """Collect the class names of all nodes and configs."""
     found = (node for path in python_files("nodes", "sidestep_core") for node in ast.parse(
         path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef))
     return frozenset(node.name for node in found if len(re.findall("[A-Z]", node.name)) > 1
@@ -353,7 +353,7 @@ def imports_at_start(name: str, source: str) -> Iterator[str]:
 
 
 def python_files(*places: str) -> list[Path]:
-    """Named files, and every file in named folders."""
+    """List the named files, and every file in the named folders."""
     paths = [ROOT / place for place in places]
     found = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*.py"))]
     assert found, f"no Python file in {places}: this test looks in the wrong place"
@@ -361,7 +361,7 @@ def python_files(*places: str) -> list[Path]:
 
 
 def source_files() -> list[Path]:
-    """Everything that people edit, in every folder that is not hidden."""
+    """List all source files outside hidden folders."""
     tops = [path for path in ROOT.iterdir() if not path.name.startswith((".", "__pycache__"))]
     every = [path for top in tops for path in ([top] if top.is_file() else top.rglob("*"))]
     return sorted(path for path in every if path.suffix in (".py", ".js") and "node_modules" not in path.parts)
@@ -395,7 +395,7 @@ def test_no_file_imports_itself_through_others() -> None:
 
 
 def crowded(folders: Mapping[str, int]) -> list[str]:
-    """Folders with more modules than they may have."""
+    """List the folders with too many modules."""
     return [folder for folder, count in folders.items() if count > MOST_MODULES.get(folder, 20)]
 
 
@@ -482,7 +482,7 @@ def test_the_pack_imports_nothing_when_comfyui_starts() -> None:
 
 
 def loaded_by(package: str, folder: Path) -> set[str]:
-    """Every module that a fresh Python has after importing a package found in `folder`."""
+    """List the modules that a fresh Python has loaded after importing a package found in `folder`."""
     code = f"import sys, {package}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return set(run.stdout.split())

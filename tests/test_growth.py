@@ -1,4 +1,4 @@
-"""The judge of growth tells work in proportion to its size from work by the square of it."""
+"""Measured growth separates linear from quadratic work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def quadratic(size: int) -> None:
     sum(range(size * size))
 
 
-def test_proportional_work_passes() -> None:
+def test_linear_work_passes() -> None:
     assert growth(linear, 1000) < MOST
 
 
-def test_work_by_the_square_fails() -> None:
+def test_quadratic_work_fails() -> None:
     assert growth(quadratic, 600) > MOST

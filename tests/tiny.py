@@ -1,4 +1,4 @@
-"""A whole tiny setting for core tests: checkpoint, tokenizer, stand-in VAE, songs and a dataset, all real files."""
+"""Tiny checkpoint, tokenizer, stand-in VAE and dataset for core tests, all as real files."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SAMPLES_PER_FRAME = 1920
 
 
 def tiny_checkpoint(folder: Path, seed: int = 0) -> Checkpoint:
-    """A checkpoint of a few megabytes in float32, so that nothing is lost to rounding."""
+    """Write a checkpoint of a few megabytes in float32, so that nothing is lost to rounding."""
     paths = write_tiny_models(folder, seed=seed, dtype=torch.float32)
     return open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
 
 
 def write_byte_tokenizer(folder: Path) -> Path:
-    """A Qwen tokenizer whose vocabulary is the 256 bytes and <|endoftext|> at its real id."""
+    """Write a Qwen tokenizer whose vocabulary is the 256 bytes and <|endoftext|> at its real id."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,11 +43,11 @@ def write_byte_tokenizer(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class TinySource:
-    """A ModelSource whose VAE reads each frame with one frame of context on both sides, as the real one reads seven."""
+    """ModelSource whose VAE has one frame of context on both sides, where the real one has seven."""
 
     tokenizer_folder: Path
     encoded: list[int]
-    """Samples of every piece of audio that was encoded."""
+    """Length of each encoded waveform."""
 
     def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
         weight = torch.randn(64, 2, 3 * SAMPLES_PER_FRAME, generator=rng.generator("vae"))
@@ -65,7 +65,7 @@ class TinySource:
 
 
 def sample_info(number: int, frames: int, genre: str = "") -> SampleInfo:
-    """Song number so-and-so of a dataset."""
+    """Describe song `number` of a dataset."""
     return SampleInfo(name=f"song{number}.wav", latents=f"{number}.latents.safetensors", frames=frames,
                       caption=f"song {number}", genre=genre, lyrics="la", language="en", bpm=90, key="C major",
                       signature="4/4", audio="", size=0, modified=0)

@@ -1,4 +1,4 @@
-"""Tones of known pitch and loudness, written by FFmpeg's encoders and measured in waveforms."""
+"""Tones of known pitch and amplitude, written by FFmpeg's encoders and measured in waveforms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Wave = NDArray[np.floating[Any]]
 
 
 def tone(rate: int, seconds: float, *pitches: float) -> Wave:
-    """One channel for each pitch; 0 is silence."""
+    """Render one channel for each pitch; 0 is silence."""
     time = np.arange(round(rate * seconds)) / rate
     return np.stack([LOUD * np.sin(2 * np.pi * pitch * time) for pitch in pitches])
 
@@ -42,7 +42,7 @@ def wav(path: Path, wave: Wave, rate: int = 48_000, layout: str = "stereo") -> P
 
 
 def amplitude(channel: Tensor, pitch: float) -> float:
-    """How loud this pitch is in the second that begins at 0.5 s; whole numbers of Hz fall on exact bins."""
+    """Measure the amplitude of a pitch from 0.5 s to 1.5 s; whole numbers of Hz fall on exact bins."""
     spectrum = torch.fft.rfft(channel[24_000:72_000].double()).abs() / 24_000
     return float(spectrum[round(pitch)])
 

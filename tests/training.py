@@ -1,4 +1,4 @@
-"""Small runs of the real training, for every test of a whole run."""
+"""Small training runs, for tests of whole runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def trained(checkpoint: Checkpoint, dataset: Dataset, folder: Path, adapter: Ada
 
 
 def stop_at(step: int, signal: BaseException) -> Report:
-    """A report that stops the run in the middle of the step after `step`."""
+    """Make a report that stops the run in the middle of the step after `step`."""
     def report(progress: Progress) -> None:
         if progress.stage == "train" and progress.step >= step and not progress.metrics:
             raise signal

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from benchmarks._writers import Made, Truth, Weights, tree
 from sidestep_core.adapters import file
-from sidestep_core.adapters.config import AdapterConfig, LoraConfig
-from sidestep_core.adapters.module_names import official
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.keys import official
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.peft_layout import CONFIG_NAME, WEIGHTS_NAME
 from sidestep_core.io.tensors import read_tensors
 from tests.adapters import LORAS

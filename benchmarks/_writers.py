@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sidestep_core.adapters import file
-from sidestep_core.adapters.file import LiveAdapter
+from sidestep_core.adapters.algorithm import LiveAdapter
 from sidestep_core.io.tensors import read_tensors, write_tensors
 
 Weights = Mapping[str, Tensor]

@@ -24,7 +24,8 @@ import torch
 
 from benchmarks.step import GEOMETRY, Work, seconds
 from demo.synthetic_model import write_tiny_models
-from sidestep_core.adapters.config import AdapterConfig, LoraConfig
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.estimate import estimate as stage
 from sidestep_core.estimate.config import EstimateConfig

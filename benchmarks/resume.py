@@ -48,7 +48,7 @@ def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
     import peft  # noqa: F401 (loaded before it says ready, so that kills fall into the training)
     import torch
 
-    from sidestep_core.adapters.config import LoraConfig
+    from sidestep_core.adapters.lora import LoraConfig
     from sidestep_core.dataset.manifest import open_dataset
     from sidestep_core.model.checkpoint import open_checkpoint
     from sidestep_core.progress import Progress

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from demo.synthetic_model import Geometry, write_tiny_models
-from sidestep_core.adapters import lora
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model import decoder as decoder_file
 from sidestep_core.model import layers
@@ -49,7 +49,7 @@ def dense_window(length: int, like: Tensor) -> Mask:
 def training_step(decoder: Decoder) -> Work:
     """Forward, backward, clip and optimizer step on one song of 120 seconds."""
     config = TrainConfig()
-    parameters = lora.attach(decoder.train(), LORA, target_modules(LORA, GEOMETRY.layers), seed=0).parameters
+    parameters = registry.attach(decoder.train(), LORA, target_modules(LORA, GEOMETRY.layers), seed=0).parameters
     optimizer = optimizers.build(config, parameters)
     frames = 2 * TOKENS
     x, context = torch.randn(1, frames, 64), torch.randn(1, frames, 128)

@@ -13,7 +13,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.estimate.selection import SelectionConfig

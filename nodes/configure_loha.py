@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapters.config import LohaConfig
+from ..sidestep_core.adapters.loha import LohaConfig
 from ..sidestep_core.estimate.result import Estimate
 from . import placement
 from .sockets import CATEGORY, AdapterConfigSocket

@@ -8,7 +8,7 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapters.config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig, Placement
+from ..sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
 from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.estimate.result import Estimate
 from ..sidestep_core.estimate.selection import Choose, Granularity, SelectionConfig, applied
@@ -25,14 +25,15 @@ EVERY = SelectionConfig(choose="percentile", percentile=100.0)
 
 
 def dropout_input() -> io.Input:
-    return io.Float.Input("dropout", default=Placement.dropout, min=0.0, max=0.9, step=0.01, tooltip=(
+    return io.Float.Input("dropout", default=AdapterConfig.dropout, min=0.0, max=0.9, step=0.01, tooltip=(
         "Leaves out random inputs while training, against copying. More for few songs, less for many."))
 
 
 def inputs() -> list[io.Input]:
     """Where the adapter sits."""
     return [
-        io.Combo.Input("attention_type", options=["both", "self", "cross"], default=Placement.attention_type, tooltip=(
+        io.Combo.Input("attention_type", options=["both", "self", "cross"], default=AdapterConfig.attention_type,
+                       tooltip=(
             "self: sound, rhythm and structure. cross: how the music follows caption and lyrics. both: all. On the 2B "
             "model these are 96, 96 and 192 modules, on XL 128, 128 and 256.")),
         io.String.Input("target_modules", default=" ".join(PROJECTIONS), optional=True, advanced=True, tooltip=(
@@ -41,7 +42,7 @@ def inputs() -> list[io.Input]:
             "Other matrices for self-attention only, such as q_proj v_proj. Empty: those of target_modules.")),
         io.String.Input("cross_target_modules", default="", optional=True, advanced=True, tooltip=(
             "Other matrices for cross-attention only. Empty: those of target_modules.")),
-        io.Boolean.Input("target_mlp", default=Placement.target_mlp, optional=True, advanced=True, tooltip=(
+        io.Boolean.Input("target_mlp", default=AdapterConfig.target_mlp, optional=True, advanced=True, tooltip=(
             "Also adapt the three matrices of every MLP, 72 more modules on 2B and 96 on XL: more room to learn and to "
             "copy, a larger file, more memory.")),
         io.String.Input("module_ranks", default="", multiline=True, optional=True, advanced=True, tooltip=(
@@ -82,7 +83,7 @@ def selection_inputs() -> list[io.Input]:
     ]
 
 
-def configure(kind: type[LoraConfig] | type[LokrConfig] | type[LohaConfig], widgets: Mapping[str, object],
+def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
               estimate: Estimate | None = None) -> io.NodeOutput:
     """The config of these widgets on the modules that the estimate chooses, and for the page what it adapts."""
     values = {name: value for name, value in widgets.items() if name not in SELECTION}

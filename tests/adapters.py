@@ -7,8 +7,11 @@ from torch import Tensor
 
 from sidestep_core import rng
 from sidestep_core.adapters import registry
-from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
-from sidestep_core.adapters.file import LiveAdapter
+from sidestep_core.adapters.algorithm import LiveAdapter
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint

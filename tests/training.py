@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from sidestep_core.adapters.config import AdapterConfig, LoraConfig
+from sidestep_core.adapters.config import AdapterConfig
 from sidestep_core.adapters.file import Adapter
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint

@@ -22,7 +22,7 @@ from comfy.ldm.ace.ace_step15 import AceStepConditionGenerationModel, get_silenc
 from torch import Tensor
 
 from ...sidestep_core.adapters import formats
-from ...sidestep_core.adapters.file import DeltaFn
+from ...sidestep_core.adapters.proof import DeltaFn
 from ...sidestep_core.errors import AdapterError, CheckpointError
 from ...sidestep_core.model.checkpoint import Checkpoint
 from . import patches, vae_keys

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import AdapterError, ConfigError
 from ..io import strict_json
 from ..io.patterns import fits
-from .module_names import official
+from .keys import official
 from .peft_layout import CONFIG_NAME, HEADER_KEY
 
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

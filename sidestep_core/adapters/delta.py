@@ -1,4 +1,4 @@
-"""What an adapter holds for one weight, by kind: its shape, what it adds, and the same under the host's own names.
+"""Weight deltas as adapter files hold them, and the same under the host's own names.
 
 A weight is [outputs, ...]; kinds that are matrices see it as [outputs, the rest].  Every `scale` is the true factor of
 the training: nothing else has to be known to apply a record.
@@ -7,7 +7,8 @@ the training: nothing else has to be known to apply a record.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,84 +17,36 @@ from torch import Tensor
 from ..errors import AdapterError
 
 
-@dataclass(frozen=True, kw_only=True)
-class LowRank:
-    """scale * up @ down"""
-
-    down: Tensor
-    """[rank, inputs, ...]"""
-    up: Tensor
-    """[outputs, rank, ...]"""
-    scale: float
+class WeightDelta(ABC):
+    """Delta of one weight, in the factors that the file holds."""
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        return self.up.shape[0], self.down[0].numel()
+        """Shape of the delta; of factors [outputs, the rest]."""
 
+    @abstractmethod
     def delta(self, dtype: torch.dtype) -> Tensor:
-        """[outputs, the rest]"""
-        return self.scale * (self.up.flatten(1).to(dtype) @ self.down.flatten(1).to(dtype))
+        """Scaled delta, multiplied out, in `shape`."""
 
+    @abstractmethod
     def host(self) -> dict[str, Tensor]:
         """Tensors by the host's endings."""
-        return {"lora_up.weight": self.up, "lora_down.weight": self.down, "alpha": number(self.scale * len(self.down))}
+
+    def fits(self, weight: Sequence[int]) -> bool:
+        """True for a weight of that shape."""
+        return self.shape == (weight[0], math.prod(weight[1:]))
+
+    def own_state(self, module: str, dora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under the names of LiveAdapter.state_dict, float32, with those of DoRA; empty where no training
+        continues such a delta."""
+        flat = module.replace(".", "_")
+        return {f"lycoris_{flat}.{ending}": tensor.float() for ending, tensor in {**self.host(), **dora}.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kronecker:
-    """scale * (w1 x w2); either is one matrix, or the two factors of one."""
-
-    w1: tuple[Tensor, ...]
-    w2: tuple[Tensor, ...]
-    scale: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.w1[0].shape[0] * self.w2[0].shape[0], self.w1[-1].shape[1] * self.w2[-1].shape[1]
-
-    def delta(self, dtype: torch.dtype) -> Tensor:
-        """[outputs, the rest]"""
-        return self.scale * torch.kron(_product(self.w1, dtype), _product(self.w2, dtype))
-
-    def host(self) -> dict[str, Tensor]:
-        """Tensors by the host's endings.  It knows no alpha where both are whole, so there the scale goes into w1."""
-        names = {"lokr_w1": self.w1, "lokr_w2": self.w2}
-        tensors: dict[str, Tensor] = {}
-        for name, parts in names.items():
-            endings = ("",) if len(parts) == 1 else ("_a", "_b")
-            tensors |= {name + ending: part for ending, part in zip(endings, parts, strict=True)}
-        rank = next((len(parts[1]) for parts in (self.w2, self.w1) if len(parts) == 2), None)
-        if rank is not None:
-            return tensors | {"alpha": number(self.scale * rank)}
-        return tensors | {"lokr_w1": self.w1[0] if self.scale == 1 else self.scale * self.w1[0].float()}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hadamard:
-    """scale * (a1 @ b1) * (a2 @ b2)"""
-
-    first: tuple[Tensor, Tensor]
-    """[outputs, rank] and [rank, inputs]"""
-    second: tuple[Tensor, Tensor]
-    scale: float
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.first[0].shape[0], self.first[1].shape[1]
-
-    def delta(self, dtype: torch.dtype) -> Tensor:
-        """[outputs, the rest]"""
-        return self.scale * _product(self.first, dtype) * _product(self.second, dtype)
-
-    def host(self) -> dict[str, Tensor]:
-        """Tensors by the host's endings."""
-        return {"hada_w1_a": self.first[0], "hada_w1_b": self.first[1], "hada_w2_a": self.second[0],
-                "hada_w2_b": self.second[1], "alpha": number(self.scale * len(self.first[1]))}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Full:
-    """A change as such, in the shape of its weight."""
+class FullDelta(WeightDelta):
+    """A delta as such, in the shape of its weight."""
 
     diff: Tensor
 
@@ -102,34 +55,33 @@ class Full:
         return tuple(self.diff.shape)
 
     def delta(self, dtype: torch.dtype) -> Tensor:
-        """In the shape of the weight."""
         return self.diff.to(dtype)
 
     def host(self) -> dict[str, Tensor]:
-        """Tensors by the host's endings."""
         return {"diff": self.diff}
 
+    def fits(self, weight: Sequence[int]) -> bool:
+        return self.shape == tuple(weight)
 
-Factors = LowRank | Kronecker | Hadamard | Full
+    def own_state(self, module: str, dora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleDelta:
-    """Everything that an adapter holds for one module."""
+    """Everything that an adapter file holds for one module."""
 
-    factors: Factors | None
+    factors: WeightDelta | None
     magnitude: Tensor | None = None
     """DoRA: the length of each row [outputs, 1], or of each column [1, inputs], of the changed weight."""
     bias: Tensor | None = None
-    """What is added to the module's bias."""
+    """Delta of the module's bias."""
 
     def fits(self, weight: Sequence[int], bias: Sequence[int] | None) -> bool:
-        """Whether this is for a weight and a bias of those shapes; a module without a bias has no use for one."""
+        """True for a weight and a bias of those shapes; a module without a bias has no use for one."""
         if self.bias is not None and bias is not None and tuple(self.bias.shape) != tuple(bias):
             return False
-        matrix = (weight[0], math.prod(weight[1:]))
-        if self.factors is not None and self.factors.shape != (tuple(weight) if isinstance(self.factors, Full)
-                                                               else matrix):
+        if self.factors is not None and not self.factors.fits(weight):
             return False
         magnitude = self.magnitude
         return magnitude is None or (magnitude.dim() <= len(weight)
@@ -137,7 +89,7 @@ class ModuleDelta:
                                              for have, size in zip(magnitude.shape, weight, strict=False)))
 
     def delta(self, weight: Tensor) -> Tensor:
-        """What strength 1.0 adds to the module's weight, in its shape and dtype."""
+        """Delta of the module's weight at strength 1.0, in its shape and dtype."""
         if self.factors is None:
             return torch.zeros_like(weight)
         delta = self.factors.delta(weight.dtype).reshape(weight.shape)
@@ -150,7 +102,7 @@ class ModuleDelta:
 
 
 def decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
-    """What DoRA adds: the changed weight with each row or column brought to its learned length, less the weight.
+    """Delta of DoRA: the changed weight with each row or column brought to its trained length, less the weight.
 
     PEFT and LyCORIS divide by the length of the *changed* row; ComfyUI divides by that of the unchanged one.
     """
@@ -162,12 +114,13 @@ def decomposed(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     return grown - weight
 
 
-def _product(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+def multiplied(parts: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """One matrix, or the product of two."""
     return parts[0].to(dtype) if len(parts) == 1 else parts[0].to(dtype) @ parts[1].to(dtype)
 
 
 def number(value: float) -> Tensor:
-    """Of the precision that Python reckons with, so that alpha / rank is the scale again."""
+    """Float64 scalar: alpha / rank gives the very scale again."""
     return torch.tensor(value, dtype=torch.float64)
 
 
@@ -178,6 +131,16 @@ def tucker(core: Tensor, down: Tensor, up: Tensor, *, rank_first: bool) -> Tenso
     """
     letters = "ip" if rank_first else "pi"
     return torch.einsum(f"ij...,jr,{letters}->pr...", core.float(), down.flatten(1).float(), up.flatten(1).float())
+
+
+def require_part(module: str, parts: Mapping[str, Tensor], name: str) -> Tensor:
+    """Matrix of that name.  AdapterError where it is missing or no matrix."""
+    if name not in parts:
+        raise AdapterError(f"{module} is incomplete: it has {', '.join(sorted(parts))}, but no {name}. Get the file "
+                           "again.")
+    if parts[name].dim() < 2:
+        raise AdapterError(f"{module} is damaged: its {name} is not a matrix, but {tuple(parts[name].shape)}.")
+    return parts[name]
 
 
 def require_chain(module: str, *parts: Tensor) -> None:

@@ -14,14 +14,15 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import AdapterError
-from . import foreign_kinds
+from . import foreign_kinds, registry
 from . import tensors as adapter_tensors
+from .algorithm import Parts
 from .alpha import Scales, Seen, Settings, read_settings
-from .delta import Full, LowRank, ModuleDelta
-from .file import METADATA_KEY, Adapter, DeltaFn, open_adapter
+from .delta import ModuleDelta
+from .file import METADATA_KEY, Adapter, open_adapter
 from .keys import ONLY_THE_HOSTS, module_text, sorted_by_module
 from .peft_layout import CONFIG_NAME
-from .pieces import build
+from .proof import DeltaFn
 from .tensors import PICKLES
 
 FOLDER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "lokr_weights.safetensors",
@@ -85,7 +86,7 @@ class AdapterFile:
                                f"has {found}. Is it an adapter for ACE-Step 1.5, and is that the model?")
         fitting = {module: self.modules[module] if shape_of(f"{module}.bias") is not None
                    else replace(self.modules[module], bias=None) for module in known}
-        return {module: piece for module, piece in fitting.items() if piece.factors or piece.bias is not None}
+        return {module: delta for module, delta in fitting.items() if delta.factors or delta.bias is not None}
 
     def left_out(self, matched: Mapping[str, ModuleDelta], taken: Collection[str] = ()) -> str:
         """What of the file is neither among the matched nor taken by the host (modules, their biases, keys), in words;
@@ -106,11 +107,11 @@ class AdapterFile:
         return f"of a kind that is not read: {_some(list(names))}"
 
 
-def host_tensors(pieces: Mapping[str, ModuleDelta]) -> dict[str, Tensor]:
+def host_tensors(modules: Mapping[str, ModuleDelta]) -> dict[str, Tensor]:
     """The same adapter in the host's own format, all but the magnitudes of DoRA."""
-    # The host looks at some of them as vectors, which it can only where they lie in one piece.
+    # The host looks at some of them as vectors, which it can only where they lie in one delta.
     return {f"{HOST_PREFIX}{module}.{ending}": tensor.contiguous()
-            for module, piece in pieces.items() for ending, tensor in piece.host().items()}
+            for module, delta in modules.items() for ending, tensor in delta.host().items()}
 
 
 def _some(names: Sequence[str]) -> str:
@@ -126,12 +127,12 @@ def _sizes(content: AdapterFile, known: Mapping[str, Sequence[int]]) -> str:
     return ""
 
 
-def _widths(piece: ModuleDelta, module: str, weight: Sequence[int], bias: Sequence[int] | None) -> str:
-    factors = piece.factors
-    have = piece.magnitude.shape if factors is None and piece.magnitude is not None else factors and factors.shape
+def _widths(delta: ModuleDelta, module: str, weight: Sequence[int], bias: Sequence[int] | None) -> str:
+    factors = delta.factors
+    have = delta.magnitude.shape if factors is None and delta.magnitude is not None else factors and factors.shape
     name, there, here = module, have or (), weight
-    if piece.bias is not None and bias is not None and piece.fits(weight, None):
-        name, there, here = f"{module}.bias", piece.bias.shape, bias
+    if delta.bias is not None and bias is not None and delta.fits(weight, None):
+        name, there, here = f"{module}.bias", delta.bias.shape, bias
     return f"{name} is {' x '.join(map(str, there))} there and {' x '.join(map(str, here))} in the model"
 
 
@@ -159,19 +160,28 @@ def read(path: Path, alpha: float = 0.0) -> AdapterFile:
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     settings, stranger = _settings(file, metadata, modules, shapes)
     scales = Scales(file.name, settings, alpha, stranger)
-    pieces = {}
-    for module, keys in modules.items():
-        parts = {part: tensors[key] for part, key in keys.items()}
-        text = module_text(next(iter(keys.values())))
-        pieces[module] = build(module, _name(text), parts, scales, made_for_host=text.startswith(HOST_PREFIX))
-    handed = {module: foreign_kinds.for_host({ending: tensors[key] for ending, key in keys.items()},
+    deltas = {module: _parsed(module, {part: tensors[key] for part, key in keys.items()},
+                              module_text(next(iter(keys.values()))), scales) for module, keys in modules.items()}
+    host_only = {module: foreign_kinds.for_host({ending: tensors[key] for ending, key in keys.items()},
                                              made_for_host=next(iter(keys.values())).startswith(HOST_PREFIX))
               for module, keys in foreign.items()}
-    elsewhere = {key: tensors[key] for key in unknown if key.startswith(ONLY_THE_HOSTS)}
+    outside = {key: tensors[key] for key in unknown if key.startswith(ONLY_THE_HOSTS)}
     foreign_kinds.require_strengths(
-        elsewhere | {key: tensors[key] for keys in foreign.values() for key in keys.values()})
-    return AdapterFile(file, pieces, handed, elsewhere, tuple(unknown), metadata, scales.given_was_used,
+        outside | {key: tensors[key] for keys in foreign.values() for key in keys.values()})
+    return AdapterFile(file, deltas, host_only, outside, tuple(unknown), metadata, scales.given_was_used,
                    _not_believed(file, stranger))
+
+
+def _parsed(module: str, parts: Parts, text: str, scales: Scales) -> ModuleDelta:
+    """Delta of one module, which the file calls `text`."""
+    name = _name(text)
+
+    def scale(rank: int | None, alpha: float | None) -> float:
+        if rank is None:
+            return scales.whole(name, alpha)
+        return scales.low_rank(name, alpha, rank, made_for_host=text.startswith(HOST_PREFIX))
+
+    return registry.parse(module, parts, scale, lambda: scales.alpha_of(name))
 
 
 def notices(path: Path) -> list[str]:
@@ -207,16 +217,14 @@ def _name(text: str) -> str:
 
 
 def _seen(keys: Mapping[str, str], shapes: adapter_tensors.Shapes) -> Seen:
-    """What settings are judged by, of the parts of one module."""
-    kinds = {"down": "LORA", "lokr_w2": "LOKR", "lokr_w2_b": "LOKR", "hada_w1_b": "LOHA"}
-    part = next((part for part in kinds if part in keys), "")
-    if part == "lokr_w2" and "lokr_w1_b" in keys:
-        part = "lokr_w1_b"
+    """Facts of one module that settings are compared with."""
+    algorithm = next((one for one in registry.ALGORITHMS if one.parts & keys.keys()), None)
+    ranked = algorithm.rank_part(keys) if algorithm else ""
+    part = ranked or (algorithm.whole_part if algorithm and algorithm.whole_part in keys else "")
     shape = shapes[keys[part]] if part else ()
-    key = next(iter(keys.values()))
-    text = module_text(key)
-    return Seen(name=_name(text), kind="LOKR" if part.startswith("lokr") else kinds.get(part, ""),
-                rank=None if part == "lokr_w2" or not shape else shape[0], largest=max(shape[:2], default=0),
+    text = module_text(next(iter(keys.values())))
+    return Seen(name=_name(text), kind=algorithm.peft_type if algorithm and part else "",
+                rank=shape[0] if ranked and shape else None, largest=max(shape[:2], default=0),
                 by_peft="." in text and not text.startswith("diffusion_model.")
                 and ".lora_down" not in keys.get(part, ""))
 
@@ -231,13 +239,13 @@ def require_use(alpha: float, contents: Sequence[AdapterFile]) -> None:
 
 
 def delta_fn(path: Path) -> DeltaFn:
-    """An `adapter.Loader` for files of any layout; AdapterError for what `read` refuses."""
-    pieces = read(path).modules
+    """A `proof.Loader` for files of any layout; AdapterError for those that `read` refuses."""
+    modules = read(path).modules
 
-    def add(module: str, weight: Tensor) -> Tensor | None:
-        return pieces[module].delta(weight) if module in pieces else None
+    def delta(module: str, weight: Tensor) -> Tensor | None:
+        return modules[module].delta(weight) if module in modules else None
 
-    return add
+    return delta
 
 
 def as_own_state(path: Path) -> dict[str, Tensor]:
@@ -254,23 +262,19 @@ def as_own_state(path: Path) -> dict[str, Tensor]:
                            f"({len(content.outside_decoder)} tensors: {_some(list(content.outside_decoder))}). "
                            "Merge the adapter into a model, and train on that.")
     state: dict[str, Tensor] = {}
-    for module, piece in content.modules.items():
-        state |= _own(content.path.name, module, piece)
+    for module, delta in content.modules.items():
+        state |= _own(content.path.name, module, delta)
     if not state:
         raise AdapterError(f"{content.path.name} has nothing for ACE-Step 1.5's decoder: {_some(content.unknown)}.")
     return state
 
 
-def _own(name: str, module: str, piece: ModuleDelta) -> dict[str, Tensor]:
-    factors, magnitude = piece.factors, piece.magnitude
+def _own(name: str, module: str, delta: ModuleDelta) -> dict[str, Tensor]:
+    magnitude = delta.magnitude
     by_rows = magnitude is not None and magnitude.shape[0] != 1
-    if factors is None or isinstance(factors, Full) or piece.bias is not None or by_rows:
+    state = delta.factors.own_state(module, {} if magnitude is None else {"dora_scale": magnitude}) if (
+        delta.factors) else {}
+    if not state or delta.bias is not None or by_rows:
         raise AdapterError(f"{name} cannot be trained further: {module} holds "
                            f"{'DoRA by rows' if by_rows else 'a full change'}. Start from a LoRA, LoKR or LoHA.")
-    dora = {} if magnitude is None else {"dora_scale": magnitude}
-    if isinstance(factors, LowRank):
-        tensors = {"lora_A.weight": factors.down, "lora_B.weight": factors.up, "alpha": factors.host()["alpha"]}
-        if not dora:
-            return {f"base_model.model.{module}.{ending}": tensor.float() for ending, tensor in tensors.items()}
-    flat = module.replace(".", "_")
-    return {f"lycoris_{flat}.{ending}": tensor.float() for ending, tensor in (factors.host() | dora).items()}
+    return state

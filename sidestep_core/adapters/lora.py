@@ -1,21 +1,35 @@
-"""LoRA on a frozen decoder, through PEFT: attach, read out what was learned.  The only module that imports peft."""
+"""LoRA: W + (alpha / rank) * B @ A.  Trained through PEFT, or with DoRA in our own layer."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import optional, rng
+from ..config import require
 from ..errors import AdapterError
-from .config import LoraConfig
-from .dropout import Dropout
-from .file import TrainedDelta, check_belongs
+from . import layer
+from .algorithm import (
+    Factors,
+    LiveAdapter,
+    Matrix,
+    Parts,
+    ScaleOf,
+    Trainable,
+    TrainedDelta,
+    check_belongs,
+    uniform,
+    zeros,
+)
+from .config import AdapterConfig
+from .delta import FullDelta, WeightDelta, number, require_chain, require_part, tucker
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
@@ -24,33 +38,128 @@ _NAME = "default"
 PURPOSE = "LoRA training"
 
 
-def require() -> None:
-    """Import what attaching an adapter imports.  Raises MissingDependency."""
-    with optional.imports("peft", PURPOSE):
-        import peft.tuners.lora.model
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig(AdapterConfig):
+    """Settings of a LoRA."""
 
-        if peft.import_utils.is_bnb_available():
-            import peft.tuners.lora.bnb  # noqa: F401
+    kind: ClassVar[str] = "lora"
+
+    rank: int = 64
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), which keeps large ranks as lively as small ones."""
+    dora: bool = False
+    """Train the length of each input column of the weight apart from its direction (input-axis DoRA)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.rank >= 1, f"rank must be at least 1, got {self.rank}.")
+
+    @property
+    def base_rank(self) -> int:
+        return self.rank
+
+    @property
+    def decomposed(self) -> bool:
+        return self.dora
+
+    def scaling(self, rank: int) -> float:
+        """Scale of a module's delta; rsLoRA is made for comparing ranks, so there the module's own rank counts."""
+        return self.alpha / math.sqrt(rank) if self.rslora else super().scaling(rank)
 
 
-def attach(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> LiveLora:
-    """Put an adapter on exactly `modules` (name -> rank), in float32 whatever the base is in; nothing else trains.
+@dataclass(frozen=True, kw_only=True)
+class LowRankDelta(WeightDelta):
+    """scale * up @ down"""
 
-    A starts random by `seed`, B at zero, so the decoder still computes what it did.
+    down: Tensor
+    """[rank, inputs, ...]"""
+    up: Tensor
+    """[outputs, rank, ...]"""
+    scale: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.up.shape[0], self.down[0].numel()
+
+    def delta(self, dtype: torch.dtype) -> Tensor:
+        return self.scale * (self.up.flatten(1).to(dtype) @ self.down.flatten(1).to(dtype))
+
+    def host(self) -> dict[str, Tensor]:
+        return {"lora_up.weight": self.up, "lora_down.weight": self.down, "alpha": number(self.scale * len(self.down))}
+
+    def own_state(self, module: str, dora: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if dora:
+            return super().own_state(module, dora)
+        tensors = {"lora_A.weight": self.down, "lora_B.weight": self.up, "alpha": self.host()["alpha"]}
+        return {f"base_model.model.{module}.{ending}": tensor.float() for ending, tensor in tensors.items()}
+
+
+class Lora(Trainable):
+    """LoRA and DoRA."""
+
+    kind = "lora"
+    config = LoraConfig
+    file_names: ClassVar[Mapping[str, str]] = {
+        "lora_A": "down", "lora_down": "down", "lora.down": "down", "lora_linear_layer.down": "down",
+        "lora_B": "up", "lora_up": "up", "lora.up": "up", "lora_linear_layer.up": "up", "lora_mid": "mid",
+    }  # fmt: skip
+    peft_type = "LORA"
+    rank_parts = ("down",)
+
+    def require(self, config: AdapterConfig) -> None:
+        if config.decomposed:
+            return
+        with optional.imports("peft", PURPOSE):
+            import peft.tuners.lora.model
+
+            if peft.import_utils.is_bnb_available():
+                import peft.tuners.lora.bnb  # noqa: F401
+
+    def matrices(self, config: AdapterConfig, rank: int, rows: int, columns: int) -> dict[str, Matrix]:
+        return {"down": Matrix(rank, columns, uniform), "up": Matrix(rows, rank, zeros)}
+
+    def attach(self, decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int], seed: int) -> LiveAdapter:
+        if config.decomposed:
+            return layer.attach(self, decoder, config, modules, seed)
+        return attach_peft(decoder, cast("LoraConfig", config), modules, seed)
+
+    def product(self, factors: Factors) -> Tensor:
+        return factors["up"] @ factors["down"]
+
+    def file_name(self, name: str) -> str:
+        return f"lora_{name}.weight"
+
+    def parse(self, module: str, parts: Parts, scale_of: ScaleOf) -> WeightDelta:
+        down, up = require_part(module, parts, "down"), require_part(module, parts, "up")
+        scale = scale_of(len(down))
+        if "mid" in parts:
+            core = require_part(module, parts, "mid")
+            require_chain(module, up, core, down)
+            return FullDelta(diff=scale * tucker(core, down, up, rank_first=False))
+        require_chain(module, up, down)
+        if up[0].numel() != len(down):
+            raise AdapterError(f"{module} is damaged: its up is {tuple(up.shape)}. Get the file again.")
+        return LowRankDelta(down=down, up=up, scale=scale)
+
+
+def attach_peft(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> LiveLora:
+    """Put a LoRA on exactly `modules` (name -> rank), in float32 over any base dtype; nothing else trains.
+
+    A starts random by `seed`, B at zero, so the decoder's output stays the same.
     """
     with optional.imports("peft", PURPOSE):
         # PEFT imports packages that it works with here too, and raises about old versions of them.
         _inject(decoder, config, modules, seed)
-    adapted = {name: layer.r[_NAME] for name, layer in _adapted(decoder)}
+    adapted = {name: linear.r[_NAME] for name, linear in _adapted(decoder)}
     if list(adapted.items()) != list(modules.items()):
         differing = sorted(name for name, _ in set(modules.items()) ^ set(adapted.items()))
         raise AdapterError(f"The adapter was to be put on {len(modules)} modules but sits on {len(adapted)}; "
                            f"differing: {', '.join(differing[:4])}.")
-    for _, layer in _adapted(decoder):
-        for factor in _factors(layer):
+    for _, linear in _adapted(decoder):
+        for factor in _factors(linear):
             factor.float()
         if config.dropout > 0:
-            layer.lora_dropout[_NAME] = Dropout(config.dropout)
+            linear.lora_dropout[_NAME] = layer.Dropout(config.dropout)
     trained = tuple(parameter for parameter in decoder.parameters() if parameter.requires_grad)
     if len(trained) != 2 * len(modules):
         raise AdapterError(f"{len(trained)} parameters would be trained; {2 * len(modules)} belong to the adapter.")
@@ -63,7 +172,7 @@ def _inject(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], 
 
     # PEFT reads the keys as patterns.
     own_ranks = {re.escape(name): rank for name, rank in modules.items() if rank != config.rank}
-    # PEFT divides alpha by the rank or, with rsLoRA, by its root; see targets.scaling.
+    # PEFT divides alpha by the rank or, with rsLoRA, by its root; see LoraConfig.scaling.
     own_alphas = {} if config.rslora else {name: config.alpha * rank / config.rank for name, rank in own_ranks.items()}
     # PEFT's annotation says int; it divides, so a float is as good.
     peft_config = PeftConfig(
@@ -83,50 +192,50 @@ def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:
             yield name, module
 
 
-def _factors(layer: Linear) -> tuple[nn.Linear, nn.Linear]:
+def _factors(linear: Linear) -> tuple[nn.Linear, nn.Linear]:
     """A (down) and B (up)."""
-    return cast("nn.Linear", layer.lora_A[_NAME]), cast("nn.Linear", layer.lora_B[_NAME])
+    return cast("nn.Linear", linear.lora_A[_NAME]), cast("nn.Linear", linear.lora_B[_NAME])
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveLora:
-    """A LoRA attached to a decoder; see adapter.LiveAdapter."""
+    """A LoRA attached to a decoder; see algorithm.LiveAdapter."""
 
     decoder: nn.Module
     parameters: tuple[nn.Parameter, ...]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The adapter's file content: PEFT names plus one `.alpha` per module, equal to scaling * rank.
+        """Tensors of the adapter's file: PEFT's names plus one `.alpha` per module, equal to scaling * rank.
 
         ComfyUI multiplies by alpha / rank and takes 1 where alpha is missing, which halves a rank-64 alpha-128
         adapter.  PEFT ignores the extra tensors, so the same file opens there too.
         """
         tensors: dict[str, Tensor] = {}
-        for name, layer in _adapted(self.decoder):
-            down, up = _factors(layer)
+        for name, linear in _adapted(self.decoder):
+            down, up = _factors(linear)
             tensors[f"base_model.model.{name}.lora_A.weight"] = down.weight.detach().clone()
             tensors[f"base_model.model.{name}.lora_B.weight"] = up.weight.detach().clone()
-            tensors[f"base_model.model.{name}.alpha"] = torch.tensor(layer.scaling[_NAME] * layer.r[_NAME])
+            tensors[f"base_model.model.{name}.alpha"] = torch.tensor(linear.scaling[_NAME] * linear.r[_NAME])
         return tensors
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put saved content back, bit for bit.  AdapterError, before anything changes, when it is not of this one.
+        """Restore saved tensors, bit for bit.  AdapterError, before anything changes, for those of another adapter.
 
         PEFT's own files, which have no alpha, are taken too: they are of this adapter if their config says so.
         """
         own = self.state_dict()
         check_belongs({**{name: tensor for name, tensor in own.items() if name.endswith(".alpha")}, **tensors}, own)
         with torch.no_grad():
-            for name, layer in _adapted(self.decoder):
-                for part, module in zip(("lora_A", "lora_B"), _factors(layer), strict=True):
+            for name, linear in _adapted(self.decoder):
+                for part, module in zip(("lora_A", "lora_B"), _factors(linear), strict=True):
                     module.weight.copy_(tensors[f"base_model.model.{name}.{part}.weight"])
 
     def deltas(self, every: int = 1) -> Iterator[TrainedDelta]:
-        """What it adds to the weight of every n-th module.
+        """Weight delta of every n-th module.
 
         Multiplied on the CPU, because a GPU may round products to TF32, and then nothing saved would agree with it.
         """
-        for name, layer in itertools.islice(_adapted(self.decoder), None, None, every):
-            down, up = (factor.weight.detach().float().cpu() for factor in _factors(layer))
-            delta = layer.scaling[_NAME] * (up @ down)
+        for name, linear in itertools.islice(_adapted(self.decoder), None, None, every):
+            down, up = (factor.weight.detach().float().cpu() for factor in _factors(linear))
+            delta = linear.scaling[_NAME] * (up @ down)
             yield TrainedDelta(module=name, weight=torch.zeros_like(delta), delta=delta)

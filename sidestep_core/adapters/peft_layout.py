@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .module_names import diffusers_name
+from .keys import diffusers_name
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"

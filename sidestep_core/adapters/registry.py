@@ -1,17 +1,27 @@
-"""The kinds of adapter: which module trains which, and how many numbers a configuration trains."""
+"""The adapter algorithms, and dispatch to them: configs from JSON, attaching, parameter counts, tensors of files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from ..errors import AdapterError, ConfigError
 from ..model.decoder import DecoderGeometry
-from . import lora, lycoris
-from .config import AdapterConfig, LokrConfig, LoraConfig
-from .file import LiveAdapter
+from .algorithm import Algorithm, LiveAdapter, Parts, Trainable
+from .config import AdapterConfig
+from .delta import ModuleDelta, WeightDelta, require_part
+from .full import Full
+from .loha import Loha
+from .lokr import Lokr
+from .lora import Lora
 from .targets import target_modules
+
+ALGORITHMS: tuple[Algorithm, ...] = (Lora(), Lokr(), Loha(), Full())
+"""A new kind of adapter is one more here."""
 
 SIZES: Mapping[str, DecoderGeometry] = {
     "2B": DecoderGeometry(width=2048, layers=24, heads=16, kv_heads=8, head_width=128, mlp=6144, condition_width=2048,
@@ -20,27 +30,54 @@ SIZES: Mapping[str, DecoderGeometry] = {
                           in_channels=192, out_channels=64, patch=2),
 }  # fmt: skip
 """The published checkpoints, for saying what a configuration means before one is loaded."""
+_SHARED = {"alpha": "alpha", "scalar": "scalar", "lora_magnitude_vector": "row_magnitude", "dora_scale": "magnitude",
+           "magnitude": "magnitude", "diff_b": "diff_b", "b_norm": "diff_b"}  # fmt: skip
+"""Name of a tensor in files -> part, of those that no algorithm owns."""
+_UP_BIAS = "up.bias"
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**127
+"""Size of a scale that is neither 0 nor infinite in float32."""
+
+
+def trainable() -> dict[str, Trainable]:
+    """Algorithms that can be trained, by kind."""
+    return {one.kind: one for one in ALGORITHMS if isinstance(one, Trainable)}
+
+
+def configs() -> dict[str, type[AdapterConfig]]:
+    """Kind -> class of its settings."""
+    return {kind: one.config for kind, one in trainable().items()}
+
+
+def file_names() -> dict[str, str]:
+    """Name of a tensor in files -> part, of every algorithm."""
+    return {name: part for one in ALGORITHMS for name, part in one.file_names.items()} | _SHARED
+
+
+def config_from_json(values: Mapping[str, Any]) -> AdapterConfig:
+    """Config that `to_json` wrote.  ConfigError for an unknown kind or setting."""
+    kind = values.get("kind", "lora")
+    known = configs()
+    if not isinstance(kind, str) or kind not in known:
+        raise ConfigError(f"An adapter of kind {kind!r} is unknown; there are {', '.join(known)}.")
+    return known[kind].from_json({key: value for key, value in values.items() if key != "kind"})
 
 
 def require(config: AdapterConfig) -> None:
     """Import what attaching such an adapter needs.  Raises MissingDependency."""
-    if isinstance(config, LoraConfig) and not config.dora:
-        lora.require()
+    trainable()[config.kind].require(config)
 
 
 def attach(decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int], seed: int) -> LiveAdapter:
     """Put an adapter of the config's kind on exactly `modules` (name -> rank); nothing else trains."""
-    if isinstance(config, LoraConfig) and not config.dora:
-        return lora.attach(decoder, config, modules, seed)
-    return lycoris.attach(decoder, config, modules, seed)
+    return trainable()[config.kind].attach(decoder, config, modules, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """How much an adapter can learn, in numbers that train."""
+    """Trained numbers of an adapter."""
 
     parameters: Mapping[str, int]
-    """Of every module."""
+    """By module."""
     full: tuple[str, ...]
     """Modules of a LoKR whose larger block is a full matrix, so that its rank has no effect; usually all or none."""
 
@@ -50,24 +87,18 @@ class Capacity:
 
 
 def capacity(config: AdapterConfig, geometry: DecoderGeometry) -> Capacity:
-    """What `attach` would make on a decoder of this size, without making it."""
+    """Capacity of what `attach` would make on a decoder of this size, without making it."""
     ranks = target_modules(config, geometry.layers)
     return capacity_of(config, ranks, {module: _shape(module, geometry) for module in ranks})
 
 
 def capacity_of(config: AdapterConfig, ranks: Mapping[str, int], shapes: Mapping[str, tuple[int, int]]) -> Capacity:
-    """The same for modules of these ranks and (rows, columns)."""
-    parameters: dict[str, int] = {}
-    full: list[str] = []
-    for module, rank in ranks.items():
-        rows, columns = shapes[module]
-        matrices = lycoris.matrices_of(config, rank, rows, columns)
-        lengths = columns if lycoris.decomposes(config) else 0
-        parameters[module] = (sum(matrix.rows * matrix.columns for matrix in matrices.values()) + lengths
-                              + lycoris.has_scalar(config))
-        if isinstance(config, LokrConfig) and "lokr_w2" in matrices:
-            full.append(module)
-    return Capacity(parameters=parameters, full=tuple(full))
+    """Capacity on modules of these ranks and (rows, columns)."""
+    algorithm = trainable()[config.kind]
+    full = [module for module, rank in ranks.items()
+            if algorithm.whole_part and algorithm.whole_part in algorithm.matrices(config, rank, *shapes[module])]
+    return Capacity(parameters={module: algorithm.parameter_count(config, rank, *shapes[module])
+                                for module, rank in ranks.items()}, full=tuple(full))
 
 
 def _shape(module: str, geometry: DecoderGeometry) -> tuple[int, int]:
@@ -76,3 +107,64 @@ def _shape(module: str, geometry: DecoderGeometry) -> tuple[int, int]:
     width, mlp = geometry.width, geometry.mlp
     return {"q_proj": (queries, width), "k_proj": (keys, width), "v_proj": (keys, width), "o_proj": (width, queries),
             "gate_proj": (mlp, width), "up_proj": (mlp, width), "down_proj": (width, mlp)}[module.rpartition(".")[2]]
+
+
+def algorithm_of(module: str, parts: Mapping[str, object]) -> Algorithm | None:
+    """Algorithm of a module's parts; None for a bias alone.  AdapterError where parts do not belong together."""
+    found = [one for one in ALGORITHMS if one.parts & parts.keys()]
+    known = set(_SHARED.values()).union({_UP_BIAS}, *(one.parts for one in ALGORITHMS))
+    if len(found) > 1 or not parts.keys() <= known:
+        raise AdapterError(f"{module} has {', '.join(sorted(parts))}, which do not belong together. The file mixes two "
+                           "adapters or is damaged.")
+    if not found and "diff_b" not in parts:
+        raise AdapterError(f"{module} is incomplete: it has {', '.join(sorted(parts))} alone. Get the file again.")
+    return found[0] if found else None
+
+
+def parse(module: str, parts: Parts, scale: Callable[[int | None, float | None], float],
+          alpha_of: Callable[[], float]) -> ModuleDelta:
+    """Delta of one module of a file.
+
+    `scale` is given the rank (None where alpha has no effect) and the file's own alpha; `alpha_of` says for messages
+    which alpha counts where the file has none.  AdapterError when parts are missing, mixed, or contradict each other.
+    """
+    algorithm = algorithm_of(module, parts)
+    alpha, scalar = _number(module, "alpha", parts), _number(module, "scalar", parts)
+
+    def scale_of(rank: int | None) -> float:
+        found = scale(rank, alpha) * (1.0 if scalar is None else scalar)
+        if not _SMALLEST <= abs(found) <= _LARGEST:
+            said = alpha_of() if alpha is None else alpha
+            raise AdapterError(f"{module} cannot be applied: with its alpha of {said:g}, its scale is {found:g}. "
+                               "Get the file again, or train it with another alpha.")
+        return found
+
+    factors = None if algorithm is None else algorithm.parse(module, parts, scale_of)
+    bias = parts.get("diff_b")
+    if _UP_BIAS in parts:
+        bias = scale_of(require_part(module, parts, "down").shape[0]) * parts[_UP_BIAS].float()
+    return ModuleDelta(factors=factors, magnitude=_magnitude(module, parts, factors), bias=bias)
+
+
+def _number(module: str, part: str, parts: Parts) -> float | None:
+    if part not in parts:
+        return None
+    value = float(parts[part].double()) if parts[part].numel() == 1 else math.nan
+    if not (math.isfinite(value) and value != 0):
+        raise AdapterError(f"{module} is damaged: its {part} is {parts[part].tolist()}, and must be one number other "
+                           "than 0.")
+    return value
+
+
+def _magnitude(module: str, parts: Parts, factors: WeightDelta | None) -> Tensor | None:
+    """[outputs, 1 ...] or [1, inputs ...]; PEFT writes the former as [outputs], or of convolutions [1, outputs, 1 ...].
+    """
+    magnitude = parts.get("row_magnitude", parts.get("magnitude"))
+    if magnitude is None:
+        return None
+    if magnitude.dim() == 1 or "row_magnitude" in parts:
+        magnitude = magnitude.flatten()[:, None]
+    if factors is None or sum(size != 1 for size in magnitude.shape) != 1:
+        raise AdapterError(f"{module} is damaged: it has a magnitude of shape {tuple(magnitude.shape)} and "
+                           f"{'no factors' if factors is None else 'a LoRA'}. Get the file again.")
+    return magnitude

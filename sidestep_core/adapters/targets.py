@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from ..errors import ConfigError
-from .config import MLP_PROJECTIONS, PROJECTIONS, AdapterConfig, LokrConfig, LoraConfig
+from .config import MLP_PROJECTIONS, PROJECTIONS, AdapterConfig
 
 _ATTENTIONS = {"both": ("self_attn", "cross_attn"), "self": ("self_attn",), "cross": ("cross_attn",)}
 
@@ -18,7 +17,7 @@ def target_modules(config: AdapterConfig, layers: int) -> Mapping[str, int]:
     `module_ranks` changes ranks of chosen modules or leaves some out.  ConfigError when one of its patterns fits none,
     or nothing is left.
     """
-    ranks = {module: config_rank(config) for layer in range(layers) for module in _chosen(config, layer)}
+    ranks = {module: config.base_rank for layer in range(layers) for module in _chosen(config, layer)}
     for entry in config.module_ranks:
         pattern, _, rank = entry.rpartition("=")
         fitting = [module for module in ranks if fnmatchcase(module, pattern)]
@@ -30,22 +29,6 @@ def target_modules(config: AdapterConfig, layers: int) -> Mapping[str, int]:
         raise ConfigError(f"module_ranks {', '.join(config.module_ranks)} leaves out every module; nothing would be "
                           "trained. Give at least one a rank above 0.")
     return left
-
-
-def config_rank(config: AdapterConfig) -> int:
-    """The rank of every module that `module_ranks` does not name."""
-    return config.linear_dim if isinstance(config, LokrConfig) else config.rank
-
-
-def scaling(config: AdapterConfig, rank: int) -> float:
-    """What a module's product of matrices is multiplied by: alpha / rank of the config, whatever the module's own rank.
-
-    So alpha grows and shrinks with a module's rank, and every module is as strong as the config says.  rsLoRA is made
-    for comparing ranks instead: there alpha is one, and the module's own rank counts, alpha / sqrt(rank).
-    """
-    if isinstance(config, LoraConfig) and config.rslora:
-        return config.alpha / math.sqrt(rank)
-    return config.alpha / config_rank(config)
 
 
 def _chosen(config: AdapterConfig, layer: int) -> list[str]:

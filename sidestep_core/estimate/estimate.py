@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .. import rng
-from ..adapters.config import LoraConfig
+from ..adapters.lora import LoraConfig
 from ..adapters.targets import target_modules
 from ..dataset.manifest import Dataset
 from ..device import choose_device, choose_dtype, explain_out_of_memory, release_memory

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..adapters.config import MLP_PROJECTIONS, PROJECTIONS
-from ..adapters.module_names import official
+from ..adapters.keys import official
 from ..errors import ConfigError
 from ..io import atomic, strict_json
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..adapters.config import KINDS, MLP_PROJECTIONS, AdapterConfig, adapter_config_from_json
+from ..adapters.config import MLP_PROJECTIONS, AdapterConfig
+from ..adapters.registry import config_from_json, configs
 from ..errors import ConfigError
 from ..training.config import TrainConfig
 from .text import parse
@@ -176,9 +177,9 @@ def _renamed(table: Mapping[str, str], kind: Any, given: Settings) -> Found:
 def _adapter(given: Settings) -> tuple[AdapterConfig, list[str]]:
     name = given.get("adapter_type", "lora")
     kind = "lora" if name == "dora" else name
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str) or kind not in configs():
         raise ConfigError(f"adapter_type is {name!r}; there are lora, dora, lokr and loha. Choose one of them.")
-    settings, notes = _renamed(ADAPTERS[kind] | PLACEMENT, KINDS[kind], given)
+    settings, notes = _renamed(ADAPTERS[kind] | PLACEMENT, configs()[kind], given)
     if name == "dora":
         settings["dora"] = True
     if settings.get("dora"):
@@ -196,7 +197,7 @@ def _adapter(given: Settings) -> tuple[AdapterConfig, list[str]]:
         settings["target_modules"] = [target for target in targets if target not in MLP_PROJECTIONS]
         settings["target_mlp"] = True
         notes.append(f"target_modules: {', '.join(MLP_PROJECTIONS)} are target_mlp here, all of them.")
-    return adapter_config_from_json({"kind": kind, **settings}), notes
+    return config_from_json({"kind": kind, **settings}), notes
 
 
 def _same_meaning(given: Settings) -> Found:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..adapters.config import AdapterConfig, LoraConfig, adapter_config_from_json
+from ..adapters.config import AdapterConfig
 from ..adapters.file import facts_of
+from ..adapters.lora import LoraConfig
+from ..adapters.registry import config_from_json
 from ..config import require_clean_text
 from ..errors import ConfigError
 from ..io import strict_json
@@ -62,7 +64,7 @@ class Preset:
         if not (isinstance(adapter, dict) and isinstance(train, dict)):
             raise ConfigError(f"adapter and train of a preset must hold settings, got {shown(adapter)} and "
                               f"{shown(train)}.")
-        return cls(name=name, description=description, adapter=adapter_config_from_json(adapter),
+        return cls(name=name, description=description, adapter=config_from_json(adapter),
                    train=TrainConfig.from_json(train))
 
     def to_text(self) -> str:
@@ -125,7 +127,7 @@ def of_adapter(path: Path) -> Preset:
                           "adapter_config or settings instead.")
     if not (isinstance(facts.get("adapter"), dict) and isinstance(facts.get("train"), dict)):
         raise ConfigError(f"The settings in {path.name} are not whole. Connect adapter_config or settings instead.")
-    return Preset(name=path.stem, adapter=adapter_config_from_json(facts["adapter"]),
+    return Preset(name=path.stem, adapter=config_from_json(facts["adapter"]),
                   train=TrainConfig.from_json(facts["train"]))
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..adapters import file as adapter_file
 from ..adapters import peft_layout
-from ..adapters.file import Adapter, Loader
+from ..adapters import proof as adapter_proof
+from ..adapters.file import Adapter
+from ..adapters.proof import Loader
 from ..io import atomic
 from ..io.tensors import read_tensors
 from . import run_checkpoint
@@ -44,7 +46,7 @@ def rehearse(training: Training, run: Run, every: int) -> None:
     file = run.folder / "rehearsal.safetensors"
     try:
         adapter_file.write(file, _begun(training.adapter.state_dict()), run.facts)
-        adapter_file.rehearse(file, training.adapter.deltas(every), run.load)
+        adapter_proof.rehearse(file, training.adapter.deltas(every), run.load)
     finally:
         file.unlink(missing_ok=True)
 
@@ -83,7 +85,7 @@ def usable(checkpoint: Path) -> Path:
 def publish(training: Training, run: Run, state: RunState, source: Path, target: Path, *, every: int = 1) -> Adapter:
     """Prove an adapter file on every n-th module against the live adapter, which must hold the same, then copy it to
     where people will use it."""
-    proof = adapter_file.prove(source, training.adapter.deltas(every), run.load)
+    proof = adapter_proof.prove(source, training.adapter.deltas(every), run.load)
     return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
                    variant=run.facts["variant"], trigger_word=run.facts["trigger_word"], steps=state.step,
                    heldout_first=state.heldout_first, heldout_last=state.heldout_last,

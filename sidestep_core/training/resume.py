@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..adapters import formats
+from ..adapters.algorithm import check_belongs
 from ..adapters.alpha import settings_file
-from ..adapters.file import check_belongs, content_fingerprint
+from ..adapters.file import content_fingerprint
 from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing
 from . import metrics, run_checkpoint
@@ -169,7 +170,7 @@ def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     found |= {name: own[name] for name in own if name.endswith(".alpha") and name not in found
               and f"{name.removesuffix('alpha')}lokr_w2" in found}
     for name in [name for name in found if name.endswith(".alpha") and name in own]:
-        # An alpha in float64 is trained itself; see lycoris.py.
+        # An alpha in float64 is trained itself; see adapters/layer.py.
         if own[name].dtype == torch.float32 and float(found[name]) != float(own[name]):
             module = name.removesuffix("alpha")
             last = next(module + ending for ending in _LAST if module + ending in found)

@@ -19,8 +19,8 @@ import torch
 
 from .. import rng
 from ..adapters import registry
+from ..adapters.algorithm import LiveAdapter
 from ..adapters.config import AdapterConfig
-from ..adapters.file import LiveAdapter
 from ..adapters.targets import target_modules
 from ..dataset.manifest import Dataset
 from ..device import choose_dtype

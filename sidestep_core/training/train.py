@@ -16,7 +16,8 @@ from .. import rng
 from ..adapters import file as adapter_file
 from ..adapters import formats, registry
 from ..adapters.config import AdapterConfig
-from ..adapters.file import Adapter, Loader
+from ..adapters.file import Adapter
+from ..adapters.proof import Loader
 from ..dataset.manifest import Dataset
 from ..device import choose_device, explain_out_of_memory, is_out_of_memory, release_memory
 from ..io import atomic, locks

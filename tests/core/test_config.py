@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.config import Config
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.errors import ConfigError

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TRAIN = """
 import torch
 from sidestep_core.adapters import registry
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.errors import MissingDependency
 try:
     registry.require(LoraConfig())

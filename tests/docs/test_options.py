@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep_core.adapters.config import KINDS
+from sidestep_core.adapters.registry import configs
 from sidestep_core.config import Config
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.estimate.config import EstimateConfig
@@ -39,7 +39,7 @@ OPTIONS = {
 }
 """Subcommand -> its options, as the argument reference lists them."""
 
-CONFIGS = [TrainConfig, PreprocessConfig, EstimateConfig, SelectionConfig, *KINDS.values()]
+CONFIGS = [TrainConfig, PreprocessConfig, EstimateConfig, SelectionConfig, *configs().values()]
 
 
 def sections() -> dict[str, str]:

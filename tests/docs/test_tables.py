@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sidestep_core.adapters import registry
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, DecoderGeometry
 from sidestep_core.training.memory import GIB, Batch, Need, layer_bytes

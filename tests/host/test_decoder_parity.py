@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core import rng
-from sidestep_core.adapters import lora
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.model.weights import Weights
@@ -121,7 +121,7 @@ def test_lora_gradients_equal_comfyui(weights: Weights, comfy: ModuleType, frame
     target = torch.randn(batch[0].shape, generator=rng.generator("target"))
     gradients = []
     for model, run in ((load_decoder(weights, torch.float32, CPU), Decoder.__call__), (host, run_hosts)):
-        parameters = lora.attach(model, LORA, target_modules(LORA, g.layers), seed=1).parameters
+        parameters = registry.attach(model, LORA, target_modules(LORA, g.layers), seed=1).parameters
         random = rng.generator("factors")
         with torch.no_grad():
             for parameter in parameters:

@@ -15,7 +15,7 @@ from demo.server import ComfyUI, Outcome, ServerError
 from demo.setup import BASE
 from demo.synthetic_model import DEMO_MODEL
 from demo.workflow import ESTIMATE
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.estimate import result
 from sidestep_core.estimate.result import Estimate
 from sidestep_core.io.tensors import TensorFile

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo.server import ComfyUI, Outcome, Prompt
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.io.tensors import TensorFile, read_tensors
 from sidestep_core.presets import preset
 from sidestep_core.training import metrics

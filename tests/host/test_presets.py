@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from demo.server import ComfyUI, HttpError, Outcome, ServerError
-from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.presets import preset as presets
 from sidestep_core.presets.preset import Preset
 from sidestep_core.training.config import TrainConfig

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from demo.server import ComfyUI
-from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.config import Config
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate.config import EstimateConfig

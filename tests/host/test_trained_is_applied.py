@@ -14,8 +14,10 @@ from torch import Tensor
 
 from sidestep_core import rng
 from sidestep_core.adapters import file as adapter_file
-from sidestep_core.adapters.config import AdapterConfig, LoraConfig
-from sidestep_core.adapters.file import LiveAdapter
+from sidestep_core.adapters.algorithm import LiveAdapter
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.lora import LoraConfig
+from sidestep_core.adapters.proof import prove
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
@@ -140,7 +142,7 @@ def test_the_stock_loader_changes_every_weight_as_trained(comfy: ModuleType, hos
 
 def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Trained) -> None:
     load = pack_module("nodes.host.models").load_as_comfyui
-    proof = adapter_file.prove(trained.path, trained.adapter.deltas(), load)
+    proof = prove(trained.path, trained.adapter.deltas(), load)
     assert proof.matched == proof.total == len(target_modules(trained.config, 4))
     assert proof.effect == pytest.approx(1, abs=EFFECT)
     assert proof.error <= FP32
@@ -155,7 +157,7 @@ def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Tr
     # Its own way of reading files needs a GPU; how a model is made does not.
     monkeypatch.setattr(comfy.utils, "load_torch_file", lambda path, **_: read_tensors(Path(path)))
     load = pack_module("nodes.host.models").load_as_comfyui
-    proof = adapter_file.prove(trained.path, trained.adapter.deltas(every=4), load)
+    proof = prove(trained.path, trained.adapter.deltas(every=4), load)
     assert proof.matched == proof.total
 
 
@@ -167,7 +169,7 @@ def test_the_proof_notices_whatever_is_wrong(comfy: ModuleType, trained: Trained
         wrong = {name: tensor * 1.01 if f".{part}" in name else tensor for name, tensor in state.items()}
         adapter_file.write(tmp_path / f"{part}.safetensors", wrong, {})
         with pytest.raises(adapter_file.AdapterError, match="not usable"):
-            adapter_file.prove(tmp_path / f"{part}.safetensors", trained.adapter.deltas(every=5),
+            prove(tmp_path / f"{part}.safetensors", trained.adapter.deltas(every=5),
                                pack_module("nodes.host.models").load_as_comfyui)
 
 

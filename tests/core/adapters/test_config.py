@@ -10,16 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidestep_core.adapters.config import (
-    KINDS,
-    PROJECTIONS,
-    AdapterConfig,
-    LohaConfig,
-    LokrConfig,
-    LoraConfig,
-    Placement,
-    adapter_config_from_json,
-)
+from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
+from sidestep_core.adapters.registry import config_from_json, configs
 from sidestep_core.errors import ConfigError
 
 counts = st.integers(1, 10**9)
@@ -30,40 +25,40 @@ PLACEMENT = dict(
     self_target_modules=projections, cross_target_modules=projections, target_mlp=st.booleans(),
     module_ranks=st.lists(st.from_regex(r"\A[a-z0-9_.*?]{1,9}=[0-9]{1,3}\Z"), max_size=3).map(tuple),
 )  # fmt: skip
-KIND_FIELDS: dict[type[Placement], dict[str, Any]] = {
+KIND_FIELDS: dict[type[AdapterConfig], dict[str, Any]] = {
     LoraConfig: dict(rank=counts, rslora=st.booleans(), dora=st.booleans()),
     LokrConfig: dict(linear_dim=counts, factor=st.just(-1) | counts, decompose_both=st.booleans(),
                      use_tucker=st.booleans(), use_scalar=st.booleans(), weight_decompose=st.booleans()),
     LohaConfig: dict(rank=counts, use_scalar=st.booleans(), weight_decompose=st.booleans()),
 }  # fmt: skip
-configs = st.one_of([st.builds(kind, **PLACEMENT, **own) for kind, own in KIND_FIELDS.items()])
+CONFIGS = st.one_of([st.builds(kind, **PLACEMENT, **own) for kind, own in KIND_FIELDS.items()])
 
 
-@pytest.mark.parametrize("kind", KINDS.values())
-def test_every_field_takes_part_in_the_round_trip(kind: type[Placement]) -> None:
+@pytest.mark.parametrize("kind", configs().values())
+def test_every_field_takes_part_in_the_round_trip(kind: type[AdapterConfig]) -> None:
     assert {*PLACEMENT, *KIND_FIELDS[kind]} == {field.name for field in fields(kind)}
 
 
-@given(config=configs)
+@given(config=CONFIGS)
 @settings(max_examples=150, deadline=None, derandomize=True, database=None)
 def test_a_config_of_any_kind_comes_back_from_json_as_it_went(config: AdapterConfig) -> None:
-    travelled = adapter_config_from_json(json.loads(json.dumps(config.to_json(), allow_nan=False)))
+    travelled = config_from_json(json.loads(json.dumps(config.to_json(), allow_nan=False)))
     assert travelled == config
     assert type(travelled) is type(config)
 
 
 def test_without_a_kind_it_is_a_lora() -> None:
-    assert adapter_config_from_json({"rank": 8}) == LoraConfig(rank=8)
+    assert config_from_json({"rank": 8}) == LoraConfig(rank=8)
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="'oft' is unknown; there are lora, lokr, loha"):
-        adapter_config_from_json({"kind": "oft"})
+        config_from_json({"kind": "oft"})
 
 
 def test_a_setting_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="no setting rank"):
-        adapter_config_from_json({"kind": "lokr", "rank": 8})
+        config_from_json({"kind": "lokr", "rank": 8})
 
 
 PLACES: list[tuple[dict[str, Any], str]] = [
@@ -84,7 +79,7 @@ PLACES: list[tuple[dict[str, Any], str]] = [
     ({"module_ranks": ("layers.0.*=-4",)}, "'layers.0.*=-4'"),
     ({"module_ranks": ("a b=4",)}, "'a b=4'"),
 ]
-OWN: list[tuple[type[Placement], dict[str, Any], str]] = [
+OWN: list[tuple[type[AdapterConfig], dict[str, Any], str]] = [
     (LoraConfig, {"rank": 0}, "0"),
     (LoraConfig, {"rank": 8.0}, "8.0"),
     (LoraConfig, {"dora": None}, "None"),
@@ -96,9 +91,9 @@ OWN: list[tuple[type[Placement], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "values", "named"), [
-    *((kind, values, named) for kind in KINDS.values() for values, named in PLACES), *OWN,
+    *((kind, values, named) for kind in configs().values() for values, named in PLACES), *OWN,
 ])
-def test_invalid_settings_are_refused_by_name_and_value(kind: type[Placement], values: dict[str, Any],
+def test_invalid_settings_are_refused_by_name_and_value(kind: type[AdapterConfig], values: dict[str, Any],
                                                         named: str) -> None:
     with pytest.raises(ConfigError) as refused:
         kind(**values)

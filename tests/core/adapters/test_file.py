@@ -11,19 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidestep_core.adapters.file import (
-    Adapter,
-    DeltaFn,
-    Proof,
-    TrainedDelta,
-    check_belongs,
-    content_fingerprint,
-    open_adapter,
-    prove,
-    publish,
-    write,
-)
+from sidestep_core.adapters.algorithm import TrainedDelta, check_belongs
+from sidestep_core.adapters.file import Adapter, content_fingerprint, open_adapter, publish, write
 from sidestep_core.adapters.formats import delta_fn
+from sidestep_core.adapters.proof import DeltaFn, Proof, prove
 from sidestep_core.errors import AdapterError
 from sidestep_core.io import atomic, strict_json
 from sidestep_core.io.tensors import read_metadata, write_tensors

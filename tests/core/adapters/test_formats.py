@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from sidestep_core.adapters import formats
-from sidestep_core.adapters.delta import Full, Hadamard, Kronecker
+from sidestep_core.adapters.delta import FullDelta
 from sidestep_core.adapters.file import METADATA_KEY, Adapter
 from sidestep_core.adapters.formats import AdapterFile, read
-from sidestep_core.adapters.module_names import official
+from sidestep_core.adapters.keys import official
+from sidestep_core.adapters.loha import HadamardDelta
+from sidestep_core.adapters.lokr import KroneckerDelta
 from sidestep_core.errors import AdapterError
 from sidestep_core.io import atomic
 from sidestep_core.io.tensors import write_tensors
@@ -46,7 +48,7 @@ def written(folder: Path, tensors: Tensors, metadata: dict[str, str] | None = No
 
 def scale(content: AdapterFile, module: str = Q) -> float:
     factors = content.modules[module].factors
-    assert not isinstance(factors, Full | None)
+    assert not isinstance(factors, FullDelta | None)
     return factors.scale
 
 
@@ -255,12 +257,12 @@ def test_lokr_of_whole_matrices_has_the_rank_only_outside(tmp_path: Path) -> Non
 def test_kinds() -> None:
     hada = {f"hada_w{number}_{side}": numbers(*((OUT, RANK) if side == "a" else (RANK, IN)), seed=number)
             for number in (1, 2) for side in "ab"}
-    loha = Hadamard(first=(hada["hada_w1_a"], hada["hada_w1_b"]), second=(hada["hada_w2_a"], hada["hada_w2_b"]),
+    loha = HadamardDelta(first=(hada["hada_w1_a"], hada["hada_w1_b"]), second=(hada["hada_w2_a"], hada["hada_w2_b"]),
                     scale=0.5)
     expected = 0.5 * (hada["hada_w1_a"] @ hada["hada_w1_b"]) * (hada["hada_w2_a"] @ hada["hada_w2_b"])
     assert torch.allclose(loha.delta(torch.float32), expected)
     assert {name: tensor for name, tensor in loha.host().items() if name != "alpha"}.keys() == hada.keys()
-    lokr = Kronecker(w1=(numbers(2, 2),), w2=(numbers(3, 1), numbers(1, 2)), scale=3.0)
+    lokr = KroneckerDelta(w1=(numbers(2, 2),), w2=(numbers(3, 1), numbers(1, 2)), scale=3.0)
     assert lokr.shape == (6, 4) == tuple(lokr.delta(torch.float32).shape)
 
 

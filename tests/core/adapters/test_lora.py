@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from sidestep_core.adapters import lora
-from sidestep_core.adapters.config import PROJECTIONS, LoraConfig
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.config import PROJECTIONS
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import AdapterError, MissingDependency
 from sidestep_core.io.tensors import read_tensors, write_tensors
@@ -33,7 +34,7 @@ def test_layers_one_and_eleven_are_not_confused(projections: tuple[str, ...], ra
     decoder = Decoder(TALL)
     before = {name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     modules = target_modules(config, TALL.layers)
-    live = lora.attach(decoder, config, modules, seed=0)
+    live = registry.attach(decoder, config, modules, seed=0)
     shapes = {name: parameter.shape for name, parameter in decoder.named_parameters() if parameter.requires_grad}
     assert {name.removesuffix(".lora_A.default.weight"): shape[0] for name, shape in shapes.items()
             if ".lora_A." in name} == modules
@@ -46,7 +47,7 @@ def test_layers_one_and_eleven_are_not_confused(projections: tuple[str, ...], ra
 def test_modules_that_are_not_there_are_an_error() -> None:
     modules = {"layers.0.self_attn.q_proj": 2, "layers.99.self_attn.q_proj": 2}
     with pytest.raises(AdapterError, match=r"2 modules but sits on 1; differing: layers\.99\.self_attn\.q_proj"):
-        lora.attach(Decoder(TALL), LoraConfig(rank=2), modules, seed=0)
+        registry.attach(Decoder(TALL), LoraConfig(rank=2), modules, seed=0)
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 6.0), (8, 4.0), (1, 128.0)])

@@ -11,8 +11,12 @@ from torch import Tensor
 
 from sidestep_core.adapters import file as adapter_file
 from sidestep_core.adapters import formats
-from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
-from sidestep_core.adapters.file import LiveAdapter
+from sidestep_core.adapters.algorithm import LiveAdapter
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
+from sidestep_core.adapters.proof import prove
 from sidestep_core.adapters.registry import SIZES, capacity
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import AdapterError
@@ -214,10 +218,10 @@ def written(live: LiveAdapter, folder: Path, change: str = "") -> Path:
 def test_our_own_loader_reads_what_was_trained(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
     _, live = taught(checkpoint, config, size=1e-3 if config in LYCORIS.values() else 0.1)
     path = written(live, tmp_path)
-    proof = adapter_file.prove(path, live.deltas(), formats.delta_fn)
+    proof = prove(path, live.deltas(), formats.delta_fn)
     assert proof.matched == proof.total == len(target_modules(config, 2))
     assert proof.error <= FP32
-    assert adapter_file.prove(path, live.deltas(every=3), formats.delta_fn).total == -(-proof.total // 3)
+    assert prove(path, live.deltas(every=3), formats.delta_fn).total == -(-proof.total // 3)
 
 
 @pytest.mark.parametrize(("name", "part"), [("lora", "lora_B"), ("dora", "lora_up"), ("dora", "dora_scale"),
@@ -228,7 +232,7 @@ def test_a_file_that_means_something_else_is_found_out(checkpoint: Checkpoint, n
     _, live = taught(checkpoint, KINDS[name])
     path = written(live, tmp_path, change=part)
     with pytest.raises(AdapterError, match="not usable"):
-        adapter_file.prove(path, live.deltas(), formats.delta_fn)
+        prove(path, live.deltas(), formats.delta_fn)
 
 
 @every_kind

@@ -8,15 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from sidestep_core.adapters.config import (
-    MLP_PROJECTIONS,
-    PROJECTIONS,
-    AdapterConfig,
-    LohaConfig,
-    LokrConfig,
-    LoraConfig,
-)
-from sidestep_core.adapters.targets import scaling, target_modules
+from sidestep_core.adapters.config import MLP_PROJECTIONS, PROJECTIONS, AdapterConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
+from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import ConfigError
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import load_decoder
@@ -99,4 +95,4 @@ def test_a_pattern_without_effect_is_an_error(entry: str, message: str) -> None:
     (LoraConfig(rank=8, alpha=16.0, rslora=True, dora=True), 64, 2.0),
 ])  # fmt: skip
 def test_a_module_of_another_rank_is_as_strong(config: AdapterConfig, rank: int, expected: float) -> None:
-    assert scaling(config, rank) == expected
+    assert config.scaling(rank) == expected

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate.hooks import probing

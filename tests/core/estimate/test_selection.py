@@ -13,14 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.adapters import formats, registry
-from sidestep_core.adapters.config import (
-    MLP_PROJECTIONS,
-    PROJECTIONS,
-    AdapterConfig,
-    LohaConfig,
-    LokrConfig,
-    LoraConfig,
-)
+from sidestep_core.adapters.config import MLP_PROJECTIONS, PROJECTIONS, AdapterConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.registry import capacity_of
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import ConfigError

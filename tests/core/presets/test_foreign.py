@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from sidestep_core.adapters.config import LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.errors import ConfigError
 from sidestep_core.presets import foreign as foreign
 from sidestep_core.presets.foreign import translate

@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from sidestep_core.adapters.config import KINDS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.config import AdapterConfig
 from sidestep_core.adapters.file import METADATA_KEY
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
+from sidestep_core.adapters.registry import configs
 from sidestep_core.errors import ConfigError
 from sidestep_core.io import atomic
 from sidestep_core.io.tensors import write_tensors
@@ -140,7 +144,7 @@ def test_single_settings_are_changed() -> None:
         preset.changed("factor: 8")
 
 
-@pytest.mark.parametrize("kind", KINDS.values())
+@pytest.mark.parametrize("kind", configs().values())
 def test_no_name_means_two_settings(kind: type[AdapterConfig]) -> None:
     assert {field.name for field in fields(kind)} & {field.name for field in fields(TrainConfig)} == set()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.config import Config
 from sidestep_core.errors import ConfigError
 from sidestep_core.presets.text import change, check_known, parse, read_lines

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core import rng
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.model import flow_matching

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sidestep_core import rng
-from sidestep_core.adapters import lora
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import TrainingDiverged
@@ -76,7 +76,7 @@ def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, drop
     weights = checkpoint.model_weights()
     decoder = load_decoder(weights.under("decoder."), torch.float32, CPU)
     adapter = LoraConfig(rank=4, alpha=8.0, dropout=dropout)
-    live = lora.attach(decoder, adapter, target_modules(adapter, decoder.geometry.layers), seed=0)
+    live = registry.attach(decoder, adapter, target_modules(adapter, decoder.geometry.layers), seed=0)
     random = rng.generator("awake")
     for parameter in live.parameters:
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=random)

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters import registry
-from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig, LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.model.weights import Weights

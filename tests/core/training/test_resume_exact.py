@@ -20,7 +20,10 @@ import pytest
 import torch
 
 from sidestep_core import rng
-from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import AdapterError
 from sidestep_core.model.checkpoint import Checkpoint

@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from sidestep_core.adapters.file import Adapter, Proof
+from sidestep_core.adapters.file import Adapter
+from sidestep_core.adapters.proof import Proof
 from sidestep_core.errors import AdapterError, ConfigError
 from sidestep_core.io import atomic, strict_json
 from sidestep_core.io.tensors import write_tensors

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sidestep_core import rng
-from sidestep_core.adapters.config import LoraConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import TrainingDiverged
 from sidestep_core.model import flow_matching

@@ -14,15 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sidestep_core import rng
-from sidestep_core.adapters import lycoris
-from sidestep_core.adapters.config import AdapterConfig, LohaConfig, LokrConfig, LoraConfig
-from sidestep_core.adapters.lycoris import AdapterLayer
+from sidestep_core.adapters import registry
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.layer import AdapterLayer, Dropout, LiveLayers
+from sidestep_core.adapters.loha import LohaConfig
+from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.errors import AdapterError
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.adapters import LYCORIS, fresh
 from tests.tolerance import BF16, FP32, PERTURBED, deviation
 
-SEPARATE = {name: config for name, config in LYCORIS.items() if not lycoris.has_scalar(config)}
+SEPARATE = {name: config for name, config in LYCORIS.items() if not config.has_scalar}
 """Those that LyCORIS loads as we write them; it has no place for a trained scalar."""
 
 
@@ -32,7 +35,7 @@ def theirs(config: AdapterConfig, base: nn.Linear, rank: int) -> nn.Module:
     from lycoris.modules.loha import LohaModule
     from lycoris.modules.lokr import LokrModule
 
-    shared = {"lora_dim": rank, "wd_on_out": False, "weight_decompose": lycoris.decomposes(config)}
+    shared = {"lora_dim": rank, "wd_on_out": False, "weight_decompose": config.decomposed}
     if isinstance(config, LoraConfig):
         return LoConModule("x", base, alpha=config.alpha if config.rslora else config.alpha * rank / config.rank,
                            rs_lora=config.rslora, **shared)
@@ -46,12 +49,13 @@ def ours(config: AdapterConfig, base: nn.Linear, rank: int, size: float = 0.1) -
     """Our layer, every number of which has moved."""
     decoder = nn.ModuleDict({"x": nn.Linear(base.in_features, base.out_features, bias=False, dtype=base.weight.dtype)})
     decoder["x"].weight.data.copy_(base.weight)
-    live = lycoris.attach(decoder, replace(config, dropout=0.0), {"x": rank}, seed=0)
+    live = registry.attach(decoder, replace(config, dropout=0.0), {"x": rank}, seed=0)
+    assert isinstance(live, LiveLayers)
     random = rng.generator("ours")
     with torch.no_grad():
         for parameter in live.parameters:
             parameter.add_(torch.randn(parameter.shape, generator=random), alpha=size)
-    return live.adapted["x"].eval()
+    return live.layers["x"].eval()
 
 
 def linear(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> nn.Linear:
@@ -73,12 +77,12 @@ def added(layer: nn.Module, x: Tensor) -> Tensor:
 def test_lycoris_makes_the_same_change_of_our_file(config: AdapterConfig, rank: int) -> None:
     base = linear(48, 64)
     layer, reference = ours(config, base, rank), theirs(config, base, rank).eval()
-    result = reference.load_state_dict(layer.content())
+    result = reference.load_state_dict(layer.saved())
     assert not result.missing_keys
     assert not result.unexpected_keys
     x = torch.randn(5, 64, generator=rng.generator("x"))
     outputs = []
-    for change in (added(reference, x), layer(x) - base(x), F.linear(x, layer.change("x").delta.float())):
+    for change in (added(reference, x), layer(x) - base(x), F.linear(x, layer.delta("x").delta.float())):
         outputs.append(change.detach())
     assert deviation(outputs[1], outputs[0]) <= FP32
     assert deviation(outputs[2], outputs[0]) <= FP32
@@ -89,12 +93,13 @@ def test_lycoris_makes_the_same_change_of_our_file(config: AdapterConfig, rank: 
 def test_lycoris_has_the_same_gradients(config: AdapterConfig) -> None:
     base = linear(48, 64)
     layer, reference = ours(config, base, 4), theirs(config, base, 4).eval()
-    reference.load_state_dict(layer.content())
+    reference.load_state_dict(layer.saved())
     x = torch.randn(5, 64, generator=rng.generator("x"))
     layer(x).square().sum().backward()
     reference(x).square().sum().backward()
     expected = {name.removesuffix(".weight"): parameter.grad for name, parameter in reference.named_parameters()}
-    found = {name: parameter.grad for name, parameter in layer.matrices.items()}
+    found = {layer.algorithm.file_name(name).removesuffix(".weight"): parameter.grad
+             for name, parameter in layer.matrices.items()}
     if layer.dora_scale is not None:
         found["dora_scale"] = layer.dora_scale.grad
     assert found.keys() == expected.keys()
@@ -111,7 +116,7 @@ def test_a_lokr_is_cut_as_lycoris_cuts_it(factor: int, dim: int, both: bool) -> 
         with torch.device("meta"):
             reference = theirs(config, nn.Linear(columns, rows), dim)
         expected = {name: tuple(parameter.shape) for name, parameter in reference.named_parameters()}
-        found = lycoris.matrices_of(config, dim, rows, columns)
+        found = registry.trainable()[config.kind].matrices(config, dim, rows, columns)
         assert {name: (matrix.rows, matrix.columns) for name, matrix in found.items()} == expected
 
 
@@ -122,11 +127,11 @@ def test_a_small_change_over_a_bfloat16_base_is_not_lost(config: AdapterConfig) 
     """Why LyCORIS's modules are not used: they round the sum of weight and change."""
     base = linear(256, 256, torch.bfloat16)
     layer, reference = ours(config, base, 8, size=3e-4), theirs(config, base, 8).eval()
-    reference.load_state_dict(layer.content())
+    reference.load_state_dict(layer.saved())
     x = torch.randn(9, 256, generator=rng.generator("x"))
-    expected = F.linear(x.double(), layer.change("x").delta.double())
+    expected = F.linear(x.double(), layer.delta("x").delta.double())
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found, lost = layer._apply_change(x.to(base.weight.dtype), base.weight), added(reference, x)
+        found, lost = layer.delta_output(x.to(base.weight.dtype), base.weight), added(reference, x)
     assert deviation(found, expected) <= BF16
     assert deviation(lost, expected) > 5 * BF16
 
@@ -135,8 +140,8 @@ def test_dropped_inputs_are_dropped_before_the_change_and_nowhere_else() -> None
     base = linear(48, 64)
     for config in LYCORIS.values():
         layer = ours(config, base, 4)
-        delta = layer.change("x").delta.float()
-        layer.dropout = lycoris.Dropout(0.5)
+        delta = layer.delta("x").delta.float()
+        layer.dropout = Dropout(0.5)
         layer.train()
         x = torch.randn(50, 64, generator=rng.generator("x"))
         torch.manual_seed(1)
@@ -153,7 +158,7 @@ def test_modules_that_cannot_be_adapted_are_an_error_before_anything_changes(che
     decoder = fresh(checkpoint)
     before = [type(part) for part in decoder.modules()]
     with pytest.raises(AdapterError, match=message):
-        lycoris.attach(decoder, LohaConfig(), {"layers.0.self_attn.q_proj": 2, module: 2}, seed=0)
+        registry.attach(decoder, LohaConfig(), {"layers.0.self_attn.q_proj": 2, module: 2}, seed=0)
     assert [type(part) for part in decoder.modules()] == before
 
 
@@ -166,6 +171,6 @@ def test_a_trained_scalar_is_part_of_alpha_and_comes_back_exactly(name: str, sca
     assert other.scalar is not None
     with torch.no_grad():
         one.scalar.fill_(scalar)
-    other.put_back(one.content())
+    other.restore(one.saved())
     assert all(torch.equal(mine, its) for mine, its in zip(one.trained(), other.trained(), strict=True))
-    assert "scalar" not in one.content()
+    assert "scalar" not in one.saved()

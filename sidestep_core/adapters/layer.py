@@ -1,0 +1,195 @@
+"""The trained layer of LoKR, LoHA and every DoRA: a frozen linear layer plus the output of a float32 delta.
+
+Over a bfloat16 base LyCORIS's own modules round weight and delta together where DoRA needs their sum, and lose a delta
+below 1/256 of a weight; here the delta is computed apart from the weight.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .. import rng
+from ..errors import AdapterError
+from . import dora
+from .algorithm import Factors, Trainable, TrainedDelta, check_belongs
+from .config import AdapterConfig
+
+
+class Dropout(nn.Module):
+    """Zero inputs with probability p while training, and scale the others by 1 / (1 - p).
+
+    On the CPU torch draws one number per input, a tenth of a whole training step; sixteen bits of an integer are as
+    good and four times as fast.  They are drawn on the CPU wherever gradient checkpointing would not restore the
+    device's own generator for the recomputation, as on MPS.  There p is rounded to a multiple of 2^-16.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type in ("cuda", "xpu"):
+            return F.dropout(x, self.p, self.training)
+        levels = 1 << 16
+        dropped = round(self.p * levels)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - levels // 2
+        return x * kept.to(x.device, x.dtype).mul_(levels / (levels - dropped))
+
+
+class AdapterLayer(nn.Module):
+    """A frozen linear layer and its adapter."""
+
+    def __init__(self, base: nn.Linear, algorithm: Trainable, config: AdapterConfig, rank: int,
+                 random: torch.Generator) -> None:
+        super().__init__()
+        weight = base.weight
+        self.base_layer = base
+        self.algorithm = algorithm
+        self.factors = nn.ParameterDict({
+            name: matrix.start(torch.empty(matrix.rows, matrix.columns), random).to(weight.device)
+            for name, matrix in algorithm.matrices(config, rank, *weight.shape).items()
+        })
+        self.rank = rank
+        self.alpha_rank = algorithm.alpha_rank(self.matrices)
+        self.scale = config.scaling(rank) if self.alpha_rank else 1.0
+        self.scalar = nn.Parameter(torch.zeros((), device=weight.device)) if config.has_scalar else None
+        lengths = dora.column_lengths(weight.float()) if config.decomposed else None
+        self.dora_scale = None if lengths is None else nn.Parameter(lengths)
+        self.dropout = Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
+        self.train(base.training)
+
+    @property
+    def matrices(self) -> dict[str, nn.Parameter]:
+        """Trained matrices by name."""
+        return cast("dict[str, nn.Parameter]", dict(self.factors.items()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base_layer(x)
+        weight = self.base_layer.weight
+        # Products are computed in the base's dtype anyway; so the input is kept for the backward pass in it too.
+        x = self.dropout(x).to(weight.dtype)
+        if self.dora_scale is None and not self.algorithm.recomputed:
+            return out + self.algorithm.output(x, self.matrices, self._strength())
+        # The delta and its factors would take several times the weight's own memory.
+        added: Tensor = checkpoint(self.delta_output, x, weight, use_reentrant=False, preserve_rng_state=False)
+        return out + added
+
+    def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Output of the delta alone."""
+        if self.dora_scale is None:
+            return self.algorithm.output(x, self.matrices, self._strength())
+        with torch.autocast(x.device.type, enabled=False):
+            delta = self._strength() * self.algorithm.product(self.matrices)
+            return F.linear(x, dora.decompose(weight.float(), delta, self.dora_scale).to(x.dtype))
+
+    def _strength(self) -> Tensor | float:
+        return self.scale if self.scalar is None else self.scale * self.scalar
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        """Trained parameters in a fixed order."""
+        yield from self.matrices.values()
+        yield from (parameter for parameter in (self.dora_scale, self.scalar) if parameter is not None)
+
+    def saved(self) -> dict[str, Tensor]:
+        """Tensors of the file.  The scalar is part of alpha, in float64, from which it comes back exactly."""
+        tensors = self._in_file({name: matrix.detach().clone() for name, matrix in self.matrices.items()})
+        alpha = torch.tensor(self.scale * (self.alpha_rank or self.rank))
+        if self.scalar is not None:
+            alpha = self._alpha_of_scalar_one(tensors) * self.scalar.detach().cpu().double()
+        lengths = {} if self.dora_scale is None else {"dora_scale": self.dora_scale.detach().clone()}
+        return {**{self.algorithm.file_name(name): tensor for name, tensor in tensors.items()}, **lengths,
+                "alpha": alpha}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take over what `saved` returned of a layer like this one."""
+        tensors = {self.algorithm.file_names.get(name.removesuffix(".weight"), name): tensor
+                   for name, tensor in saved.items()}
+        with torch.no_grad():
+            for name, matrix in self.matrices.items():
+                matrix.copy_(self.algorithm.from_file(name, tensors))
+            if self.dora_scale is not None:
+                self.dora_scale.copy_(saved["dora_scale"])
+            if self.scalar is not None:
+                self.scalar.fill_(float(saved["alpha"]) / self._alpha_of_scalar_one(tensors))
+
+    def _in_file(self, factors: Factors) -> dict[str, Tensor]:
+        return self.algorithm.to_file(factors, has_scalar=self.scalar is not None)
+
+    def _alpha_of_scalar_one(self, tensors: Factors) -> float:
+        return self.scale * self.algorithm.alpha_rank(tensors)
+
+    def delta(self, module: str) -> TrainedDelta:
+        """Weight delta computed on the CPU, in float64 where it depends on the weight."""
+        dtype = torch.float32 if self.dora_scale is None else torch.float64
+        factors = {name: matrix.detach().cpu().to(dtype) for name, matrix in self.matrices.items()}
+        scalar = 1.0 if self.scalar is None else float(self.scalar.detach())
+        difference = self.scale * scalar * self.algorithm.product(factors)
+        if self.dora_scale is None:
+            return TrainedDelta(module=module, weight=torch.zeros_like(difference), delta=difference)
+        weight = self.base_layer.weight.detach().cpu().to(dtype)
+        delta = dora.decompose(weight, difference, self.dora_scale.detach().cpu().to(dtype))
+        return TrainedDelta(module=module, weight=weight, delta=delta)
+
+
+def attach(algorithm: Trainable, decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int],
+           seed: int) -> LiveLayers:
+    """Put an adapter on exactly `modules` (name -> rank), in float32 over any base dtype; nothing else trains.
+
+    Initial values are random by `seed` and module, and the decoder's output stays the same, bit for bit.
+    """
+    decoder.requires_grad_(False)
+    layers: dict[str, AdapterLayer] = {}
+    for name, rank in modules.items():
+        try:
+            base = decoder.get_submodule(name)
+        except AttributeError as error:
+            raise AdapterError(f"The adapter was to be put on {name}, which this decoder does not have.") from error
+        if not isinstance(base, nn.Linear):
+            raise AdapterError(f"The adapter was to be put on {name}, which is a {type(base).__name__}, not a linear "
+                               "layer.")
+        layers[name] = AdapterLayer(base, algorithm, config, rank, rng.generator(seed, "init", name))
+    for name, layer in layers.items():
+        decoder.set_submodule(name, layer)
+    return LiveLayers(layers=layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveLayers:
+    """Adapter layers attached to a decoder; see algorithm.LiveAdapter."""
+
+    layers: Mapping[str, AdapterLayer]
+
+    @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """Trained parameters, float32, in a fixed order."""
+        return tuple(itertools.chain.from_iterable(layer.trained() for layer in self.layers.values()))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors of the adapter's file, under LyCORIS's names, which ComfyUI reads too."""
+        return {f"{prefix(module)}.{name}": tensor for module, layer in self.layers.items()
+                for name, tensor in layer.saved().items()}
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore saved tensors, bit for bit.  AdapterError, before anything changes, for those of another adapter."""
+        check_belongs(tensors, self.state_dict())
+        for module, layer in self.layers.items():
+            layer.restore({name: tensors[f"{prefix(module)}.{name}"] for name in layer.saved()})
+
+    def deltas(self, every: int = 1) -> Iterator[TrainedDelta]:
+        """Weight delta of every n-th module, computed on the CPU."""
+        for module, layer in itertools.islice(self.layers.items(), None, None, every):
+            yield layer.delta(module)
+
+
+def prefix(module: str) -> str:
+    """Name of a module in LyCORIS's files."""
+    return f"lycoris_{module.replace('.', '_')}"

@@ -1,4 +1,4 @@
-"""Tables in docs/ that follow from the code: nodes and memory."""
+"""Tables and names in the documents that follow from the code: nodes, presets, settings and memory."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def geometry(width: int, layers: int, heads: int, mlp: int) -> DecoderGeometry:
 
 
 MODELS = {"2B": geometry(2048, 24, 16, 6144), "XL": geometry(2560, 32, 32, 9728)}
+
+
+OTHER_NAMES = {
+    "my_songs",  # an example
+    "generate_audio_codes",  # of ComfyUI's text node
+    "sidestep_songs", "sidestep_estimates",  # of extra_model_paths.yaml
+    "is_instrumental", "trigger_word", "tag_position",  # of text beside songs
+    "init_lora_weights", "q_proj", "k_proj", "trained_songs",
+}  # fmt: skip
+PAGES = ["README.md", "docs/troubleshooting.md", *(f"docs/guide/{path.name}" for path in sorted(
+    (ROOT / "docs" / "guide").glob("*.md")))]
 
 
 def rows(page: str) -> list[list[str]]:
@@ -78,3 +89,23 @@ def test_memory_table_is_computed(column: int, model: str) -> None:
 def test_presets_are_listed() -> None:
     listed = {cells[0].strip("`") for cells in rows("docs/guide/training.md")[1:]}
     assert listed == {path.stem for path in (ROOT / "presets").glob("*.json")}
+
+
+def known_names() -> set[str]:
+    """Inputs, choices and outputs of all nodes, and presets."""
+    nodes = json.loads((ROOT / "tests" / "host" / "node_interface.json").read_text(encoding="utf-8")).values()
+    inputs = [(name, facts) for node in nodes for name, facts in node["inputs"].items()]
+    choices = {str(choice) for _, facts in inputs for choice in facts.get("options", ())}
+    outputs = {name for node in nodes for name in node["output_names"]}
+    return {name for name, _ in inputs} | choices | outputs | {path.stem for path in (ROOT / "presets").glob("*.json")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_settings_in_the_text_exist(page: str) -> None:
+    named = re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", (ROOT / page).read_text(encoding="utf-8"))
+    assert set(named) - known_names() - OTHER_NAMES == set()
+
+
+def test_every_other_name_is_used() -> None:
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    assert {name for name in OTHER_NAMES if name not in text} == set()

@@ -1,12 +1,12 @@
-"""Estimating: what it costs, whether it finds what is planted, and whether training where it points is worth it.
+"""Gradient estimate: its cost, its hits on planted modules, and the gain of training only the modules that it selects.
 
 `memory_ratio` and `time_ratio` compare one sample of an estimate with one training step, and with one forward and
-backward pass, of the same song, on a mid-size decoder.  `planted_hits`: in so many of 20 seeds the two modules that the
-data depends on rank first.  `partial_step_ratio`: the time of a step that adapts only the upper quarter of the layers,
-over that of a step that adapts all, the worse of with and without recomputation.  `halves`: rank correlation of the
-estimates of two halves of a dataset; the modules that they choose overlap more (`same_style_jaccard`) than those of two
-styles (`other_style_jaccard`).  `selective`: what training leaves of the held-out loss, with half of the parameters of
-an adapter of rank 8 on all modules: on the modules that an estimate chose, with ranks by score, and with one rank.
+backward pass, of the same song, on a mid-size decoder.  `planted_hits`: number of 20 seeds in which the two modules
+that the data depends on rank first.  `partial_step_ratio`: the time of a step that adapts only the upper quarter of the
+layers, over that of a step that adapts all, the worse of with and without recomputation.  `halves`: rank correlation of
+the estimates of two halves of a dataset; their selections overlap more (`same_style_jaccard`) than those of two styles
+(`other_style_jaccard`).  `selective`: remaining held-out loss after training with half of the parameters of an adapter
+of rank 8 on all modules: on the selected modules, with ranks by score, and with one rank.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.estimate import estimate as stage
 from sidestep_core.estimate.config import EstimateConfig
-from sidestep_core.estimate.result import Estimate, agreement, jaccard
-from sidestep_core.estimate.selection import SelectionConfig, applied
+from sidestep_core.estimate.result import Estimate
+from sidestep_core.estimate.selection import SelectionConfig, apply_selection
+from sidestep_core.estimate.statistics import agreement, jaccard
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.model.decoder import load_decoder
 from sidestep_core.progress import Progress
@@ -51,8 +52,8 @@ ROUNDS = 6
 SEEDS, SAMPLES = 20, 96
 SONGS, FRAMES = 24, 40
 LOUD = 0.1
-"""How far each planted change moves the prediction where it is to be learned; more than where it is only to be found,
-so that it shows after so few steps."""
+"""Relative change of the prediction by each planted change that is to be learned; larger than if it is only to be
+found, so that it shows after few steps."""
 FULL = LoraConfig(rank=8, alpha=8.0, dropout=0.0, target_mlp=True)
 HALF = LoraConfig(rank=4, alpha=4.0, dropout=0.0, target_mlp=True)
 STEPS = 60
@@ -61,7 +62,7 @@ AT_LEAST = {"planted_hits": 19, "halves": 0.9}
 
 
 def allocated(work: Work) -> tuple[int, int]:
-    """(the most bytes that torch has allocated at once during this, those that are left when it ends)."""
+    """Return the peak of bytes that torch has allocated during the work, and those left at its end."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         kept = work()
     held = most = 0
@@ -75,19 +76,19 @@ def allocated(work: Work) -> tuple[int, int]:
 
 
 def training(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, **settings: Any) -> Training:
-    """A training of one sample a step."""
+    """Prepare a training with batch size 1."""
     config = TrainConfig(heldout_songs=0, gradient_accumulation=1, device="cpu", **settings)
     return prepare(checkpoint, dataset, adapter, config, CPU)
 
 
 def stepping(train: Training) -> Work:
-    """One step after the other."""
+    """Return work that runs one step after the other."""
     numbers = iter(range(1_000_000))
     return lambda: optimizer_step(train, next(numbers))
 
 
 def passing(train: Training) -> Work:
-    """Forward and backward pass of a training step, without what the optimizer does."""
+    """Return the forward and backward pass of a training step, without the optimizer."""
     objective = train.objective
     (batch,) = batches.batches(train.trained_on, objective.silence_TC, objective.config, 0)
 
@@ -101,7 +102,7 @@ def passing(train: Training) -> Work:
 
 
 def cost(folder: Path) -> dict[str, float]:
-    """Memory and time of an estimate, and of partial steps, on the mid-size decoder."""
+    """Measure memory and time of an estimate, and of partial steps, on the mid-size decoder."""
     paths = write_tiny_models(folder, MIDDLE, dtype=torch.float32)
     checkpoint = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
     dataset = write_dataset(folder / "dataset", checkpoint, (LENGTH,), tokens=150)
@@ -133,13 +134,13 @@ def cost(folder: Path) -> dict[str, float]:
 
 
 def best(works: dict[str, Work]) -> dict[str, float]:
-    """The shortest time of each, measured in turn: whatever else the machine does only ever adds."""
+    """Return the shortest time of each, measured in turn: other load only ever adds."""
     rounds = [{name: seconds(work) for name, work in works.items()} for _ in range(ROUNDS + 1)][1:]
     return {name: min(times[name] for times in rounds) for name in works}
 
 
 def partial(checkpoint: Checkpoint, dataset: Dataset, recompute: str) -> float:
-    """Time of a step that adapts the upper quarter of the layers over that of one that adapts all."""
+    """Return the time of a step that adapts the upper quarter of the layers over that of one that adapts all."""
     upper = range(MIDDLE.layers - MIDDLE.layers // 4, MIDDLE.layers)
     quarter = replace(LORA, module_ranks=("*=0", *(f"layers.{layer}.*=64" for layer in upper)))
     steps: dict[str, Work] = {}
@@ -154,14 +155,14 @@ def partial(checkpoint: Checkpoint, dataset: Dataset, recompute: str) -> float:
 
 @dataclass(frozen=True)
 class Planting:
-    """The tiny model, and songs for it; what they are to be taught differs."""
+    """Tiny model with songs; the planted modules differ."""
 
     folder: Path
     checkpoint: Checkpoint
     dataset: Dataset
 
     def estimate(self, seed: int, dataset: Dataset | None = None, samples: int = SAMPLES) -> Estimate:
-        """Measured anew every time."""
+        """Measure an estimate, without reusing an earlier one."""
         config = EstimateConfig(seed=seed, estimate_batches=samples, chunk_duration=0, device="cpu")
         with TemporaryDirectory(dir=self.folder) as own:
             return stage.estimate(TinySource(self.folder, []), self.checkpoint, dataset or self.dataset, config,
@@ -169,7 +170,7 @@ class Planting:
 
 
 def hits(planting: Planting) -> Iterator[bool]:
-    """Whether the two planted modules rank first, for each seed."""
+    """Yield for each seed True if the two planted modules rank first."""
     for seed in range(SEEDS):
         pair = PAIRS[seed % len(PAIRS)]
         with taught_by(planted(planting.checkpoint, pair, seed), seed):
@@ -180,7 +181,7 @@ def hits(planting: Planting) -> Iterator[bool]:
 
 
 def styles(planting: Planting, top_k: int = 6) -> dict[str, float]:
-    """Two halves of a dataset, and two styles that are planted in five modules each.
+    """Compare two halves of a dataset, and two styles that are planted in five modules each.
 
     Of more songs than elsewhere: these of random numbers have nothing else in common.
     """
@@ -201,7 +202,7 @@ def styles(planting: Planting, top_k: int = 6) -> dict[str, float]:
 
 
 def learned(planting: Planting, adapter: AdapterConfig, seed: int) -> float:
-    """Held-out loss after training over that before."""
+    """Return the held-out loss after training over that before."""
     config = TrainConfig(max_steps=STEPS, learning_rate=3e-3, batch_size=4, gradient_accumulation=1, warmup_steps=0,
                          heldout_songs=4, cfg_ratio=0.0, device="cpu", gradient_checkpointing="off", seed=seed)
     made = prepare(planting.checkpoint, planting.dataset, adapter, config, CPU)
@@ -213,7 +214,7 @@ def learned(planting: Planting, adapter: AdapterConfig, seed: int) -> float:
 
 
 def selective(planting: Planting) -> dict[str, float]:
-    """Mean over the pairs of what is left of the loss: one rank for all, the best modules, and ranks by score, all with
+    """Return the remaining loss, mean over the pairs: one rank for all, the best modules, and ranks by score, all with
     half of the parameters of rank 8; and rank 8 for all."""
     left: dict[str, list[float]] = {}
     for seed, pair in enumerate(PAIRS):
@@ -222,8 +223,8 @@ def selective(planting: Planting) -> dict[str, float]:
             half = sum(HALF.rank * sum(score.shape) for score in found.scores) / 1e6
             by_score = SelectionConfig(choose="percentile", percentile=100, rank_by_score=True, min_rank=1)
             adapters: dict[str, AdapterConfig] = {
-                "uniform": HALF, "ranks": applied(HALF, found, by_score), "uniform_twice_as_large": FULL,
-                "chosen": applied(FULL, found, SelectionConfig(choose="parameters", million_parameters=half)),
+                "uniform": HALF, "ranks": apply_selection(HALF, found, by_score), "uniform_twice_as_large": FULL,
+                "chosen": apply_selection(FULL, found, SelectionConfig(choose="parameters", million_parameters=half)),
             }
             for name, adapter in adapters.items():
                 left.setdefault(name, []).append(learned(planting, adapter, seed))

@@ -40,4 +40,4 @@ class CompareEstimates(io.ComfyNode):
                  if found is not None}
         chosen = {title: select(found, SelectionConfig(top_k=top_k), rank=1) for title, found in given.items()}
         table = tables.comparison(given, chosen)
-        return io.NodeOutput(to_image(heatmap.draw_beside(given, chosen)), table)
+        return io.NodeOutput(to_image(heatmap.draw_side_by_side(given, chosen)), table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.estimate.config import EstimateConfig
-from ..sidestep_core.estimate.selection import SelectionConfig, applied
+from ..sidestep_core.estimate.selection import SelectionConfig, apply_selection
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.model.flow_matching import FRAMES_PER_SECOND
 from ..sidestep_core.training.config import TrainConfig
@@ -27,4 +27,4 @@ def chosen(node_id: str, checkpoint: Checkpoint, dataset: Dataset, configured: C
         attention_type=adapter.attention_type, target_mlp=adapter.target_mlp, seed=config.seed, device=config.device,
         chunk_duration=config.chunk_frames / FRAMES_PER_SECOND,
         precision="auto" if config.precision == "fp16" else config.precision))
-    return Configured(config=applied(adapter, found, SelectionConfig(top_k=top_k)), estimate=found)
+    return Configured(config=apply_selection(adapter, found, SelectionConfig(top_k=top_k)), estimate=found)

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
 from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.estimate.result import Estimate
-from ..sidestep_core.estimate.selection import Choose, Granularity, SelectionConfig, applied
+from ..sidestep_core.estimate.selection import Criterion, Granularity, SelectionConfig, apply_selection
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.presets.text import parse
 from .configured import Configured
@@ -58,7 +58,7 @@ def selection_inputs() -> list[io.Input]:
         EstimateSocket.Input("estimate", optional=True, tooltip=(
             "From Estimate Gradients or Load Estimate. When connected it chooses, as the widgets for it say, among the "
             "modules that this node allows; switch target_mlp on to have the MLPs among them.")),
-        io.Combo.Input("choose", options=list(get_args(Choose)), default=usual.choose, optional=True, advanced=True,
+        io.Combo.Input("choose", options=list(get_args(Criterion)), default=usual.choose, optional=True, advanced=True,
                        tooltip=("With an estimate: the top_k best modules, the best percentile, or as many as fit "
                                 "into million_parameters.")),
         io.Combo.Input("granularity", options=list(get_args(Granularity)), default=usual.granularity, optional=True,
@@ -92,8 +92,8 @@ def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
     if estimate is None:
         return io.NodeOutput(Configured(config=config), ui={"sidestep": [facts(config)]})
     selection = SelectionConfig.from_json({name: widgets[name] for name in SELECTION if name in widgets})
-    chosen = applied(config, estimate, selection)
-    allowed = applied(config, estimate, EVERY)
+    chosen = apply_selection(config, estimate, selection)
+    allowed = apply_selection(config, estimate, EVERY)
     return io.NodeOutput(Configured(config=chosen, estimate=estimate), ui={"sidestep": [
         chosen_facts(chosen, estimate, len(allowed.module_ranks) - 1)]})
 

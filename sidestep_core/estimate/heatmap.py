@@ -1,6 +1,6 @@
-"""Pictures of estimates: every module of every layer as a cell, the brighter the more it has to learn.
+"""Heatmaps of estimates: every module of every layer as a cell, brighter for a higher score.
 
-The colours grow steadily in lightness from blue to yellow, so they read the same to colour-blind eyes and in grey.
+The colours grow steadily in lightness from blue to yellow, so they read well to colour-blind eyes and in grey.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom; the last two are outside."""
+"""Left, top, right, bottom; the last two are exclusive."""
 Colour = tuple[int, int, int]
 
 PARTS = {"self_attn": ("self-attention", "sound, structure", PROJECTIONS),
@@ -33,7 +33,7 @@ BACKGROUND: Colour = (27, 28, 31)
 BRIGHT, PALE = (236, 236, 236), (164, 166, 172)
 RING: Colour = (255, 255, 255)
 
-# Twice the size at which a node shows it, so that it is sharp when someone looks closer.
+# Twice the size at which a node shows it, so that it stays sharp when enlarged.
 WIDTH = 1600
 MARGIN = 40
 GRID_LEFT, GRID_TOP = 330, 176
@@ -47,7 +47,7 @@ TICKS = {"0": 0.0, "10 %": 0.1, "50 %": 0.5, "100 %": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where in the picture each module is."""
+    """Position of each module in the picture."""
 
     rows: tuple[tuple[str, str], ...]
     """(part, projection), from top to bottom."""
@@ -55,7 +55,7 @@ class Grid:
 
     @classmethod
     def of(cls, estimates: Sequence[Estimate]) -> Grid:
-        """With a place for every module of any of them.  ConfigError when they have none of a decoder's layers."""
+        """Make room for every module of the estimates.  ConfigError if none is in a decoder's layers."""
         found = [match.groups() for estimate in estimates for score in estimate.scores
                  if (match := MODULE.fullmatch(score.module)) and match[2] in PARTS and match[3] in PARTS[match[2]][2]]
         if not found:
@@ -76,7 +76,7 @@ class Grid:
 
     @property
     def height(self) -> int:
-        """Of the whole picture."""
+        """Height of the whole picture."""
         return self.bottom + LEGEND + MARGIN
 
     def top(self, row: int) -> int:
@@ -88,7 +88,7 @@ class Grid:
         return GRID_LEFT + layer * (WIDTH - MARGIN - GRID_LEFT) // self.layers
 
     def cell(self, module: str) -> Box | None:
-        """Where a module's colour is; None where the picture has no place for it."""
+        """Return the cell of a module; None if the grid has none for it."""
         match = MODULE.fullmatch(module)
         if match is None or (match[2], match[3]) not in self.rows or int(match[1]) >= self.layers:
             return None
@@ -98,9 +98,9 @@ class Grid:
 
 def draw(estimate: Estimate, chosen: Collection[str], title: str, *, grid: Grid | None = None,
          in_all: Collection[str] | None = None) -> Image:
-    """The scores of every module, those of `chosen` in a white frame, those of `in_all` with a dot too.
+    """Draw the scores of every module, `chosen` ones in a white frame, those of `in_all` with a dot too.
 
-    `grid` makes room for what other estimates have as well.
+    `grid` makes room for the modules of other estimates as well.
     """
     from PIL import Image, ImageDraw
 
@@ -118,8 +118,8 @@ def draw(estimate: Estimate, chosen: Collection[str], title: str, *, grid: Grid 
     return image
 
 
-def draw_beside(estimates: Mapping[str, Estimate], chosen: Mapping[str, Collection[str]]) -> Image:
-    """The pictures of two to four estimates by their titles, two in a row, over the same modules."""
+def draw_side_by_side(estimates: Mapping[str, Estimate], chosen: Mapping[str, Collection[str]]) -> Image:
+    """Draw two to four estimates by title, two in a row, over the same modules."""
     from PIL import Image
 
     grid = Grid.of(list(estimates.values()))
@@ -132,8 +132,8 @@ def draw_beside(estimates: Mapping[str, Estimate], chosen: Mapping[str, Collecti
 
 
 def colour(share: float) -> Colour:
-    """Of a score that is this share of the highest one, 0 to 1; dark blue to yellow."""
-    # By the root: a few modules are often far above all others, which would leave the rest in one colour.
+    """Return the colour of a share of the highest score, 0 to 1; dark blue to yellow."""
+    # Square root: a few modules are often far above all others, which would leave the rest in one colour.
     place = math.sqrt(min(max(share, 0.0), 1.0)) * (len(SCALE) - 1)
     lower = min(int(place), len(SCALE) - 2)
     one, other = SCALE[lower], SCALE[lower + 1]
@@ -142,7 +142,7 @@ def colour(share: float) -> Colour:
 
 
 def _shares(estimate: Estimate) -> dict[str, float]:
-    """Each module's score as a share of the highest; what is below zero is zero within its error."""
+    """Return scores as shares of the highest; below zero they are zero within their error."""
     highest = max(score.mean for score in estimate.scores)
     return {score.module: max(score.mean, 0.0) / highest if highest > 0 else 0.0 for score in estimate.scores}
 
@@ -170,7 +170,7 @@ def _draw_cell(pen: ImageDraw, box: Box, share: float, *, framed: bool, dotted: 
     left, top, right, bottom = box
     if framed:
         _fill(pen, box, RING)
-        # A dark line between frame and colour: white beside yellow would not be seen.
+        # A dark line between frame and colour: white on yellow would not be visible.
         _fill(pen, _inside(box, RING_WIDTH), BACKGROUND)
     _fill(pen, _inside(box, 2 * RING_WIDTH) if framed else box, colour(share))
     if dotted:
@@ -212,7 +212,7 @@ def _write(pen: ImageDraw, at: tuple[int, int], text: str, size: int, colour: Co
 
 
 def _write_line(pen: ImageDraw, at: tuple[int, int], text: str, size: int, colour: Colour) -> None:
-    """From `at` to the right, smaller where the picture is not wide enough for it."""
+    """Write from `at` to the right, smaller if the picture is too narrow."""
     from PIL import ImageFont
 
     while size > SMALL // 2 and ImageFont.load_default(size).getlength(text) > WIDTH - MARGIN - at[0]:

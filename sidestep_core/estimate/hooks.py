@@ -1,4 +1,4 @@
-"""Gradients of frozen weights, one module at a time: each is looked at and let go before the next one is made.
+"""Gradient hooks on frozen linear layers: each weight's gradient is handed to a hook and freed before the next one.
 
 So scoring every module needs no more memory than a training step.
 """
@@ -15,36 +15,37 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 
-Listen = Callable[[str, Tensor, Tensor], None]
-"""(module, gradient of its output [N, out], its input [N, in]): the gradient of its weight is output^T @ input."""
+GradientHook = Callable[[str, Tensor, Tensor], None]
+"""Called with (module, gradient of its output [N, out], its input [N, in]): the weight's gradient is output^T @ input.
+"""
 
 
-class _Probe(torch.autograd.Function):
-    """A linear layer whose backward pass shows the two factors of its weight's gradient to a listener."""
+class _HookedLinear(torch.autograd.Function):
+    """A linear layer whose backward pass hands the two factors of its weight's gradient to a hook."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, awake: Tensor, weight: Tensor, module: str, listen: Listen) -> Tensor:
-        # As autocast would: what is kept for the backward pass is in the weight's dtype.
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, module: str, hook: GradientHook) -> Tensor:
+        # As in autocast, tensors saved for the backward pass are in the weight's dtype.
         x = x.to(weight.dtype)
         # Saved for backward, not kept in a closure: so gradient checkpointing can drop and recompute it.
         ctx.save_for_backward(x, weight)
-        ctx.module, ctx.listen = module, listen
+        ctx.module, ctx.hook = module, hook
         return F.linear(x, weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        ctx.listen(ctx.module, gradients[0].flatten(0, -2), x.flatten(0, -2))
+        ctx.hook(ctx.module, gradients[0].flatten(0, -2), x.flatten(0, -2))
         below = gradients[0] @ weight if ctx.needs_input_grad[0] else None
         return below, None, None, None, None
 
 
 @contextlib.contextmanager
-def probing(decoder: nn.Module, modules: Sequence[str], listen: Listen) -> Iterator[None]:
-    """While this lasts, each backward pass through the decoder shows `listen` the gradient of each of the modules.
+def gradient_hooks(decoder: nn.Module, modules: Sequence[str], hook: GradientHook) -> Iterator[None]:
+    """Call `hook` with the gradient of each of the modules in every backward pass inside the block.
 
-    Once each, also where layers are recomputed.  What the decoder predicts stays the same, to the bit.  ConfigError
-    when one of the modules is no linear layer without bias.
+    Once per module and pass, also where layers are recomputed.  Predictions stay the same, bit for bit.  ConfigError if
+    one of the modules is not a linear layer without bias.
     """
     layers = {name: layer for name, layer in decoder.named_modules() if isinstance(layer, nn.Linear)}
     unknown = [name for name in modules if name not in layers or layers[name].bias is not None]
@@ -53,21 +54,21 @@ def probing(decoder: nn.Module, modules: Sequence[str], listen: Listen) -> Itera
                           "attentions and MLPs.")
     try:
         for name in modules:
-            vars(layers[name])["forward"] = _forward(layers[name], name, listen)
+            vars(layers[name])["forward"] = _hooked_forward(layers[name], name, hook)
         yield
     finally:
         for name in modules:
-            # Back to the class's own.
+            # Uncovers the forward of the class.
             vars(layers[name]).pop("forward", None)
 
 
-def _forward(layer: nn.Linear, name: str, listen: Listen) -> Callable[[Tensor], Tensor]:
+def _hooked_forward(layer: nn.Linear, name: str, hook: GradientHook) -> Callable[[Tensor], Tensor]:
     weight = layer.weight
-    # The base is frozen and so is the first layer's input: without this the backward pass would not come by.
-    awake = torch.zeros((), device=weight.device, requires_grad=True)
+    # Base weights and the first layer's input are frozen: without this autograd would not run the backward pass.
+    anchor = torch.zeros((), device=weight.device, requires_grad=True)
 
     def forward(x: Tensor) -> Tensor:
-        result: Tensor = _Probe.apply(x, awake, weight, name, listen)  # type: ignore[no-untyped-call]
+        result: Tensor = _HookedLinear.apply(x, anchor, weight, name, hook)  # type: ignore[no-untyped-call]
         return result
 
     return forward

@@ -1,4 +1,4 @@
-"""Which modules an estimate is worth adapting, and with how much rank each."""
+"""Selection of the modules to adapt, and of their ranks, from an estimate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..config import Config, require
 from ..errors import ConfigError
 from .result import Estimate, ModuleScore
 
-Choose = Literal["top_k", "percentile", "parameters"]
+Criterion = Literal["top_k", "percentile", "parameters"]
 Granularity = Literal["module", "layer"]
 Size = Callable[[str, int], int]
-"""(module, rank) -> numbers that an adapter of this rank trains on it."""
+"""(module, rank) -> trained parameters of an adapter of this rank on it."""
 
 CATEGORIES = ("self_attn", "cross_attn", "mlp")
 LAYERS_OF_XL = 32
@@ -25,21 +25,21 @@ LAYERS_OF_XL = 32
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig(Config):
-    """How an estimate becomes a list of modules and ranks."""
+    """Rules that turn an estimate into modules and ranks."""
 
-    choose: Choose = "top_k"
+    choose: Criterion = "top_k"
     granularity: Granularity = "module"
-    """layer: the projections of one attention or MLP are chosen, or left out, together."""
+    """layer: the projections of one attention or MLP are selected together."""
     top_k: int = 16
-    """Modules (or attentions and MLPs, for granularity layer) with the highest scores."""
+    """Number of modules (or of attentions and MLPs, for granularity layer) with the highest scores."""
     percentile: float = 55.0
-    """Of 100, the share with the highest scores."""
+    """Share of modules with the highest scores, in percent."""
     million_parameters: float = 10.0
-    """That the adapter trains, at most: modules are chosen from the highest score down, as far as they fit."""
+    """Budget of trained parameters: modules are selected from the highest score down, as far as they fit."""
     minimum_per_category: int = 0
-    """At least so many of self-attention, of cross-attention and of MLP each, where they were estimated."""
+    """Fewest modules of self-attention, of cross-attention and of MLP each, if they were estimated."""
     rank_by_score: bool = False
-    """Ranks in proportion to the scores, with no more parameters than the same modules have without it."""
+    """Ranks in proportion to the scores, with at most the parameters of the uniform ranks."""
     min_rank: int = 4
     max_rank: int = 256
 
@@ -54,11 +54,11 @@ class SelectionConfig(Config):
         require(self.min_rank <= self.max_rank, f"min_rank {self.min_rank} is above max_rank {self.max_rank}.")
 
 
-def applied(config: AdapterConfig, estimate: Estimate, selection: SelectionConfig) -> AdapterConfig:
-    """The same adapter on the modules that are chosen among those it would sit on; nothing that it leaves out comes in.
+def apply_selection(config: AdapterConfig, estimate: Estimate, selection: SelectionConfig) -> AdapterConfig:
+    """Restrict an adapter to the selected ones among its modules; no other module is added.
 
-    A chosen module keeps the rank that the config gives it, unless ranks go by score.  ConfigError as in `select`, and
-    where the config and the estimate share no module.
+    A selected module keeps its rank in the config, unless ranks go by score.  ConfigError as in `select`, and if the
+    config and the estimate share no module.
     """
     ranks = target_modules(config, _layers(estimate))
     scores = tuple(score for score in estimate.scores if score.module in ranks)
@@ -71,39 +71,39 @@ def applied(config: AdapterConfig, estimate: Estimate, selection: SelectionConfi
     def size(module: str, rank: int) -> int:
         return capacity_of(config, {module: rank}, {module: shapes[module]}).total
 
-    return replace(config, module_ranks=module_ranks(_selected(scores, selection, ranks, size)))
+    return replace(config, module_ranks=module_ranks(_select(scores, selection, ranks, size)))
 
 
 def select(estimate: Estimate, config: SelectionConfig, rank: int) -> dict[str, int]:
-    """The chosen modules with the rank of each for a LoRA, in the estimate's order; `rank` is the usual one.
+    """Select modules with their ranks for a LoRA, in the estimate's order; `rank` is the uniform one.
 
-    ConfigError when a number of parameters is asked for and the estimate does not know the modules' shapes, when what
-    must be chosen does not fit into it, and when min_rank leaves nothing to give to higher scores.
+    ConfigError if a parameter budget is set and the estimate does not state the modules' shapes, if the required
+    modules do not fit into it, and if min_rank alone exceeds the parameters of the uniform ranks.
     """
     shapes = {score.module: score.shape for score in estimate.scores}
-    return _selected(estimate.scores, config, dict.fromkeys(shapes, rank),
-                     lambda module, rank: rank * sum(shapes[module]))
+    return _select(estimate.scores, config, dict.fromkeys(shapes, rank),
+                   lambda module, rank: rank * sum(shapes[module]))
 
 
 def module_ranks(ranks: Mapping[str, int]) -> tuple[str, ...]:
-    """The same as `module_ranks` of an adapter's config: nothing but these."""
+    """Return the ranks as `module_ranks` of an adapter's config: no module but these."""
     return ("*=0", *(f"{module}={rank}" for module, rank in ranks.items()))
 
 
 def category(module: str) -> str:
-    """self_attn, cross_attn, mlp, or the module's own first name where it is none of these."""
+    """Return self_attn, cross_attn or mlp; for other modules the first part of the name."""
     return next((name for name in CATEGORIES if f".{name}." in module), module.split(".")[0])
 
 
 def _layers(estimate: Estimate) -> int:
-    """Of the decoder that was estimated; a list of another program may lack the upper ones."""
+    """Return the number of the decoder's layers; a list of another program may lack the upper ones."""
     named = 1 + max(int(score.module.split(".")[1]) for score in estimate.scores)
     return named if estimate.checkpoint else max(named, LAYERS_OF_XL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """What is chosen or left out together: one module, or the projections of one attention or MLP."""
+    """Modules that are selected together: one, or the projections of one attention or MLP."""
 
     modules: tuple[ModuleScore, ...]
 
@@ -116,15 +116,15 @@ class _Group:
         return category(self.modules[0].module)
 
 
-def _selected(scores: Sequence[ModuleScore], config: SelectionConfig, ranks: Mapping[str, int],
-              size: Size) -> dict[str, int]:
-    """Modules and their ranks; `ranks` are those without more ado."""
+def _select(scores: Sequence[ModuleScore], config: SelectionConfig, ranks: Mapping[str, int],
+            size: Size) -> dict[str, int]:
+    """Select modules with their ranks; `ranks` are those of the adapter, before rank_by_score."""
     unknown = any(0 in score.shape for score in scores)
     if config.choose == "parameters" and unknown:
         raise ConfigError("This estimate does not say how large the modules are, so none can be chosen by their "
                           "number of parameters. Use top_k or percentile, or estimate the gradients again.")
-    groups = sorted(_grouped(scores, config.granularity), key=lambda group: -group.score)
-    chosen = _chosen(groups, config, lambda group: sum(size(m.module, ranks[m.module]) for m in group.modules))
+    groups = sorted(_group(scores, config.granularity), key=lambda group: -group.score)
+    chosen = _select_groups(groups, config, lambda group: sum(size(m.module, ranks[m.module]) for m in group.modules))
     modules = [module for group in chosen for module in group.modules]
     if config.rank_by_score:
         ranks = _ranks_by_score(modules, config, ranks, (lambda module, rank: rank) if unknown else size)
@@ -132,7 +132,7 @@ def _selected(scores: Sequence[ModuleScore], config: SelectionConfig, ranks: Map
     return {score.module: ranks[score.module] for score in scores if score.module in names}
 
 
-def _grouped(scores: Sequence[ModuleScore], granularity: Granularity) -> list[_Group]:
+def _group(scores: Sequence[ModuleScore], granularity: Granularity) -> list[_Group]:
     if granularity == "module":
         return [_Group(modules=(score,)) for score in scores]
     groups: dict[str, list[ModuleScore]] = {}
@@ -141,8 +141,9 @@ def _grouped(scores: Sequence[ModuleScore], granularity: Granularity) -> list[_G
     return [_Group(modules=tuple(group)) for group in groups.values()]
 
 
-def _chosen(groups: Sequence[_Group], config: SelectionConfig, size: Callable[[_Group], int]) -> list[_Group]:
-    """From the best to the worst: first each category's minimum, then the rest as far as it goes."""
+def _select_groups(groups: Sequence[_Group], config: SelectionConfig,
+                   size: Callable[[_Group], int]) -> list[_Group]:
+    """Take each category's minimum, then the rest from the best down, as far as the criterion allows."""
     by_category: dict[str, list[_Group]] = {}
     for group in groups:
         by_category.setdefault(group.category, []).append(group)
@@ -151,7 +152,7 @@ def _chosen(groups: Sequence[_Group], config: SelectionConfig, size: Callable[[_
     if config.choose != "parameters":
         count = config.top_k if config.choose == "top_k" else round(len(groups) * config.percentile / 100)
         return ordered[:max(count, len(first), 1)]
-    # Not past one that does not fit: so a larger budget never drops what a smaller one chose.
+    # Ends at the first that does not fit: so a larger budget never drops a module that a smaller one selects.
     budget, total, fitting = config.million_parameters * 1e6, 0, 0
     for group in ordered:
         total += size(group)
@@ -168,7 +169,7 @@ def _chosen(groups: Sequence[_Group], config: SelectionConfig, size: Callable[[_
 
 def _ranks_by_score(modules: Sequence[ModuleScore], config: SelectionConfig, ranks: Mapping[str, int],
                     size: Size) -> dict[str, int]:
-    """rank ~ score, within min_rank and max_rank, with at most the parameters that the given ranks have together."""
+    """Scale ranks with the scores, within min_rank and max_rank and the total parameters of the given ranks."""
     def total(found: Mapping[str, int]) -> int:
         return sum(size(module.module, found[module.module]) for module in modules)
 

@@ -1,18 +1,18 @@
-"""Estimates as text: what each module has to learn, and how far several of them agree."""
+"""Estimates as text: a table of the scores, and a comparison of several estimates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 
-from . import result
 from .result import Estimate
+from .statistics import agreement, jaccard
 
 
 def table(estimate: Estimate, chosen: Collection[str]) -> str:
-    """Every module, highest score first, each column in percent of its highest; chosen ones have a star.
+    """List every module, highest score first, each column in percent of its highest; selected ones have a star.
 
-    With the score's standard error, and the score where fine texture and where overall structure is learned.
+    With the score's standard error, and the scores for fine texture and for overall structure.
     """
     ranked = estimate.ranked()
     means = [score.mean for score in ranked]
@@ -29,29 +29,29 @@ def table(estimate: Estimate, chosen: Collection[str]) -> str:
     return f"{summary(chosen, len(ranked))}{measured}\n\n{_aligned(rows, names=2)}"
 
 
-def summary(chosen: Collection[str], of: int) -> str:
-    """How many of so many modules are chosen, and of which kind they are."""
+def summary(chosen: Collection[str], total: int) -> str:
+    """Count the selected modules, by kind."""
     kinds = {"self-attention": ".self_attn.", "cross-attention": ".cross_attn.", "MLP": ".mlp."}
     counts = {name: sum(part in module for module in chosen) for name, part in kinds.items()}
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return f"{len(chosen)} of {of} modules" + (f": {told}." if told else ".")
+    by_kind = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{len(chosen)} of {total} modules" + (f": {by_kind}." if by_kind else ".")
 
 
 def comparison(estimates: Mapping[str, Estimate], chosen: Mapping[str, Collection[str]]) -> str:
-    """How much the selections of two or more estimates, by their titles, overlap, and how alike the rankings are.
+    """Compare two or more estimates by title: overlap of their selections, and correlation of their rankings.
 
-    ConfigError where two of them share fewer than two modules.
+    ConfigError if two of them share fewer than two modules.
     """
     def overlap(one: str, other: str) -> float:
-        return result.jaccard(chosen[one], chosen[other])
+        return jaccard(chosen[one], chosen[other])
 
-    def alike(one: str, other: str) -> float:
-        return result.agreement(estimates[one], estimates[other])
+    def correlation(one: str, other: str) -> float:
+        return agreement(estimates[one], estimates[other])
 
     in_all = set.intersection(*(set(modules) for modules in chosen.values()))
     parts = [_differences(estimates),
              "Chosen by both, of those chosen by either (Jaccard)\n" + _matrix(list(estimates), overlap),
-             "Rank correlation of all scores (Spearman)\n" + _matrix(list(estimates), alike),
+             "Rank correlation of all scores (Spearman)\n" + _matrix(list(estimates), correlation),
              _listed("Chosen in all", in_all)]
     parts += [_listed(f"Only in {title}", set(modules) - _of_others(chosen, title))
               for title, modules in chosen.items()]
@@ -59,16 +59,16 @@ def comparison(estimates: Mapping[str, Estimate], chosen: Mapping[str, Collectio
 
 
 def _differences(estimates: Mapping[str, Estimate]) -> str:
-    """What the estimates were made with, where that is not the same; only equal scores compare well."""
-    told = []
+    """Name differences in the inputs of the estimates; only scores of one kind compare well."""
+    lines = []
     for (one, first), (other, second) in combinations(estimates.items(), 2):
         if first.score != second.score:
-            told.append(f"{one} has score {first.score}, {other} {second.score}.")
+            lines.append(f"{one} has score {first.score}, {other} {second.score}.")
         if first.checkpoint and second.checkpoint and first.checkpoint != second.checkpoint:
-            told.append(f"{one} and {other} were made with different checkpoints.")
+            lines.append(f"{one} and {other} were made with different checkpoints.")
         if first.dataset and first.dataset == second.dataset:
-            told.append(f"{one} and {other} were made with the same dataset.")
-    return "\n".join(told)
+            lines.append(f"{one} and {other} were made with the same dataset.")
+    return "\n".join(lines)
 
 
 def _of_others(chosen: Mapping[str, Collection[str]], title: str) -> set[str]:
@@ -81,7 +81,7 @@ def _listed(heading: str, modules: Collection[str]) -> str:
 
 
 def _place(module: str) -> list[tuple[int, str]]:
-    """For sorting by layer number, not by its digits."""
+    """Sort key by layer number, not by its digits."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in module.split(".")]
 
 
@@ -96,7 +96,7 @@ def _shares(values: Sequence[float], highest: float) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]], names: int) -> str:
-    """Columns under each other: so many of names from the left, the others from the right."""
+    """Align columns: the first `names` to the left, the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = (" ".join(cell.ljust(width) if index < names else cell.rjust(width)
                       for index, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)

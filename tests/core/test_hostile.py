@@ -196,7 +196,7 @@ def numbers(m: Materials) -> Reader:
 
 
 def estimate(path: Path) -> None:
-    result.read(strict_json.read_bytes(path, most=result.MOST_CHARACTERS), path.name)
+    result.read(strict_json.read_bytes(path, most=result.MAX_CHARACTERS), path.name)
 
 
 def lines(text: bytes) -> bytes:

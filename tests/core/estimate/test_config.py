@@ -1,4 +1,4 @@
-"""Settings of an estimate: what is refused, and which training it looks at."""
+"""Settings of an estimate are validated, and give the training that it measures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], problem: str) -> N
         EstimateConfig(**settings)
 
 
-def test_it_looks_at_a_training_of_one_sample_a_step_with_nothing_held_out_or_dropped() -> None:
+def test_training_has_batch_size_one() -> None:
     found = EstimateConfig(seed=9, chunk_duration=30.0, device="cpu", precision="bf16").training()
     usual = TrainConfig(seed=9, chunk_duration=30.0, device="cpu", precision="bf16")
     assert (found.batch_size, found.gradient_accumulation, found.heldout_songs, found.cfg_ratio) == (1, 1, 0, 0.0)

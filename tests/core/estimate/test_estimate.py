@@ -1,4 +1,4 @@
-"""Estimating: the same to the bit however often it was stopped, and right about what the data depends on."""
+"""Estimates are bit identical however often they are stopped, and rank the modules that the data depends on first."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from sidestep_core.errors import DatasetError, TrainingDiverged
 from sidestep_core.estimate import estimate as stage
 from sidestep_core.estimate import result
 from sidestep_core.estimate.config import EstimateConfig
-from sidestep_core.estimate.estimate import FEWEST, SAVE_EVERY
-from sidestep_core.estimate.result import Estimate, Score, agreement, jaccard
+from sidestep_core.estimate.estimate import MIN_SAMPLES, SAVE_EVERY
+from sidestep_core.estimate.result import Estimate, Score
+from sidestep_core.estimate.statistics import agreement, jaccard
 from sidestep_core.io.tensors import write_tensors
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
@@ -59,7 +60,7 @@ def estimated(checkpoint: Checkpoint, dataset: Dataset, folder: Path, config: Es
 
 
 def content(folder: Path) -> bytes:
-    """Of the finished estimate, beside which nothing is left."""
+    """Return the finished estimate's file, the only one in the folder."""
     [path] = folder.iterdir()
     return path.read_bytes()
 
@@ -71,15 +72,14 @@ def stop_at(step: int, signal: BaseException) -> Report:
     return report
 
 
-def must_not_work(progress: Progress) -> None:
+def must_not_run(progress: Progress) -> None:
     raise AssertionError(progress)
 
 
 # What it is
 
 
-def test_an_estimate_has_every_module_and_says_what_it_was_made_with(checkpoint: Checkpoint, dataset: Dataset,
-                                                                     tmp_path: Path) -> None:
+def test_estimate_has_every_module(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     found = estimated(checkpoint, dataset, tmp_path)
     names = [score.module for score in found.scores]
     assert names == [f"layers.{layer}.{part}" for layer in range(2) for part in (
@@ -97,9 +97,9 @@ def test_an_estimate_has_every_module_and_says_what_it_was_made_with(checkpoint:
 
 @pytest.mark.parametrize(("settings", "count"), [
     ({"attention_type": "self", "target_mlp": False}, 8), ({"attention_type": "cross"}, 14)])
-def test_only_what_is_asked_for_is_measured(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                            settings: dict[str, Any], count: int) -> None:
-    """And each module gets the very score that it has among all."""
+def test_only_requested_modules_are_measured(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                             settings: dict[str, Any], count: int) -> None:
+    """Each module has the score that it has among all."""
     some = estimated(checkpoint, dataset, tmp_path / "some", replace(CONFIG, **settings))
     every = estimated(checkpoint, dataset, tmp_path / "all")
     assert len(some.scores) == count
@@ -116,8 +116,8 @@ def test_every_score_in_every_precision(checkpoint: Checkpoint, dataset: Dataset
     assert len({score.mean for score in found.scores}) == len(found.scores)
 
 
-def test_windows_are_measured_with_conditions_of_their_own(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                                           source: TinySource) -> None:
+def test_crops_have_their_own_conditions(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                         source: TinySource) -> None:
     songs = write_dataset(tmp_path / "songs", checkpoint, (60, 80))
     before = len(list((tmp_path / "songs").rglob("*.safetensors")))
     found = stage.estimate(source, checkpoint, songs, replace(CONFIG, chunk_duration=1.0), tmp_path / "estimates")
@@ -126,27 +126,27 @@ def test_windows_are_measured_with_conditions_of_their_own(checkpoint: Checkpoin
 
 
 @pytest.mark.parametrize("songs", [1, 3])
-def test_the_fewest_songs_have_scores_too(checkpoint: Checkpoint, tmp_path: Path, songs: int) -> None:
+def test_few_songs_have_scores(checkpoint: Checkpoint, tmp_path: Path, songs: int) -> None:
     few = write_dataset(tmp_path / "songs", checkpoint, (FRAMES,) * songs)
     found = estimated(checkpoint, few, tmp_path / "estimates")
     assert all(score.mean > 0 for score in found.scores)
     assert found.agreement > 0
 
 
-def test_a_song_stays_in_one_quarter() -> None:
+def test_songs_fill_folds_evenly() -> None:
     def songs(count: int, repeats: int = 1) -> list[Sample]:
         return [Sample(name=str(number), latents_TC=torch.empty(0), condition_SD=torch.empty(0),
                        repeats=1 + number % repeats) for number in range(count)]
 
     for count, repeats in ((4, 1), (5, 1), (24, 1), (24, 3)):
-        quarters = stage._quarters(songs(count, repeats), seed=3)
-        counts = [quarters.count(quarter) for quarter in range(4)]
+        folds = stage._folds(songs(count, repeats), seed=3)
+        counts = [folds.count(fold) for fold in range(4)]
         assert max(counts) - min(counts) <= 1
-    assert stage._quarters(songs(24), seed=3) != stage._quarters(songs(24), seed=4)
-    assert stage._quarters(songs(3), seed=3) == ()
+    assert stage._folds(songs(24), seed=3) != stage._folds(songs(24), seed=4)
+    assert stage._folds(songs(3), seed=3) == ()
 
 
-def test_a_dataset_of_another_checkpoint_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+def test_dataset_of_another_checkpoint_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     other = tiny_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(DatasetError, match="another checkpoint"):
         estimated(other, dataset, tmp_path / "estimates")
@@ -155,8 +155,8 @@ def test_a_dataset_of_another_checkpoint_is_refused(dataset: Dataset, tmp_path: 
 # The same
 
 
-def test_it_is_the_same_to_the_bit_every_time(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
-                                              tmp_path: Path) -> None:
+def test_estimate_is_bit_identical(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
+                                   tmp_path: Path) -> None:
     torch.manual_seed(1)
     random.seed(1)
     before = torch.get_rng_state(), random.getstate()
@@ -166,22 +166,22 @@ def test_it_is_the_same_to_the_bit_every_time(checkpoint: Checkpoint, dataset: D
     assert random.getstate() == before[1]
 
 
-def test_another_seed_measures_something_else(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
-                                              tmp_path: Path) -> None:
+def test_seed_changes_the_scores(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
+                                 tmp_path: Path) -> None:
     found = estimated(checkpoint, dataset, tmp_path, replace(CONFIG, seed=1))
     assert found.scores != result.read(undisturbed.read_text(encoding="utf-8"), "file").scores
 
 
-def test_a_finished_estimate_is_returned_at_once(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_finished_estimate_is_returned(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     first = estimated(checkpoint, dataset, tmp_path)
-    assert estimated(checkpoint, dataset, tmp_path, replace(CONFIG, device="auto"), must_not_work) == first
+    assert estimated(checkpoint, dataset, tmp_path, replace(CONFIG, device="auto"), must_not_run) == first
     with pytest.raises(AssertionError):
-        estimated(checkpoint, dataset, tmp_path, replace(CONFIG, seed=1), must_not_work)
+        estimated(checkpoint, dataset, tmp_path, replace(CONFIG, seed=1), must_not_run)
 
 
 @pytest.mark.parametrize("step", [1, 7, 11, 12])
-def test_cancelled_it_keeps_what_is_measured_and_goes_on(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
-                                                         tmp_path: Path, step: int) -> None:
+def test_cancelled_estimate_continues(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
+                                      tmp_path: Path, step: int) -> None:
     with pytest.raises(Cancelled, match=f"after {step} of at most 12 samples"):
         estimated(checkpoint, dataset, tmp_path, report=stop_at(step, Cancelled()))
     steps: list[int] = []
@@ -191,8 +191,8 @@ def test_cancelled_it_keeps_what_is_measured_and_goes_on(checkpoint: Checkpoint,
     assert content(tmp_path) == undisturbed.read_bytes()
 
 
-def test_interrupted_it_keeps_what_is_measured_too(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
-                                                   tmp_path: Path) -> None:
+def test_interrupted_estimate_continues(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
+                                        tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         estimated(checkpoint, dataset, tmp_path, report=stop_at(9, KeyboardInterrupt()))
     with pytest.raises(Cancelled):
@@ -201,7 +201,7 @@ def test_interrupted_it_keeps_what_is_measured_too(checkpoint: Checkpoint, datas
     assert content(tmp_path) == undisturbed.read_bytes()
 
 
-def test_killed_it_goes_on_from_what_was_saved(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_killed_estimate_continues(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     root, config = tmp_path / "killed", replace(CONFIG, estimate_batches=SAVE_EVERY + 4, score="gain")
     estimated(checkpoint, dataset, tmp_path / "whole", config)
     # On as many threads as this process: others would round otherwise.
@@ -221,7 +221,7 @@ def test_killed_it_goes_on_from_what_was_saved(checkpoint: Checkpoint, dataset: 
 
 
 def until_killed(paths: Sequence[str]) -> None:
-    """What the process that is killed does."""
+    """Run in the process that is killed."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     model, text_encoder, vae, songs, folder = map(Path, paths)
     checkpoint = open_checkpoint(model, text_encoder=text_encoder, vae=vae)
@@ -237,7 +237,7 @@ def until_killed(paths: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"no tensors", b"\xff" * 100])
-def test_a_damaged_part_is_measured_anew(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path, tmp_path: Path,
+def test_damaged_partial_file_is_ignored(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path, tmp_path: Path,
                                          caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
     part = tmp_path / f"{undisturbed.stem}.part"
     part.write_bytes(damage)
@@ -248,7 +248,7 @@ def test_a_damaged_part_is_measured_anew(checkpoint: Checkpoint, dataset: Datase
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"\xff\xfe", b'{"format": 1}'])
-def test_a_damaged_estimate_is_made_anew(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path, tmp_path: Path,
+def test_damaged_estimate_is_repeated(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path, tmp_path: Path,
                                          caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
     path = tmp_path / undisturbed.name
     path.write_bytes(damage)
@@ -258,7 +258,7 @@ def test_a_damaged_estimate_is_made_anew(checkpoint: Checkpoint, dataset: Datase
     assert content(tmp_path) == undisturbed.read_bytes()
 
 
-def test_a_gradient_that_is_not_finite_is_told_and_nothing_is_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_non_finite_gradient_writes_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
     songs = write_dataset(tmp_path / "songs", checkpoint, (FRAMES,))
     write_tensors(songs.latents(songs.samples[0]), {"latents": torch.full((FRAMES, 64), 1e30)})
     with pytest.raises(TrainingDiverged, match="gradient of sample 1 is not finite"):
@@ -269,12 +269,11 @@ def test_a_gradient_that_is_not_finite_is_told_and_nothing_is_written(checkpoint
 # Right
 
 
-def test_it_stops_where_the_ranking_is_stable_and_not_before(checkpoint: Checkpoint, dataset: Dataset,
-                                                             tmp_path: Path) -> None:
-    """Lengths of gradients rank alike at once; what they agree on does not where there is nothing to learn."""
+def test_measuring_ends_at_a_stable_ranking(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    """Gradient norms rank alike at once; signal does not if there is nothing to learn."""
     config = replace(CONFIG, estimate_batches=0, score="gradient_norm")
     found = estimated(checkpoint, dataset, tmp_path / "lengths", config)
-    assert found.batches == FEWEST
+    assert found.batches == MIN_SAMPLES
     assert found.agreement >= stage.STABLE
     with taught_by(planted(checkpoint, (), 0), 0):
         found = estimated(checkpoint, dataset, tmp_path / "nothing", replace(CONFIG, estimate_batches=48, seed=1))
@@ -283,9 +282,8 @@ def test_it_stops_where_the_ranking_is_stable_and_not_before(checkpoint: Checkpo
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_what_the_data_depends_on_ranks_first(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                              seed: int) -> None:
-    """And lengths of gradients do not show it."""
+def test_planted_modules_rank_first(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, seed: int) -> None:
+    """Gradient norms do not show them."""
     pair = PAIRS[seed]
     with taught_by(planted(checkpoint, pair, seed), seed):
         assert best(estimated(checkpoint, dataset, tmp_path / "signal", replace(PLANTED, seed=seed))) == set(pair)
@@ -297,7 +295,7 @@ def best(found: Estimate, count: int = 2) -> set[str]:
     return {score.module for score in found.ranked()[:count]}
 
 
-def test_halves_of_a_dataset_agree_and_styles_do_not(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_halves_agree_and_styles_differ(checkpoint: Checkpoint, tmp_path: Path) -> None:
     songs = write_dataset(tmp_path / "songs", checkpoint, (FRAMES,) * 64)
     halves = [replace(songs, samples=songs.samples[half::2]) for half in range(2)]
     modules = [module for pair in PAIRS for module in pair]
@@ -315,7 +313,7 @@ def test_halves_of_a_dataset_agree_and_styles_do_not(checkpoint: Checkpoint, tmp
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_quantised_model_is_measured_as_what_it_stands_for(tmp_path: Path, style: str) -> None:
+def test_quantised_model_is_measured_dequantised(tmp_path: Path, style: str) -> None:
     found = {}
     for name in ("whole", "quantised", "restored"):
         paths = write_tiny_models(tmp_path / name, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The pictures of estimates, looked at pixel by pixel."""
+"""Heatmaps of estimates, checked pixel by pixel."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from PIL import Image
 from sidestep_core.adapters.config import MLP_PROJECTIONS, PROJECTIONS
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate import heatmap
-from sidestep_core.estimate.heatmap import BACKGROUND, MARGIN, RING, SCALE, WIDTH, Grid, colour, draw, draw_beside
+from sidestep_core.estimate.heatmap import BACKGROUND, MARGIN, RING, SCALE, WIDTH, Grid, colour, draw, draw_side_by_side
 from sidestep_core.estimate.result import Estimate, ModuleScore
 
 BEST, SECOND = "layers.1.self_attn.v_proj", "layers.0.cross_attn.q_proj"
 LONG = "A title that is far too long for the width of the picture, with " + "very " * 40 + "many words"
 LEAST_WIDTH = 24
-"""Of a colour in pixels of the whole picture; half of it is seen on a node."""
+"""Width of a colour in pixels of the whole picture; a node shows it at half the size."""
 LIGHTNESS = (0.2126, 0.7152, 0.0722)
 
 
 def estimate(layers: int, *, mlp: bool = True, batches: int = 96) -> Estimate:
-    """Every module 1 % of the best, but the second one."""
+    """Build an estimate with every module at 1 % of the best, except the second one."""
     names = [f"layers.{layer}.{part}.{projection}" for layer in range(layers)
              for part, projections in (("self_attn", PROJECTIONS), ("cross_attn", PROJECTIONS),
                                        ("mlp", MLP_PROJECTIONS if mlp else ())) for projection in projections]
@@ -35,7 +35,7 @@ def middle(box: tuple[int, int, int, int]) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("layers", [2, 4, 24, 32])
-def test_every_module_has_its_colour_in_its_cell(layers: int) -> None:
+def test_cells_have_their_colours(layers: int) -> None:
     found = estimate(layers)
     picture, grid = draw(found, {BEST}, "title"), Grid.of([found])
     for score in found.scores:
@@ -56,7 +56,7 @@ def test_no_two_cells_touch(layers: int) -> None:
 
 
 @pytest.mark.parametrize("layers", [2, 24, 32])
-def test_chosen_modules_are_framed_and_others_are_not(layers: int) -> None:
+def test_only_selected_modules_are_framed(layers: int) -> None:
     found = estimate(layers)
     picture, grid = draw(found, {BEST}, "title"), Grid.of([found])
     best, second = grid.cell(BEST), grid.cell(SECOND)
@@ -91,7 +91,7 @@ def test_only_what_was_measured_has_rows() -> None:
     assert draw(small, (), "title").height < draw(large, (), "title").height
 
 
-def test_a_list_of_few_modules_is_drawn() -> None:
+def test_short_list_is_drawn() -> None:
     found = Estimate(scores=(ModuleScore(module=BEST, mean=1.0), ModuleScore(module="time_embed.linear", mean=2.0)),
                      score="imported", settings={})
     box = Grid.of([found]).cell(BEST)
@@ -99,7 +99,7 @@ def test_a_list_of_few_modules_is_drawn() -> None:
     assert draw(found, {BEST}, "title").getpixel(middle(box)) == colour(0.5)
 
 
-def test_scores_below_zero_and_all_zero_are_dark() -> None:
+def test_non_positive_scores_are_dark() -> None:
     found = Estimate(scores=(ModuleScore(module=BEST, mean=-1.0), ModuleScore(module=SECOND, mean=0.0)),
                      score="gain", settings={})
     grid = Grid.of([found])
@@ -109,14 +109,14 @@ def test_scores_below_zero_and_all_zero_are_dark() -> None:
         assert draw(found, (), "title").getpixel(middle(box)) == SCALE[0]
 
 
-def test_a_list_of_other_modules_is_refused() -> None:
+def test_unknown_modules_are_refused() -> None:
     found = Estimate(scores=(ModuleScore(module="encoder.q_proj", mean=1.0),), score="imported", settings={})
     with pytest.raises(ConfigError, match=r"encoder\.q_proj"):
         draw(found, (), "title")
 
 
 def test_colours_grow_steadily_in_lightness() -> None:
-    """So that the order is seen without seeing colours."""
+    """So the order shows without colours."""
     light = [sum(weight * channel for weight, channel in zip(LIGHTNESS, colour(step / 50), strict=True))
              for step in range(51)]
     assert all(a < b for a, b in itertools.pairwise(light))
@@ -127,7 +127,7 @@ def test_colours_grow_steadily_in_lightness() -> None:
 def test_several_are_beside_each_other(count: int, size: tuple[int, int]) -> None:
     found = {f"Estimate {number}": estimate(4) for number in range(1, count + 1)}
     chosen = {title: {BEST} if title == "Estimate 2" else {BEST, SECOND} for title in found}
-    whole = draw_beside(found, chosen)
+    whole = draw_side_by_side(found, chosen)
     grid = Grid.of(list(found.values()))
     assert whole.size == (size[0] * WIDTH, size[1] * grid.height)
     for index, title in enumerate(found):
@@ -136,9 +136,9 @@ def test_several_are_beside_each_other(count: int, size: tuple[int, int]) -> Non
         assert {module for module in (BEST, SECOND) if dotted(picture, grid, module)} == {BEST}
 
 
-def test_what_only_one_of_them_measured_has_its_place() -> None:
+def test_grid_covers_all_estimates() -> None:
     small, large = estimate(2, mlp=False), estimate(4)
-    whole, grid = draw_beside({"a": small, "b": large}, {"a": {BEST}, "b": {BEST}}), Grid.of([small, large])
+    whole, grid = draw_side_by_side({"a": small, "b": large}, {"a": {BEST}, "b": {BEST}}), Grid.of([small, large])
     box = grid.cell("layers.3.mlp.up_proj")
     assert box is not None
     assert part(whole, grid, 0).getpixel(middle(box)) == BACKGROUND

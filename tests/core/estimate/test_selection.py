@@ -1,4 +1,4 @@
-"""From an estimate to modules and ranks, and that a training then adapts these and nothing else."""
+"""Selection of modules and ranks; a training adapts these and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sidestep_core.adapters.registry import capacity_of
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate.result import Estimate, ModuleScore
-from sidestep_core.estimate.selection import CATEGORIES, SelectionConfig, applied, category, select
+from sidestep_core.estimate.selection import CATEGORIES, SelectionConfig, apply_selection, category, select
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.adapters import fresh
@@ -44,20 +44,20 @@ every_kind = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 
 
 def shape(module: str) -> tuple[int, int]:
-    """Of the tiny decoder."""
+    """Return the shape of the tiny decoder's weight."""
     return {"q_proj": (64, 64), "k_proj": (32, 64), "v_proj": (32, 64), "o_proj": (64, 64), "gate_proj": (96, 64),
             "up_proj": (96, 64), "down_proj": (64, 96)}[module.rpartition(".")[2]]
 
 
 def estimate(means: Sequence[float] = (), names: Sequence[str] = NAMES, *, shapes: bool = True) -> Estimate:
-    """Without scores of their own the modules are the better the later they are."""
+    """Build an estimate; by default later modules score higher."""
     scores = tuple(ModuleScore(module=name, mean=mean, shape=shape(name) if shapes else (0, 0))
                    for name, mean in zip(names, means or range(1, len(names) + 1), strict=True))
     return Estimate(scores=scores, score="signal", checkpoint="one" if shapes else "")
 
 
 def size(module: str, rank: int) -> int:
-    """Of a LoRA."""
+    """Return the parameters of a LoRA."""
     return rank * sum(shape(module))
 
 
@@ -69,25 +69,25 @@ def size(module: str, rank: int) -> int:
     ({"choose": "percentile"}, 12), ({"choose": "percentile", "percentile": 50.0}, 11),
     ({"choose": "percentile", "percentile": 0.1}, 1), ({"choose": "percentile", "percentile": 100.0}, 22),
 ])  # fmt: skip
-def test_so_many_of_the_best_are_chosen(settings: dict[str, Any], count: int) -> None:
+def test_best_modules_are_selected(settings: dict[str, Any], count: int) -> None:
     found = select(estimate(), SelectionConfig(**settings), rank=8)
     assert list(found.items()) == [(name, 8) for name in NAMES[-count:]]
 
 
-def test_a_number_of_parameters_is_used_as_far_as_it_goes() -> None:
+def test_parameter_budget_is_used_up() -> None:
     least = size(NAMES[-1], 8) + size(NAMES[-2], 8)
     for extra, count in ((0, 2), (-1, 1), (size(NAMES[-3], 8) - 1, 2), (size(NAMES[-3], 8), 3)):
         config = SelectionConfig(choose="parameters", million_parameters=(least + extra) / 1e6)
         assert list(select(estimate(), config, rank=8)) == list(NAMES[-count:])
 
 
-def test_too_few_parameters_for_one_module_are_an_error() -> None:
+def test_too_small_budget_is_refused() -> None:
     config = SelectionConfig(choose="parameters", million_parameters=(size(NAMES[-1], 8) - 1) / 1e6)
     with pytest.raises(ConfigError, match=r"million_parameters 0\.001279 is too few: the 1 .* have 0\.00128"):
         select(estimate(), config, rank=8)
 
 
-def test_without_shapes_there_is_no_number_of_parameters() -> None:
+def test_budget_needs_shapes() -> None:
     with pytest.raises(ConfigError, match="how large the modules are"):
         select(estimate(shapes=False), SelectionConfig(choose="parameters"), rank=8)
     assert len(select(estimate(shapes=False), SelectionConfig(), rank=8)) == 16
@@ -103,20 +103,20 @@ def test_every_category_has_its_minimum(choose: Any) -> None:
         "self_attn": 2, "cross_attn": 2, "mlp": 2}
 
 
-def test_a_minimum_that_is_more_than_is_asked_for_wins_or_is_an_error() -> None:
+def test_minimum_per_category_wins() -> None:
     config = SelectionConfig(top_k=1, minimum_per_category=2)
     assert len(select(estimate(), config, rank=8)) == 6
     with pytest.raises(ConfigError, match="the 6 that must be chosen"):
         select(estimate(), replace(config, choose="parameters", million_parameters=0.001), rank=8)
 
 
-def test_what_was_not_estimated_has_no_minimum() -> None:
+def test_minimum_skips_missing_categories() -> None:
     names = [name for name in NAMES if ".mlp." not in name]
     found = select(estimate(names=names), SelectionConfig(top_k=2, minimum_per_category=1), rank=8)
     assert {category(module) for module in found} == {"self_attn", "cross_attn"}
 
 
-def test_whole_attentions_and_mlps_are_chosen_by_their_mean() -> None:
+def test_blocks_rank_by_mean_score() -> None:
     means = [1.0] * len(NAMES)
     means[NAMES.index("layers.0.mlp.up_proj")] = 9.0
     means[NAMES.index("layers.1.cross_attn.k_proj")] = 8.0
@@ -132,8 +132,8 @@ def test_whole_attentions_and_mlps_are_chosen_by_their_mean() -> None:
 @given(means=st.lists(st.floats(-1, 1e3), min_size=len(NAMES), max_size=len(NAMES)),
        budgets=st.tuples(st.floats(0.01, 0.05), st.floats(0.01, 0.05)),
        granularity=st.sampled_from(["module", "layer"]), minimum=st.integers(0, 1))
-def test_more_parameters_only_ever_add_modules(means: list[float], budgets: tuple[float, float], granularity: Any,
-                                               minimum: int) -> None:
+def test_larger_budget_only_adds_modules(means: list[float], budgets: tuple[float, float], granularity: Any,
+                                         minimum: int) -> None:
     def chosen(million: float) -> dict[str, int]:
         config = SelectionConfig(choose="parameters", million_parameters=million, granularity=granularity,
                                  minimum_per_category=minimum)
@@ -151,7 +151,7 @@ def test_more_parameters_only_ever_add_modules(means: list[float], budgets: tupl
 @settings(max_examples=50, deadline=None)
 @given(means=st.lists(st.floats(-1, 1e3) | st.sampled_from([0.0, 1e-12, 1e9]), min_size=len(NAMES),
                       max_size=len(NAMES)), rank=st.integers(4, 64), least=st.integers(1, 4))
-def test_ranks_grow_with_scores_within_all_limits(means: list[float], rank: int, least: int) -> None:
+def test_ranks_grow_within_limits(means: list[float], rank: int, least: int) -> None:
     config = replace(EVERY, rank_by_score=True, min_rank=least, max_rank=2 * rank)
     found = select(estimate(means), config, rank)
     assert set(found) == set(NAMES)
@@ -161,7 +161,7 @@ def test_ranks_grow_with_scores_within_all_limits(means: list[float], rank: int,
     assert ordered == sorted(ordered)
 
 
-def test_ranks_are_in_proportion_and_use_what_there_is() -> None:
+def test_ranks_are_proportional_to_scores() -> None:
     means = [4.0 if name == QUERIES else 1.0 for name in NAMES]
     found = select(estimate(means), replace(EVERY, rank_by_score=True, min_rank=1), rank=16)
     one = found[NAMES[-1]]
@@ -175,12 +175,12 @@ def test_equal_scores_have_equal_ranks() -> None:
     assert set(found.values()) == {16}
 
 
-def test_without_shapes_ranks_are_what_is_shared_out() -> None:
+def test_ranks_scale_without_shapes() -> None:
     found = select(estimate(shapes=False), replace(EVERY, rank_by_score=True, min_rank=1), rank=16)
     assert 0.9 * 16 * len(NAMES) <= sum(found.values()) <= 16 * len(NAMES)
 
 
-def test_a_lowest_rank_that_leaves_nothing_to_give_is_an_error() -> None:
+def test_too_high_min_rank_is_refused() -> None:
     with pytest.raises(ConfigError, match="min_rank 9 for 22 modules is more than their ranks without .*, 8"):
         select(estimate(), replace(EVERY, rank_by_score=True, min_rank=9), rank=8)
 
@@ -205,8 +205,8 @@ def test_wrong_settings_are_refused(values: dict[str, Any], problem: str) -> Non
 
 
 @every_kind
-def test_the_adapter_sits_on_the_chosen_modules_only(checkpoint: Checkpoint, adapter: AdapterConfig) -> None:
-    config = applied(adapter, estimate(), SelectionConfig(top_k=3))
+def test_adapter_has_only_selected_modules(checkpoint: Checkpoint, adapter: AdapterConfig) -> None:
+    config = apply_selection(adapter, estimate(), SelectionConfig(top_k=3))
     decoder = fresh(checkpoint)
     modules = target_modules(config, decoder.geometry.layers)
     live = registry.attach(decoder, config, modules, seed=0)
@@ -219,11 +219,10 @@ def test_the_adapter_sits_on_the_chosen_modules_only(checkpoint: Checkpoint, ada
 
 
 @every_kind
-def test_the_saved_file_has_the_chosen_modules_and_ranks_only(checkpoint: Checkpoint, tmp_path: Path,
-                                                              adapter: AdapterConfig) -> None:
+def test_saved_file_has_selected_ranks(checkpoint: Checkpoint, tmp_path: Path, adapter: AdapterConfig) -> None:
     dataset = write_dataset(tmp_path / "dataset", checkpoint, (20, 20))
     selection = SelectionConfig(top_k=3, rank_by_score=True, min_rank=2)
-    config = applied(adapter, estimate([float(4**index) for index in range(len(NAMES))]), selection)
+    config = apply_selection(adapter, estimate([float(4**index) for index in range(len(NAMES))]), selection)
     ranks = target_modules(config, 2)
     assert list(ranks) == list(NAMES[-3:])
     assert len(set(ranks.values())) == 3
@@ -233,7 +232,7 @@ def test_the_saved_file_has_the_chosen_modules_and_ranks_only(checkpoint: Checkp
 
 
 def saved_ranks(path: Path) -> dict[str, int]:
-    """By the matrices that are in the file, whatever kind they are of."""
+    """Read the ranks from the shapes of the file's matrices, of any kind."""
     first = re.compile(r"(?:base_model\.model\.|lycoris_)(layers.+_proj)\."
                        r"(?:lora_A\.weight|lora_down\.weight|hada_w1_b|lokr_w2_b)")
     names = {name.replace(".", "_"): name for name in NAMES}
@@ -242,35 +241,35 @@ def saved_ranks(path: Path) -> dict[str, int]:
     return {names[module.replace(".", "_")]: rank for module, rank in found.items()}
 
 
-def test_what_the_adapter_leaves_out_is_not_chosen() -> None:
-    """Nor is what its own ranks leave out, and other ranks of its own stay."""
+def test_selection_respects_the_adapter() -> None:
+    """Modules at rank 0 stay out, and other ranks of the config stay."""
     config = LoraConfig(rank=8, attention_type="self", module_ranks=("*.v_proj=0", "*.q_proj=5"))
-    found = target_modules(applied(config, estimate(), SelectionConfig()), 2)
+    found = target_modules(apply_selection(config, estimate(), SelectionConfig()), 2)
     assert found == {name: 5 if name.endswith("q_proj") else 8 for name in NAMES
                      if ".self_attn." in name and not name.endswith("v_proj")}
 
 
-def test_the_config_is_the_same_but_for_its_modules() -> None:
+def test_selection_changes_only_ranks() -> None:
     config = LoraConfig(rank=8, alpha=3.0, dropout=0.3, rslora=True)
-    assert replace(applied(config, estimate(), SelectionConfig()), module_ranks=()) == config
+    assert replace(apply_selection(config, estimate(), SelectionConfig()), module_ranks=()) == config
 
 
-def test_an_adapter_on_none_of_the_estimated_modules_is_an_error() -> None:
+def test_disjoint_modules_are_refused() -> None:
     attentions = estimate(names=[name for name in NAMES if ".self_attn." in name])
     with pytest.raises(ConfigError, match="sits on none of the 8 estimated modules, such as layers"):
-        applied(LoraConfig(attention_type="cross"), attentions, SelectionConfig())
+        apply_selection(LoraConfig(attention_type="cross"), attentions, SelectionConfig())
 
 
-def test_a_number_of_parameters_counts_those_of_the_kind() -> None:
+def test_budget_counts_the_kinds_parameters() -> None:
     """A LoHA has twice as many as a LoRA of its rank, so half of the modules fit."""
     selection = SelectionConfig(choose="parameters", million_parameters=4 * size(QUERIES, 8) / 1e6)
     queries = estimate(names=[name for name in NAMES if re.search("[qo]_proj", name)])
-    lora, loha = (target_modules(applied(ADAPTERS[kind], queries, selection), 2) for kind in ("lora", "loha"))
+    lora, loha = (target_modules(apply_selection(ADAPTERS[kind], queries, selection), 2) for kind in ("lora", "loha"))
     assert (len(lora), len(loha)) == (4, 2)
 
 
-def test_a_list_of_another_program_may_lack_the_upper_layers() -> None:
-    """Patterns that fit layers above the highest one of it stay right."""
+def test_imported_list_may_lack_layers() -> None:
+    """Patterns that fit layers above its highest one stay right."""
     config = LoraConfig(module_ranks=("layers.31.*=0",))
-    found = applied(config, estimate(shapes=False), SelectionConfig(top_k=1))
+    found = apply_selection(config, estimate(shapes=False), SelectionConfig(top_k=1))
     assert found.module_ranks == ("*=0", "layers.1.cross_attn.o_proj=64")

@@ -21,7 +21,7 @@ def estimate(**means: float) -> Estimate:
                                  for name, mean in means.items()))
 
 
-def test_the_table_has_every_module_in_order_in_percent() -> None:
+def test_table_ranks_every_module() -> None:
     lines = table(estimate(q=1.0, v=4.0, c=2.0), {V, C}).splitlines()
     assert lines[0] == ("2 of 3 modules: 1 self-attention, 1 cross-attention. 24 samples, agreement of their halves "
                         "0.96.")
@@ -34,7 +34,7 @@ def test_the_table_has_every_module_in_order_in_percent() -> None:
     assert len({len(line) for line in lines[3:]}) == 1
 
 
-def test_an_imported_list_has_no_columns_for_what_it_does_not_say() -> None:
+def test_imported_list_has_fewer_columns() -> None:
     found = estimate(q=1.0, m=2.0)
     bare = replace(found, batches=0, scores=tuple(replace(score, bins=()) for score in found.scores))
     lines = table(bare, {M}).splitlines()
@@ -42,7 +42,7 @@ def test_an_imported_list_has_no_columns_for_what_it_does_not_say() -> None:
     assert lines[2].split() == ["module", "score", "+/-"]
 
 
-def test_a_score_of_nothing_has_no_percent() -> None:
+def test_zero_scores_have_no_percent() -> None:
     assert table(estimate(q=0.0, v=0.0), {Q}).splitlines()[3].split()[2] == "-"
 
 
@@ -50,7 +50,7 @@ def test_the_summary_of_no_modules() -> None:
     assert summary((), 1) == "0 of 1 modules."
 
 
-def test_a_comparison_has_both_matrices_and_what_differs() -> None:
+def test_comparison_has_both_matrices() -> None:
     one, other = estimate(q=4.0, v=3.0, c=2.0, m=1.0), estimate(q=4.0, v=1.0, c=3.0, m=2.0)
     text = comparison({"A": one, "B": other}, {"A": {Q, V}, "B": {Q, C}})
     assert "(Jaccard)\n     A    B\nA    - 0.33\nB 0.33    -" in text
@@ -62,7 +62,7 @@ def test_a_comparison_has_both_matrices_and_what_differs() -> None:
     assert "same dataset" in text
 
 
-def test_a_comparison_of_unlike_things_says_so() -> None:
+def test_comparison_names_differences() -> None:
     other = replace(estimate(q=1.0, v=2.0), score="fisher", checkpoint="two", dataset="others")
     text = comparison({"A": estimate(q=1.0, v=2.0), "B": other}, {"A": {V}, "B": {V}})
     assert "A has score gain, B fisher." in text
@@ -77,6 +77,6 @@ def test_layers_are_listed_by_number() -> None:
         {"A": found, "B": found}, {"A": {V, Q}, "B": {V, Q}}).index(V)
 
 
-def test_estimates_of_different_modules_cannot_be_compared() -> None:
+def test_disjoint_estimates_are_refused() -> None:
     with pytest.raises(ConfigError, match="share 0 module"):
         comparison({"A": estimate(q=1.0, v=2.0), "B": estimate(c=1.0, m=2.0)}, {"A": {V}, "B": {M}})

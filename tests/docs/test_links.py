@@ -81,3 +81,28 @@ def test_every_page_is_reached_from_the_readme() -> None:
         ahead += sorted((targets & set(PAGES)) - reached)
         reached |= targets
     assert {page for page in PAGES if page.startswith("docs/")} - reached == set()
+
+
+FOR_DEVELOPERS = ("CONTRIBUTING.md", "docs/development.md")
+
+
+def unknown_names(text: str) -> list[str]:
+    """Files and constants that a text for developers names and the repository lacks."""
+    names = re.findall(r"`([^`\s]+)`", text)
+    tops = {name.partition("/")[0] for name in tracked()}
+    files = [name for name in names if name.partition("/")[0] in tops and "<" not in name]
+    lacking = [name for name in files if not (ROOT / name).exists()]
+    sources = "".join((ROOT / name).read_text(encoding="utf-8") for name in tracked()
+                      if name.endswith((".py", ".yml")) and not name.startswith("tests/docs/"))
+    constants = [name for name in names if re.fullmatch(r"[A-Z]+(_[A-Z]+)*", name)]
+    return lacking + [name for name in constants if not re.search(rf"^{name}\b|[\".]{name}\b", sources, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", FOR_DEVELOPERS)
+def test_named_files_and_constants_exist(page: str) -> None:
+    assert unknown_names(text_of(page)) == []
+
+
+def test_unknown_names_are_found() -> None:
+    assert unknown_names("`nodes/nothing.py` has `NO_SUCH_NAME`; `sidestep_core/` has `io`") == \
+           ["nodes/nothing.py", "NO_SUCH_NAME"]

@@ -23,14 +23,6 @@ FRAMES, TOKENS = 3000, 400
 """120 seconds at 25 latent frames, and tokens of caption and lyrics."""
 
 
-def geometry(width: int, layers: int, heads: int, mlp: int) -> DecoderGeometry:
-    return DecoderGeometry(width=width, layers=layers, heads=heads, kv_heads=8, head_width=128, mlp=mlp,
-                           condition_width=2048, in_channels=192, out_channels=64, patch=2)
-
-
-MODELS = {"2B": geometry(2048, 24, 16, 6144), "XL": geometry(2560, 32, 32, 9728)}
-
-
 OTHER_NAMES = {
     "my_songs",  # an example
     "generate_audio_codes",  # of ComfyUI's text node
@@ -79,11 +71,11 @@ def memory_column(size: DecoderGeometry) -> list[str]:
     return [*(f"{amount / GIB:.1f} GiB" for amount in amounts), f"{file:.0f} MB", f"{file / 4:.0f} MB"]
 
 
-@pytest.mark.parametrize(("column", "model"), enumerate(MODELS, start=1))
+@pytest.mark.parametrize(("column", "model"), enumerate(registry.SIZES, start=1))
 def test_memory_table_is_computed(column: int, model: str) -> None:
     table = rows("docs/guide/memory.md")
     assert table[0][column] == model
-    assert [cells[column].strip("*") for cells in table[1:]] == memory_column(MODELS[model])
+    assert [cells[column].strip("*") for cells in table[1:]] == memory_column(registry.SIZES[model])
 
 
 def test_presets_are_listed() -> None:

@@ -38,7 +38,7 @@ from sidestep_core.dataset.latents import Recording, Stamp, encode_recordings, e
 from sidestep_core.dataset.preprocess import preprocess
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.progress import Progress, Report, ignore
-from sidestep_core.songs.song import find_songs
+from sidestep_core.songs.scan import find_songs
 from tests.tiny import TinySource, tiny_checkpoint, write_byte_tokenizer
 from tests.tones import encode, tone
 

@@ -8,7 +8,8 @@ from comfy_api.latest import io
 
 from ..sidestep_core.songs.dataset_json import write_dataset_json
 from ..sidestep_core.songs.defaults import BuildConfig, build
-from ..sidestep_core.songs.song import DATASET_FILE, find_songs
+from ..sidestep_core.songs.lists import DATASET_FILE
+from ..sidestep_core.songs.scan import find_songs
 from .host import folders, readable_folders
 from .routes import song_previews
 from .sockets import CATEGORY, SongsSocket

@@ -13,7 +13,8 @@ from ..sidestep_core.config import Conditioning, Normalise
 from ..sidestep_core.dataset.config import PreprocessConfig
 from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.model.checkpoint import Checkpoint
-from ..sidestep_core.songs.song import Problem, SongFolder, find_songs
+from ..sidestep_core.songs.scan import find_songs
+from ..sidestep_core.songs.song import Problem, SongFolder
 from .host import folders, models, preflight, readable_folders
 from .host.worker import run_stage
 from .routes import song_previews

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sidestep_core.songs.song import Song, SongFolder, find_songs
+from sidestep_core.songs.scan import find_songs
+from sidestep_core.songs.song import Song, SongFolder
 
 
 def put(folder: Path, **files: str) -> None:

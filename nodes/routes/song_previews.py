@@ -16,10 +16,10 @@ from typing import TypedDict
 
 from ...sidestep_core.audio import container
 from ...sidestep_core.errors import ConfigError, DatasetError
-from ...sidestep_core.songs.metadata import SongMetadata, settled
+from ...sidestep_core.songs.metadata import SongMetadata, validated
 from ...sidestep_core.songs.report import Estimated, SongReport
 from ...sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
-from ...sidestep_core.songs.sidecars import notes_in
+from ...sidestep_core.songs.sidecars import parse_sidecars
 from ...sidestep_core.songs.song import Song, SongFolder
 from ..host.wording import readable, sentence
 from . import song_audio
@@ -196,7 +196,7 @@ def _read(key: str, index: int) -> Words:
 def _there(key: str, index: int) -> dict[str, str]:
     """What is written about a song now: its sidecars are read anew."""
     song, read = song_at(key, index), _read(key, index)
-    said = notes_in(sidecars_beside(song))
+    said = parse_sidecars(sidecars_beside(song))
     now = words_of(replace(song, **said))
     return {name: now[name] if name in said else text for name, text in read.items()}
 
@@ -223,7 +223,7 @@ def _texts(words: Mapping[str, object]) -> dict[str, str]:
 def _values(song: Song, texts: Mapping[str, str]) -> SongMetadata:
     """The texts as a song's notes; an empty one takes a note away.  DatasetError where one is not valid."""
     plain = vars(Song(path=song.path, name=song.name))
-    return {name: plain[name] if value is None else value for name, value in settled(texts).items()}
+    return {name: plain[name] if value is None else value for name, value in validated(texts).items()}
 
 
 def _replace_song(key: str, index: int, song: Song) -> None:

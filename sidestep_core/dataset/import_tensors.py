@@ -27,7 +27,7 @@ from ..io import atomic, hashing, locks, strict_json, torch_pickle
 from ..io.tensors import write_tensors
 from ..model.checkpoint import Checkpoint, variants_in
 from ..progress import Progress, Report, ignore
-from ..songs.metadata import SongMetadata, json_entries, notes_from
+from ..songs.metadata import SongMetadata, json_entries, parse_entries
 from ..songs.song import Problem, none_left
 from . import foreign_files, tensor_file
 from .captions import INSTRUMENTAL
@@ -57,7 +57,7 @@ class _Song:
     condition_SD: Tensor
     genre_SD: Tensor | None
     silence_TC: Tensor
-    notes: SongMetadata
+    metadata: SongMetadata
 
 
 def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
@@ -102,7 +102,7 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
             problems.append(Problem(name=name, reason=f"cannot be read ({error.strerror or error})"))
         else:
             samples.append(sample)
-            trigger_words.add(song.notes.get("trigger_word", ""))
+            trigger_words.add(song.metadata.get("trigger_word", ""))
             made += new
             if len(song.silence_TC) > len(silence_TC):
                 silence_TC, told = song.silence_TC, name
@@ -141,7 +141,7 @@ def _read(path: Path, width: int) -> _Song:
         condition_SD=_condition(content, "", width, limit),
         genre_SD=_condition(content, "_genre", width, limit) if "encoder_hidden_states_genre" in content else None,
         silence_TC=context_TC[:, :CHANNELS],
-        notes=notes_from(json_entries(_texts(metadata), "metadata")),
+        metadata=parse_entries(json_entries(_texts(metadata), "metadata")),
     )
 
 
@@ -215,7 +215,7 @@ def _write(song: _Song, name: str, path: Path, checkpoint: Checkpoint, folder: P
     missing = [file for file in files if not (folder / file).is_file()]
     for file in missing:
         write_tensors(folder / file, files[file])
-    notes = song.notes
+    notes = song.metadata
     lyrics = "" if notes.get("instrumental") else notes.get("lyrics", "")
     latents, condition = files
     return SampleInfo(

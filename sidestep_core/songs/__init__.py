@@ -1,3 +1,3 @@
-"""Songs: audio files and everything that people wrote about them.
+"""Songs: audio files and their metadata, analysis and splitting.
 
-Central names: `song.find_songs`, `song.SongFolder`, `metadata`, `sidecar_writer.write_sidecar`."""
+Central names: `scan.find_songs`, `song.SongFolder`, `metadata`, `sidecar_writer.write_sidecar`."""

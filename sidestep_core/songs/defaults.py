@@ -10,7 +10,7 @@ from typing import Any
 from ..config import Config, TriggerPosition, require
 from ..errors import DatasetError
 from .metadata import PromptOverride, Remarks
-from .sidecars import notes_in_text
+from .sidecars import parse_text
 from .song import Problem, Song, SongFolder
 from .unread import unknown
 
@@ -57,7 +57,7 @@ def captioned(found: SongFolder, texts: Sequence[str], replace: bool) -> SongFol
     songs, notices = [], list(found.notices)
     for number, (song, text) in enumerate(zip(found.songs, texts, strict=True), start=1):
         remarks = Remarks()
-        said: Mapping[str, Any] = notes_in_text(text, f"Text {number} (of {song.name})", remarks)
+        said: Mapping[str, Any] = parse_text(text, f"Text {number} (of {song.name})", remarks)
         notices += [Problem(name=song.name, reason=sentence) for sentence in remarks.sentences]
         notices += [Problem(name=name, reason=reason)
                     for name, reason in unknown((song.name, entry) for entry in remarks.unknown)]

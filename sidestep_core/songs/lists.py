@@ -1,9 +1,7 @@
-"""Lists of many songs: a dataset.json of Side-Step's or ACE-Step's, JSON lines, or a CSV table; and which row is which
-song's.
+"""Metadata in lists of many songs: a dataset.json of Side-Step or ACE-Step, JSON lines, or a CSV table.
 
 A dataset.json is {"metadata": {...}, "samples": [...]}, or the samples alone, with or without an object around them, or
-an object of file names.  Paths in lists are relative to them, or absolute, perhaps on another computer or of a folder
-that has moved since.
+an object of file names.  references.py finds the song of each row.
 """
 
 from __future__ import annotations
@@ -12,92 +10,111 @@ import csv
 import io
 import itertools
 import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DatasetError
 from ..io.text import read_text
-from ..io.walk import MOST_ENTRIES
-from .metadata import QUOTED, Entry, Remarks, SongMetadata, field_of, json_entries, merged, notes_from
+from ..io.walk import MOST_ENTRIES, Tick
+from .metadata import QUOTED, Entry, Remarks, SongMetadata, Source, field_of, json_entries, merge, parse_entries
 from .sidecars import SidecarText, parse_json
 
 NAME_KEY = "song"
-"""Of a sample whose path is not its song's name, such as a section; no other program writes it."""
+"""Key of our own for the name of a song whose path is not its name, such as a section."""
 _MOST_SECONDS = 1_000_000
 _PATH_NAMES = ("audio_path", "file", "filename", "file_name", "path", "audio", "audio_file", "audio_filepath", "song")
-"""How lists call the path of a song, in lower case."""
+"""Names of the path of a song, in lower case."""
 _METADATA = {"custom_tag": "custom_tag", "tag_position": "tag_position", "all_instrumental": "is_instrumental"}
-"""What a list says about all of its songs, by what a song would call it."""
+"""Metadata of a list that holds for all of its songs -> its name in a song."""
 _OTHER_METADATA = {"name", "created_at", "num_samples", "genre_ratio", "folder"}
 _SEPARATOR = re.compile(r"sep=(.)\n", re.IGNORECASE)
-"""The first line of a table that says what separates its cells, which Excel writes."""
+"""First line of a table that names its separator, as Excel writes it."""
 LARGEST_LIST = 1 << 26
-"""Bytes of a list."""
-LONGEST_PATH = 4096
-"""Characters; no system has longer ones."""
+"""Bytes."""
 MOST_ROWS, MOST_COLUMNS = MOST_ENTRIES, 1000
 LIST_ENDINGS = (".csv", ".json", ".jsonl", ".tsv")
+DATASET_FILE = "dataset.json"
+LIST_FILES = ("key_bpm.csv", "metadata.csv", "metadata.jsonl", DATASET_FILE)
+"""Lists in the folder itself, from the weakest to the strongest; lists of other names are weaker."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What a list says about one song, or a section of one, which it names by a path."""
+    """Metadata of one song, or of a section of one, which a path refers to."""
 
     reference: str
     where: str
     entries: Sequence[Entry]
     shared: Sequence[Entry] = ()
-    """What the list says about all of its songs."""
+    """Metadata of all songs of the list."""
     name: str = ""
-    """The song's, where its path is not it."""
+    """Name of the song, where its path is not it."""
     start: float = 0.0
     stop: float = 0.0
 
-    def notes(self, remarks: Remarks) -> SongMetadata:
-        """What it says about the song.  Raises DatasetError where a value is not what its name says."""
-        own = notes_from(self.entries, remarks)
-        shared = notes_from(self.shared, remarks)
-        # Where there is no trigger word, the place that all of them have says nothing of this song.
+    def metadata(self, remarks: Remarks) -> SongMetadata:
+        """Parse the song's metadata.  Raises DatasetError where a value is invalid."""
+        own = parse_entries(self.entries, remarks)
+        shared = parse_entries(self.shared, remarks)
+        # Without a trigger word, the position that all songs share does not concern this one.
         if "trigger_word" not in own and "trigger_word" not in shared:
             shared.pop("trigger_position", None)
-        return merged(shared, own)
+        return merge([Source(self.where, shared), Source(self.where, own)])
 
     @property
     def is_section(self) -> bool:
         return self.start > 0 or self.stop > 0
 
 
-def notes_of(rows: Sequence[Row], remarks: Remarks) -> SongMetadata:
-    """What lists say about a song, from the weakest to the strongest; a remark where they differ."""
-    notes: SongMetadata = {}
-    for row in rows:
-        said = row.notes(remarks)
-        before: Mapping[str, object] = {**notes}
-        remarks.sentences.extend(
-            f"{row.where} says {value!r:.{QUOTED}}, which counts; another list says {before[field]!r:.{QUOTED}}. "
-            "Correct one of them." for field, value in said.items() if before.get(field, value) != value)
-        notes = merged(notes, said)
-    return notes
+def list_conflicts(lists: Sequence[Source]) -> Iterator[str]:
+    """Yield a sentence for each field in which a list, from the weakest on, contradicts those before it."""
+    for number, source in enumerate(lists):
+        before: Mapping[str, object] = {**merge(lists[:number])}
+        for field, value in source.metadata.items():
+            if before.get(field, value) != value:
+                yield (f"{source.where} says {value!r:.{QUOTED}}, which counts; another list says "
+                       f"{before[field]!r:.{QUOTED}}. Correct one of them.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetList:
-    """What a list holds."""
+    """Content of a list."""
 
     rows: tuple[Row, ...] = ()
     genre_ratio: float = 0.0
     folder: str = ""
-    """Where its songs' names begin, where that is not the folder that it is in."""
+    """Folder of the songs' names, unless it is that of the list."""
     unknown: tuple[Entry, ...] = ()
-    """What it says under names that mean nothing."""
+    """Values under unknown names."""
+
+
+def read_lists(folder: Path, files: Sequence[str], tick: Tick) -> tuple[dict[str, DatasetList], dict[str, str]]:
+    """Read the lists among files of a folder, from the weakest to the strongest, and why others are not read.
+
+    Raises DatasetError where one of LIST_FILES cannot be read.
+    """
+    named = [name for name in LIST_FILES if name in files]
+    lists: dict[str, DatasetList] = {}
+    reasons: dict[str, str] = {}
+    for name in files:
+        tick()
+        if name not in named and name.lower().endswith(LIST_ENDINGS):
+            try:
+                listed = read_list(folder / name)
+            except DatasetError as error:
+                reasons[name] = f"It is not read. {error}"
+                continue
+            if listed.rows:
+                lists[name] = listed
+            else:
+                reasons[name] = "It is not read, as it lists no song."
+    return lists | {name: read_list(folder / name) for name in named}, reasons
 
 
 def read_list(path: Path) -> DatasetList:
-    """The list in a file with one of LIST_ENDINGS; raises DatasetError where it is none."""
+    """Read a list from a file with one of LIST_ENDINGS; raises DatasetError where it is not one."""
     match path.suffix.lower():
         case ".json":
             return read_dataset_json(path)
@@ -108,7 +125,7 @@ def read_list(path: Path) -> DatasetList:
 
 
 def _bounded(rows: Iterable[Row], file: str) -> tuple[Row, ...]:
-    """All rows; DatasetError where they are more than there can be songs: each takes a kilobyte of memory."""
+    """Collect the rows; DatasetError beyond MOST_ROWS, as each takes a kilobyte of memory."""
     found = tuple(itertools.islice(rows, MOST_ROWS + 1))
     if len(found) > MOST_ROWS:
         raise DatasetError(f"{file} lists more than {MOST_ROWS} songs. Divide it.")
@@ -116,7 +133,7 @@ def _bounded(rows: Iterable[Row], file: str) -> tuple[Row, ...]:
 
 
 def read_dataset_json(path: Path) -> DatasetList:
-    """The list; raises DatasetError where it is none."""
+    """Read a dataset.json; raises DatasetError where it is not one."""
     content = parse_json(SidecarText(path.name, read_text(path, LARGEST_LIST)))
     around = content if isinstance(content, dict) else {}
     metadata = around.get("metadata")
@@ -139,7 +156,7 @@ def read_dataset_json(path: Path) -> DatasetList:
 
 
 def _samples(content: Any) -> list[dict[str, Any]] | None:
-    """The samples of a list in one of its forms; None where it has none of them."""
+    """Samples of a list in any of its forms; None where it has none of them."""
     if isinstance(content, dict) and "samples" not in content:
         lists = [value for value in content.values() if isinstance(value, list) and value]
         if content and all(PurePosixPath(name).suffix and isinstance(said, (str, dict))
@@ -155,7 +172,7 @@ def _samples(content: Any) -> list[dict[str, Any]] | None:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    """A JSON object on each line."""
+    """Yield a row for the JSON object on each line."""
     for number, line in enumerate(io.StringIO(read_text(path, LARGEST_LIST)), start=1):
         if line.strip():
             where = f"{path.name} line {number}"
@@ -177,7 +194,7 @@ def _sample(sample: Mapping[str, Any], shared: Sequence[Entry], where: str, file
 
 
 def _number(value: object, most: float, where: str) -> float:
-    """A number from 0 on; 0 where there is none."""
+    """Check a number from 0 to `most`; None is 0."""
     if value is None:
         return 0.0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
@@ -186,7 +203,7 @@ def _number(value: object, most: float, where: str) -> float:
 
 
 def table_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table, separated by commas, semicolons, tabs or bars, with a header and a column of file names."""
+    """Yield the rows of a table, separated by commas, semicolons, tabs or bars, with a column of file names."""
     text = read_text(path, LARGEST_LIST)
     separator = _SEPARATOR.match(text)
     text = text[separator.end():] if separator else text
@@ -216,69 +233,7 @@ def table_rows(path: Path) -> Iterator[Row]:
 
 
 def _delimiter(header: str) -> str:
-    """What separates the cells of a table: what makes one of them the path of a song, or else what is there most."""
+    """Guess the separator: the one that makes a cell the path of a song, or else the most frequent."""
     by_count = sorted(",;\t|", key=header.count, reverse=True)
     return next((sign for sign in by_count
                  if any(cell.strip().strip('"').lower() in _PATH_NAMES for cell in header.split(sign))), by_count[0])
-
-
-def assign(rows: Iterable[Row], names: Iterable[str], root: Path, tell: Callable[[str, str], None],
-           below: str = "") -> dict[str, list[Row]]:
-    """Each song's row, or those of its sections, by the song's name; `below` the root lies the list.
-
-    `tell` is called with the place of each row whose song is not there, and the reason.
-    Every row that names its song by path has its choice before those that are left to a mere file name.
-    """
-    by_path = {_comparable(name): name for name in names}
-    near = {path: name for path, name in by_path.items() if path.startswith(below)}
-    by_file: dict[str, list[str]] = defaultdict(list)
-    for path, name in near.items():
-        for known_as in {key for file in (path, path.rpartition("/")[2]) for key in (file, PurePosixPath(file).stem)}:
-            by_file[known_as.casefold()].append(name)
-    assigned: dict[str, list[Row]] = {}
-
-    def free(name: str, row: Row) -> bool:
-        return name not in assigned or (row.is_section and assigned[name][0].is_section)
-
-    waiting = []
-    for row in rows:
-        paths = [below + path for path in _paths_of(row.reference, root / below)] + _paths_of(row.reference, root)
-        song = next((by_path[path] for path in paths if path in by_path), None)
-        if song is not None and free(song, row):
-            assigned.setdefault(song, []).append(row)
-        else:
-            waiting.append((row, song is not None))
-    for row, twice in waiting:
-        left = [name for name in by_file[_file_name_of(row.reference).casefold()] if free(name, row)]
-        if len(left) == 1 and not twice:
-            assigned.setdefault(left[0], []).append(row)
-        else:
-            tell(row.where, f"Names {row.reference!r:.{QUOTED}}, which is not in the folder, or is not one song only, "
-                            "or is named twice.")
-    return assigned
-
-
-def _paths_of(reference: str, root: Path) -> list[str]:
-    """The names that a path could mean: itself, or the ends of an absolute one, that of a moved folder included."""
-    if len(reference) > LONGEST_PATH:
-        return []
-    path = _comparable(reference)
-    if not _is_absolute(reference):
-        return [path.removeprefix("./")]
-    parts = path.split("/")
-    return [path.removeprefix(_comparable(str(root)) + "/"), *("/".join(parts[at:]) for at in range(1, len(parts) - 1))]
-
-
-def _file_name_of(reference: str) -> str:
-    """The name that an absolute path or a bare name ends in; a relative path means one place only."""
-    folder, _, name = _comparable(reference).rpartition("/")
-    return name if _is_absolute(reference) or folder in ("", ".") else _comparable(reference)
-
-
-def _is_absolute(reference: str) -> bool:
-    return PureWindowsPath(reference).is_absolute() or PurePosixPath(reference).is_absolute()
-
-
-def _comparable(path: str) -> str:
-    """Forward slashes and composed characters, as macOS decomposes what others write."""
-    return unicodedata.normalize("NFC", path.replace("\\", "/"))

@@ -1,8 +1,8 @@
-"""What can be said about a song: the names that people use for it, and what their values mean.
+"""Metadata of a song: the names that people use for its fields, and the values of each.
 
-Values are kept as they are written, but for this: every text other than lyrics is one paragraph (any white space in it
-is one space), lyrics have no white space around them and lines that end in a line feed, and a text that is only a word
-for nothing, such as n/a or unknown, says nothing.  No more does a text with an illegible character.
+Values are kept as typed, except that every text other than lyrics becomes one paragraph with single spaces, lyrics have
+line feeds and no white space around them, and a placeholder such as n/a or unknown is no value.  A text with an
+illegible character is not used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PromptOverride = Literal["", "caption", "genre"]
 
 
 class SongMetadata(TypedDict, total=False):
-    """What one source says about a song; a missing field says nothing."""
+    """Metadata of a song from one source or several; fields without a value are missing."""
 
     caption: str
     lyrics: str
@@ -38,7 +38,7 @@ class SongMetadata(TypedDict, total=False):
 
 
 class Entry(NamedTuple):
-    """One named value as found; `where` begins the message of an error about it."""
+    """Named value as found; `where` begins the message of an error about it."""
 
     name: str
     value: Any
@@ -63,122 +63,133 @@ NAMES: dict[str, Field] = {
     "\u63cf\u8ff0": "caption", "\u63d0\u793a\u8bcd": "caption", "\u6b4c\u8bcd": "lyrics", "\u6b4c\u8a5e": "lyrics",
     "\u98ce\u683c": "genre", "\u98a8\u683c": "genre", "\u8bed\u8a00": "language", "\u8a9e\u8a00": "language",
 }  # fmt: skip
-"""Every name of a field, in lower case and with underscores; of Chinese ones the usual."""
+"""Name in lower case and with underscores -> field; of Chinese names the usual."""
 _WEAK = {"prompt", "text", "description", "raw_lyrics", "formatted_lyrics", "style", "styles"}
-"""Names that other programs use for a field, or for something like it: they count where no other name does."""
-WORDLESS = {"duration", "id", "labeled", "song", "start", "stop", "file", "filename", "file_name", "path", "audio",
+"""Names of other programs for a field, or for something like it; used where no other name is there."""
+NOT_METADATA = {"duration", "id", "labeled", "song", "start", "stop", "file", "filename", "file_name", "path", "audio",
             "audio_path", "audio_file", "audio_filepath"}
-"""Names of what is read elsewhere, or measured, or is no word about a song."""
+"""Names of values that are read elsewhere or measured."""
 _NOTHING = {"", "n/a", "na", "none", "null", "unknown"}
 _MAX_BPM = 999
 _MAX_REPEATS = 1000
 QUOTED = 100
-"""Characters of a wrong value that are shown."""
+"""Characters of a wrong value in a message."""
 
 
 def field_of(name: str) -> Field | None:
-    """The field that a name means, however it is spelled."""
+    """Field of a name in any spelling."""
     return NAMES.get(plain_name(name))
 
 
 def plain_name(name: str) -> str:
-    """In lower case, with underscores."""
+    """Convert a name to lower case with underscores."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remarks:
-    """What a person should know about notes that were read."""
+    """Sentences for the person about metadata that was read, and values under unknown names."""
 
     sentences: list[str] = field(default_factory=list)
     unknown: list[Entry] = field(default_factory=list)
-    """Values with names that mean no field."""
 
 
 class IllegibleText(DatasetError):
-    """A text holds characters that nobody typed."""
+    """Text with characters that nobody typed."""
 
 
-def notes_from(entries: Iterable[Entry], remarks: Remarks | None = None) -> SongMetadata:
-    """What the entries of a source say; unknown names, illegible texts and empty values say nothing.
+def parse_entries(entries: Iterable[Entry], remarks: Remarks | None = None) -> SongMetadata:
+    """Parse the entries of one source; unknown names, illegible texts and empty values are left out.
 
-    Of two entries for one field the later counts, or the one whose name is the field's own; `remarks` gets a sentence
-    where they differ, and about all that is not used.  Raises DatasetError where a value cannot be what its name says.
+    Of two entries for one field the later counts, or the one under the field's own name; `remarks` gets a sentence
+    where they differ and about every text that is not used.  Raises DatasetError for an invalid value.
     """
     remarks = Remarks() if remarks is None else remarks
-    said: dict[Field, tuple[Any, bool]] = {}
+    parsed: dict[Field, tuple[Any, bool]] = {}
     for name, value, where in entries:
-        about, weak = field_of(name), is_weak(name)
-        if about is None:
-            wordless = plain_name(name) in WORDLESS and not isinstance(value, (dict, list))
-            if not wordless and value not in (None, "", [], {}):
+        field, weak = field_of(name), is_weak(name)
+        if field is None:
+            ignored = plain_name(name) in NOT_METADATA and not isinstance(value, (dict, list))
+            if not ignored and value not in (None, "", [], {}):
                 remarks.unknown.append(Entry(name, value, where))
             continue
         try:
-            meant = _MEANING[about](value, where)
+            parsed_value = _PARSERS[field](value, where)
         except IllegibleText as error:
             remarks.sentences.append(f"{error} It is not used.")
             continue
-        if meant is None:
+        if parsed_value is None:
             continue
-        if weak and about == "caption" and has_markers(value):
+        if weak and field == "caption" and has_markers(value):
             remarks.sentences.append(f"{where} holds lyrics, so it is not used as the caption. Call it lyrics.")
             continue
-        old, old_weak = said.get(about, (meant, True))
+        old, old_weak = parsed.get(field, (parsed_value, True))
         loses = weak and not old_weak
-        if old != meant:
-            counts = f"which does not count; {about} is" if loses else f"which counts; before, {about} was"
-            remarks.sentences.append(f"{where} says {meant!r:.{QUOTED}}, {counts} {old!r:.{QUOTED}}. Remove one of "
-                                     "them.")
+        if old != parsed_value:
+            counts = f"which does not count; {field} is" if loses else f"which counts; before, {field} was"
+            remarks.sentences.append(f"{where} says {parsed_value!r:.{QUOTED}}, {counts} {old!r:.{QUOTED}}. Remove "
+                                     "one of them.")
         if not loses:
-            said[about] = (meant, weak)
-            if about == "lyrics":
-                remarks.sentences.extend(_keys_in_lyrics(meant, where))
-    return cast("SongMetadata", {about: meant for about, (meant, _) in said.items()})
+            parsed[field] = (parsed_value, weak)
+            if field == "lyrics":
+                remarks.sentences.extend(_keys_in_lyrics(parsed_value, where))
+    return cast("SongMetadata", {field: value for field, (value, _) in parsed.items()})
 
 
 def is_weak(name: str) -> bool:
-    """Whether a name counts only where none of the field's own is there."""
+    """Whether a name counts only where none of the field's own names is there."""
     return plain_name(name) in _WEAK
 
 
 def has_markers(value: Any) -> bool:
-    """Whether a text of several lines has one such as [Verse]."""
+    """Whether a text has several lines, one of them a section marker such as [Verse]."""
     lines = value.strip().splitlines() if isinstance(value, str) else []
     return len(lines) > 1 and any(MARKER.fullmatch(line) for line in lines)
 
 
 def _keys_in_lyrics(lyrics: str, where: str) -> list[str]:
-    """A sentence about the lines of lyrics that begin with a key."""
+    """Sentence about lines of lyrics that begin with a key, if any."""
     found = [line.strip() for line in lyrics.split("\n") if (key := key_line(line)) and field_of(key.name)]
     more = f" and {len(found) - 1} more such" if len(found) > 1 else ""
     return [f"{where} has the line {found[0]!r:.{QUOTED}}{more} in its lyrics, which is sung. If it is none of them, "
             "put it above the lyrics."] if found else []
 
 
-def settled(notes: SongMetadata) -> Mapping[Field, Any]:
-    """Each field of the notes as it is kept: None where the value is empty, which takes the field away.
+def validated(metadata: SongMetadata) -> Mapping[Field, Any]:
+    """Normalize each value; an empty one becomes None, which removes the field.
 
-    Raises DatasetError where a value is not what its name says.
+    Raises DatasetError for an invalid value.
     """
-    return {cast("Field", field): _MEANING[cast("Field", field)](value, field) for field, value in notes.items()}
+    return {cast("Field", field): _PARSERS[cast("Field", field)](value, field) for field, value in metadata.items()}
 
 
-def merged(weak: SongMetadata, strong: SongMetadata) -> SongMetadata:
-    """Both, and where they differ the stronger: if that has lyrics, it takes more than itself to call them unsung."""
-    both = weak | strong
-    if strong.get("lyrics") and "instrumental" not in strong:
-        both.pop("instrumental", None)
-    return both
+class Source(NamedTuple):
+    """Metadata of a song from one place: a list, its sidecars, or the tags of its file."""
+
+    where: str
+    metadata: SongMetadata
+
+
+def merge(sources: Iterable[Source]) -> SongMetadata:
+    """Merge the sources of a song, from the weakest to the strongest.
+
+    Lyrics of one source are not silenced by a weaker one that calls the song instrumental.
+    """
+    merged: SongMetadata = {}
+    for _, metadata in sources:
+        merged |= metadata
+        if metadata.get("lyrics") and "instrumental" not in metadata:
+            merged.pop("instrumental", None)
+    return merged
 
 
 def json_entries(values: Mapping[str, Any], where: str) -> list[Entry]:
-    """The entries of a JSON object."""
+    """Make the entries of a JSON object."""
     return [Entry(name, value, f"{where}: {name}") for name, value in values.items()]
 
 
 def _text(value: Any, where: str) -> str:
-    """A value as text; '' where it says nothing, in any of the usual ways."""
+    """Convert a value to text; '' for none and for the usual placeholders."""
     match value:
         case None:
             return ""
@@ -211,7 +222,7 @@ def _language(value: Any, where: str) -> str | None:
 
 
 def _bpm(value: Any, where: str) -> int | None:
-    """Beats per minute, rounded."""
+    """Parse beats per minute, rounded."""
     text = _text(value, where).lower().removesuffix("bpm").strip(" ~").replace(",", ".")
     try:
         bpm = round(float(text or 0))
@@ -244,18 +255,18 @@ def _flag(value: Any, where: str) -> bool | None:
 
 
 def _one_of(choices: tuple[str, ...]) -> Callable[[Any, str], str | None]:
-    def meaning(value: Any, where: str) -> str | None:
+    def parse(value: Any, where: str) -> str | None:
         text = _text(value, where).lower()
         if text and text not in choices:
             raise DatasetError(f"{where} must be {' or '.join(choices)}, got {value!r:.{QUOTED}}.")
         return text or None
 
-    return meaning
+    return parse
 
 
-_MEANING: dict[Field, Callable[[Any, str], Any]] = {
+_PARSERS: dict[Field, Callable[[Any, str], Any]] = {
     "caption": _line, "lyrics": _lyrics, "language": _language, "bpm": _bpm, "key": _line, "signature": _line,
     "genre": _line, "trigger_word": _line, "trigger_position": _one_of(get_args(TriggerPosition)),
     "prompt_override": _one_of(("caption", "genre")), "instrumental": _flag, "repeats": _repeats,
 }  # fmt: skip
-"""What a value of each field means; None where it says nothing."""
+"""Parser of each field's values; None for no value."""

@@ -16,7 +16,7 @@ from ..errors import DatasetError
 from ..io import atomic
 from ..io.text import BOM, detect_encoding
 from .files import sidecars_of
-from .metadata import Field, SongMetadata, field_of, is_weak, settled
+from .metadata import Field, SongMetadata, field_of, is_weak, validated
 from .sidecars import (
     JSON_FILE,
     OWN_FILES,
@@ -27,7 +27,7 @@ from .sidecars import (
     SidecarText,
     asides,
     json_object,
-    notes_in,
+    parse_sidecars,
     parts,
     read_sidecars,
 )
@@ -52,7 +52,7 @@ def write_sidecar(song: Song, notes: SongMetadata) -> Path:
         raise DatasetError(f"{song.name} is a section of {song.path.name}. Edit the notes of the whole song.")
     before = sidecars_beside(song)
     after = before
-    for field, value in settled(notes).items():
+    for field, value in validated(notes).items():
         after = edited(after, song.path.stem, field, value)
     written = song.path.with_name(song.path.stem + TEXT_FILE)
     # What gains first: a crash between two files leaves both rather than none.
@@ -71,7 +71,7 @@ def sidecars_beside(song: Song) -> Sidecars:
 
 def edited(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Sidecars:
     """The files beside a song called `stem` when they say `value` of `field`, and nothing of it where that is None."""
-    said = notes_in(sidecars)
+    said = parse_sidecars(sidecars)
     expected = {**said, field: value}
     if value is None:
         del expected[field]
@@ -86,7 +86,7 @@ def edited(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Sidecars:
 
 def _read(sidecars: Sidecars) -> SongMetadata | None:
     try:
-        return notes_in(sidecars)
+        return parse_sidecars(sidecars)
     except DatasetError:
         return None
 

@@ -36,7 +36,7 @@ from .metadata import (
     field_of,
     is_weak,
     json_entries,
-    notes_from,
+    parse_entries,
     plain_name,
 )
 
@@ -88,7 +88,7 @@ def read_sidecars(folder: Path, files: Mapping[str, str]) -> Sidecars:
     return {suffix: SidecarText(file, read_text(folder / file, LARGEST)) for suffix, file in files.items()}
 
 
-def notes_in(sidecars: Sidecars, remarks: Remarks | None = None) -> SongMetadata:
+def parse_sidecars(sidecars: Sidecars, remarks: Remarks | None = None) -> SongMetadata:
     """What the files beside one song say; `remarks` gets a sentence about all that is not used.
 
     Raises DatasetError naming the file, and the line where it has one, when one is not what its name says.
@@ -98,7 +98,7 @@ def notes_in(sidecars: Sidecars, remarks: Remarks | None = None) -> SongMetadata
         entries += json_entries(json_object(sidecars[JSON_FILE]), sidecars[JSON_FILE].file)
     for suffix in SIDECARS[1:]:
         entries += [part.entry for part in parts(sidecars, suffix)]
-    return notes_from(entries, remarks)
+    return parse_entries(entries, remarks)
 
 
 def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
@@ -116,13 +116,13 @@ def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
     return list(_parts(sidecar, "caption" if spoken("lyrics") else "lyrics" if spoken("caption") else None))
 
 
-def notes_in_text(text: str, where: str, remarks: Remarks | None = None) -> SongMetadata:
+def parse_text(text: str, where: str, remarks: Remarks | None = None) -> SongMetadata:
     """What a text of any dialect of `song.txt` says; one without keys and tags is a caption.
 
     Raises DatasetError, which begins with `where`, for what cannot be what it says.
     """
     sidecar = SidecarText(where, text.replace("\r\n", "\n"))
-    return notes_from((part.entry for part in _parts(sidecar, "caption")), remarks)
+    return parse_entries((part.entry for part in _parts(sidecar, "caption")), remarks)
 
 
 def json_object(sidecar: SidecarText) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _is_note(line: str) -> bool:
     if field in OWN_FILES and not is_weak(key.name):
         return True
     try:
-        return field in _NEVER_SUNG and bool(notes_from([Entry(key.name, key.value, "")]))
+        return field in _NEVER_SUNG and bool(parse_entries([Entry(key.name, key.value, "")]))
     except DatasetError:
         return False
 

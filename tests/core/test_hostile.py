@@ -25,8 +25,8 @@ from sidestep_core.model import checkpoint
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.presets import preset
 from sidestep_core.songs import analyze
-from sidestep_core.songs import song as songs
 from sidestep_core.songs.report import Estimated, SongReport
+from sidestep_core.songs.scan import find_songs
 from sidestep_core.training import metrics, run_checkpoint
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import load_samples
@@ -154,7 +154,7 @@ class Materials:
         write(self.folder / "music" / "a.wav")
         write(self.folder / "music" / "b.wav")
         return Reader(file=self.file(f"music/{name}"), good=good, wrap=wrap,
-                      read=lambda: songs.find_songs(self.folder / "music"))
+                      read=lambda: find_songs(self.folder / "music"))
 
     def imported(self, name: str, good: Any) -> Reader:
         """Of a file beside the tensors of another trainer."""

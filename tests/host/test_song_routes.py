@@ -15,7 +15,7 @@ import av
 import pytest
 
 from demo.server import ComfyUI
-from sidestep_core.songs.song import find_songs
+from sidestep_core.songs.scan import find_songs
 from tests.host.test_datasets import CAPTIONS, NAMES, building, files_of, node, splitting, told, write_long_song
 from tests.host.test_pipeline import ran
 

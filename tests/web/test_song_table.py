@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from demo.browser import configure, load, open_page
 from demo.server import ComfyUI
 from demo.workflow import GENERATE
-from sidestep_core.songs.song import find_songs
+from sidestep_core.songs.scan import find_songs
 from tests.host.test_datasets import CAPTIONS, NAMES, building, files_of, node
 
 PATIENCE = 60_000

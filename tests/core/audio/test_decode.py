@@ -16,7 +16,7 @@ from demo.songs import write_demo_songs
 from sidestep_core.audio.container import facts
 from sidestep_core.audio.decode import SAMPLE_RATE, blocks, decode, flac, problem
 from sidestep_core.errors import DatasetError
-from sidestep_core.songs.song import find_songs
+from sidestep_core.songs.scan import find_songs
 from tests.tolerance import FP32
 from tests.tones import LOUD, amplitude, encode, loudest_pitch, tone, wav
 

@@ -29,7 +29,8 @@ from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import TextEncoder, load_condition_encoder
 from sidestep_core.model.prompts import Prompt
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
-from sidestep_core.songs.song import Problem, Song, find_songs
+from sidestep_core.songs.scan import find_songs
+from sidestep_core.songs.song import Problem, Song
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import load_samples
 from tests.growth import MOST, growth

@@ -25,7 +25,7 @@ from sidestep_core.dataset.preprocess import Preprocessed, preprocess
 from sidestep_core.errors import DatasetError
 from sidestep_core.io import atomic
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
-from sidestep_core.songs.song import find_songs
+from sidestep_core.songs.scan import find_songs
 from tests.core.dataset.test_preprocess import contents, write_song
 from tests.tiny import TinySource
 

@@ -17,7 +17,8 @@ from sidestep_core.errors import DatasetError
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.songs import analyze
 from sidestep_core.songs.analyze import ListenConfig, listen
-from sidestep_core.songs.song import Song, SongFolder, find_songs
+from sidestep_core.songs.scan import find_songs
+from sidestep_core.songs.song import Song, SongFolder
 from tests.music import RATE, music, noise
 from tests.tones import encode, wav
 

@@ -17,8 +17,9 @@ from sidestep_core.errors import DatasetError
 from sidestep_core.io.text import bad_character, mojibake
 from sidestep_core.songs.dataset_json import write_dataset_json
 from sidestep_core.songs.defaults import BuildConfig, build
-from sidestep_core.songs.metadata import settled
-from sidestep_core.songs.song import Song, SongFolder, find_songs
+from sidestep_core.songs.metadata import validated
+from sidestep_core.songs.scan import find_songs
+from sidestep_core.songs.song import Song, SongFolder
 from tests.song_folders import names, put, write
 
 METADATA = {"name", "custom_tag", "tag_position", "created_at", "num_samples", "all_instrumental", "genre_ratio"}
@@ -190,7 +191,7 @@ def test_any_songs_come_back(tmp_path_factory: pytest.TempPathFactory, notes: li
     root = tmp_path_factory.mktemp("songs") / "music"
     songs = []
     for number, said in enumerate(notes):
-        kept = {name: value for name, value in settled(said).items() if value is not None}
+        kept = {name: value for name, value in validated(said).items() if value is not None}
         songs.append(Song(path=write(root / f"{number}.wav"), name=f"{number}.wav", **kept))
     found = SongFolder(folder=root, songs=tuple(songs), problems=(), genre_ratio=percent / 100)
     path = (root if beside else root.parent) / "dataset.json"

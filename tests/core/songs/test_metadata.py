@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from sidestep_core.errors import DatasetError
 from sidestep_core.io.text import bad_character, mojibake
-from sidestep_core.songs.metadata import NAMES, Entry, Remarks, SongMetadata, field_of, merged, notes_from, settled
+from sidestep_core.songs.metadata import (
+    NAMES,
+    Entry,
+    Remarks,
+    SongMetadata,
+    Source,
+    field_of,
+    merge,
+    parse_entries,
+    validated,
+)
 
 
 @given(text=st.text().filter(lambda text: not bad_character(text) and not mojibake(text)))
@@ -18,8 +28,8 @@ from sidestep_core.songs.metadata import NAMES, Entry, Remarks, SongMetadata, fi
 def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
     notes: SongMetadata = {"caption": text, "lyrics": text, "language": text, "genre": text,
                            "trigger_word": text, "key": text}
-    once = {name: value for name, value in settled(notes).items() if value is not None}
-    assert settled(once) == once  # type: ignore[arg-type]
+    once = {name: value for name, value in validated(notes).items() if value is not None}
+    assert validated(once) == once  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("text", "caption", "lyrics"), [
@@ -28,7 +38,7 @@ def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
     ("\ufeffa\u200db\u200c", "a\u200db\u200c", "a\u200db\u200c"), ("e\u0301\u200f", "e\u0301\u200f", "e\u0301\u200f"),
 ])  # fmt: skip
 def test_captions_are_paragraphs_and_lyrics_lines(text: str, caption: str | None, lyrics: str | None) -> None:
-    assert settled({"caption": text, "lyrics": text}) == {"caption": caption, "lyrics": lyrics}
+    assert validated({"caption": text, "lyrics": text}) == {"caption": caption, "lyrics": lyrics}
 
 
 def test_names_are_known_however_they_are_spelled() -> None:
@@ -44,14 +54,14 @@ def test_names_are_known_however_they_are_spelled() -> None:
     ({"instrumental": True}, {"lyrics": "b", "instrumental": True}, {"lyrics": "b", "instrumental": True}),
 ])  # fmt: skip
 def test_the_stronger_counts(weak: SongMetadata, strong: SongMetadata, expected: SongMetadata) -> None:
-    assert merged(weak, strong) == expected
+    assert merge([Source("weak", weak), Source("strong", strong)]) == expected
 
 
 def test_a_value_said_twice_is_remarked_only_where_it_differs() -> None:
     remarks = Remarks()
     entries = [Entry("bpm", 90, "one"), Entry("tempo", "90.1", "two"), Entry("bpm", "n/a", "three"),
                Entry("bpm", 91, "four")]
-    assert notes_from(entries, remarks) == {"bpm": 91}
+    assert parse_entries(entries, remarks) == {"bpm": 91}
     assert remarks.sentences == ["four says 91, which counts; before, bpm was 90. Remove one of them."]
 
 
@@ -65,7 +75,7 @@ def test_a_value_said_twice_is_remarked_only_where_it_differs() -> None:
 ])  # fmt: skip
 def test_what_cannot_be_is_refused_by_value(field: Any, value: Any, named: str) -> None:
     with pytest.raises(DatasetError, match=named):
-        settled({field: value})
+        validated({field: value})
 
 
 @pytest.mark.parametrize("sign", ["\ufffd", "\0", "\x1b", "\x0b", "\x7f", "\x83", "\x85", "\u202e", "\u202a", "\u2066"])
@@ -73,7 +83,7 @@ def test_what_cannot_be_is_refused_by_value(field: Any, value: Any, named: str) 
 def test_illegible_text_says_nothing(name: str, sign: str) -> None:
     for text in (f"zxq{sign}", f"{sign}zxq", f"z{sign}xq"):
         remarks = Remarks()
-        assert notes_from([Entry(name, text, "song.json: it")], remarks) == {}
+        assert parse_entries([Entry(name, text, "song.json: it")], remarks) == {}
         [sentence] = remarks.sentences
         assert sentence.startswith("song.json: it holds the ")
         assert f"character U+{ord(sign):04X}" in sentence
@@ -85,15 +95,15 @@ def test_illegible_text_says_nothing(name: str, sign: str) -> None:
 def test_text_read_in_another_encoding_says_nothing(meant: str, encoding: str) -> None:
     text = meant.encode().decode(encoding, "replace")
     remarks = Remarks()
-    assert notes_from([Entry("caption", text, "song.mp3: title")], remarks) == {}
+    assert parse_entries([Entry("caption", text, "song.mp3: title")], remarks) == {}
     [sentence] = remarks.sentences
     assert "encoding" in sentence
-    assert notes_from([Entry("caption", meant, "song.mp3: title")]) == {"caption": meant}
+    assert parse_entries([Entry("caption", meant, "song.mp3: title")]) == {"caption": meant}
 
 
 @pytest.mark.parametrize("text", ["\U0001f469\u200d\U0001f3a4", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
                                   "e\u0301", "\u05e9\u05dc\u05d5\u05dd \u200fa\u200e", "\u96e8\u306e\u591c\u6c49"])
 def test_every_script_is_legible(text: str) -> None:
     remarks = Remarks()
-    assert notes_from([Entry("lyrics", text, "a")], remarks) == {"lyrics": text}
+    assert parse_entries([Entry("lyrics", text, "a")], remarks) == {"lyrics": text}
     assert remarks == Remarks()

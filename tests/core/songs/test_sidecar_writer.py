@@ -14,9 +14,9 @@ from sidestep_core.config import TriggerPosition
 from sidestep_core.errors import DatasetError
 from sidestep_core.io.text import bad_character, mojibake
 from sidestep_core.songs.files import sidecars_of
-from sidestep_core.songs.metadata import SongMetadata, settled
+from sidestep_core.songs.metadata import SongMetadata, validated
 from sidestep_core.songs.sidecar_writer import _candidates, edited, write_sidecar
-from sidestep_core.songs.sidecars import SIDECARS, Sidecars, SidecarText, notes_in, read_sidecars
+from sidestep_core.songs.sidecars import SIDECARS, Sidecars, SidecarText, parse_sidecars, read_sidecars
 from sidestep_core.songs.song import Song
 from tests.song_folders import put, write
 
@@ -42,11 +42,11 @@ CHECKED = settings(max_examples=150, deadline=None, derandomize=True, database=N
 
 def kept(notes: SongMetadata) -> dict[str, Any]:
     """The notes as the one sentence of notes.py says that they are kept."""
-    return {name: value for name, value in settled(notes).items() if value is not None}
+    return {name: value for name, value in validated(notes).items() if value is not None}
 
 
 def beside(song: Path) -> dict[str, Any]:
-    return dict(notes_in(read_sidecars(song.parent, sidecars_of(song))))
+    return dict(parse_sidecars(read_sidecars(song.parent, sidecars_of(song))))
 
 
 def song_at(folder: Path) -> Song:
@@ -74,7 +74,7 @@ def readable(files: dict[str, str]) -> Sidecars | None:
     sidecars = {suffix: SidecarText(f"song{suffix}", text.replace("\r\n", "\n").replace("\r", "\n"))
                 for suffix, text in files.items()}
     try:
-        notes_in(sidecars)
+        parse_sidecars(sidecars)
     except DatasetError:
         return None
     return sidecars
@@ -89,11 +89,11 @@ def test_whatever_is_there_only_what_changed_changes(files: dict[str, str], valu
     sidecars = readable(files)
     if sidecars is None:
         return
-    expected = dict(notes_in(sidecars))
-    for field, value in settled(notes).items():
+    expected = dict(parse_sidecars(sidecars))
+    for field, value in validated(notes).items():
         sidecars = edited(sidecars, "song", field, value)
         expected = {name: said for name, said in {**expected, field: value}.items() if said is not None}
-        assert notes_in(sidecars) == expected
+        assert parse_sidecars(sidecars) == expected
     if values is not None:
         assert json.loads(sidecars[".json"].text)["mood"] == "blue"
 
@@ -102,8 +102,8 @@ def test_what_is_not_tried_first_is_misread() -> None:
     """The twin of the two above: the first way to say it would do in most cases, and not in this one."""
     plain = {".txt": SidecarText("song.txt", "calm")}
     untried = next(_candidates(plain, "song", "caption", "# 1 hit"))
-    assert notes_in(untried) == {}
-    assert notes_in(edited(plain, "song", "caption", "# 1 hit")) == {"caption": "# 1 hit"}
+    assert parse_sidecars(untried) == {}
+    assert parse_sidecars(edited(plain, "song", "caption", "# 1 hit")) == {"caption": "# 1 hit"}
 
 
 def after(folder: Path, notes: SongMetadata, **files: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidestep_core.songs.song import find_songs
+from sidestep_core.songs.scan import find_songs
 from tests.growth import MOST, growth
 from tests.song_folders import problem_in, put, song_in, write
 

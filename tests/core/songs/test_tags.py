@@ -12,8 +12,8 @@ import pytest
 
 from sidestep_core.audio import container as audio_files
 from sidestep_core.songs.metadata import Remarks
-from sidestep_core.songs.song import find_songs
-from sidestep_core.songs.tags import notes_in_tags
+from sidestep_core.songs.scan import find_songs
+from sidestep_core.songs.tags import parse_tags
 from tests.song_folders import put, song_in
 
 RATE = 48_000
@@ -111,7 +111,7 @@ def test_lyrics_of_an_instrumental_are_kept_and_not_sung(tmp_path: Path) -> None
     ("AM", "A major"), ("c#m", "C# minor"), ("8A", "8A"), ("D Dorian", "D Dorian"), ("o", "o"), ("unknown", None),
 ])  # fmt: skip
 def test_keys_as_tags_spell_them(text: str, key: str | None) -> None:
-    assert notes_in_tags({"TKEY": text}, "a.mp3", Remarks()).get("key") == key
+    assert parse_tags({"TKEY": text}, "a.mp3", Remarks()).get("key") == key
 
 
 def test_a_tag_that_is_no_value_is_told_and_left(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_tag_that_is_no_value_is_told_and_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lyrics-eng", "LYRICS", "UNSYNCEDLYRICS"])
 def test_lyrics_under_every_name(name: str) -> None:
-    assert notes_in_tags({name: "la\r\nla"}, "a.mp3", Remarks()) == {"lyrics": "la\nla"}
+    assert parse_tags({name: "la\r\nla"}, "a.mp3", Remarks()) == {"lyrics": "la\nla"}
 
 
 @pytest.mark.parametrize("content", [b"", b"sound", b"RIFF\0\0\0\0WAVE", b"ID3\x04\0\0\x7f\x7f\x7f\x7f", b"\0" * 4096])

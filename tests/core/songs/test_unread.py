@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidestep_core.songs.files import scan, sidecars_of
+from sidestep_core.songs.files import find_files, sidecars_of
+from sidestep_core.songs.scan import find_songs
 from sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
 from sidestep_core.songs.sidecars import SIDECARS
-from sidestep_core.songs.song import SongFolder, find_songs
+from sidestep_core.songs.song import SongFolder
 from sidestep_core.songs.unread import unread
 from tests.growth import MOST, growth
 from tests.song_folders import put, song_in, write
@@ -196,7 +197,7 @@ def test_notes_are_written_where_they_are_read(songs: list[str], notes: list[str
     with tempfile.TemporaryDirectory() as folder:
         for name in (*songs, *notes):
             write(Path(folder) / name)
-        found = scan(Path(folder), lambda name, reason: None)
+        found = find_files(Path(folder), lambda name, reason: None)
         assert {name: sidecars_of(file.path) for name, file in found.songs.items()} == {
             name: file.sidecars for name, file in found.songs.items()}
 
@@ -246,7 +247,7 @@ def test_many_songs_are_matched_in_proportion(tmp_path: Path) -> None:
     for size in (150, 1350):
         for number in range(size):
             put(tmp_path / str(size), **{f"{number}__wav": "x", f"{number}__txt": "x"})
-    assert growth(lambda size: scan(tmp_path / str(size), lambda name, reason: None), 150) < MOST
+    assert growth(lambda size: find_files(tmp_path / str(size), lambda name, reason: None), 150) < MOST
 
 
 def test_many_other_files_are_told_in_proportion(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from sidestep_core.errors import DatasetError
 from sidestep_core.io import walk
 from sidestep_core.progress import Cancelled
 from sidestep_core.songs import lists
+from sidestep_core.songs.scan import _require_usable, find_songs
 from sidestep_core.songs.sidecar_writer import write_sidecar
-from sidestep_core.songs.song import Song, _require_usable, find_songs
+from sidestep_core.songs.song import Song
 from tests.growth import MOST, growth
 from tests.song_folders import names, put, song_in, write
 
@@ -167,7 +168,7 @@ def test_what_vanishes_during_the_search_costs_only_itself(tmp_path: Path, monke
 UNREADABLE = """
 import os, pathlib, sys
 import av
-from sidestep_core.songs.song import find_songs
+from sidestep_core.songs.scan import find_songs
 if os.geteuid() == 0:
     os.setuid(65534)
 scan = find_songs(pathlib.Path(sys.argv[1]))

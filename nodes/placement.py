@@ -13,7 +13,7 @@ from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.estimate.result import Estimate
 from ..sidestep_core.estimate.selection import Criterion, Granularity, SelectionConfig, apply_selection
 from ..sidestep_core.model.checkpoint import Checkpoint
-from ..sidestep_core.presets.text import parse
+from ..sidestep_core.presets.text import parse_setting
 from .configured import Configured
 from .sockets import EstimateSocket
 
@@ -87,7 +87,7 @@ def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
               estimate: Estimate | None = None) -> io.NodeOutput:
     """The config of these widgets on the modules that the estimate chooses, and for the page what it adapts."""
     values = {name: value for name, value in widgets.items() if name not in SELECTION}
-    config = kind(**{name: parse(kind, name, value) if isinstance(value, str) else value
+    config = kind(**{name: parse_setting(kind, name, value) if isinstance(value, str) else value
                      for name, value in values.items()})
     if estimate is None:
         return io.NodeOutput(Configured(config=config), ui={"sidestep": [facts(config)]})

@@ -55,7 +55,7 @@ class SavePreset(io.ComfyNode):
                 settings: TrainConfig | None = None, adapter: Adapter | None = None) -> io.NodeOutput:
         path = preset_files.own_file(name)
         known = _known(adapter_config, settings, adapter)
-        preset = replace(known, name=name.strip(), description=description.strip()).anywhere()
+        preset = replace(known, name=name.strip(), description=description.strip()).portable()
         text = preset.to_text()
         if not (path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text):
             if path.exists() and not overwrite:
@@ -76,6 +76,6 @@ def _known(configured: Configured | None, settings: TrainConfig | None, adapter:
     if configured is None and settings is None and adapter is None:
         raise ConfigError("Nothing is connected. Connect what the preset is to hold: adapter_config, settings, or a "
                           "finished adapter.")
-    known = presets.of_adapter(adapter.path) if adapter is not None else Preset(name="")
+    known = presets.from_adapter(adapter.path) if adapter is not None else Preset(name="")
     return replace(known, adapter=known.adapter if configured is None else configured.config,
                    train=settings or known.train)

@@ -20,7 +20,7 @@ def choices() -> list[str]:
 def load(choice: str) -> Imported:
     """The preset behind a choice.  ConfigError when it is not one of the choices, or not a preset."""
     if choice in preset.BUILT_IN:
-        return Imported(preset=preset.built_in(choice))
+        return Imported(preset=preset.load_built_in(choice))
     return preset.read(path_of(choice))
 
 
@@ -30,7 +30,7 @@ def chosen(choice: str, changes: str, json: str) -> tuple[Imported, Preset]:
     ConfigError where one of them cannot be read.
     """
     found = preset.read(json) if json.strip() else load(choice)
-    return found, found.preset.changed(changes)
+    return found, found.preset.with_changes(changes)
 
 
 def path_of(choice: str) -> Path:

@@ -1,7 +1,7 @@
-"""Presets of other trainers: the flat files of Side-Step (0.8 to 1.1) and of ace-lora-trainer, setting by setting.
+"""Presets of other trainers: the flat files of Side-Step (0.8 to 1.1) and of ace-lora-trainer.
 
-Each setting is taken over, or named in a note with the reason why it has no place here.  One that neither of the two
-knows is an error.  What a file does not say keeps the default of this trainer.
+Each setting is translated, or named in a note with the reason if it has no counterpart.  A setting that neither of the
+two has is an error.  Missing settings keep the default of this trainer.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ..adapters.config import MLP_PROJECTIONS, AdapterConfig
 from ..adapters.registry import config_from_json, configs
 from ..errors import ConfigError
 from ..training.config import TrainConfig
-from .text import parse
+from .text import parse_setting
 
 Settings = dict[str, Any]
 Found = tuple[Settings, list[str]]
 """Settings under the names of this trainer, and notes."""
 
 SONGS = 10
-"""There some intervals count epochs, here they count steps; converted as for so many songs."""
+"""Songs for which intervals in epochs are converted to steps."""
 
 TRAIN = {
     "learning_rate": "learning_rate", "batch_size": "batch_size", "gradient_accumulation": "gradient_accumulation",
@@ -35,7 +35,7 @@ TRAIN = {
     "precision": "precision", "mixed_precision": "precision", "sample_prompt": "preview_caption",
     "sample_lyrics": "preview_lyrics", "sample_duration": "preview_seconds",
 }  # fmt: skip
-"""Settings of the training that only have another name here."""
+"""Settings of the training: foreign name -> ours."""
 
 PLACEMENT = {
     "attention_type": "attention_type", "target_modules_str": "target_modules", "target_modules": "target_modules",
@@ -84,7 +84,7 @@ NOT_HERE = {
     "heldout_songs counts songs; by itself it keeps one in ten": ("val_split",),
     "it has no effect at batch size 1 there": ("adaptive_timestep_ratio",),
     "it has no effect there": ("data_proportion", "dynamic_shift"),
-    "windows are spread evenly over a song by themselves": ("chunk_decay_every",),
+    "crops are spread evenly over a song automatically": ("chunk_decay_every",),
     "it is not offered": ("torch_compile", "oft_block_size", "oft_coft", "oft_eps"),
     "it belongs to generating": ("guidance_scale",),
     "the first loss that is not a number is an error": ("nan_detection_max",),
@@ -104,12 +104,12 @@ OTHER_VALUES: dict[str, dict[Any, tuple[Any, str]]] = {
     "num_inference_steps": {8: (0, "num_inference_steps: 8 is written for every variant there; here it is that of the "
                                    "checkpoint's.")},
 }  # fmt: skip
-"""Values that are others here, with a note."""
+"""Values with another counterpart: foreign value -> (ours, note)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Translated:
-    """What became of a foreign preset."""
+    """Result of translating a foreign preset."""
 
     name: str
     description: str
@@ -119,12 +119,12 @@ class Translated:
 
 
 def translate(values: Mapping[str, Any]) -> Translated:
-    """The settings of a foreign preset.  ConfigError names every setting that is known nowhere, and wrong values."""
+    """Translate the settings of a foreign preset.  ConfigError names unknown settings and wrong values."""
     _check_known(values)
     given = {key: value for key, value in values.items() if value is not None and value != ""}
     adapter, notes = _adapter(given)
     settings: Settings = {}
-    for part in (_same_meaning, _length, _window, _checkpointing, _timesteps, _genre):
+    for part in (_same_meaning, _length, _crop, _checkpointing, _timesteps, _genre):
         more, more_notes = part(given)
         settings |= more
         notes += more_notes
@@ -144,7 +144,7 @@ def _check_known(values: Mapping[str, Any]) -> None:
     unknown = sorted(set(values) - known)
     if unknown:
         raise ConfigError(f"This is a preset of neither Side-Step nor ace-lora-trainer: {', '.join(unknown)} is known "
-                          "to none of them. Remove it, or correct its name.")
+                          "to neither of them. Remove it, or correct its name.")
     if not set(values) - set(NAMES):
         raise ConfigError("This preset holds no setting.")
 
@@ -155,7 +155,7 @@ def _reasons(given: Settings) -> list[str]:
 
 
 def _renamed(table: Mapping[str, str], kind: Any, given: Settings) -> Found:
-    """The settings of the table under our names; numbers that were saved as text become numbers."""
+    """Rename the settings of the table; numbers that were saved as text become numbers."""
     settings: Settings = {}
     notes = []
     for key, ours in table.items():
@@ -165,7 +165,7 @@ def _renamed(table: Mapping[str, str], kind: Any, given: Settings) -> Found:
             raise ConfigError(f"{key} and another name for it are both in this preset. Remove one of them.")
         value = given[key]
         if isinstance(value, str):
-            value = parse(kind, ours, value)
+            value = parse_setting(kind, ours, value)
         other = OTHER_VALUES.get(key, {})
         if not isinstance(value, (list, dict)) and value in other:
             value, note = other[value]
@@ -215,7 +215,7 @@ def _length(given: Settings) -> Found:
     return {"epochs": epochs * max(1, repeats)} if epochs else {}, notes
 
 
-def _window(given: Settings) -> Found:
+def _crop(given: Settings) -> Found:
     mode = given.get("crop_mode", "")
     if mode not in ("", "full", "seconds", "latent"):
         raise ConfigError(f"crop_mode is {mode!r}; there are full, seconds and latent. Choose one of them.")
@@ -241,7 +241,7 @@ def _checkpointing(given: Settings) -> Found:
 
 
 def _timesteps(given: Settings) -> Found:
-    """A mean and deviation other than those that every checkpoint has are custom."""
+    """Set custom for a mean and deviation other than those of every checkpoint."""
     usual = given.get("timestep_mu", -0.4) == -0.4 and given.get("timestep_sigma", 1.0) == 1.0
     return ({} if usual else {"timestep_preset": "custom"}), []
 
@@ -252,7 +252,7 @@ def _genre(given: Settings) -> Found:
 
 
 def _whole(given: Settings, key: str) -> int:
-    """A count of the preset; 0 where it says nothing."""
+    """Return a count of the preset; 0 if missing."""
     value = _plain(given.get(key, 0), "max_steps")
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value) or value < 0:
         raise ConfigError(f"{key} must be a whole number, 0 or more, got {value!r}.")
@@ -260,12 +260,12 @@ def _whole(given: Settings, key: str) -> int:
 
 
 def _plain(value: Any, like: str) -> Any:
-    """A value that was saved as text, of the type of this setting of the training; others as they are."""
-    return parse(TrainConfig, like, value) if isinstance(value, str) else value
+    """Convert a value that was saved as text to the type of this setting of the training; return others unchanged."""
+    return parse_setting(TrainConfig, like, value) if isinstance(value, str) else value
 
 
 def _intervals(given: Settings, train: TrainConfig) -> Found:
-    """Intervals in epochs as steps, of a folder of SONGS songs."""
+    """Convert intervals in epochs to steps, for SONGS songs."""
     save = _whole(given, "save_every") or _whole(given, "save_every_n_epochs")
     patience = _whole(given, "early_stop_patience") if given.get("early_stop_enabled", True) else 0
     preview = _whole(given, "sample_every_n_epochs") or save if given.get("sample_enabled") else 0

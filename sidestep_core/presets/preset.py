@@ -1,10 +1,10 @@
-"""Presets: an adapter's and a training's settings together, under a name, as a JSON file that people can share."""
+"""Presets: adapter and training settings under a name, as a JSON file to share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from ..adapters.registry import config_from_json
 from ..config import require_clean_text
 from ..errors import ConfigError
 from ..io import strict_json
-from ..io.strict_json import shown
+from ..io.record import Record, field_types
 from ..training.config import TrainConfig
 from . import foreign
-from .text import change, check_known, read_lines
+from .text import apply_changes, parse_lines, require_known
 
 VERSION = 1
 VERSION_KEY = "sidestep_preset"
@@ -29,8 +29,19 @@ BUILT_IN = ("recommended", "high_quality", "quick_test", "vram_24gb_plus", "vram
 
 
 @dataclass(frozen=True, kw_only=True)
+class _PresetFile(Record):
+    """Content of a preset's file."""
+
+    sidestep_preset: int
+    name: str = ""
+    description: str = ""
+    adapter: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Everything that is set before a training, but for where it runs and on what."""
+    """Every setting of a training except the device, the model and the dataset."""
 
     name: str
     description: str = ""
@@ -42,58 +53,51 @@ class Preset:
         require_clean_text(self.description, "The description of the preset")
 
     def to_json(self) -> dict[str, Any]:
-        """A dict that json.dumps accepts and `from_json` turns back into an equal preset."""
+        """Return a dict that json.dumps accepts and `from_json` turns back into an equal preset."""
         return {VERSION_KEY: VERSION, "name": self.name, "description": self.description,
                 "adapter": self.adapter.to_json(), "train": self.train.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preset:
-        """Raises ConfigError naming every setting that there is not, and wrong values."""
+        """Build from the content of a file.  ConfigError names unknown settings and wrong values."""
         version = values.get(VERSION_KEY)
         if version != VERSION or isinstance(version, bool):
             raise ConfigError(f"This preset is of version {version!r}; this Side-Step reads version {VERSION}. "
                               "Update Side-Step, or save the preset again with the older one.")
-        unknown = sorted(set(values) - {VERSION_KEY, "name", "description", "adapter", "train"})
+        unknown = sorted(values.keys() - field_types(_PresetFile).keys())
         if unknown:
             raise ConfigError(f"A preset has no {', '.join(unknown)}. Settings belong under adapter or train.")
-        name, description = values.get("name", ""), values.get("description", "")
-        adapter, train = values.get("adapter", {}), values.get("train", {})
-        if not (isinstance(name, str) and isinstance(description, str)):
-            raise ConfigError(f"name and description of a preset must be text, got {shown(name)} and "
-                              f"{shown(description)}.")
-        if not (isinstance(adapter, dict) and isinstance(train, dict)):
-            raise ConfigError(f"adapter and train of a preset must hold settings, got {shown(adapter)} and "
-                              f"{shown(train)}.")
-        return cls(name=name, description=description, adapter=config_from_json(adapter),
-                   train=TrainConfig.from_json(train))
+        file = _PresetFile.from_json(values)
+        return cls(name=file.name, description=file.description, adapter=config_from_json(file.adapter),
+                   train=TrainConfig.from_json(file.train))
 
     def to_text(self) -> str:
-        """The content of its file."""
+        """Return the content of its file."""
         return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def changed(self, lines: str) -> Preset:
-        """With other values of single settings: `name: value`, one on each line, of the adapter or the training."""
-        values = read_lines(lines)
-        check_known(values, (self.adapter, self.train))
-        return replace(self, adapter=change(self.adapter, values), train=change(self.train, values))
+    def with_changes(self, lines: str) -> Preset:
+        """Change single settings of the adapter or the training: `name: value`, one per line."""
+        values = parse_lines(lines)
+        require_known(values, (self.adapter, self.train))
+        return replace(self, adapter=apply_changes(self.adapter, values), train=apply_changes(self.train, values))
 
-    def anywhere(self) -> Preset:
-        """Without the device, which is another on each machine."""
+    def portable(self) -> Preset:
+        """Reset the device, which differs between machines."""
         return replace(self, train=replace(self.train, device=TrainConfig.device))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A preset that was read, and what of a foreign one has no place here."""
+    """A preset that was read, with notes on the settings of a foreign one that have no counterpart."""
 
     preset: Preset
     notes: tuple[str, ...] = ()
 
 
 def read(source: Path | str) -> Imported:
-    """The preset in a file (a path) or in a text: one of ours, of Side-Step or of ace-lora-trainer.
+    """Read the preset in a file (a path) or in a text: ours, of Side-Step or of ace-lora-trainer.
 
-    ConfigError when it is no such preset, is larger than 1 MB, or has a setting twice, unknown or out of range.
+    ConfigError if it is not such a preset, is larger than 1 MB, or has a setting twice, unknown or out of range.
     """
     where = source.name if isinstance(source, Path) else "The text"
     content = _content(source)
@@ -112,21 +116,21 @@ def read(source: Path | str) -> Imported:
     return Imported(preset=preset, notes=found.notes)
 
 
-def built_in(name: str) -> Preset:
-    """The preset of this name of BUILT_IN."""
+def load_built_in(name: str) -> Preset:
+    """Load the preset of this name in BUILT_IN."""
     if name not in BUILT_IN:
         raise ConfigError(f"There is no built-in preset {name!r}; there are {', '.join(BUILT_IN)}.")
     return read(FOLDER / f"{name}.json").preset
 
 
-def of_adapter(path: Path) -> Preset:
-    """The settings that an adapter was trained with, which are in its file.  ConfigError for one from elsewhere."""
+def from_adapter(path: Path) -> Preset:
+    """Read the settings that an adapter was trained with from its file.  ConfigError for a foreign one."""
     facts = facts_of(path)
     if not facts:
-        raise ConfigError(f"{path.name} was not trained with this Side-Step, so its settings are not known. Connect "
-                          "adapter_config or settings instead.")
+        raise ConfigError(f"{path.name} was not trained with this Side-Step, so its settings are unknown. Choose a "
+                          "preset or settings instead.")
     if not (isinstance(facts.get("adapter"), dict) and isinstance(facts.get("train"), dict)):
-        raise ConfigError(f"The settings in {path.name} are not whole. Connect adapter_config or settings instead.")
+        raise ConfigError(f"The settings in {path.name} are incomplete. Choose a preset or settings instead.")
     return Preset(name=path.stem, adapter=config_from_json(facts["adapter"]),
                   train=TrainConfig.from_json(facts["train"]))
 

@@ -1,23 +1,24 @@
-"""Settings as people write them: `name: value`, one on each line."""
+"""Settings as text: `name: value`, one per line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_origin
 
 from ..config import Config
 from ..errors import ConfigError
+from ..io.record import field_types
 
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-def parse(kind: type[Config], name: str, text: str) -> Any:
-    """The text as a value of the setting's type; where it is none, the text itself, which the config then refuses."""
-    expected = get_type_hints(kind)[name]
+def parse_setting(kind: type[Config], name: str, text: str) -> Any:
+    """Convert the text to the setting's type; return it unchanged if it cannot be, for the config to refuse."""
+    expected = field_types(kind)[name]
     if get_origin(expected) is tuple:
         return tuple(text.replace(",", " ").split())
     if expected is bool:
@@ -30,10 +31,10 @@ def parse(kind: type[Config], name: str, text: str) -> Any:
     return text
 
 
-def read_lines(text: str) -> dict[str, str]:
-    """Names and values of the lines.  Empty lines and lines that begin with # say nothing.
+def parse_lines(text: str) -> dict[str, str]:
+    """Parse names and values.  Empty lines and comments (#) are ignored.
 
-    ConfigError for a line that is no `name: value`, and for a name that comes twice.
+    ConfigError for a line that is not `name: value`, and for a repeated name.
     """
     found: dict[str, str] = {}
     for line in text.splitlines():
@@ -41,7 +42,7 @@ def read_lines(text: str) -> dict[str, str]:
             continue
         name, colon, value = (part.strip() for part in line.partition(":"))
         if not colon or not name:
-            raise ConfigError(f"{line.strip()!r} is no change of a setting. Write its name, a colon and the new value, "
+            raise ConfigError(f"{line.strip()!r} is not a setting. Write its name, a colon and the new value, "
                               "such as learning_rate: 0.0002.")
         if name in found:
             raise ConfigError(f"{name} is changed twice. Leave one of the lines out.")
@@ -49,16 +50,16 @@ def read_lines(text: str) -> dict[str, str]:
     return found
 
 
-def change(config: AnyConfig, lines: dict[str, str]) -> AnyConfig:
-    """The config with those of the settings that it has; the others are left for another config."""
+def apply_changes(config: AnyConfig, lines: dict[str, str]) -> AnyConfig:
+    """Change the settings that the config has; ignore the others, which are another config's."""
     kind = type(config)
-    mine = {field.name for field in fields(config)} & lines.keys()
-    return replace(config, **{name: parse(kind, name, lines[name]) for name in sorted(mine)})
+    own = field_types(kind).keys() & lines.keys()
+    return replace(config, **{name: parse_setting(kind, name, lines[name]) for name in sorted(own)})
 
 
-def check_known(lines: dict[str, str], configs: Sequence[Config]) -> None:
-    """ConfigError that names the settings which none of the configs has, and the closest that there are."""
-    names = [field.name for config in configs for field in fields(config)]
+def require_known(lines: dict[str, str], configs: Sequence[Config]) -> None:
+    """Raise ConfigError if none of the configs has a setting, with the closest names."""
+    names = [name for config in configs for name in field_types(type(config))]
     unknown = sorted(lines.keys() - set(names))
     if unknown:
         close = [match for name in unknown for match in get_close_matches(name, names, n=2)]

@@ -210,9 +210,9 @@ READERS: dict[str, Callable[[Materials], Reader]] = {
     "header, model": lambda m: m.tensors(judged),
     "header, dataset": lambda m: m.tensors(
         lambda path: (tensor_file.read(path, "latents", "a"), tensor_file.owner_of(path))),
-    "header, preset": lambda m: m.tensors(preset.of_adapter),
+    "header, preset": lambda m: m.tensors(preset.from_adapter),
     "metadata, adapter": lambda m: m.metadata(adapter.METADATA_KEY, FACTS, adapter.open_adapter),
-    "metadata, preset": lambda m: m.metadata(adapter.METADATA_KEY, FACTS, preset.of_adapter),
+    "metadata, preset": lambda m: m.metadata(adapter.METADATA_KEY, FACTS, preset.from_adapter),
     "metadata, diffusers": lambda m: m.metadata("lora_adapter_metadata", {
         f"transformer.{key}": value for key, value in CONFIG.items()}, apply),
     "metadata, LyCORIS": lambda m: m.metadata("lora_config", {"lora_alpha": 2, "rank": 2}, apply),

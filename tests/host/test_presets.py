@@ -50,14 +50,14 @@ def test_the_list_has_the_built_in_presets(server: ComfyUI) -> None:
 @pytest.mark.parametrize("name", presets.BUILT_IN)
 def test_a_built_in_preset_is_loaded_and_saved_as_it_is(server: ComfyUI, name: str) -> None:
     ran(server, loaded(f"copy of {name}", name))
-    original, copy = presets.built_in(name), saved(server, f"copy of {name}")
+    original, copy = presets.load_built_in(name), saved(server, f"copy of {name}")
     assert (copy.adapter, copy.train) == (original.adapter, original.train)
     assert copy.description == original.description
 
 
 def test_changes_are_made(server: ComfyUI) -> None:
     ran(server, loaded("changed", changes="rank: 8\nmax_steps: 5\nepochs: 0\ndevice: cuda:3"))
-    found, original = saved(server, "changed"), presets.built_in("recommended")
+    found, original = saved(server, "changed"), presets.load_built_in("recommended")
     assert found.adapter.to_json() == original.adapter.to_json() | {"rank": 8}
     # Where it runs stays here.
     assert found.train.to_json() == original.train.to_json() | {"max_steps": 5, "epochs": 0}
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, inputs: dict[str, st
 def test_the_page_is_told_what_a_preset_sets(server: ComfyUI) -> None:
     asked = {"preset": "recommended", "changes": "max_steps: 77"}
     settings = server.post_json("/sidestep/preset", asked)["settings"]
-    assert settings == presets.built_in("recommended").train.to_json() | {"max_steps": 77}
+    assert settings == presets.load_built_in("recommended").train.to_json() | {"max_steps": 77}
 
 
 @pytest.mark.parametrize(("asked", "said"), [

@@ -15,7 +15,7 @@ from sidestep_core.config import Config
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.estimate.selection import SelectionConfig
-from sidestep_core.presets.text import parse
+from sidestep_core.presets.text import parse_setting
 from sidestep_core.training.config import TrainConfig
 
 TRAINER = "SideStepTrainAdapter"
@@ -49,7 +49,7 @@ def widgets_of(server: ComfyUI, node: str, kind: type[Config]) -> dict[str, tupl
 
 def as_config(kind: type[Config], name: str, value: object) -> Config:
     """The config with a value as the node makes it of the widget's."""
-    return kind(**{name: parse(kind, name, value) if isinstance(value, str) else value})
+    return kind(**{name: parse_setting(kind, name, value) if isinstance(value, str) else value})
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)
@@ -59,7 +59,7 @@ def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, no
     for field in fields(kind):
         assert field.default is not MISSING
         default = widgets[field.name][1]["default"]
-        assert (parse(kind, field.name, default) if isinstance(default, str) else default) == field.default
+        assert (parse_setting(kind, field.name, default) if isinstance(default, str) else default) == field.default
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)

@@ -1,4 +1,4 @@
-"""Presets of Side-Step and of ace-lora-trainer: every setting is taken over or named, and nothing is guessed."""
+"""Presets of Side-Step and of ace-lora-trainer: every setting is translated or named."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ACE_LORA_TRAINER = {
 }  # fmt: skip
 
 
-def test_side_steps_first_presets() -> None:
+def test_early_side_step_presets() -> None:
     found = translate(SIDE_STEP_0_8)
     assert (found.name, found.description) == ("vram_12gb", "Tight")
     assert found.adapter == LoraConfig(rank=32, alpha=64, dropout=0.1)
@@ -52,7 +52,7 @@ def test_side_steps_first_presets() -> None:
                                       gradient_checkpointing="on")
 
 
-def test_side_steps_later_presets() -> None:
+def test_later_side_step_presets() -> None:
     found = translate(SIDE_STEP_1_1)
     assert found.adapter == LokrConfig(
         linear_dim=32, alpha=16, factor=8, decompose_both=True, weight_decompose=True, dropout=0.0, target_mlp=True,
@@ -63,7 +63,7 @@ def test_side_steps_later_presets() -> None:
         inference_steps=50, early_stopping=4)
 
 
-def test_ace_lora_trainers_presets() -> None:
+def test_ace_lora_trainer_presets() -> None:
     found = translate(ACE_LORA_TRAINER)
     assert found.description == "High quality"
     assert found.adapter == LoraConfig(rank=128, alpha=256, dropout=0.05, attention_type="self")
@@ -75,8 +75,8 @@ def test_ace_lora_trainers_presets() -> None:
 
 
 @pytest.mark.parametrize("values", [SIDE_STEP_0_8, SIDE_STEP_1_1, ACE_LORA_TRAINER])
-def test_every_setting_is_taken_over_or_named(values: dict[str, Any]) -> None:
-    """Without it either the result is another one, or a note less names it."""
+def test_every_setting_is_used(values: dict[str, Any]) -> None:
+    """Without the setting the result differs, or a note is missing."""
     whole = translate(values)
     silent = []
     for key in values:
@@ -93,19 +93,19 @@ def test_every_setting_is_taken_over_or_named(values: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("key", "reason"), [(key, reason) for reason, keys in foreign.NOT_HERE.items()
                                              for key in keys])
-def test_what_has_no_place_here_is_named_with_the_reason(key: str, reason: str) -> None:
+def test_unused_settings_have_reasons(key: str, reason: str) -> None:
     [note] = translate({key: 1}).notes
     assert note == f"{key}: not used, {reason}."
 
 
-def test_no_setting_is_in_two_tables() -> None:
+def test_tables_are_disjoint() -> None:
     tables = [foreign.TRAIN, foreign.PLACEMENT, *foreign.ADAPTERS.values(), foreign.CONVERTED, foreign.NAMES,
               *foreign.NOT_HERE.values()]
     names = [key for table in tables for key in table]
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(("values", "said"), [
+@pytest.mark.parametrize(("values", "problem"), [
     ({"rank": 8, "lerning_rate": 1, "zeal": 2}, "neither .* lerning_rate, zeal is known"),
     ({"name": "empty"}, "no setting"),
     ({}, "no setting"),
@@ -125,12 +125,12 @@ def test_no_setting_is_in_two_tables() -> None:
     ({"gradient_checkpointing_ratio": []}, "its ratio a number"),
     ({"target_modules_str": "q_projj"}, "q_projj"),
 ])
-def test_what_cannot_be_right_is_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_value_is_refused(values: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
         translate(values)
 
 
-@pytest.mark.parametrize(("values", "expected", "said"), [
+@pytest.mark.parametrize(("values", "expected", "note"), [
     ({"scheduler_type": "custom"}, TrainConfig(schedule="cosine"), "formulas are not run"),
     ({"loss_weighting": "flow_snr"}, TrainConfig(loss_weighting="none"), "changes nothing"),
     ({"shift": 3.0}, TrainConfig(), "every variant"),
@@ -147,10 +147,10 @@ def test_what_cannot_be_right_is_refused(values: dict[str, Any], said: str) -> N
     ({"sample_enabled": True, "save_every_n_epochs": 10}, TrainConfig(preview_every=25, save_every=25), "10 songs"),
     ({"early_stop_enabled": False, "early_stop_patience": 10}, TrainConfig(), ""),
 ])
-def test_what_is_said_otherwise_there(values: dict[str, Any], expected: TrainConfig, said: str) -> None:
+def test_values_are_converted(values: dict[str, Any], expected: TrainConfig, note: str) -> None:
     found = translate(values)
     assert found.train == expected
-    assert said in " ".join(found.notes)
+    assert note in " ".join(found.notes)
 
 
 @pytest.mark.parametrize(("values", "expected"), [
@@ -163,5 +163,5 @@ def test_what_is_said_otherwise_there(values: dict[str, Any], expected: TrainCon
      LoraConfig(target_modules=("q_proj",), target_mlp=True)),
     ({"train_mlp": True}, LoraConfig(target_mlp=True)),
 ])
-def test_the_kinds_of_adapter(values: dict[str, Any], expected: LoraConfig) -> None:
+def test_adapter_kinds(values: dict[str, Any], expected: LoraConfig) -> None:
     assert translate(values).adapter == expected

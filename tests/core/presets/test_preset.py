@@ -1,4 +1,4 @@
-"""Presets: built-in ones with the values of the seed, files that are shared, and nothing unknown ignored."""
+"""Presets: the built-in ones, shared files, and no unknown setting ignored."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ SEED: dict[str, tuple[int, int, dict[str, Any]]] = {
     "vram_12gb": (32, 10, {"optimizer": "adamw8bit"}),
     "vram_8gb": (16, 10, {"optimizer": "adamw8bit", "gradient_accumulation": 8}),
 }
-"""Name -> rank, epochs between two checkpoints, and what differs from the first one, as in Side-Step 0.8."""
+"""Name -> rank, epochs between two checkpoints, and differences from the first one, as in Side-Step 0.8."""
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_the_built_in_presets_have_the_values_of_the_seed(name: str) -> None:
+def test_built_in_presets_match_side_step(name: str) -> None:
     rank, epochs_between_saves, other = SEED[name]
-    found = presets.built_in(name)
+    found = presets.load_built_in(name)
     usual = TrainConfig(learning_rate=1e-4, epochs=100, warmup_steps=100, schedule="cosine", cfg_ratio=0.15,
                         gradient_accumulation=4, gradient_checkpointing="on", **{})
     expected = replace(usual, **other)
@@ -50,13 +50,13 @@ def test_the_built_in_presets_have_the_values_of_the_seed(name: str) -> None:
     assert found.description
 
 
-def test_the_folder_holds_the_built_in_presets_and_nothing_else() -> None:
+def test_folder_holds_only_built_in_presets() -> None:
     assert sorted(path.stem for path in presets.FOLDER.iterdir()) == sorted(BUILT_IN) == sorted(SEED)
 
 
-def test_an_unknown_name_is_refused() -> None:
+def test_unknown_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="no built-in preset '../run'; there are recommended"):
-        presets.built_in("../run")
+        presets.load_built_in("../run")
 
 
 PRESETS = [
@@ -67,7 +67,7 @@ PRESETS = [
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_comes_back_as_it_went(preset: Preset, tmp_path: Path) -> None:
+def test_preset_round_trips(preset: Preset, tmp_path: Path) -> None:
     path = tmp_path / "preset.json"
     atomic.write_text(path, preset.to_text())
     assert read(path) == presets.Imported(preset=preset)
@@ -75,12 +75,12 @@ def test_a_preset_comes_back_as_it_went(preset: Preset, tmp_path: Path) -> None:
     assert read("\ufeff" + preset.to_text()).preset == preset
 
 
-def test_what_is_not_said_keeps_its_default() -> None:
+def test_missing_settings_keep_defaults() -> None:
     found = read('{"sidestep_preset": 1, "train": {"max_steps": 7}}').preset
     assert found == Preset(name="", train=TrainConfig(max_steps=7))
 
 
-def test_a_foreign_preset_is_read_with_notes_and_named_after_its_file(tmp_path: Path) -> None:
+def test_foreign_preset_has_notes(tmp_path: Path) -> None:
     path = tmp_path / "warm_tapes.json"
     path.write_text('{"lora_r": 8, "lora_alpha": 8, "torch_compile": false}', encoding="utf-8")
     found = read(path)
@@ -92,7 +92,7 @@ DEEP = "[" * 100_000
 OURS = '{"sidestep_preset": 1, '
 
 
-@pytest.mark.parametrize(("text", "said"), [
+@pytest.mark.parametrize(("text", "problem"), [
     ("", "not the JSON"),
     ("[]", "it must be an object"),
     ("{", "not the JSON"),
@@ -106,24 +106,24 @@ OURS = '{"sidestep_preset": 1, '
     (OURS + '"train": {"lerning_rate": 1}}', "no setting lerning_rate"),
     (OURS + '"train": {"learning_rate": "1"}}', "learning_rate must be a number"),
     (OURS + '"train": {"max_steps": null}}', "max_steps must be a whole number"),
-    (OURS + '"train": []}', "must hold settings"),
-    (OURS + '"adapter": null}', "must hold settings"),
+    (OURS + '"train": []}', "train must be an object, got a list of 0"),
+    (OURS + '"adapter": null}', "adapter must be an object, got None"),
     (OURS + '"adapter": {"kind": "oft"}}', "'oft' is unknown"),
     (OURS + '"adapter": {"kind": ["lora"]}}', "is unknown"),
     (OURS + '"adapter": {"target_modules": [["q_proj"]]}}', "target_modules 1 must be text"),
-    (OURS + '"name": 3}', "must be text"),
+    (OURS + '"name": 3}', "name must be text, got 3"),
     (OURS + '"rank": 8}', "has no rank"),
     ('{"sidestep_preset": 2}', "version 2"),
     ('{"sidestep_preset": true}', "version True"),
     ('{"lerning_rate": 2}', "lerning_rate"),
     (" " * (presets.MOST_BYTES + 1), "at most 1000000 bytes"),
 ])
-def test_what_is_no_preset_is_refused(text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_bad_preset_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
         read(text)
 
 
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+def test_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.json cannot be read"):
         read(tmp_path / "none.json")
     (tmp_path / "latin.json").write_bytes('{"name": "M\u00fcller"}'.encode("latin-1"))
@@ -134,23 +134,23 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "large.json")
 
 
-def test_single_settings_are_changed() -> None:
+def test_single_settings_change() -> None:
     preset = Preset(name="x", adapter=LoraConfig(rank=8), train=TrainConfig(seed=3))
-    changed = preset.changed("rank: 16\nlearning_rate: 2e-4\ntarget_modules: q_proj v_proj")
+    changed = preset.with_changes("rank: 16\nlearning_rate: 2e-4\ntarget_modules: q_proj v_proj")
     assert changed == Preset(name="x", adapter=LoraConfig(rank=16, target_modules=("q_proj", "v_proj")),
                              train=TrainConfig(seed=3, learning_rate=2e-4))
-    assert preset.changed("") == preset
+    assert preset.with_changes("") == preset
     with pytest.raises(ConfigError, match="no setting factor"):
-        preset.changed("factor: 8")
+        preset.with_changes("factor: 8")
 
 
 @pytest.mark.parametrize("kind", configs().values())
-def test_no_name_means_two_settings(kind: type[AdapterConfig]) -> None:
+def test_setting_names_are_unique(kind: type[AdapterConfig]) -> None:
     assert {field.name for field in fields(kind)} & {field.name for field in fields(TrainConfig)} == set()
 
 
-def test_a_preset_for_anywhere_has_no_device() -> None:
-    assert Preset(name="x", train=TrainConfig(device="cuda:7", seed=2)).anywhere() == Preset(
+def test_portable_preset_has_no_device() -> None:
+    assert Preset(name="x", train=TrainConfig(device="cuda:7", seed=2)).portable() == Preset(
         name="x", train=TrainConfig(seed=2))
 
 
@@ -159,27 +159,27 @@ def write_adapter(path: Path, metadata: dict[str, str] | None) -> Path:
     return path
 
 
-def test_the_settings_of_a_finished_adapter(tmp_path: Path) -> None:
+def test_adapter_gives_its_settings(tmp_path: Path) -> None:
     adapter, train = LokrConfig(factor=4), TrainConfig(max_steps=9)
     facts = {"checkpoint": "c0", "adapter": adapter.to_json(), "train": train.to_json(), "steps": 9}
     path = write_adapter(tmp_path / "tapes.safetensors", {METADATA_KEY: json.dumps(facts)})
-    assert presets.of_adapter(path) == Preset(name="tapes", adapter=adapter, train=train)
+    assert presets.from_adapter(path) == Preset(name="tapes", adapter=adapter, train=train)
 
 
-@pytest.mark.parametrize(("metadata", "said"), [
+@pytest.mark.parametrize(("metadata", "problem"), [
     (None, "not trained with this Side-Step"),
-    ({METADATA_KEY: "{}"}, "not known"),
-    ({METADATA_KEY: '{"adapter": {}, "train": 3}'}, "not whole"),
+    ({METADATA_KEY: "{}"}, "unknown"),
+    ({METADATA_KEY: '{"adapter": {}, "train": 3}'}, "incomplete"),
     ({METADATA_KEY: '{"adapter": {}, "train": {"zeal": 1}}'}, "no setting zeal"),
     ({METADATA_KEY: "{"}, "The metadata of a.safetensors line 1 is not valid JSON"),
 ])
-def test_an_adapter_without_settings_is_refused(tmp_path: Path, metadata: dict[str, str] | None, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        presets.of_adapter(write_adapter(tmp_path / "a.safetensors", metadata))
+def test_adapter_without_settings_is_refused(tmp_path: Path, metadata: dict[str, str] | None, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        presets.from_adapter(write_adapter(tmp_path / "a.safetensors", metadata))
 
 
 @pytest.mark.parametrize("field", ["name", "description"])
-def test_hidden_characters_in_a_preset_are_refused(field: str) -> None:
+def test_bad_characters_are_refused(field: str) -> None:
     with pytest.raises(ConfigError, match=rf"{field} of the preset holds the hidden character U\+202E"):
         presets.read(json.dumps({"sidestep_preset": 1, field: "a\u202eb"}))
     assert presets.read(json.dumps({"sidestep_preset": 1, "description": "two\nlines\tand a tab"}))

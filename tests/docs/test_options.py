@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,8 @@ from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.estimate.selection import SelectionConfig
 from sidestep_core.training.config import TrainConfig
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "options.md"
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "options.md"
 
 OPTIONS = {
     "Global": "--plain --yes -y",
@@ -88,3 +91,56 @@ def test_what_is_named_exists() -> None:
               "gradient_norm_per_size", "fisher", "peak", "lufs", "comfyui", "official"}
     named = re.findall(r"`([a-z]\w*)`", re.sub(r"^#.*$", "", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert sorted(set(named) - known - of_nodes - values) == []
+
+
+def inputs_by_name() -> dict[str, dict[str, Any]]:
+    """Inputs of every node, by its display name."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "nodes").glob("*.py")))
+    ids = {name: node for node, name in re.findall(r'node_id="(\w+)",\s*display_name="([^"]+)"', sources)}
+    interface = json.loads((ROOT / "tests" / "host" / "node_interface.json").read_text(encoding="utf-8"))
+    inputs = {name: dict(interface[node]["inputs"]) for name, node in ids.items()}
+    return inputs | {"the Configure nodes": {key: value for kind in ("LoRA", "LoKR", "LoHA")
+                                             for key, value in inputs[f"Configure {kind}"].items()}}
+
+
+def lacking(text: str) -> list[str]:
+    """Settings that a text places on a node that does not have them."""
+    inputs = inputs_by_name()
+    places = re.split(f"({'|'.join(map(re.escape, inputs))})", text)
+    return [f"{node}: {setting}" for node, after in zip(places[1::2], places[2::2], strict=True)
+            if after.startswith(":") for setting in re.findall(r"`([a-z]\w*)`", after)
+            if setting not in inputs[node]]
+
+
+def places() -> list[tuple[str, str]]:
+    """(`Node: settings`, default as the page has it) of every row."""
+    every = [row for chapter in sections().values() for row in rows(chapter)]
+    return [(row[1] if row[0].startswith("`-") else f"{row[1]}: {row[0]}", row[2]) for row in every]
+
+
+def test_settings_are_on_the_named_nodes() -> None:
+    assert [found for place, _ in places() for found in lacking(place)] == []
+
+
+def shown(default: object) -> str:
+    """Default of a widget as the page has it."""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, (int, float)) else str(default)
+
+
+def test_defaults_are_those_of_the_widgets() -> None:
+    wrong, checked = [], 0
+    for place, text in places():
+        node, _, setting = place.partition(": ")
+        facts = inputs_by_name().get(node, {}).get(setting.strip("`"), {})
+        if "default" in facts and facts["type"] != "STRING":
+            checked += 1
+            if not text.lower().replace("`", "").replace("*", "").startswith(shown(facts["default"])):
+                wrong.append(f"{place} is {shown(facts['default'])}, but the page has: {text}")
+    assert checked > 40
+    assert wrong == []
+
+
+def test_a_setting_on_another_node_is_found() -> None:
+    assert lacking("Build Dataset: `folder` or Split Songs: `folder`, `at`") == ["Split Songs: folder"]

@@ -1,7 +1,7 @@
 """Rules of the architecture: imports, sizes, names and language.
 
 A rule is a function from a file's name and source to its violations.  One test applies it to the repository, and
-`test_every_rule_finds_its_violation` shows that it can fail.
+`test_rule_finds_its_violation` shows that it can fail.
 """
 
 from __future__ import annotations
@@ -372,15 +372,15 @@ def violations(rule: Rule, paths: Iterable[Path]) -> list[str]:
     return [f"{name} {violation}" for name, source in names for violation in rule(name, source)]
 
 
-def test_core_knows_nothing_of_the_host() -> None:
+def test_core_imports_no_comfyui() -> None:
     assert violations(host_imports, python_files("sidestep_core")) == []
 
 
-def test_core_imports_itself_only_relatively() -> None:
+def test_core_imports_are_relative() -> None:
     assert violations(absolute_imports, python_files("sidestep_core")) == []
 
 
-def test_packages_import_what_they_may() -> None:
+def test_packages_keep_their_order() -> None:
     assert violations(forbidden_packages, python_files("sidestep_core")) == []
 
 
@@ -388,7 +388,7 @@ def test_every_package_is_listed() -> None:
     assert sorted(MAY_IMPORT) == sorted(path.parent.name for path in (ROOT / "sidestep_core").glob("*/__init__.py"))
 
 
-def test_no_file_imports_itself_through_others() -> None:
+def test_imports_have_no_cycle() -> None:
     graph = import_graph()
     assert graph["sidestep_core/training/train"] >= {"sidestep_core/training/step", "sidestep_core/progress"}
     list(TopologicalSorter(graph).static_order())
@@ -406,15 +406,15 @@ def test_folders_are_small() -> None:
     assert crowded(modules) == []
 
 
-def test_a_crowded_folder_is_found() -> None:
+def test_crowded_folder_is_found() -> None:
     assert crowded({"demo": 20, "nodes": MOST_MODULES["nodes"], "nodes/host": 21}) == ["nodes/host"]
 
 
-def test_nodes_leave_training_packages_to_the_core() -> None:
+def test_nodes_import_no_trainer_packages() -> None:
     assert violations(trainer_packages, python_files("nodes")) == []
 
 
-def test_every_package_has_one_owner_in_the_core_and_is_imported_where_it_is_used() -> None:
+def test_outside_packages_have_owners() -> None:
     assert violations(unowned_packages, python_files("sidestep_core")) == []
 
 
@@ -422,20 +422,20 @@ def test_nothing_is_imported_by_name() -> None:
     assert violations(imports_by_name, python_files("sidestep_core", "nodes")) == []
 
 
-def test_files_of_strangers_are_read_in_one_place() -> None:
+def test_json_is_read_within_bounds() -> None:
     assert violations(unbounded_json, python_files("sidestep_core", "nodes", "__init__.py", "first_copy.py")) == []
 
 
-def test_no_file_is_long() -> None:
+def test_files_are_short() -> None:
     paths = python_files("sidestep_core", "nodes", "demo", "benchmarks", "run.py", "bootstrap.py")
     assert violations(long_file, paths) == []
 
 
-def test_no_function_is_long() -> None:
+def test_functions_are_short() -> None:
     assert violations(long_functions, python_files("sidestep_core", "nodes")) == []
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     assert violations(long_readme, [ROOT / "README.md"]) == []
 
 
@@ -451,11 +451,11 @@ def test_old_names_are_gone() -> None:
     assert violations(replaced_names, python_files("sidestep_core", "nodes")) == []
 
 
-def test_no_file_has_a_vague_name() -> None:
+def test_file_names_are_specific() -> None:
     assert violations(vague_name, source_files()) == []
 
 
-def test_nothing_catches_everything_without_a_reason() -> None:
+def test_broad_excepts_have_reasons() -> None:
     assert violations(broad_excepts, python_files("sidestep_core", "nodes")) == []
 
 
@@ -463,11 +463,11 @@ def test_nothing_prints() -> None:
     assert violations(prints, python_files("sidestep_core", "nodes")) == []
 
 
-def test_nodes_say_errors_in_words() -> None:
+def test_nodes_phrase_errors() -> None:
     assert violations(errors_without_words, python_files("nodes")) == []
 
 
-def test_nothing_speaks_of_our_insides() -> None:
+def test_messages_name_no_internals() -> None:
     pages = [path for path in source_files() if ROOT / "web" in path.parents]
     assert pages
     assert violations(jargon, [*python_files("sidestep_core", "nodes", "first_copy.py"), *pages]) == []
@@ -477,7 +477,7 @@ def test_core_names_no_node() -> None:
     assert violations(node_names, python_files("sidestep_core")) == []
 
 
-def test_the_pack_imports_nothing_when_comfyui_starts() -> None:
+def test_start_imports_nothing() -> None:
     assert violations(imports_at_start, [ROOT / "__init__.py"]) == []
 
 
@@ -488,11 +488,11 @@ def loaded_by(package: str, folder: Path) -> set[str]:
     return set(run.stdout.split())
 
 
-def test_the_core_is_imported_without_torch() -> None:
+def test_core_imports_without_torch() -> None:
     assert loaded_by("sidestep_core", ROOT) & {"torch", "numpy", *OWNERS} == set()
 
 
-def test_a_package_that_imports_torch_is_found(tmp_path: Path) -> None:
+def test_import_of_torch_is_found(tmp_path: Path) -> None:
     (tmp_path / "torch.py").touch()
     (tmp_path / "heavy.py").write_text("import torch", encoding="utf-8")
     assert "torch" in loaded_by("heavy", tmp_path)
@@ -577,7 +577,7 @@ LONG_BODY = "\n    pass" * LONGEST_FUNCTION
     (imports_at_start, "__init__.py", "from . import nodes"),
     (imports_at_start, "__init__.py", "try:\n    import torch\nexcept ImportError:\n    raise"),
 ])  # fmt: skip
-def test_every_rule_finds_its_violation(rule: Rule, name: str, source: str) -> None:
+def test_rule_finds_its_violation(rule: Rule, name: str, source: str) -> None:
     assert len(list(rule(name, source))) == 1
 
 
@@ -609,5 +609,5 @@ def test_every_rule_finds_its_violation(rule: Rule, name: str, source: str) -> N
      "'Of Audio Folder to Dataset.'\nraise DatasetError('Preprocess the songs again.')"),
     (imports_at_start, "__init__.py", "def comfy_entrypoint():\n    from .nodes import SideStepExtension"),
 ])  # fmt: skip
-def test_no_rule_complains_about_what_is_allowed(rule: Rule, name: str, source: str) -> None:
+def test_rule_passes_allowed_code(rule: Rule, name: str, source: str) -> None:
     assert list(rule(name, source)) == []

@@ -39,20 +39,20 @@ def write_safetensors(path: Path, *names: str) -> Path:
     return path
 
 
-def test_run_py_starts_on_the_standard_library_alone() -> None:
+def test_run_py_needs_no_packages() -> None:
     bare = subprocess.run([sys.executable, "-S", "-E", "-s", bootstrap.ROOT / "run.py", "--help"],
                           capture_output=True, text=True, check=True)
     assert "demo" in bare.stdout
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "requirements.txt", "requirements-dev.txt"])
-def test_package_lists_hold_names_and_versions_only(name: str) -> None:
+def test_package_lists_are_plain(name: str) -> None:
     lines = (bootstrap.ROOT / name).read_text(encoding="utf-8").splitlines()
     pattern = r"[a-z0-9-]+==[0-9][\w.]*" if name == "constraints.txt" else r"#.*|[a-z0-9-]+(>=[\d.]+)?"
     assert [line for line in lines if not re.fullmatch(pattern, line)] == []
 
 
-def test_an_archive_with_another_checksum_is_not_unpacked(tmp_path: Path) -> None:
+def test_wrong_checksum_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "comfy.tar.gz"
     archive.write_bytes(b"something else")
     with pytest.raises(bootstrap.SetupError, match=bootstrap.PINNED.sha256):
@@ -60,7 +60,7 @@ def test_an_archive_with_another_checksum_is_not_unpacked(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [archive]
 
 
-def test_the_stamp_changes_with_every_list(tmp_path: Path) -> None:
+def test_stamp_follows_every_list(tmp_path: Path) -> None:
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
     first.write_text("torch", encoding="utf-8")
     second.write_text("peft", encoding="utf-8")
@@ -84,7 +84,7 @@ def test_host_pins_win_over_constraints(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"torch", "av"} <= {line.partition("==")[0] for line in constraints.split()}
 
 
-def test_floor_of_comfyui_was_tried() -> None:
+def test_oldest_comfyui_is_tested() -> None:
     project = tomllib.loads((bootstrap.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     oldest = min(bootstrap.HOSTS, key=lambda host: [int(part) for part in host.version.split(".")])
     assert project["tool"]["comfy"]["requires-comfyui"] == f">={oldest.version}"
@@ -92,7 +92,7 @@ def test_floor_of_comfyui_was_tried() -> None:
     assert [host.version for host in bootstrap.HOSTS if host.version not in readme] == []
 
 
-def test_hosts_reports_each_and_fails_with_one(
+def test_hosts_reports_every_demo(
         monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     facts: dict[str, dict[str, object]] = {host.version: {"effect": 1.0} for host in bootstrap.HOSTS}
     monkeypatch.setattr(run, "demo_in", lambda host: facts[host.version])
@@ -107,7 +107,7 @@ def test_hosts_reports_each_and_fails_with_one(
     ("print('The demo failed. No room.'); print('more'); raise SystemExit(1)", {"error": "The demo failed. No room."}),
     ("raise SystemExit(3)", {"error": "The demo ended with exit code 3."}),
 ])  # fmt: skip
-def test_a_demo_is_read_to_its_verdict(
+def test_demo_verdict_is_read(
         code: str, facts: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "CACHE", tmp_path)
     setup = bootstrap.Setup(Path(sys.executable), tmp_path, Path(sys.executable))
@@ -116,7 +116,7 @@ def test_a_demo_is_read_to_its_verdict(
     assert run.demo_in(bootstrap.PINNED) == facts
 
 
-def test_comfyui_path_must_be_a_comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comfyui_path_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(bootstrap.SetupError, match=re.escape(str(tmp_path))):
         bootstrap.own_comfyui()
@@ -124,7 +124,7 @@ def test_comfyui_path_must_be_a_comfyui(tmp_path: Path, monkeypatch: pytest.Monk
     assert bootstrap.own_comfyui() == tmp_path
 
 
-def test_a_pack_inside_custom_nodes_finds_its_comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pack_finds_its_comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COMFYUI_PATH", raising=False)
     monkeypatch.setattr(bootstrap, "ROOT", tmp_path / "custom_nodes" / "pack")
     assert bootstrap.own_comfyui() is None
@@ -132,7 +132,7 @@ def test_a_pack_inside_custom_nodes_finds_its_comfyui(tmp_path: Path, monkeypatc
     assert bootstrap.own_comfyui() == tmp_path
 
 
-def test_a_cut_file_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "a.safetensors", "x", "y")
     assert set(read_header(path)) == {"x", "y"}
     path.write_bytes(path.read_bytes()[:-1])
@@ -140,7 +140,7 @@ def test_a_cut_file_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
         read_header(path)
 
 
-def test_a_split_model_brings_its_siblings_or_names_the_missing_one(tmp_path: Path) -> None:
+def test_split_model_finds_its_parts(tmp_path: Path) -> None:
     model = write_safetensors(tmp_path / "diffusion_models" / "ace" / "turbo.safetensors", "decoder.x")
     write_safetensors(tmp_path / "text_encoders" / "qwen_0.6b_ace15.safetensors", "x")
     write_safetensors(tmp_path / "text_encoders" / "qwen_4b_ace15.safetensors", "x")
@@ -155,7 +155,7 @@ def test_a_split_model_brings_its_siblings_or_names_the_missing_one(tmp_path: Pa
     assert LOADERS["1"]["inputs"] == {"unet_name": ""}
 
 
-def test_an_all_in_one_file_takes_the_place_of_the_three_loaders(tmp_path: Path) -> None:
+def test_all_in_one_replaces_three_loaders(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "aio.safetensors", "model.diffusion_model.x", "vae.x")
     filled = with_models(LOADERS, model_files(path))
     assert {node["class_type"] for node in filled.values()}.isdisjoint({"UNETLoader", "DualCLIPLoader", "VAELoader"})
@@ -165,7 +165,7 @@ def test_an_all_in_one_file_takes_the_place_of_the_three_loaders(tmp_path: Path)
     assert filled["6"]["inputs"] == {"vae": ["checkpoint", 2], "samples": ["4", 0]}
 
 
-def test_a_lone_diffusion_model_is_explained(tmp_path: Path) -> None:
+def test_lone_diffusion_model_is_refused(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "downloads" / "turbo.safetensors", "decoder.x")
     with pytest.raises(DemoError, match="models/diffusion_models"):
         model_files(path)
@@ -193,7 +193,7 @@ def demo_outputs(folder: Path, trained: dict[str, Any], applied: dict[str, Any],
             "4": {"audio": [{"filename": "demo.wav", "subfolder": "", "type": "output"}]}}
 
 
-def test_a_good_run_is_verified(tmp_path: Path) -> None:
+def test_good_run_is_verified(tmp_path: Path) -> None:
     facts = verify(RUN, demo_outputs(tmp_path, TRAINED, APPLIED), lambda told: tmp_path / Path(told).name)
     assert facts == {**TRAINED, "adapter": str(tmp_path / "demo.safetensors"), "audio": str(tmp_path / "demo.wav")}
 
@@ -209,7 +209,7 @@ def test_a_good_run_is_verified(tmp_path: Path) -> None:
     ({"seconds": 0.5}, "lasts 0.50 s"),
     ({"peak": 0.0}, "silent"),
 ])
-def test_every_wrong_fact_fails_the_demo(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+def test_wrong_fact_fails_the_demo(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(DemoError, match=message):
         verify(RUN, demo_outputs(tmp_path, **{"trained": TRAINED, "applied": APPLIED, **wrong}),
                lambda told: tmp_path / Path(told).name)

@@ -58,13 +58,13 @@ def rows(chapter: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("subcommand", OPTIONS)
-def test_every_option_of_the_subcommand_has_a_row_and_no_other(subcommand: str) -> None:
+def test_options_are_listed_once(subcommand: str) -> None:
     named = [option for row in rows(sections()[subcommand]) for option in re.findall(r"`(-[\w-]+)`", row[0])]
     assert sorted(named) == sorted(OPTIONS[subcommand].split())
 
 
 @pytest.mark.parametrize("subcommand", OPTIONS)
-def test_every_row_says_where_the_option_is_or_why_not(subcommand: str) -> None:
+def test_rows_have_a_place_or_reason(subcommand: str) -> None:
     for option, here, why in rows(sections()[subcommand]):
         assert here, option
         assert why or "not in this version" in here or "`" in here, option
@@ -72,12 +72,12 @@ def test_every_row_says_where_the_option_is_or_why_not(subcommand: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_every_setting_is_in_the_page(kind: type[Config]) -> None:
+def test_settings_are_listed(kind: type[Config]) -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert [field.name for field in fields(kind) if f"`{field.name}`" not in page] == []
 
 
-def test_what_is_named_exists() -> None:
+def test_named_settings_exist() -> None:
     """A renamed setting must not live on in the page."""
     known = {field.name for kind in CONFIGS for field in fields(kind)} | set(OPTIONS)
     of_nodes = {"model", "text_encoder", "vae", "variant", "dataset", "dataset_name", "adapter_name", "folder",

@@ -36,14 +36,14 @@ def published(tracked: list[str]) -> list[str]:
     return [name for name in tracked if not left_out.match_file(name)]
 
 
-def test_the_archive_holds_what_users_need(tracked: list[str], published: list[str]) -> None:
+def test_archive_holds_what_users_need(tracked: list[str], published: list[str]) -> None:
     assert {name.partition("/")[0] for name in published} == PARTS
     for folder in WHOLE:
         assert [name for name in tracked if name.startswith(f"{folder}/")] == \
                [name for name in published if name.startswith(f"{folder}/")]
 
 
-def test_the_archive_loads_with_all_nodes(published: list[str], tmp_path: Path) -> None:
+def test_archive_loads_all_nodes(published: list[str], tmp_path: Path) -> None:
     pack = tmp_path / "pack"
     for name in published:
         target = pack / name
@@ -57,7 +57,7 @@ def test_the_archive_loads_with_all_nodes(published: list[str], tmp_path: Path) 
     assert sorted(templates) == sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
 
 
-def test_the_metadata_is_read_by_comfyui(comfy: ModuleType) -> None:
+def test_comfyui_reads_the_metadata(comfy: ModuleType) -> None:
     from comfy_config.config_parser import extract_node_configuration
 
     found = extract_node_configuration(str(PACK))

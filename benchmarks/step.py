@@ -43,7 +43,7 @@ Work = Callable[[], object]
 def dense_window(length: int, like: Tensor) -> Mask:
     """The same window as one [L, L] mask."""
     position = torch.arange(length, device=like.device)
-    return layers.additive((position[:, None] - position[None, :]).abs() <= WINDOW, like)
+    return layers.additive_mask((position[:, None] - position[None, :]).abs() <= WINDOW, like)
 
 
 def training_step(decoder: Decoder) -> Work:

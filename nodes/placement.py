@@ -121,7 +121,7 @@ def trained_facts(config: AdapterConfig, checkpoint: Checkpoint) -> dict[str, ob
     from ..sidestep_core.adapters.registry import capacity
     from ..sidestep_core.model.decoder import DecoderGeometry
 
-    made = capacity(config, DecoderGeometry.read(checkpoint.model_weights().under("decoder.")))
+    made = capacity(config, DecoderGeometry.from_weights(checkpoint.model_weights().under("decoder.")))
     count = len(made.parameters)
     told = f"{count} modules and {made.total:,} parameters on {checkpoint.name}"
     return {"modules": {checkpoint.size: count}, "parameters": {checkpoint.size: made.total},

@@ -22,7 +22,7 @@ from ..io.atomic import write_new
 from ..io.record import parse
 from ..io.tensors import StoredTensor, TensorFile
 from ..model.checkpoint import Checkpoint, Variant, variants_in
-from ..model.weights import FP8, QUANTISATION_PARTS, Weights, open_file
+from ..model.weights import FP8, QUANTISATION_SUFFIXES, Weights, open_file
 from ..progress import Progress, Report, ignore
 
 METADATA_KEY = "sidestep_merged"
@@ -137,7 +137,7 @@ def _plans(files: list[TensorFile], prefix: str, weights: Weights, changed: froz
     for file in files:
         for name, stored in file.stored.items():
             own = name.removeprefix(prefix) if name.startswith(prefix) else ""
-            if own.endswith(QUANTISATION_PARTS):
+            if own.endswith(QUANTISATION_SUFFIXES):
                 continue
             dtype = "BF16" if own in weights.names and stored.dtype in _QUANTISED else stored.dtype
             plans.append(_Plan(file, stored, name, dtype, own if own in changed else ""))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..device import choose_dtype
-from ..model.audio_codes import load_audio_codes
+from ..model.audio_codes import load_audio_codec
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..model.condition_encoder import TextEncoder, load_condition_encoder
 from ..model.flow_matching import FRAMES_PER_CODE
@@ -72,15 +72,16 @@ def _condition_maker(source: ModelSource, checkpoint: Checkpoint, style: str,
 
     @lru_cache(REMEMBERED)
     def lyrics(ids: tuple[int, ...]) -> Tensor:
-        encoded_BLD: Tensor = encoder.lyric_encoder(texts.rows(ids).to(dtype))
+        encoded_BLD: Tensor = encoder.lyric_encoder(texts.embed(ids).to(dtype))
         return encoded_BLD
 
     @lru_cache(REMEMBERED)
     def timbre(frames: int) -> Tensor:
-        return encoder.timbre(source.silence_latent(frames)[None].to(device, dtype))
+        token_B1D: Tensor = encoder.timbre_encoder(source.silence_latent(frames)[None].to(device, dtype))
+        return token_B1D
 
     def condition(prompt: Prompt) -> Tensor:
-        return encoder.pack(texts.caption(prompt).to(dtype), lyrics(tuple(texts.lyrics_ids(prompt))),
+        return encoder.pack(texts.encode_caption(prompt).to(dtype), lyrics(tuple(texts.lyrics_ids(prompt))),
                             timbre(prompt.timbre_frames))[0].float()
 
     return condition
@@ -94,10 +95,10 @@ def encode_codes(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, 
     if not wanted:
         return
     with torch.inference_mode(False), torch.no_grad():
-        audio_codes = load_audio_codes(checkpoint.model_weights(), device)
+        audio_codes = load_audio_codec(checkpoint.model_weights(), device)
         silence_TC = source.silence_latent(FRAMES_PER_CODE).float().to(device)
         for number, (path, sample) in enumerate(wanted.items()):
             tick(number, len(wanted), f"Extracting the audio codes of {sample.name}")
             latents_TC = dataset.read_latents(sample).to(device)
-            codes_N = audio_codes.of(latents_TC, silence_TC)
-            tensor_file.write(path, "codes", audio_codes.latents(codes_N)[:sample.frames])
+            codes_N = audio_codes.encode(latents_TC, silence_TC)
+            tensor_file.write(path, "codes", audio_codes.decode(codes_N)[:sample.frames])

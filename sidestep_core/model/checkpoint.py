@@ -1,6 +1,6 @@
-"""An ACE-Step 1.5 checkpoint on disk: which files, which variant, proven to be what they claim before anything is read.
+"""ACE-Step 1.5 checkpoint on disk: its files and its variant, verified before any weight is loaded.
 
-Knows the three layouts in use: one file with everything, ComfyUI's split files, and the official folders.
+Supports the three layouts in use: all-in-one files, ComfyUI's split files, and the official folders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..io import strict_json
 from ..io.hashing import fingerprint
 from . import components
-from .components import Found, Part, check_text_encoder, check_vae, locate, locate_inside
+from .components import Component, ComponentFiles, check_text_encoder, check_vae, locate, locate_in
 from .flow_matching import TimestepDistribution
 from .weights import Weights
 
@@ -27,18 +27,18 @@ Variant = Literal["turbo", "base", "sft"]
 
 TEXT_ENCODER_FOLDER = "Qwen3-Embedding-0.6B"
 VAE_FOLDER = "vae"
-"""Beside an official folder."""
+"""Siblings of an official folder."""
 SIZES = {(2048, 24): "2B", (2560, 32): "XL"}
-SAMPLED = ("_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tokens.weight", ".weight_v")
+FINGERPRINTED = ("_proj.weight", "null_condition_emb", "proj_out.1.weight", "embed_tokens.weight", ".weight_v")
 """Weights whose bytes go into the fingerprint; a merged adapter or a fine-tune changes at least these."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A handle: paths and small facts, no tensors."""
+    """Handle of a checkpoint: paths and small facts, no tensors."""
 
     name: str
-    """Shown to people."""
+    """Display name."""
     model: tuple[Path, ...]
     model_prefix: str
     text_encoder: tuple[Path, ...]
@@ -51,56 +51,56 @@ class Checkpoint:
     timestep_mu: float
     timestep_sigma: float
     silence_latent: Path | None
-    """The official folder's [1, 64, 15000] latent of silence, where there is one."""
+    """The official folder's [1, 64, 15000] latent of silence, if any."""
     fingerprint: str
-    """Changes with the weights of any part; not with names and places."""
+    """Depends on the weights of every component, not on names and places."""
 
     def model_weights(self) -> Weights:
-        """Decoder, condition encoder, tokenizer, detokenizer and `null_condition_emb`, by their official names."""
+        """Open decoder, condition encoder, tokenizer, detokenizer and `null_condition_emb`, by official name."""
         return Weights.open(self.model, self.model_prefix)
 
     def text_encoder_weights(self) -> Weights:
-        """By the names of transformers' Qwen3Model."""
+        """Open the text encoder, by the names of transformers' Qwen3Model."""
         return Weights.open(self.text_encoder, self.text_encoder_prefix)
 
     @property
     def has_timbre_token(self) -> bool:
-        """Whether the official program gives the timbre a token of its own: in XL, whose decoder is wider than its
-        condition encoder.  Every file holds such a token; in 2B nothing uses it."""
+        """True for XL, whose decoder is wider than its condition encoder: there the official program prepends a special
+        token to the timbre.  Every file holds such a token; in 2B it is unused."""
         model = self.model_weights()
         return _decoder_width(model) != model.shape("encoder.text_projector.weight")[0]
 
 
 class ModelSource(Protocol):
-    """What preprocessing needs from its surroundings: the host's VAE, tokenizer and silence latent."""
+    """Interface to the host: VAE, tokenizer and silence latent."""
 
     @property
     def tokenizer_folder(self) -> Path:
-        """A folder that transformers' Qwen2Tokenizer opens."""
+        """Folder of the tokenizer, for transformers' Qwen2Tokenizer."""
         ...
 
     def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """The VAE's encoder: [1, 2, samples] at 48 kHz, a multiple of 1920 -> posterior mean [1, 64, frames]."""
+        """Load the VAE's encoder: [1, 2, samples] at 48 kHz, a multiple of 1920 -> posterior mean [1, 64, frames]."""
         ...
 
     def silence_latent(self, frames: int) -> Tensor:
-        """The latent of silence, [frames, 64]."""
+        """Return the latent of silence, [frames, 64]."""
         ...
 
 
 def open_checkpoint(
     model: Path, *, text_encoder: Path | None = None, vae: Path | None = None, variant: Variant | None = None
 ) -> Checkpoint:
-    """Find and check the parts of a checkpoint; reads headers and a few kilobytes.
+    """Locate and check the components of a checkpoint; reads headers and a few kilobytes.
 
     `model` is an all-in-one file, a diffusion model file (then `text_encoder` and `vae` are needed too), or an official
-    folder, whose siblings are found.  Raises CheckpointError naming the file, what it is, and what to choose instead.
+    folder, whose siblings are found.  CheckpointError names a wrong file, its kind, and the right choice.
     """
     folder = _official_folder(model)
     source = folder or model
     found = locate(components.MODEL, source)
-    text = _find(components.TEXT_ENCODER, text_encoder, found, folder and folder.parent / TEXT_ENCODER_FOLDER)
-    audio = _find(components.VAE, vae, found, folder and folder.parent / VAE_FOLDER)
+    text = _locate(components.TEXT_ENCODER, text_encoder, found, folder and folder.parent / TEXT_ENCODER_FOLDER)
+    audio = _locate(components.VAE, vae, found, folder and folder.parent / VAE_FOLDER)
     contents = found.weights(), text.weights(), audio.weights()
     check_text_encoder(contents[1], contents[0])
     check_vae(contents[2])
@@ -123,24 +123,25 @@ def open_checkpoint(
 
 
 def _official_folder(model: Path) -> Path | None:
-    """The folder in the official layout, if `model` is one or one of its weight files."""
+    """Return the folder in the official layout, if `model` is one or one of its weight files."""
     if model.is_dir():
         return model
     named = model.name.startswith("model") and (model.parent / "config.json").is_file()
     return model.parent if named else None
 
 
-def _find(part: Part, given: Path | None, model: Found, sibling: Path | None) -> Found:
-    """What was given, else what the model's own file holds, else the folder beside an official one."""
+def _locate(component: Component, given: Path | None, model: ComponentFiles, sibling: Path | None) -> ComponentFiles:
+    """Locate a component in the given file, else in the model's own, else in the sibling of an official folder."""
     if given is None:
-        inside = locate_inside(part, model)
+        inside = locate_in(component, model)
         if inside is not None:
             return inside
         if sibling is None or not sibling.exists():
             where = f" and {sibling} does not exist" if sibling else ""
-            raise CheckpointError(f"{model.files[0].name} does not contain {part.title}{where}. {part.advice}")
+            raise CheckpointError(f"{model.files[0].name} does not contain {component.title}{where}. "
+                                  f"{component.advice}")
         given = sibling
-    return locate(part, given)
+    return locate(component, given)
 
 
 def _read_config(folder: Path | None) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def _number(config: dict[str, Any], key: str, default: float) -> float:
 
 
 def _variant(source: Path, config: dict[str, Any], chosen: Variant | None) -> Variant:
-    """What was chosen, else what config.json says, else the only variant in the name: never a guess."""
+    """Return the chosen variant, else that of config.json, else the only one in the name; never guess."""
     possible = _configured_variants(config)
     if chosen is not None:
         if chosen not in possible:
@@ -179,7 +180,7 @@ def _variant(source: Path, config: dict[str, Any], chosen: Variant | None) -> Va
 
 
 def _configured_variants(config: dict[str, Any]) -> set[str]:
-    """The variants that config.json leaves open: all of them without one."""
+    """Return the variants that config.json allows; all of them without a config.json."""
     everything = set(get_args(Variant))
     turbo = config.get("is_turbo")
     possible = everything if turbo is None else {"turbo"} if turbo else everything - {"turbo"}
@@ -188,12 +189,12 @@ def _configured_variants(config: dict[str, Any]) -> set[str]:
 
 
 def variants_in(text: str) -> set[str]:
-    """The variants that are words of the text."""
+    """Return the variants that are words of the text."""
     return set(re.split(r"[^a-z]+", text.lower())) & set(get_args(Variant))
 
 
 def _variant_in(text: str) -> str:
-    """The one variant that is a word of the text, else ""."""
+    """Return the only variant that is a word of the text, else ""."""
     words = variants_in(text)
     return words.pop() if len(words) == 1 else ""
 
@@ -209,14 +210,14 @@ def _decoder_width(model: Weights) -> int:
 
 
 def silence_latent_file(folder: Path) -> Path | None:
-    """The latent of silence in an official folder, or beside it."""
+    """Find the latent of silence in an official folder, or next to it."""
     candidates = (place / "silence_latent.pt" for place in (folder, folder.parent))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _content(weights: Weights) -> list[Any]:
-    """What a part contains: every name, dtype and shape, and bytes from the middle of some weights."""
+    """Summarise a component: every name, dtype and shape, and bytes from the middle of some weights."""
     names = sorted(weights.names)
     header = [[name, weights.stored_dtype(name), weights.shape(name)] for name in names]
-    sampled = [name for name in names if name.endswith(SAMPLED)] + names[:: max(1, len(names) // 16)]
-    return [header, [weights.sample(name, 256).hex() for name in sampled]]
+    sampled = [name for name in names if name.endswith(FINGERPRINTED)] + names[:: max(1, len(names) // 16)]
+    return [header, [weights.middle_bytes(name, 256).hex() for name in sampled]]

@@ -1,7 +1,7 @@
-"""The ACE-Step 1.5 diffusion transformer, trainable, under its official parameter names.
+"""ACE-Step 1.5 diffusion transformer, trainable, with its official parameter names.
 
-It predicts the velocity of noisy latents, given a condition (lyrics, timbre, caption) and context latents.  Exact to
-the host's and diffusers' implementations; sliding layers use exact block-local attention, timesteps stay float32.
+Predicts the velocity of noisy latents, given a condition (lyrics, timbre, caption) and context latents.  Matches the
+implementations of ComfyUI and diffusers; sliding layers use exact block-local attention, timesteps stay float32.
 Shapes: B batch, T latent frame, C channel, L patch (two frames), S condition token, D width.
 """
 
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import MLP, Attention, AttentionShape, Mask, RMSNorm, Rotation, fill, sliding_window
+from .layers import MLP, Attention, AttentionShape, Mask, RMSNorm, RotaryEmbedding, load_frozen, sliding_window
 from .weights import Weights
 
 TIME_FEATURES = 256
@@ -24,7 +24,7 @@ TIME_SCALE = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderGeometry:
-    """Every size of the decoder, read from its weights, never assumed (2B: 24 x 2048; XL: 32 x 2560)."""
+    """Sizes of the decoder, read from its weights (2B: 24 x 2048; XL: 32 x 2560)."""
 
     width: int
     layers: int
@@ -38,9 +38,9 @@ class DecoderGeometry:
     patch: int
 
     @classmethod
-    def read(cls, weights: Weights) -> DecoderGeometry:
-        """From the shapes of the decoder's own weights (names without `decoder.`)."""
-        attention = AttentionShape.read(weights)
+    def from_weights(cls, weights: Weights) -> DecoderGeometry:
+        """Read the sizes from the shapes of the decoder's weights (names without `decoder.`)."""
+        attention = AttentionShape.from_weights(weights)
         width, in_channels, patch = weights.shape("proj_in.1.weight")
         return cls(
             width=width,
@@ -71,7 +71,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         half = TIME_FEATURES // 2
-        # Float32 until here: 1000 t in bfloat16 moves in steps of four.
+        # Float32 up to here: 1000 t in bfloat16 has steps of four.
         steps = torch.arange(half, dtype=torch.float32, device=t_B.device)
         angles = TIME_SCALE * t_B.float()[:, None] * torch.exp(-math.log(10_000) * steps / half)
         features = torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.linear_1.weight.dtype)
@@ -80,7 +80,7 @@ class TimeEmbedding(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention (windowed on even layers), cross-attention to the condition, MLP; modulated by time."""
+    """Self-attention (sliding window on even layers), cross-attention to the condition, MLP; modulated by time."""
 
     def __init__(self, geometry: DecoderGeometry) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class DecoderLayer(nn.Module):
         self.mlp = MLP(geometry.width, geometry.mlp)
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 6, geometry.width))
 
-    def forward(self, x_BLD: Tensor, time_B6D: Tensor, condition_BSD: Tensor, rotation: Rotation,
+    def forward(self, x_BLD: Tensor, time_B6D: Tensor, condition_BSD: Tensor, rotation: RotaryEmbedding,
                 mask: Mask | None) -> Tensor:
         modulation = (self.scale_shift_table + time_B6D).chunk(6, dim=1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, geometry.width))
 
     def forward(self, x_BTC: Tensor, t_B: Tensor, condition_BSD: Tensor, context_BTC: Tensor) -> Tensor:
-        """Velocity [B, T, 64] of noisy latents [B, T, 64] at times [B].
+        """Predict the velocity [B, T, 64] of noisy latents [B, T, 64] at times [B].
 
         `condition_BSD` is unpadded (the decoder attends to every token); `context_BTC` is [B, T, 128].
         """
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
         time_BD, time_B6D = self._embed_time(t_B)
         condition_BSD = self.condition_embedder(condition_BSD)
         length = x_BLD.shape[1]
-        rotation = Rotation.of(length, self.geometry.head_width, x_BLD)
+        rotation = RotaryEmbedding.of(length, self.geometry.head_width, x_BLD)
         window = sliding_window(length, x_BLD)
         for index, layer in enumerate(self.layers):
             inputs = (x_BLD, time_B6D, condition_BSD, rotation, window if index % 2 == 0 else None)
@@ -148,7 +148,7 @@ class Decoder(nn.Module):
         return velocity_BCT.transpose(1, 2)[:, :frames]
 
     def _recomputes(self, index: int) -> bool:
-        """Whether a layer is computed again in the backward pass; `recomputed_layers` of them, evenly spread."""
+        """Return True for `recomputed_layers` of the layers, evenly spread; the backward pass recomputes them."""
         share, layers = self.recomputed_layers, self.geometry.layers
         return (index + 1) * share // layers > index * share // layers
 
@@ -158,15 +158,15 @@ class Decoder(nn.Module):
         return x_BDL.transpose(1, 2)
 
     def _embed_time(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Time plus interval embedding; the model was trained, and is sampled, with r = t, an interval of zero."""
+        """Sum time and interval embedding; the model was trained, and is sampled, with r = t, an interval of zero."""
         time_BD, time_B6D = self.time_embed(t_B)
         interval_BD, interval_B6D = self.time_embed_r(torch.zeros_like(t_B))
         return time_BD + interval_BD, time_B6D + interval_B6D
 
 
 def load_decoder(weights: Weights, dtype: torch.dtype, device: torch.device) -> Decoder:
-    """The frozen decoder of a checkpoint (names without `decoder.`), memory-mapped straight to dtype and device."""
+    """Load the frozen decoder of a checkpoint (names without `decoder.`), memory-mapped, to dtype and device."""
     with torch.device("meta"):
-        decoder = Decoder(DecoderGeometry.read(weights))
-    fill(decoder, weights, dtype, device)
+        decoder = Decoder(DecoderGeometry.from_weights(weights))
+    load_frozen(decoder, weights, dtype, device)
     return decoder.eval()

@@ -1,4 +1,4 @@
-"""Transformer blocks that the decoder and the condition encoders share: attention with rotary positions, and an MLP.
+"""Transformer blocks of the decoder and the encoders: attention with rotary position embedding, and an MLP.
 
 Parameter names are the official ones (ace-step/ACE-Step-1.5), so weights load and adapters save without renaming.
 Shapes: B batch, L position, D width, H query heads, K key-value heads, E head width.
@@ -18,9 +18,9 @@ from .weights import Weights
 EPS = 1e-6
 ROTARY_BASE = 1_000_000.0
 WINDOW = 128
-"""Sliding layers see positions at most this far away, both ways, inclusive."""
+"""Reach of sliding-window attention in positions, both ways, inclusive."""
 DENSE_BELOW = 3 * WINDOW
-"""Up to this length one masked attention is cheaper than blocks."""
+"""Length up to which one masked attention is cheaper than blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class AttentionShape:
     head_width: int
 
     @classmethod
-    def read(cls, weights: Weights) -> AttentionShape:
-        """From the shapes of the first layer's self-attention, which every other attention shares."""
+    def from_weights(cls, weights: Weights) -> AttentionShape:
+        """Read the sizes of the first layer's self-attention, which every other attention shares."""
         head_width = weights.shape("layers.0.self_attn.q_norm.weight")[0]
         queries, width = weights.shape("layers.0.self_attn.q_proj.weight")
         keys = weights.shape("layers.0.self_attn.k_proj.weight")[0]
@@ -53,31 +53,31 @@ class RMSNorm(nn.Module):
 
 
 @dataclass(frozen=True)
-class Rotation:
+class RotaryEmbedding:
     """Cosine and sine [L, E] of the rotary position embedding."""
 
     cos_LE: Tensor
     sin_LE: Tensor
 
     @staticmethod
-    def of(length: int, head_width: int, like: Tensor) -> Rotation:
-        """Positions 0..length-1; computed in float32, rounded once to the dtype of `like`."""
+    def of(length: int, head_width: int, like: Tensor) -> RotaryEmbedding:
+        """Compute positions 0..length-1 in float32, rounded once to the dtype of `like`."""
         steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=like.device)
         frequencies = 1.0 / ROTARY_BASE ** (steps / head_width)
         angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), frequencies)
         angles = torch.cat((angles, angles), dim=-1)
-        return Rotation(angles.cos().to(like.dtype), angles.sin().to(like.dtype))
+        return RotaryEmbedding(angles.cos().to(like.dtype), angles.sin().to(like.dtype))
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
-        """Rotate halves of each head by its position's angle."""
+        """Rotate the halves of each head by the angle of its position."""
         first, second = x_BLHE.chunk(2, dim=-1)
         rotated = torch.cat((-second, first), dim=-1)
         return x_BLHE * self.cos_LE[:, None, :] + rotated * self.sin_LE[:, None, :]
 
 
 @dataclass(frozen=True)
-class Window:
-    """Sliding-window attention as exact block-local attention: 128 queries see the 384 keys around them.
+class BlockMask:
+    """Mask of sliding-window attention as exact block-local attention: 128 queries attend to the 384 keys around them.
 
     `mask` is additive, [blocks, 128, 384].
     """
@@ -85,34 +85,34 @@ class Window:
     mask: Tensor
 
 
-Mask = Tensor | Window
-"""What may be seen: an additive mask [L, L], or blocks."""
+Mask = Tensor | BlockMask
+"""Attention mask: additive [L, L], or in blocks."""
 
 
 def sliding_window(length: int, like: Tensor) -> Mask:
-    """Positions at most 128 apart see each other; as blocks where that is cheaper."""
+    """Build the mask of positions at most 128 apart; in blocks if that is cheaper."""
     if length <= DENSE_BELOW:
         position = torch.arange(length, device=like.device)
-        return additive((position[:, None] - position[None, :]).abs() <= WINDOW, like)
+        return additive_mask((position[:, None] - position[None, :]).abs() <= WINDOW, like)
     blocks = -(-length // WINDOW)
     query = torch.arange(blocks * WINDOW, device=like.device).view(blocks, WINDOW, 1)
     first_key = torch.arange(blocks, device=like.device).view(blocks, 1, 1) * WINDOW - WINDOW
     key = first_key + torch.arange(3 * WINDOW, device=like.device)
-    return Window(additive(((query - key).abs() <= WINDOW) & (key >= 0) & (key < length), like))
+    return BlockMask(additive_mask(((query - key).abs() <= WINDOW) & (key >= 0) & (key < length), like))
 
 
-def additive(visible: Tensor, like: Tensor) -> Tensor:
-    """0 where visible, minus infinity elsewhere, in the dtype of `like`."""
+def additive_mask(visible: Tensor, like: Tensor) -> Tensor:
+    """Build a mask of 0 at visible positions and minus infinity elsewhere, in the dtype of `like`."""
     return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, float("-inf"))
 
 
 def attend(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, mask: Mask | None = None) -> Tensor:
-    """Grouped-query attention, [B, L, H, E].
+    """Compute grouped-query attention, [B, L, H, E].
 
-    Query heads that share a key head are laid end to end as one longer query: no key is ever copied, and full layers
-    need neither a mask nor grouped-query support from the kernel.
+    Query heads that share a key head are concatenated to one longer query: no key is copied, and full layers need
+    neither a mask nor grouped-query support of the kernel.
     """
-    if isinstance(mask, Window):
+    if isinstance(mask, BlockMask):
         return _attend_in_blocks(q_BLHE, k_BLKE, v_BLKE, mask)
     batch, length, heads, width = q_BLHE.shape
     kv_heads = k_BLKE.shape[2]
@@ -124,7 +124,7 @@ def attend(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, mask: Mask | None = N
     return out.view(batch, kv_heads, groups, length, width).permute(0, 3, 1, 2, 4).reshape(q_BLHE.shape)
 
 
-def _attend_in_blocks(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, window: Window) -> Tensor:
+def _attend_in_blocks(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, window: BlockMask) -> Tensor:
     batch, length, heads, width = q_BLHE.shape
     kv_heads = k_BLKE.shape[2]
     groups = heads // kv_heads
@@ -146,7 +146,7 @@ def _attend_in_blocks(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, window: Wi
 
 
 class Attention(nn.Module):
-    """Self-attention, or cross-attention when a source is given."""
+    """Self-attention, or cross-attention with a source."""
 
     def __init__(self, shape: AttentionShape) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(shape.head_width)
         self.k_norm = RMSNorm(shape.head_width)
 
-    def forward(self, x_BLD: Tensor, *, source_BLD: Tensor | None = None, rotation: Rotation | None = None,
+    def forward(self, x_BLD: Tensor, *, source_BLD: Tensor | None = None, rotation: RotaryEmbedding | None = None,
                 mask: Mask | None = None) -> Tensor:
         source_BLD = x_BLD if source_BLD is None else source_BLD
         q_BLHE = self.q_norm(self.q_proj(x_BLD).unflatten(-1, (-1, self.head_width)))
@@ -194,16 +194,16 @@ class EncoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.width)
         self.mlp = MLP(shape.width, mlp)
 
-    def forward(self, x: Tensor, rotation: Rotation, mask: Mask | None = None) -> Tensor:
+    def forward(self, x: Tensor, rotation: RotaryEmbedding, mask: Mask | None = None) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), rotation=rotation, mask=mask)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
 
-def fill(module: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
-    """Replace the parameters of a module built on the meta device by frozen weights of the same names.
+def load_frozen(module: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.device) -> None:
+    """Load frozen weights into a module built on the meta device, by parameter name.
 
-    Raises CheckpointError when a weight is missing or of another shape.
+    CheckpointError if a weight is missing or of another shape.
     """
     state: dict[str, Tensor] = {}
     for name, parameter in module.named_parameters():
@@ -211,7 +211,7 @@ def fill(module: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.
             raise CheckpointError(f"{weights.label} has no weight {name!r}; it is incomplete or not ACE-Step 1.5.")
         if weights.shape(name) != tuple(parameter.shape):
             raise CheckpointError(f"{name} of {weights.label} has shape {weights.shape(name)}, "
-                                  f"but its other weights ask for {tuple(parameter.shape)}. The file is inconsistent.")
+                                  f"but its other weights need {tuple(parameter.shape)}. The file is inconsistent.")
         state[name] = weights.tensor(name, dtype, device)
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""The text that ComfyUI, or the official program, makes of what a person types, to the letter.
+"""Prompt text of ComfyUI and of the official program, to the letter.
 
-The official program (Gradio) and diffusers tell the model to fill a mask, where ComfyUI always tells it to make tokens;
-they cut a begun second off the duration, keep the caption as it is typed, know no escapes, and have a timbre reference
-of thirty seconds whatever the length.  Sources: ACE-Step-1.5's conditioning_text.py and metadata formatting, diffusers'
+The official program (Gradio) and diffusers use the instruction to fill a mask, ComfyUI always the one to generate
+tokens; they round the duration down, keep the caption as typed, have no escapes, and use a timbre reference of thirty
+seconds whatever the length.  Sources: ACE-Step-1.5's conditioning_text.py and metadata formatting, diffusers'
 pipeline_ace_step.py, ComfyUI's text_encoders/ace15.py.
 """
 
@@ -16,7 +16,7 @@ from .flow_matching import FRAMES_PER_SECOND
 
 COMFYUI = "comfyui"
 OFFICIAL = "official"
-"""The styles: whose generation it is."""
+"""Styles: the program that generates with the adapter."""
 CAPTION_TEMPLATE = (
     "# Instruction\nGenerate audio semantic tokens based on the given conditions:\n\n"
     "# Caption\n{caption}\n\n# Metas\n{metas}\n<|endoftext|>\n<|endoftext|>"
@@ -37,7 +37,7 @@ _KEY = re.compile(r"([A-Ga-g])([#b\u266f\u266d]?)\s*(?:(m|(?i:min|minor))|M|(?i:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """The fields of a program's text form, as a person would fill them in for this song."""
+    """Fields of a program's text form for one song."""
 
     caption: str
     lyrics: str
@@ -47,17 +47,17 @@ class Prompt:
     signature: str
     seconds: float
     style: str = COMFYUI
-    """Whose text is made of them: ComfyUI's, or that of the official program and of diffusers."""
+    """Style of the text: ComfyUI's, or that of the official program and of diffusers."""
 
     @property
     def caption_text(self) -> str:
-        """What the text encoder reads: instruction, caption and metas."""
+        """Input of the text encoder: instruction, caption and metas."""
         official = self.style == OFFICIAL
         metas = {
             "bpm": UNKNOWN if self.bpm is None else str(self.bpm),
             # Both programs offer beats per bar only: "4/4" and "6/8" are their 4 and 6.
             "timesignature": self.signature.split("/")[0].strip() or UNKNOWN,
-            "keyscale": spelled_out(self.key) or UNKNOWN,
+            "keyscale": spell_out_key(self.key) or UNKNOWN,
             "duration": f"{int(self.seconds) if official else math.ceil(self.seconds)} seconds",
         }
         lines = "\n".join(f"- {name}: {value}" for name, value in metas.items())
@@ -67,7 +67,7 @@ class Prompt:
 
     @property
     def lyrics_text(self) -> str:
-        """What the lyric encoder reads: language and lyrics."""
+        """Input of the lyric encoder: language and lyrics."""
         language = self.language.strip().lower()
         if self.style == OFFICIAL:
             return OFFICIAL_LYRICS_TEMPLATE.format(language=language, lyrics=self.lyrics)
@@ -75,12 +75,12 @@ class Prompt:
 
     @property
     def timbre_frames(self) -> int:
-        """How many frames of silence stand for the timbre reference that nobody gave."""
+        """Frames of silence used as the missing timbre reference."""
         return OFFICIAL_TIMBRE_FRAMES if self.style == OFFICIAL else round(self.seconds * FRAMES_PER_SECOND)
 
 
-def spelled_out(key: str) -> str:
-    """A key as both programs offer it: "Am" and "a min" are "A minor"; what is no key stays as it is."""
+def spell_out_key(key: str) -> str:
+    """Spell a key as both programs do: "Am" and "a min" become "A minor"; other text is unchanged."""
     match = _KEY.fullmatch(key.strip())
     if match is None:
         return key.strip()
@@ -88,5 +88,5 @@ def spelled_out(key: str) -> str:
 
 
 def _plain_parentheses(text: str) -> str:
-    """The host's prompts use \\( for a literal parenthesis, also where weights are switched off."""
+    """Unescape parentheses: ComfyUI's prompts use \\( for a literal one, also without prompt weights."""
     return text.replace("\\)", ")").replace("\\(", "(")

@@ -1,4 +1,4 @@
-"""The models' surroundings without ComfyUI: what preprocessing needs, from an official folder and diffusers.
+"""Model source without ComfyUI: VAE, tokenizer and silence latent from an official folder, through diffusers.
 
 Needs diffusers and transformers: pip install diffusers transformers.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import CheckpointError, MissingDependency
 from ..io import strict_json, torch_pickle
 from .checkpoint import TEXT_ENCODER_FOLDER, Checkpoint, silence_latent_file
-from .layers import fill
+from .layers import load_frozen
 from .weights import Weights
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
@@ -23,13 +23,13 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 @dataclass(frozen=True)
 class OfficialModels:
-    """A ModelSource of an official folder, such as acestep-v15-turbo, with Qwen3-Embedding-0.6B and vae beside it."""
+    """ModelSource of an official folder, such as acestep-v15-turbo, with its siblings Qwen3-Embedding-0.6B and vae."""
 
     folder: Path
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The text encoder's.  CheckpointError where it holds no tokenizer."""
+        """Folder of the text encoder.  CheckpointError if it holds no tokenizer."""
         folder = self.folder.parent / TEXT_ENCODER_FOLDER
         if not any((folder / name).is_file() for name in TOKENIZER_FILES):
             raise CheckpointError(f"{folder} holds no tokenizer ({' or '.join(TOKENIZER_FILES)}). "
@@ -37,9 +37,9 @@ class OfficialModels:
         return folder
 
     def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """diffusers' AutoencoderOobleck in float32, its encoder only; the mean of its posterior, never a sample.
+        """Load the encoder of diffusers' AutoencoderOobleck in float32; it returns the posterior's mean, never a draw.
 
-        CheckpointError where the VAE is not in diffusers' layout, MissingDependency without diffusers.
+        CheckpointError if the VAE is not in diffusers' layout, MissingDependency without diffusers.
         """
         try:
             from diffusers import AutoencoderOobleck
@@ -57,7 +57,7 @@ class OfficialModels:
         except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
             raise CheckpointError(f"{config.name} in the folder {config.parent.name} describes no VAE ({error}). "
                                   "Download it again.") from error
-        fill(vae.encoder, Weights.open([checkpoint.vae], "encoder."), torch.float32, device)
+        load_frozen(vae.encoder, Weights.open([checkpoint.vae], "encoder."), torch.float32, device)
 
         def encode(waveform: Tensor) -> Tensor:
             mean: Tensor = vae.encode(waveform.to(device, torch.float32)).latent_dist.mean
@@ -66,9 +66,9 @@ class OfficialModels:
         return encode
 
     def silence_latent(self, frames: int) -> Tensor:
-        """[frames, 64], of silence_latent.pt; beyond its ten minutes it begins anew, as in the official program.
+        """Read silence_latent.pt, [frames, 64], repeated beyond its ten minutes as in the official program.
 
-        CheckpointError where the file is missing or damaged.
+        CheckpointError if the file is missing or damaged.
         """
         path = silence_latent_file(self.folder)
         if path is None:

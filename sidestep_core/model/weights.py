@@ -1,4 +1,4 @@
-"""Weights of one model part from any safetensors file in use: found by name, dequantised when they are read.
+"""Weights of one component from any safetensors file in use: found by name, dequantised when read.
 
 Plain float formats, fp8 and int8 as ComfyUI stores them (four layouts of the scale), single files and shards.  Values
 are exactly those that ComfyUI computes with at the same precision.
@@ -19,21 +19,21 @@ from ..io import strict_json
 from ..io.record import Record
 from ..io.tensors import BadTensorFile, TensorFile
 
-MOST_SETTINGS = 10_000
+MAX_SETTINGS = 10_000
 """Bytes of the settings of one quantised layer."""
 FLOATS = ("BF16", "F16", "F32", "F64")
 FP8 = ("F8_E4M3", "F8_E5M2")
 READABLE_FORMATS = ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise")
-QUANTISATION_PARTS = (
+QUANTISATION_SUFFIXES = (
     ".comfy_quant", ".weight_scale", ".weight_scale_2", ".input_scale", ".pre_quant_scale",
     ".scale_weight", ".scale_input", "scaled_fp8",
 )  # fmt: skip
-"""Tensors that belong to a quantised weight and are no weights themselves."""
+"""Suffixes of tensors that belong to a quantised weight, and are not weights."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A weight's place: its file, its full name there, and the format its layer declares ("" for none)."""
+class StoredWeight:
+    """Location of a weight: file, full name in it, and quantisation format of its layer ("" for none)."""
 
     file: TensorFile
     name: str
@@ -44,7 +44,7 @@ class Stored:
         return self.file.stored[self.name].dtype
 
     def scale(self) -> Tensor | None:
-        """The factor of a quantised weight, a scalar or [outputs, 1]."""
+        """Read the scale of a quantised weight, a scalar or [outputs, 1]."""
         layer = self.name.removesuffix(".weight")
         for name in (f"{layer}.weight_scale", f"{layer}.scale_weight"):
             if name in self.file.stored:
@@ -53,23 +53,23 @@ class Stored:
 
 
 class Weights:
-    """Read-only view of one model part: names without prefix -> tensors."""
+    """Read-only view of one component: names without prefix -> tensors."""
 
-    def __init__(self, stored: Mapping[str, Stored], label: str) -> None:
+    def __init__(self, stored: Mapping[str, StoredWeight], label: str) -> None:
         self.label = label
-        """What error messages call the file."""
+        """Name of the file in error messages."""
         self.names = frozenset(stored)
         self._stored = stored
 
     @classmethod
     def open(cls, paths: Sequence[Path], prefix: str = "") -> Weights:
-        """The weights whose names begin with `prefix`, in one file or spread over shards.
+        """Open the weights whose names begin with `prefix`, in one file or in shards.
 
-        Reads headers only.  Raises CheckpointError when a file is missing, damaged or not safetensors, and for
-        quantisations that cannot be undone.
+        Reads headers only.  CheckpointError if a file is missing, damaged or not safetensors, or quantised in an
+        unsupported format.
         """
         label = paths[0].name if len(paths) == 1 else paths[0].parent.name
-        stored: dict[str, Stored] = {}
+        stored: dict[str, StoredWeight] = {}
         for path in paths:
             part = _stored_weights(open_file(path), prefix)
             twice = sorted(part.keys() & stored.keys())
@@ -79,7 +79,7 @@ class Weights:
         return cls(stored, label)
 
     def under(self, prefix: str) -> Weights:
-        """The weights whose names begin with `prefix`, named without it."""
+        """Return the weights whose names begin with `prefix`, named without it."""
         part = {name.removeprefix(prefix): one for name, one in self._stored.items() if name.startswith(prefix)}
         return Weights(part, self.label)
 
@@ -88,47 +88,47 @@ class Weights:
         return stored.file.stored[stored.name].shape
 
     def depth(self) -> int:
-        """How many layers there are, by the numbers in `layers.N.`."""
+        """Return the number of layers, from the numbers in `layers.N.`."""
         return 1 + max(int(name.split(".")[1]) for name in self.names if name.startswith("layers."))
 
     def stored_dtype(self, name: str) -> str:
-        """The dtype in the file, as safetensors spells it."""
+        """Return the dtype in the file, as safetensors spells it."""
         return self._find(name).dtype
 
     def tensor(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The weight, dequantised, as an ordinary tensor of this dtype on this device.
+        """Load the weight, dequantised, as a plain tensor of this dtype on this device.
 
-        When the file already holds that dtype and the device is the CPU it stays memory-mapped and shared: copy it
-        before writing into it.
+        If the file holds that dtype and the device is the CPU, it stays memory-mapped and shared: copy it before
+        writing into it.
         """
         stored = self._find(name)
-        # Inside a ComfyUI node everything else would become an inference tensor, which autograd refuses to keep.
+        # A host may run in inference mode, whose tensors autograd refuses to save.
         with torch.inference_mode(False):
             return _dequantise(stored, dtype).to(device)
 
-    def sample(self, name: str, count: int) -> bytes:
-        """Up to `count` of the stored bytes from the weight's middle."""
+    def middle_bytes(self, name: str, count: int) -> bytes:
+        """Read up to `count` of the stored bytes from the weight's middle."""
         stored = self._find(name)
         return stored.file.middle(stored.name, count)
 
-    def _find(self, name: str) -> Stored:
+    def _find(self, name: str) -> StoredWeight:
         if name not in self._stored:
             raise CheckpointError(f"{self.label} has no weight {name!r}; it is incomplete or not ACE-Step 1.5.")
         return self._stored[name]
 
 
 def open_file(path: Path) -> TensorFile:
-    """A safetensors file, or CheckpointError saying what the file is instead."""
+    """Open a safetensors file; CheckpointError names the kind of a wrong one."""
     try:
         return TensorFile(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist. Was it moved or renamed?") from error
     except BadTensorFile as error:
-        raise CheckpointError(f"{path.name} {_what_it_is(path)}") from error
+        raise CheckpointError(f"{path.name} {_describe(path)}") from error
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of a model folder in the Hugging Face layout: shards by their index, else the one file."""
+    """List the safetensors files of a model folder in the Hugging Face layout: shards by their index, else one file."""
     for stem in ("model", "diffusion_pytorch_model"):
         index = folder / f"{stem}.safetensors.index.json"
         if index.is_file():
@@ -151,18 +151,18 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return tuple(index.parent / name for name in names)
 
 
-def _stored_weights(file: TensorFile, prefix: str) -> dict[str, Stored]:
-    """Every weight under the prefix; CheckpointError when one of them is quantised beyond reading."""
+def _stored_weights(file: TensorFile, prefix: str) -> dict[str, StoredWeight]:
+    """Locate every weight under the prefix; CheckpointError for an unsupported quantisation."""
     declared = _declared_formats(file)
-    weights: dict[str, Stored] = {}
+    weights: dict[str, StoredWeight] = {}
     for name in file.stored:
-        if not name.startswith(prefix) or name.endswith(QUANTISATION_PARTS):
+        if not name.startswith(prefix) or name.endswith(QUANTISATION_SUFFIXES):
             continue
         layer = name.removesuffix(".weight")
         own = f"{layer}.comfy_quant"
         settings = _parse_settings(file, own) if own in file.stored and layer != name else {}
         settings = settings or declared.get(layer) or declared.get(layer.removeprefix(prefix)) or {}
-        stored = Stored(file, name, _format(settings))
+        stored = StoredWeight(file, name, _format(settings))
         _require_readable(stored)
         weights[name.removeprefix(prefix)] = stored
     return weights
@@ -170,20 +170,20 @@ def _stored_weights(file: TensorFile, prefix: str) -> dict[str, Stored]:
 
 @dataclass(frozen=True)
 class _Quantisation(Record):
-    """The metadata of a quantised file."""
+    """Metadata of a quantised file."""
 
     layers: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class _Index(Record):
-    """The index of a model in shards."""
+    """Index of a model in shards."""
 
     weight_map: dict[str, str]
 
 
 def _declared_formats(file: TensorFile) -> dict[str, dict[str, Any]]:
-    """Layer -> quantisation settings from the file's metadata."""
+    """Read quantisation settings by layer from the file's metadata."""
     text = file.metadata.get("_quantization_metadata")
     if text is None:
         return {}
@@ -196,23 +196,23 @@ def _declared_formats(file: TensorFile) -> dict[str, dict[str, Any]]:
 
 def _parse_settings(file: TensorFile, name: str) -> dict[str, Any]:
     try:
-        if file.stored[name].size > MOST_SETTINGS:
+        if file.stored[name].size > MAX_SETTINGS:
             raise strict_json.BadJson(f"it has {file.stored[name].size} bytes.")
-        content = strict_json.loads(b"".join(file.chunks(name, MOST_SETTINGS)), "it")
+        content = strict_json.loads(b"".join(file.chunks(name, MAX_SETTINGS)), "it")
         return strict_json.as_object(content, "it")
     except strict_json.BadJson as error:
         raise CheckpointError(f"{file.path.name} has a damaged {name!r}: {error} Download it again.") from error
 
 
 def _format(settings: Mapping[str, Any]) -> str:
-    """The format's name; "convrot" is added where a rotation was folded into the weight."""
+    """Return the format's name, with "convrot" if a rotation was folded into the weight."""
     name = str(settings.get("format", ""))
     params = settings.get("params")
     rotated = settings.get("convrot") or (isinstance(params, dict) and params.get("convrot"))
     return f"{name} with convrot" if rotated and "convrot" not in name else name
 
 
-def _require_readable(stored: Stored) -> None:
+def _require_readable(stored: StoredWeight) -> None:
     if stored.dtype == "I8":
         readable = stored.format == "int8_tensorwise"
     else:
@@ -224,13 +224,13 @@ def _require_readable(stored: Stored) -> None:
         )
 
 
-def _guess(stored: Stored) -> str:
+def _guess(stored: StoredWeight) -> str:
     if any("bitsandbytes" in name for name in stored.file.stored):
         return "bitsandbytes 4-bit"
     return f"an unknown format ({stored.dtype})"
 
 
-def _dequantise(stored: Stored, dtype: torch.dtype) -> Tensor:
+def _dequantise(stored: StoredWeight, dtype: torch.dtype) -> Tensor:
     tensor, scale = stored.file.tensor(stored.name), stored.scale()
     if scale is None:
         if stored.format:
@@ -238,12 +238,12 @@ def _dequantise(stored: Stored, dtype: torch.dtype) -> Tensor:
         return tensor.to(dtype)
     if stored.dtype == "I8":
         return (tensor.float() * scale).to(dtype)
-    # Both factors are rounded before they are multiplied, as in the host.
+    # Both factors are rounded before the product, as in ComfyUI.
     return tensor.to(dtype) * scale.to(dtype)
 
 
-def _what_it_is(path: Path) -> str:
-    """The rest of a sentence about a file that could not be read as safetensors."""
+def _describe(path: Path) -> str:
+    """Describe a file that is not readable as safetensors, as the end of a sentence."""
     with path.open("rb") as file:
         start = file.read(16)
     if start[:4] == b"GGUF":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..errors import DatasetError
-from ..model.prompts import spelled_out
+from ..model.prompts import spell_out_key
 from .metadata import Entry, Field, Remarks, SongMetadata, parse_entries
 
 TAG_FIELDS: frozenset[Field] = frozenset({"genre", "lyrics", "bpm", "key"})
@@ -32,7 +32,7 @@ def parse_tags(tags: Mapping[str, str], file: str, remarks: Remarks) -> SongMeta
         field = _NAMES.get(name.lower()) or ("lyrics" if name.lower().startswith("lyrics-") else None)
         if field is None:
             continue
-        entry = Entry(field, spelled_out(text) if field == "key" else text, f"The tag {name} of {file}")
+        entry = Entry(field, spell_out_key(text) if field == "key" else text, f"The tag {name} of {file}")
         try:
             metadata = parse_entries([entry], remarks) | metadata
         except DatasetError as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from demo.synthetic_model import DEMO_MODEL
 from sidestep_core import rng
 from sidestep_core.model import flow_matching
-from sidestep_core.model.audio_codes import AudioCodes, load_audio_codes
+from sidestep_core.model.audio_codes import AudioCodec, load_audio_codec
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.pack import pack_module
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -30,8 +30,8 @@ def model(comfy: ModuleType, checkpoint: Checkpoint) -> Any:
 
 
 @pytest.fixture(scope="module")
-def codes(checkpoint: Checkpoint) -> AudioCodes:
-    return load_audio_codes(checkpoint.model_weights(), CPU)
+def codes(checkpoint: Checkpoint) -> AudioCodec:
+    return load_audio_codec(checkpoint.model_weights(), CPU)
 
 
 def song(frames: int) -> Tensor:
@@ -66,12 +66,12 @@ def fed(model: Any, frames: int, audio_codes: list[int] | None) -> tuple[Tensor,
 
 @pytest.mark.parametrize("frames", LENGTHS)
 @torch.no_grad()
-def test_the_context_is_the_codes_latents_and_the_condition_stays(model: Any, codes: AudioCodes, frames: int) -> None:
+def test_the_context_is_the_codes_latents_and_the_condition_stays(model: Any, codes: AudioCodec, frames: int) -> None:
     silence = pack_module("nodes.host.models").HostModels().silence_latent(frames)
-    found = codes.of(song(frames), silence)
+    found = codes.encode(song(frames), silence)
     condition, context = fed(model, frames, found.tolist())
     condition_without, context_without = fed(model, frames, None)
-    ours = flow_matching.context_latents(codes.latents(found)[None, :frames])
+    ours = flow_matching.context_latents(codes.decode(found)[None, :frames])
     assert deviation(ours, context) <= FP32
     assert deviation(ours * (1 + PERTURBED), context) > FP32
     assert torch.equal(flow_matching.context_latents(silence[None]), context_without)
@@ -79,13 +79,13 @@ def test_the_context_is_the_codes_latents_and_the_condition_stays(model: Any, co
 
 
 @torch.no_grad()
-def test_other_codes_are_another_context(model: Any, codes: AudioCodes) -> None:
-    ours = flow_matching.context_latents(codes.latents(codes.of(song(25), song(5)))[None])
+def test_other_codes_are_another_context(model: Any, codes: AudioCodec) -> None:
+    ours = flow_matching.context_latents(codes.decode(codes.encode(song(25), song(5)))[None])
     assert deviation(ours, fed(model, 25, [1, 2, 3, 4, 5])[1]) > PERTURBED
 
 
 @torch.no_grad()
-def test_the_hosts_own_tokenizer_is_not_the_official_one(model: Any, codes: AudioCodes) -> None:
+def test_the_hosts_own_tokenizer_is_not_the_official_one(model: Any, codes: AudioCodec) -> None:
     """It takes tanh twice.  Nothing asks it for codes of a song but a reference audio; once this fails it is mended."""
     theirs = model.model.diffusion_model.tokenizer.tokenize(song(500)[None])[1].flatten()
-    assert (theirs != codes.of(song(500), song(5))).float().mean() > 0.5
+    assert (theirs != codes.encode(song(500), song(5))).float().mean() > 0.5

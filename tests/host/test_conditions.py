@@ -78,8 +78,8 @@ def tokens_of_host(clip: Any, prompt: Prompt) -> dict[str, Any]:
 @pytest.mark.parametrize("prompt", PROMPTS, ids=["full", "bare", "foreign"])
 def test_token_ids_are_the_hosts(host: Host, text_encoder: TextEncoder, prompt: Prompt) -> None:
     tokens = tokens_of_host(host.clip, prompt)
-    assert text_encoder.tokens(prompt.caption_text) == [token for token, *_ in tokens["qwen3_06b"][0]]
-    assert text_encoder.tokens(prompt.lyrics_text) == [token for token, *_ in tokens["lyrics"][0]]
+    assert text_encoder.tokenize(prompt.caption_text) == [token for token, *_ in tokens["qwen3_06b"][0]]
+    assert text_encoder.tokenize(prompt.lyrics_text) == [token for token, *_ in tokens["lyrics"][0]]
 
 
 def captured_from_sampling(host: Host, prompt: Prompt, frames: int) -> tuple[Tensor, Tensor]:
@@ -109,7 +109,7 @@ def test_condition_and_context_are_those_inside_the_hosts_forward(
     frames = round(prompt.seconds * flow_matching.FRAMES_PER_SECOND)
     condition, context = captured_from_sampling(host, prompt, frames)
     silence = source.silence_latent(frames)[None]
-    ours = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt), silence)
+    ours = encoder(text_encoder.encode_caption(prompt), text_encoder.embed_lyrics(prompt), silence)
     assert deviation(ours, condition.float()) <= FP32
     assert deviation(ours * (1 + PERTURBED), condition.float()) > FP32
     assert torch.equal(flow_matching.context_latents(silence), context.float())

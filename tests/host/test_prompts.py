@@ -104,7 +104,7 @@ def test_tokens_are_the_hosts(host: Host, text_encoder: TextEncoder, prompt: Pro
 def test_hidden_states_are_the_hosts(host: Host, text_encoder: TextEncoder, encoder: ConditionEncoder,
                                      prompt: Prompt) -> None:
     expected, rows = host.encode(prompt)
-    caption, lyrics = text_encoder.caption(prompt), text_encoder.lyrics(prompt)
+    caption, lyrics = text_encoder.encode_caption(prompt), text_encoder.embed_lyrics(prompt)
     assert torch.equal(lyrics, rows)
     assert deviation(caption, expected) <= FP32
     assert deviation(caption * (1 + PERTURBED), expected) > FP32
@@ -119,7 +119,7 @@ def test_hidden_states_are_the_hosts(host: Host, text_encoder: TextEncoder, enco
 def test_other_words_and_the_official_style_are_noticed(host: Host, text_encoder: TextEncoder) -> None:
     prompt = TWENTY["english"]
     expected, _ = host.encode(prompt)
-    other = text_encoder.caption(replace(prompt, caption=prompt.caption.replace("80s", "90s")))
+    other = text_encoder.encode_caption(replace(prompt, caption=prompt.caption.replace("80s", "90s")))
     assert deviation(other, expected) > FP32
     official = replace(prompt, style=OFFICIAL)
     assert text_encoder.caption_ids(official) != [token for token, *_ in host.tokens(prompt)["qwen3_06b"][0]]

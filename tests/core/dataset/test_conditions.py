@@ -47,13 +47,13 @@ def test_conditions_are_independent(source: TinySource, checkpoint: Checkpoint, 
 def test_shared_parts_are_encoded_once(source: TinySource, checkpoint: Checkpoint, dataset: Dataset,
                                        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    read = ProjectedEncoder.read
+    encode = ProjectedEncoder.encode_projected
 
     def counted(encoder: ProjectedEncoder, x_BLD: torch.Tensor) -> torch.Tensor:
         seen.append(x_BLD.shape[1])
-        return read(encoder, x_BLD)
+        return encode(encoder, x_BLD)
 
-    monkeypatch.setattr(ProjectedEncoder, "read", counted)
+    monkeypatch.setattr(ProjectedEncoder, "encode_projected", counted)
     info = dataset.samples[2]
     prompts = [prompt for frames in (103, 38) for prompt in info.prompts(frames)]
     encode_conditions(source, checkpoint,

@@ -133,7 +133,7 @@ def test_samples_are_what_the_encoders_make_of_the_songs(run: Run) -> None:
         padded = torch.nn.functional.pad(waveform, (0, frames * SAMPLES_PER_FRAME - waveform.shape[1]))
         assert torch.equal(sample.latents_TC, encode(padded[None])[0].T)
         with torch.no_grad():
-            condition = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
+            condition = encoder(text_encoder.encode_caption(prompt), text_encoder.embed_lyrics(prompt),
                                 run.source.silence_latent(frames)[None])
         assert torch.equal(sample.condition_SD, condition[0])
     assert torch.equal(silence_TC, run.source.silence_latent(51))

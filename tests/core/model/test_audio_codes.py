@@ -13,7 +13,7 @@ from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model import audio_codes as codes_file
-from sidestep_core.model.audio_codes import LEVELS, AudioCodes, load_audio_codes
+from sidestep_core.model.audio_codes import LEVELS, AudioCodec, load_audio_codec
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.weights import Weights
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -30,8 +30,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def ours(weights: Weights) -> AudioCodes:
-    return load_audio_codes(weights, CPU)
+def ours(weights: Weights) -> AudioCodec:
+    return load_audio_codec(weights, CPU)
 
 
 def tensors_of(weights: Weights) -> dict[str, Tensor]:
@@ -64,27 +64,27 @@ def song(frames: int) -> Tensor:
 
 @pytest.mark.parametrize("frames", [5, 100, 101, 2999, 3004])
 @torch.no_grad()
-def test_codes_and_their_latents_are_the_official_ones(ours: AudioCodes, theirs: tuple[nn.Module, nn.Module],
+def test_codes_and_their_latents_are_the_official_ones(ours: AudioCodec, theirs: tuple[nn.Module, nn.Module],
                                                        frames: int) -> None:
     quantised, indices = theirs[0].tokenize(song(frames)[None], SILENCE[None])
-    found = ours.of(song(frames), SILENCE)
+    found = ours.encode(song(frames), SILENCE)
     assert torch.equal(found, indices[0, :, 0])
     assert len(found) == -(-frames // 5)
     expected = theirs[1](quantised)[0]
-    assert deviation(ours.latents(found), expected) < FP32
-    assert deviation(ours.latents(found) * (1 + PERTURBED), expected) > FP32
+    assert deviation(ours.decode(found), expected) < FP32
+    assert deviation(ours.decode(found) * (1 + PERTURBED), expected) > FP32
 
 
 @torch.no_grad()
-def test_every_code_stands_for_the_official_vector(ours: AudioCodes, theirs: tuple[nn.Module, nn.Module]) -> None:
+def test_every_code_stands_for_the_official_vector(ours: AudioCodec, theirs: tuple[nn.Module, nn.Module]) -> None:
     every = torch.arange(8 * 8 * 8 * 5 * 5 * 5).split(7000)[3]
     expected = theirs[1](theirs[0].quantizer.get_output_from_indices(every[None, :, None]))[0]
-    assert deviation(ours.latents(every), expected) < FP32
-    assert deviation(ours.latents(every + 1), expected) > PERTURBED
+    assert deviation(ours.decode(every), expected) < FP32
+    assert deviation(ours.decode(every + 1), expected) > PERTURBED
 
 
 @torch.no_grad()
-def test_a_second_tanh_would_find_other_codes(ours: AudioCodes) -> None:
+def test_a_second_tanh_would_find_other_codes(ours: AudioCodec) -> None:
     """As the host's quantiser does it, so that the test above could fail."""
     whole = song(500).unflatten(0, (-1, 5))
     quantizer = ours.tokenizer.quantizer
@@ -95,31 +95,31 @@ def test_a_second_tanh_would_find_other_codes(ours: AudioCodes) -> None:
     assert (digits != quantizer.digits(pooled)).any(dim=1).float().mean() > 0.5
 
 
-def test_each_code_hears_its_own_five_frames_only(ours: AudioCodes) -> None:
+def test_each_code_hears_its_own_five_frames_only(ours: AudioCodec) -> None:
     changed = song(100).clone()
     changed[37] += 3
-    assert (ours.of(changed, SILENCE) != ours.of(song(100), SILENCE)).nonzero().flatten().tolist() == [37 // 5]
+    assert (ours.encode(changed, SILENCE) != ours.encode(song(100), SILENCE)).nonzero().flatten().tolist() == [37 // 5]
 
 
-def test_a_window_on_the_grid_of_codes_has_the_songs_codes(ours: AudioCodes) -> None:
-    whole, window = ours.of(song(100), SILENCE), ours.of(song(100)[35:60], SILENCE)
+def test_a_window_on_the_grid_of_codes_has_the_songs_codes(ours: AudioCodec) -> None:
+    whole, window = ours.encode(song(100), SILENCE), ours.encode(song(100)[35:60], SILENCE)
     assert torch.equal(window, whole[7:12])
-    assert not torch.equal(ours.of(song(100)[36:61], SILENCE), whole[7:12])
-    assert deviation(ours.latents(window), ours.latents(whole)[35:60]) < FP32
+    assert not torch.equal(ours.encode(song(100)[36:61], SILENCE), whole[7:12])
+    assert deviation(ours.decode(window), ours.decode(whole)[35:60]) < FP32
 
 
-def test_the_last_code_is_filled_up_with_silence(ours: AudioCodes) -> None:
+def test_the_last_code_is_filled_up_with_silence(ours: AudioCodec) -> None:
     filled = torch.cat((song(101), SILENCE[:4]))
-    assert torch.equal(ours.of(song(101), SILENCE), ours.of(filled, SILENCE))
-    assert not torch.equal(ours.of(song(101), SILENCE), ours.of(song(101), SILENCE + 5))
+    assert torch.equal(ours.encode(song(101), SILENCE), ours.encode(filled, SILENCE))
+    assert not torch.equal(ours.encode(song(101), SILENCE), ours.encode(song(101), SILENCE + 5))
 
 
-def test_how_many_are_computed_at_once_changes_nothing(ours: AudioCodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = ours.of(song(200), SILENCE)
-    latents = ours.latents(together)
-    monkeypatch.setattr(codes_file, "AT_ONCE", 7)
-    assert torch.equal(ours.of(song(200), SILENCE), together)
-    assert deviation(ours.latents(together), latents) < FP32
+def test_how_many_are_computed_at_once_changes_nothing(ours: AudioCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = ours.encode(song(200), SILENCE)
+    latents = ours.decode(together)
+    monkeypatch.setattr(codes_file, "CODES_PER_BATCH", 7)
+    assert torch.equal(ours.encode(song(200), SILENCE), together)
+    assert deviation(ours.decode(together), latents) < FP32
 
 
 def without(checkpoint: Checkpoint, path: Path, start: str) -> Weights:
@@ -131,7 +131,7 @@ def without(checkpoint: Checkpoint, path: Path, start: str) -> Weights:
 @pytest.mark.parametrize("part", ["tokenizer.", "detokenizer."])
 def test_a_file_saved_without_them_says_so(checkpoint: Checkpoint, tmp_path: Path, part: str) -> None:
     with pytest.raises(CheckpointError, match=rf"slim\.safetensors has no weight '{part}.*without its audio tokenizer"):
-        load_audio_codes(without(checkpoint, tmp_path / "slim.safetensors", part), CPU)
+        load_audio_codec(without(checkpoint, tmp_path / "slim.safetensors", part), CPU)
 
 
 @pytest.mark.parametrize(("name", "shape", "message"), [
@@ -143,4 +143,4 @@ def test_codes_of_another_make_are_refused(checkpoint: Checkpoint, tmp_path: Pat
     path = tmp_path / "other.safetensors"
     write_tensors(path, {**read_tensors(checkpoint.model[0]), name: torch.zeros(shape)})
     with pytest.raises(CheckpointError, match=message):
-        load_audio_codes(Weights.open([path]), CPU)
+        load_audio_codec(Weights.open([path]), CPU)

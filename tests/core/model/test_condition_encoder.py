@@ -20,7 +20,7 @@ from sidestep_core.model.condition_encoder import (
     TextEncoder,
     load_condition_encoder,
 )
-from sidestep_core.model.layers import fill
+from sidestep_core.model.layers import load_frozen
 from sidestep_core.model.prompts import Prompt
 from sidestep_core.model.weights import Weights
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -40,7 +40,7 @@ def qwen(checkpoint: Checkpoint) -> Qwen3:
     weights = checkpoint.text_encoder_weights()
     with torch.device("meta"):
         model = Qwen3(weights)
-    fill(model, weights, torch.float32, CPU)
+    load_frozen(model, weights, torch.float32, CPU)
     return model
 
 
@@ -50,31 +50,31 @@ def encoder(checkpoint: Checkpoint) -> ConditionEncoder:
 
 
 def test_no_token_is_added_at_either_end(text_encoder: TextEncoder) -> None:
-    assert len(text_encoder.tokens("abc")) == 3
-    assert text_encoder.tokens("a<|endoftext|>") == [*text_encoder.tokens("a"), END_OF_TEXT]
+    assert len(text_encoder.tokenize("abc")) == 3
+    assert text_encoder.tokenize("a<|endoftext|>") == [*text_encoder.tokenize("a"), END_OF_TEXT]
 
 
 def test_long_lyrics_are_not_cut(text_encoder: TextEncoder) -> None:
     prompt = replace(PROMPT, lyrics="la " * 3000)
-    assert text_encoder.lyrics(prompt).shape[1] == len(prompt.lyrics_text) - 2 * len("<|endoftext|>") + 2
+    assert text_encoder.embed_lyrics(prompt).shape[1] == len(prompt.lyrics_text) - 2 * len("<|endoftext|>") + 2
 
 
 def test_lyrics_are_bare_embedding_rows(text_encoder: TextEncoder, checkpoint: Checkpoint) -> None:
     table = checkpoint.text_encoder_weights().tensor("embed_tokens.weight", torch.float32, CPU)
-    ids = text_encoder.tokens(PROMPT.lyrics_text)
-    assert torch.equal(text_encoder.lyrics(PROMPT), table[ids][None])
+    ids = text_encoder.tokenize(PROMPT.lyrics_text)
+    assert torch.equal(text_encoder.embed_lyrics(PROMPT), table[ids][None])
 
 
 def ids_and_end(text_encoder: TextEncoder) -> tuple[Tensor, int]:
-    ids = text_encoder.tokens(PROMPT.caption_text)
+    ids = text_encoder.tokenize(PROMPT.caption_text)
     return torch.tensor([ids]), ids.index(END_OF_TEXT)
 
 
 def test_the_caption_is_read_up_to_its_first_end(text_encoder: TextEncoder, qwen: Qwen3) -> None:
     ids, end = ids_and_end(text_encoder)
     assert ids.shape[1] == end + 3
-    assert torch.equal(text_encoder.caption(PROMPT), qwen(ids, visible=end))
-    assert deviation(text_encoder.caption(PROMPT), qwen(ids, visible=end + 1)) > PERTURBED
+    assert torch.equal(text_encoder.encode_caption(PROMPT), qwen(ids, visible=end))
+    assert deviation(text_encoder.encode_caption(PROMPT), qwen(ids, visible=end + 1)) > PERTURBED
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])

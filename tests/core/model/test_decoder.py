@@ -49,7 +49,7 @@ def inputs(frames: int, *, batch: int = 2, tokens: int = 5) -> tuple[Tensor, Ten
 @pytest.mark.parametrize("geometry", [Geometry(), XL_LIKE, Geometry(layers=1, heads=2, kv_heads=1, mlp=32)])
 def test_every_size_is_read_from_the_weights(tmp_path: Path, geometry: Geometry) -> None:
     weights = weights_of(tmp_path, geometry)
-    assert DecoderGeometry.read(weights) == DecoderGeometry(
+    assert DecoderGeometry.from_weights(weights) == DecoderGeometry(
         width=geometry.hidden, layers=geometry.layers, heads=geometry.heads, kv_heads=geometry.kv_heads,
         head_width=geometry.head_dim, mlp=geometry.mlp, condition_width=geometry.encoder_hidden, in_channels=192,
         out_channels=64, patch=2,

@@ -16,13 +16,13 @@ from sidestep_core.model.layers import (
     MLP,
     WINDOW,
     AttentionShape,
+    BlockMask,
     EncoderLayer,
     RMSNorm,
-    Rotation,
-    Window,
-    additive,
+    RotaryEmbedding,
+    additive_mask,
     attend,
-    fill,
+    load_frozen,
     sliding_window,
 )
 from sidestep_core.model.weights import Weights
@@ -84,7 +84,7 @@ def test_queries_may_be_fewer_or_more_than_keys() -> None:
 
 @pytest.mark.parametrize("length", EDGES)
 def test_blocks_are_used_where_they_are_cheaper(length: int) -> None:
-    assert isinstance(sliding_window(length, torch.zeros(1)), Window) == (length > DENSE_BELOW)
+    assert isinstance(sliding_window(length, torch.zeros(1)), BlockMask) == (length > DENSE_BELOW)
 
 
 def test_gradients_of_blocks_are_those_of_masked_attention() -> None:
@@ -114,7 +114,7 @@ def test_a_token_changes_exactly_those_at_most_128_away(length: int, token: int)
     x_BLD = torch.randn(1, length, 32, generator=rng.generator("tokens"))
     other = x_BLD.clone()
     other[:, token] += 1
-    rotation, mask = Rotation.of(length, HEAD_WIDTH, x_BLD), sliding_window(length, x_BLD)
+    rotation, mask = RotaryEmbedding.of(length, HEAD_WIDTH, x_BLD), sliding_window(length, x_BLD)
     changed = (layer(x_BLD, rotation, mask) != layer(other, rotation, mask)).any(-1)[0]
     position = torch.arange(length)
     assert torch.equal(changed, (position - token).abs() <= WINDOW)
@@ -122,7 +122,7 @@ def test_a_token_changes_exactly_those_at_most_128_away(length: int, token: int)
 
 def test_rotation_makes_attention_see_distances_only() -> None:
     query, key, _ = queries_keys_values(40)
-    rotation = Rotation.of(40, HEAD_WIDTH, query)
+    rotation = RotaryEmbedding.of(40, HEAD_WIDTH, query)
     scores = torch.einsum("blhe,bmhe->lmbh", rotation.apply(query[:, :1].expand(-1, 40, -1, -1)),
                           rotation.apply(key[:, :1].repeat(1, 40, HEADS // KV_HEADS, 1)))
     for distance in (0, 3, 17):
@@ -133,15 +133,15 @@ def test_rotation_makes_attention_see_distances_only() -> None:
 
 def test_rotation_keeps_lengths_and_leaves_the_first_position_alone() -> None:
     query, _, _ = queries_keys_values(40)
-    rotated = Rotation.of(40, HEAD_WIDTH, query).apply(query)
+    rotated = RotaryEmbedding.of(40, HEAD_WIDTH, query).apply(query)
     assert torch.equal(rotated[:, 0], query[:, 0])
     assert deviation(rotated.norm(dim=-1), query.norm(dim=-1)) < FP32
 
 
 def test_angles_are_rounded_once() -> None:
     """Positions above 256 have no bfloat16 of their own, so angles reckoned in it would be wrong."""
-    exact = Rotation.of(1000, HEAD_WIDTH, torch.zeros(1))
-    rounded = Rotation.of(1000, HEAD_WIDTH, torch.zeros(1).bfloat16())
+    exact = RotaryEmbedding.of(1000, HEAD_WIDTH, torch.zeros(1))
+    rounded = RotaryEmbedding.of(1000, HEAD_WIDTH, torch.zeros(1).bfloat16())
     assert torch.equal(rounded.cos_LE, exact.cos_LE.bfloat16())
     assert torch.equal(rounded.sin_LE, exact.sin_LE.bfloat16())
 
@@ -156,7 +156,7 @@ def test_norm_divides_by_the_root_of_the_mean_square() -> None:
 
 def test_a_mask_hides_exactly_what_is_not_visible() -> None:
     visible = torch.tensor([[True, False], [True, True]])
-    mask = additive(visible, torch.zeros(1).bfloat16())
+    mask = additive_mask(visible, torch.zeros(1).bfloat16())
     assert mask.dtype == torch.bfloat16
     assert torch.equal(mask == 0, visible)
     assert torch.equal(mask == -torch.inf, ~visible)
@@ -181,7 +181,7 @@ def mlp_weights(folder: Path, **changed: Tensor | None) -> Weights:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_filled_weights_are_frozen_and_as_asked(tmp_path: Path, dtype: torch.dtype) -> None:
     module, weights = empty_mlp(), mlp_weights(tmp_path)
-    fill(module, weights, dtype, CPU)
+    load_frozen(module, weights, dtype, CPU)
     for name, parameter in module.named_parameters():
         assert torch.equal(parameter, weights.tensor(name, dtype, CPU))
         assert parameter.dtype == dtype
@@ -190,12 +190,12 @@ def test_filled_weights_are_frozen_and_as_asked(tmp_path: Path, dtype: torch.dty
 
 def test_a_missing_weight_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"mlp\.safetensors has no weight 'up_proj\.weight'"):
-        fill(empty_mlp(), mlp_weights(tmp_path, up_proj=None), torch.float32, CPU)
+        load_frozen(empty_mlp(), mlp_weights(tmp_path, up_proj=None), torch.float32, CPU)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 5), (24,)])
 def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(CheckpointError) as refused:
-        fill(empty_mlp(), mlp_weights(tmp_path, up_proj=torch.zeros(shape)), torch.float32, CPU)
+        load_frozen(empty_mlp(), mlp_weights(tmp_path, up_proj=torch.zeros(shape)), torch.float32, CPU)
     for part in ("up_proj.weight", "mlp.safetensors", str(shape), "(6, 4)"):
         assert part in str(refused.value)

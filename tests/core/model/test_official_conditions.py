@@ -175,8 +175,8 @@ def test_texts_are_cut_before_the_closing_token(checkpoint: Checkpoint, tokenize
     told = replace(LONG, style=OFFICIAL)
     for ids, text, limit in ((texts.caption_ids(told), told.caption_text, CAPTION_TOKENS),
                              (texts.lyrics_ids(told), told.lyrics_text, LYRICS_TOKENS)):
-        assert ids == [*texts.tokens(text)[:limit - 1], END_OF_TEXT]
-        assert len(ids) == limit < len(texts.tokens(text))
+        assert ids == [*texts.tokenize(text)[:limit - 1], END_OF_TEXT]
+        assert len(ids) == limit < len(texts.tokenize(text))
     assert len(texts.caption_ids(LONG)) > CAPTION_TOKENS
 
 

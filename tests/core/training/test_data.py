@@ -13,7 +13,7 @@ import torch
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import CheckpointError, DatasetError
 from sidestep_core.io.tensors import read_tensors, write_tensors
-from sidestep_core.model.audio_codes import load_audio_codes
+from sidestep_core.model.audio_codes import load_audio_codec
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import TextEncoder, load_condition_encoder
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
@@ -72,9 +72,9 @@ def test_crops_get_their_own_conditions(ensure: Ensure) -> None:
         prompt = info.prompt(38)
         assert "duration: 2 seconds" in prompt.caption_text
         with torch.no_grad():
-            expected = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
+            expected = encoder(text_encoder.encode_caption(prompt), text_encoder.embed_lyrics(prompt),
                                ensure.source.silence_latent(38)[None])[0]
-            other = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
+            other = encoder(text_encoder.encode_caption(prompt), text_encoder.embed_lyrics(prompt),
                             ensure.source.silence_latent(50)[None])[0]
         found = read_tensors(ensure.dataset.condition(prompt))["condition"]
         assert torch.equal(found, expected)
@@ -93,10 +93,10 @@ def test_genres_are_encoded_on_request(ensure: Ensure) -> None:
 @pytest.mark.parametrize("mode", ["codes", "mixed"])
 def test_codes_match_song_latents(ensure: Ensure, mode: Any) -> None:
     assert ensure(replace(CODES, context_mode=mode)) == set(map(ensure.dataset.codes, ensure.dataset.samples))
-    codes = load_audio_codes(ensure.checkpoint.model_weights(), CPU)
+    codes = load_audio_codec(ensure.checkpoint.model_weights(), CPU)
     for info in ensure.dataset.samples:
         latents_TC = ensure.dataset.read_latents(info)
-        expected = codes.latents(codes.of(latents_TC, ensure.source.silence_latent(5)))[:info.frames]
+        expected = codes.decode(codes.encode(latents_TC, ensure.source.silence_latent(5)))[:info.frames]
         found = read_tensors(ensure.dataset.codes(info))["codes"]
         assert found.shape == latents_TC.shape
         assert torch.equal(found, expected)
@@ -176,7 +176,7 @@ def test_foreign_style_is_reported(ensure: Ensure) -> None:
                                      style="official")
     prompt = replace(official.samples[0].prompt(), style="official")
     with torch.no_grad():
-        expected = encoder(text_encoder.caption(prompt), text_encoder.lyrics(prompt),
+        expected = encoder(text_encoder.encode_caption(prompt), text_encoder.embed_lyrics(prompt),
                            ensure.source.silence_latent(750)[None])[0]
     assert torch.equal(read_tensors(official.condition(prompt))["condition"], expected)
 

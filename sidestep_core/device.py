@@ -1,4 +1,4 @@
-"""Where and in which precision to compute, and what to say when memory runs out."""
+"""Device and precision of the computation, and the error for running out of memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .errors import ConfigError, SideStepError
 
 
 class OutOfMemory(SideStepError):
-    """The device has too little memory for what was asked; the message says what to lower."""
+    """The device is out of memory; the message names the settings to lower."""
 
 
 def choose_device(name: str) -> torch.device:
-    """The named device, or for "auto" the best one: CUDA, XPU, Apple's MPS, CPU.  ConfigError if it is not there."""
+    """Return the named device, or for "auto" the best one: CUDA, XPU, Apple's MPS, CPU.  ConfigError if unavailable."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -40,7 +40,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """Precision of the frozen base model: for "auto" bfloat16 where the device has it, else float32."""
+    """Return the dtype of the frozen base model: for "auto" bfloat16 if the device supports it, else float32."""
     if precision == "fp32":
         return torch.float32
     if precision in ("bf16", "fp16"):
@@ -54,8 +54,8 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be taken on a CUDA device, blocks that torch keeps in reserve included; None elsewhere,
-    where nothing tells."""
+    """Return the free bytes of a CUDA device, including blocks cached by torch; None for other devices, which do not
+    report them."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)
@@ -63,7 +63,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give cached blocks back, so that the next part, or the host, finds them free."""
+    """Free cached blocks, for the next stage or the host."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "xpu":
@@ -76,17 +76,17 @@ _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device has no room; not every device and version of torch raises OutOfMemoryError for it."""
-    told = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-    return told or isinstance(error, torch.OutOfMemoryError)
+    """Return True for an out-of-memory error; not every device and version of torch raises OutOfMemoryError."""
+    by_message = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    return by_message or isinstance(error, torch.OutOfMemoryError)
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(what: str, advice: str) -> Iterator[None]:
-    """Turn torch's out-of-memory error into one that says what was being done and what to lower."""
+def explain_out_of_memory(doing: str, advice: str) -> Iterator[None]:
+    """Turn torch's out-of-memory error into one that names the operation and the settings to lower."""
     try:
         yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"Out of memory while {what}. {advice} ({str(error).splitlines()[0]})") from error
+        raise OutOfMemory(f"Out of memory while {doing}. {advice} ({str(error).splitlines()[0]})") from error

@@ -1,14 +1,14 @@
-"""What can go wrong, by whose input it was.  Every message says what is wrong, with the value, and what to do."""
+"""Errors, by the input that causes them.  Every message states the problem, with the value, and the remedy."""
 
 from __future__ import annotations
 
 
 class SideStepError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error that this package raises deliberately."""
 
     def __str__(self) -> str:
-        """The message as every log can write it: a name on a disk may be bytes that are no text, and ComfyUI's queue
-        stands still for good where writing its log fails."""
+        """Return the message in encodable characters: a file name may hold bytes that are not text, and a host may hang
+        if writing its log fails."""
         return super().__str__().encode("utf-8", "backslashreplace").decode()
 
 
@@ -29,20 +29,20 @@ class AdapterError(SideStepError):
 
 
 class InUse(SideStepError):
-    """Another process is writing there."""
+    """Another process is writing to the folder."""
 
 
 class TrainingDiverged(SideStepError):
-    """Loss or gradient stopped being finite; nothing was written over the last good state."""
+    """Loss or gradient is not finite; the last good state is kept."""
 
 
 class HalfStep(SideStepError):
-    """The optimizer failed within an update: the weights are those of no step, and may not be saved."""
+    """The optimizer failed within an update: the weights belong to no step, and must not be saved."""
 
 
 class TrainingFailed(SideStepError):
-    """Something outside the training ended it, such as the device or the disk; what was finished is kept."""
+    """A failure outside the training ended it, such as of the device or the disk; finished steps are kept."""
 
 
 class MissingDependency(SideStepError, ImportError):
-    """An optional package is needed for what was asked; the message holds the pip line."""
+    """An optional package is missing; the message holds the pip command."""

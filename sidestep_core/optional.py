@@ -1,4 +1,4 @@
-"""Imports of packages that people install themselves: any failure names the package that raised it."""
+"""Imports of optional packages: any failure names the package that raised it."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from .errors import MissingDependency
 
 _PROJECTS = {"PIL": "pillow", "cv2": "opencv-python", "google": "protobuf", "lycoris": "lycoris-lora",
              "sklearn": "scikit-learn", "yaml": "pyyaml"}
-"""Names under which pip knows packages, by their import names, where they differ."""
+"""Import name -> pip name, where they differ."""
 _TORCH = {"torch", "torchaudio", "torchvision"}
-"""Must be of one release and one build; the index of all Python packages has another build than many cards need."""
+"""Packages that must be of one release and build; the default index has another build than many GPUs need."""
 
 
 @contextlib.contextmanager
 def imports(package: str, purpose: str, otherwise: str = "") -> Iterator[None]:
-    """Turn whatever an import inside raises into MissingDependency with the line to run.
+    """Turn any error of an import in the block into MissingDependency with the pip command.
 
-    `purpose` needs `package`; `otherwise` says how to do without.  A broken package raises anything at its import,
-    such as OSError for a missing DLL, and may be one that `package` only looks at.  What was not raised by an import
-    passes through.
+    `purpose` needs `package`; `otherwise` names an alternative.  A broken package may raise anything at its import,
+    such as OSError for a missing DLL, and may be a dependency of `package`.  Errors outside imports pass through.
     """
     try:
         yield
     except MissingDependency:
         raise
-    except Exception as error:  # noqa: BLE001 (told as a missing package; what is none rises again)
+    except Exception as error:  # noqa: BLE001 (reported as a missing package; other errors are raised again)
         importer = _imported_by(error.__traceback__)
         culprit = _missing(error) or importer
         if culprit is None and not isinstance(error, ImportError):
             raise
         broken = culprit or package
-        told = f"the package {package}" if broken == package else f"the package {package}, and that imports {broken}"
-        # A name that is not in a package may be too new for it, or too old for the one that asks.
+        named = f"the package {package}" if broken == package else f"the package {package}, and that imports {broken}"
+        # A missing name: either its package is too old, or the one that imports it.
         both = [importer] if importer not in (None, broken) and not isinstance(error, ModuleNotFoundError) else []
         says = str(error).strip() or type(error).__name__
-        raise MissingDependency(f"{purpose} needs {told}, which says: {says.removesuffix('.')}. "
+        raise MissingDependency(f"{purpose} needs {named}, which says: {says.removesuffix('.')}. "
                                 f"{_line([*both, broken])}{otherwise}.") from error
 
 
 def _line(packages: list[str]) -> str:
-    """What to run to mend the packages, by their import names."""
+    """Return the command that repairs the packages, given by import names."""
     if _TORCH & {*packages}:
         return ("Run: python -m pip install --upgrade torch torchvision torchaudio, with the Python that runs ComfyUI "
                 "and from the index that ComfyUI's README names for your card")
@@ -51,12 +50,12 @@ def _line(packages: list[str]) -> str:
 
 
 def _missing(error: Exception) -> str | None:
-    """Top-level name of the package that is not there, or lacks a name; None for other errors."""
+    """Return the top-level name of the missing package, or of one that lacks a name; None for other errors."""
     return error.name.partition(".")[0] if isinstance(error, ImportError) and error.name else None
 
 
 def _imported_by(trace: TracebackType | None) -> str | None:
-    """Top-level name of the package whose module was being imported last; None where none was."""
+    """Return the top-level name of the package whose module was being imported last; None if none was."""
     found = None
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "<module>":

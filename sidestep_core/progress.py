@@ -1,4 +1,4 @@
-"""Progress and cancel in one channel: every stage calls `report(Progress(...))`, which may raise `Cancelled`."""
+"""Progress and cancellation in one channel: every stage calls `report(Progress(...))`, which may raise `Cancelled`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Stage = Literal["load", "listen", "preprocess", "estimate", "train", "preview", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """One unit of work done: `step` of `total` in `stage`, with the numbers worth showing."""
+    """One unit of work done: `step` of `total` in `stage`, with metrics to show."""
 
     stage: Stage
     step: int
@@ -20,19 +20,19 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     message: str = ""
     measured_on: str = ""
-    """Songs that the held-out loss in `metrics` was measured on: "held_out" or "trained"."""
+    """Songs of the held-out loss in `metrics`: "held_out" or "trained"."""
     notice: str = ""
-    """What stays worth knowing until the end, such as a setting that is not followed."""
+    """Message that stays visible until the end, such as an ignored setting."""
 
 
 class Cancelled(Exception):
-    """A signal, not an error: the person asked to stop.  Stages save their last finished unit, then let it rise."""
+    """Signal to stop, not an error.  Stages save their last finished unit, then let it propagate."""
 
 
 def was_stopped(error: BaseException) -> bool:
-    """Whether someone stopped the work, rather than that it failed.
+    """Return True if the work was stopped, rather than failed.
 
-    A host may stop us from inside any call, by an exception that is no Exception.
+    A host may interrupt any call by a BaseException that is not an Exception.
     """
     return isinstance(error, Cancelled) or not isinstance(error, Exception)
 
@@ -42,4 +42,4 @@ Report = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
-    """A report that nobody reads."""
+    """Discard a report."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import AdapterError, ConfigError
 from ..io import strict_json
-from ..io.patterns import fits
+from ..io.patterns import matches
 from .keys import official
 from .peft_layout import CONFIG_NAME, HEADER_KEY
 
@@ -89,7 +89,7 @@ class Settings:
         if not self.targets or self.targets == "all-linear":
             return True
         if isinstance(self.targets, str):
-            return any(fits(self.targets, one) for one in (name, official(name) or name))
+            return any(matches(self.targets, one) for one in (name, official(name) or name))
         return any(_ends(name, target) for target in self.targets)
 
     def alpha_of(self, name: str) -> float:
@@ -109,7 +109,7 @@ def _ends(name: str, target: str) -> bool:
 def _matching(pattern: Mapping[str, float], name: str, default: float) -> float:
     """The value of the first pattern that is the end of the name, as PEFT has it, or another name of the module."""
     return next((value for key, value in pattern.items()
-                 if fits(rf"(.*\.)?({key})", name) or official(key) == (official(name) or "")), default)
+                 if matches(rf"(.*\.)?({key})", name) or official(key) == (official(name) or "")), default)
 
 
 def settings_file(path: Path) -> Path | None:
@@ -218,7 +218,7 @@ def _peft(config: Mapping[str, Any], source: str) -> Settings | None:
     ranks, alphas = (dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
     targets = config.get("target_modules")
     for pattern in (*ranks, *alphas, *([targets] if isinstance(targets, str) else [])):
-        fits(pattern, "")
+        matches(pattern, "")
     return Settings(source=source, alpha=_number(name, config[name]),
                     rank=0 if config.get("r") is None else _rank("r", config["r"]),
                     alpha_pattern={key: _number(f"the alpha of {key}", value) for key, value in alphas.items()},

@@ -1,4 +1,4 @@
-"""Patterns in files of strangers: matched within a second, or refused."""
+"""Regular expressions from foreign files: matched within a second, or refused."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from ..errors import ConfigError
 from ..optional import imports
 from . import strict_json
 
-LONGEST_MATCH = 1.0
+MATCH_SECONDS = 1.0
 """Seconds of processor time."""
-LONGEST = 2000
+MAX_LENGTH = 2000
 """Characters."""
 
 
-def fits(pattern: str, name: str) -> bool:
-    """Whether a regular expression fits a whole name.
+def matches(pattern: str, name: str) -> bool:
+    """Return True if a regular expression matches a whole name.
 
-    ConfigError where it is none, or is not done within a second: some need years for a name of forty letters.
+    ConfigError if it is invalid, or takes more than a second: some need years for a name of forty letters.
     """
     with imports("regex", "Reading the patterns of an adapter's settings"):
         import regex
 
     try:
-        if len(pattern) > LONGEST:
+        if len(pattern) > MAX_LENGTH:
             raise ConfigError(f"it has {len(pattern)} characters")
-        return regex.fullmatch(pattern, name, timeout=LONGEST_MATCH) is not None
+        return regex.fullmatch(pattern, name, timeout=MATCH_SECONDS) is not None
     except (regex.error, TimeoutError, MemoryError, RecursionError, ConfigError) as error:
         raise ConfigError(f"The pattern {strict_json.shown(pattern)} in the adapter's settings cannot be used "
                           f"({error}). Remove it from its adapter_config.json.") from error

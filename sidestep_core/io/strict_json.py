@@ -1,4 +1,4 @@
-"""JSON from anywhere, read within bounds and by type: a hostile file costs one sentence, never the process.
+"""JSON of any origin, read within bounds: a hostile file causes one error message, never a crash.
 
 `read` and `loads` bound the size, the depth and the numbers; record.py checks the values against annotations.  Every
 failure is a BadJson with one sentence that names the file and the value, shortened.  The only module that calls
@@ -20,12 +20,12 @@ from typing import Any, BinaryIO, TypeVar
 from ..errors import ConfigError, SideStepError
 
 MOST_BYTES = 16_000_000
-"""Of a file, unless its reader says otherwise."""
+"""Default limit of a file."""
 MOST_VALUES = 4_000_000
-"""By the commas and brackets of a text, those in its words included: each value takes up to a hundred bytes of memory,
-many times what it takes in the file."""
+"""Counted by the commas and brackets of a text, those in strings included: each value takes up to a hundred bytes of
+memory, many times its size in the file."""
 MOST_LINE = 1_000_000
-"""Bytes of a line of a file that is read by lines."""
+"""Bytes of a line, in a file that is read by lines."""
 MOST_DIGITS = 20
 MOST_DEPTH = 64
 MOST_SHOWN = 60
@@ -34,26 +34,26 @@ _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 Json = Any
-"""Whatever json.loads returns; every reader checks what it takes from it."""
+"""Value of json.loads; every reader checks what it takes from it."""
 Unique = Callable[[str], object]
 """Truthy for a name that an object may hold only once."""
 AnyRecord = TypeVar("AnyRecord")
 
 
 class BadJson(ConfigError):
-    """A text is no JSON, is larger or deeper than it may be, or holds a value of another type than its field."""
+    """The text is not JSON, exceeds the bounds, or holds a value of another type than its field."""
 
 
 def read(path: Path, *, most: int = MOST_BYTES, label: str = "") -> Json:
-    """The value in a file of at most `most` bytes, refused by its size before anything is read.
+    """Read a file of at most `most` bytes; a larger one is refused before reading.
 
-    BadJson, which calls the file `label` (its name), where it is missing, unreadable, or no JSON.
+    BadJson, which calls the file `label` (by default its name), if it is missing, unreadable, or not JSON.
     """
     return loads(read_bytes(path, most=most, label=label), label or path.name)
 
 
 def read_bytes(path: Path, *, most: int = MOST_BYTES, label: str = "") -> bytes:
-    """The content of a regular file of at most `most` bytes.  BadJson as `read`."""
+    """Read the bytes of a regular file of at most `most` bytes.  BadJson as in `read`."""
     with _opened(path, most, label or path.name) as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -62,8 +62,7 @@ def read_bytes(path: Path, *, most: int = MOST_BYTES, label: str = "") -> bytes:
 
 
 def read_lines(path: Path, *, most: int = MOST_BYTES) -> Iterator[bytes]:
-    """The lines of a regular file of at most `most` bytes, one by one; a line has at most MOST_LINE.  BadJson as
-    `read`."""
+    """Yield the lines, of at most MOST_LINE bytes, of a regular file of at most `most` bytes.  BadJson as in `read`."""
     with _opened(path, most, path.name) as file:
         while line := file.readline(MOST_LINE + 1):
             if len(line) > MOST_LINE:
@@ -73,7 +72,7 @@ def read_lines(path: Path, *, most: int = MOST_BYTES) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _opened(path: Path, most: int, label: str) -> Iterator[BinaryIO]:
-    """The file, for reading.  BadJson where it is none, is too large, or cannot be read."""
+    """Open the file for reading.  BadJson if it is not a regular file, too large, or unreadable."""
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
@@ -95,11 +94,11 @@ def _too_large(label: str, size: int, most: int) -> BadJson:
 
 def loads(content: str | bytes, label: str = "The text", *, unique: Unique = lambda name: True,
           unicode: bool = True) -> Json:
-    """The value that a text holds, or UTF-8 bytes with or without a byte-order mark.
+    """Parse a text, or UTF-8 bytes with or without a byte-order mark.
 
     BadJson for more than MOST_VALUES values, a name that is set twice (of those that `unique` accepts), a number that
     is not finite, an integer of more than 20 digits, more than 64 levels, half a character (unless `unicode` is False),
-    and what is no JSON.
+    and invalid JSON.
     """
     text = _decoded(content, label) if isinstance(content, bytes) else content.lstrip("\ufeff")
     if len(text) > MOST_VALUES and sum(map(text.count, ",[{")) > MOST_VALUES:
@@ -120,14 +119,14 @@ def loads(content: str | bytes, label: str = "The text", *, unique: Unique = lam
 
 
 def as_object(value: Json, where: str) -> dict[str, Any]:
-    """The value, where it is a JSON object; else BadJson."""
+    """Return the value if it is a JSON object; else raise BadJson."""
     if not isinstance(value, dict):
         raise BadJson(f"{where} must be an object, got {shown(value)}.")
     return value
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: one line, shortened."""
+    """Format a value for messages: one line, shortened."""
     if isinstance(value, (dict, list, tuple)):
         return f"a list of {len(value)}" if not isinstance(value, dict) else f"an object of {len(value)}"
     text = repr(value[:MOST_SHOWN + 1] if isinstance(value, str) else value)
@@ -144,7 +143,7 @@ def _decoded(content: bytes, label: str) -> str:
 
 
 def _check(value: Json, label: str, unicode: bool) -> None:
-    """Depth and characters, without recursion."""
+    """Check depth and characters, without recursion."""
     level, depth = [value], 0
     while level:
         texts = [item for item in level if isinstance(item, str)]
@@ -167,7 +166,7 @@ def _object(pairs: list[tuple[str, Any]], unique: Unique) -> dict[str, Any]:
 
 
 class _BadNumber(BadJson):
-    """A number that is out of bounds, as it is written."""
+    """A number out of bounds, with its literal."""
 
     def __init__(self, literal: str, problem: str) -> None:
         super().__init__(problem)
@@ -175,7 +174,7 @@ class _BadNumber(BadJson):
 
 
 def _field_of(literal: str, text: str) -> str:
-    """The name of the first field that holds such a number, as the beginning of a sentence; "" if none does."""
+    """Return the name of the first field with this number, as the beginning of a sentence; "" if there is none."""
     found = re.search(rf'"([^"\\]{{1,{MOST_SHOWN}}})"\s{{0,9}}:\s{{0,9}}{re.escape(literal[:MOST_SHOWN])}', text)
     return f"{found[1]}: " if found else ""
 

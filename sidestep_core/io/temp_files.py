@@ -1,4 +1,4 @@
-"""Temporary names that tell who writes under them, and the removal of those under which nobody writes any more."""
+"""Temporary names that identify the writing process, and removal of those whose process has ended."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 ABANDONED_SECONDS = 24 * 60 * 60.0
-"""Age at which a temporary file of another computer is taken for abandoned, and one whose process number is another
-process's now."""
+"""Age at which a temporary file counts as abandoned if its writer is on another computer, or its process number has
+been reused."""
 
 _OURS = re.compile(r"\.([0-9a-f]{4})-(\d+)-[0-9a-f]{6}\.tmp")
 
 
 def temp_path(path: Path) -> Path:
-    """A new name beside `path` that tells this computer and process: `.host-process-random.tmp`."""
+    """Return a new sibling name that identifies this computer and process: `.host-process-random.tmp`."""
     # Short, because Windows allows 260 characters in all.
     return path.with_name(f".{_host()}-{os.getpid()}-{secrets.token_hex(3)}.tmp")
 
 
 def final_folder(folder: Path) -> Path:
-    """The folder, or the one that it lies in where its own name is temporary: for telling people."""
+    """Return the folder for messages: its parent if its own name is temporary."""
     return folder.parent if _OURS.fullmatch(folder.name) else folder
 
 
 @contextlib.contextmanager
 def temp_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`, which is gone after the block, unless it was renamed."""
+    """Create a sibling folder of `path`, removed after the block unless it was renamed."""
     folder = temp_path(path)
     folder.mkdir(parents=True)
     try:
@@ -48,7 +48,7 @@ def temp_folder(path: Path) -> Iterator[Path]:
 
 @functools.cache
 def sweep(folder: Path) -> None:
-    """Remove what killed processes had begun to write directly in a folder that others may be writing too; once."""
+    """Remove files of killed processes directly in a folder that others may be writing to; once per folder."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(".") and is_abandoned(Path(entry.path)):
@@ -56,14 +56,14 @@ def sweep(folder: Path) -> None:
 
 
 def remove_all(folder: Path) -> None:
-    """Remove everything that was begun in and below a folder whose lock this process holds."""
+    """Remove all temporary files in and below a folder whose lock this process holds."""
     for path in folder.rglob(".*"):
         if _OURS.fullmatch(path.name):
             _remove(path)
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a file or folder has a temporary name, and its writer is no more."""
+    """Return True for a temporary name whose writer has ended."""
     ours = _OURS.fullmatch(path.name)
     if ours is None:
         return False

@@ -35,7 +35,7 @@ HOLD = """
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(locks, "TIMEOUT_SECONDS", 0.0)
 
 
 def holder(folder: Path) -> subprocess.Popen[str]:
@@ -49,7 +49,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 def test_other_process_is_named(tmp_path: Path) -> None:
     process = holder(tmp_path / "my_run")
-    told = rf"my_run is being trained by another ComfyUI, process {process.pid} since \d{{4}}-"
+    told = rf"my_run is being trained by another program, process {process.pid} since \d{{4}}-"
     with pytest.raises(InUse, match=told), locks.held(tmp_path / "my_run", "trained"):
         pass
     process.communicate()
@@ -70,7 +70,7 @@ def test_holder_that_says_nothing_is_still_a_holder(tmp_path: Path) -> None:
     process = holder(tmp_path / "run")
     for damaged in ("", "[", "[1]", "{}"):
         (tmp_path / "run" / ".lock.json").write_text(damaged, encoding="utf-8")
-        with pytest.raises(InUse, match="run is being .* by another ComfyUI"), locks.held(tmp_path / "run", "trained"):
+        with pytest.raises(InUse, match="run is being .* by another program"), locks.held(tmp_path / "run", "trained"):
             pass
     process.communicate()
 
@@ -97,7 +97,7 @@ def test_run_in_use_is_refused_untouched(checkpoint: Checkpoint, tmp_path: Path)
 def test_dataset_in_use_is_not_cleaned(checkpoint: Checkpoint, tmp_path: Path) -> None:
     dataset: Dataset = write_dataset(tmp_path / "dataset", checkpoint, (40, 50, 60))
     process = holder(dataset.folder)
-    with pytest.raises(InUse, match="dataset is being trained by another ComfyUI"):
+    with pytest.raises(InUse, match="dataset is being trained by another program"):
         maintenance.clean(dataset.folder)
     process.communicate()
     maintenance.clean(dataset.folder)

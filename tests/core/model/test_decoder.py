@@ -79,7 +79,7 @@ def test_missing_and_misshaped_weights_are_refused_by_name(checkpoint: Checkpoin
         load_decoder(Weights.open([tmp_path / "lacking.safetensors"]).under("decoder."), torch.float32, CPU)
     longer = torch.cat((tensor, tensor[:1]))
     write_tensors(tmp_path / "longer.safetensors", {**tensors, f"decoder.{name}": longer})
-    with pytest.raises(CheckpointError, match=r"longer\.safetensors has shape .* but its other weights ask for"):
+    with pytest.raises(CheckpointError, match=r"longer\.safetensors has shape .* but its other weights need"):
         load_decoder(Weights.open([tmp_path / "longer.safetensors"]).under("decoder."), torch.float32, CPU)
 
 

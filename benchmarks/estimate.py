@@ -38,7 +38,9 @@ from sidestep_core.progress import Progress
 from sidestep_core.training import batches
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.loss import heldout_loss, training_loss
-from sidestep_core.training.step import Training, optimizer_step, prepare
+from sidestep_core.training.resolve import resolve
+from sidestep_core.training.setup import prepare
+from sidestep_core.training.step import Training, optimizer_step
 from tests.planting import PAIRS, planted, taught_by
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset
 
@@ -78,7 +80,7 @@ def allocated(work: Work) -> tuple[int, int]:
 def training(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, **settings: Any) -> Training:
     """Prepare a training with batch size 1."""
     config = TrainConfig(heldout_songs=0, gradient_accumulation=1, device="cpu", **settings)
-    return prepare(checkpoint, dataset, adapter, config, CPU)
+    return prepare(checkpoint, dataset, adapter, resolve(config, checkpoint, dataset))
 
 
 def stepping(train: Training) -> Work:
@@ -205,7 +207,8 @@ def learned(planting: Planting, adapter: AdapterConfig, seed: int) -> float:
     """Return the held-out loss after training over that before."""
     config = TrainConfig(max_steps=STEPS, learning_rate=3e-3, batch_size=4, gradient_accumulation=1, warmup_steps=0,
                          heldout_songs=4, cfg_ratio=0.0, device="cpu", gradient_checkpointing="off", seed=seed)
-    made = prepare(planting.checkpoint, planting.dataset, adapter, config, CPU)
+    made = prepare(planting.checkpoint, planting.dataset, adapter,
+                   resolve(config, planting.checkpoint, planting.dataset))
     at = Progress(stage="train", step=0, total=STEPS)
     before = heldout_loss(made.objective, made.heldout, at).mean
     for step in range(STEPS):

@@ -11,6 +11,7 @@ from ..sidestep_core.presets.preset import Imported
 from .configured import Configured
 from .host import folders, preset_files
 from .sockets import CATEGORY, AdapterConfigSocket, TrainConfigSocket
+from .train_widgets import to_widgets
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class LoadPreset(io.ComfyNode):
         description = _describe(found)
         return io.NodeOutput(Configured(config=chosen.adapter), chosen.train, description, ui={"sidestep": [{
             "name": name, "description": chosen.description, "notes": list(found.notes), "message": description,
-            "adapter": chosen.adapter.to_json(), "settings": chosen.train.to_json(),
+            "adapter": chosen.adapter.to_json(), "settings": to_widgets(chosen.train),
         }]})
 
     @classmethod

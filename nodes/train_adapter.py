@@ -24,7 +24,7 @@ from .host import choices, folders, models, previews
 from .host.worker import run_stage
 from .routes import events
 from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, CheckpointSocket, DatasetSocket, TrainConfigSocket
-from .train_widgets import method_inputs
+from .train_widgets import method_inputs, to_config
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class TrainAdapter(io.ComfyNode):
 
         if settings is not None:
             log.info("The settings of this training come from the input 'settings'; the node's widgets are not used.")
-        config = settings or TrainConfig.from_json(method)
+        config = settings or to_config(method)
         target = folders.adapter_file(adapter_name)
         node_id = cls.hidden.unique_id
         if auto_estimate:

@@ -16,6 +16,10 @@ from ..sidestep_core.training.config import TrainConfig
 BASIC = ("max_steps", "learning_rate", "chunk_duration", "seed")
 """What everyone may want to set; the rest is for the curious."""
 
+AUTOMATIC: Mapping[str, float] = {"cfg_ratio": -1.0, "genre_ratio": -1.0, "heldout_songs": -1, "shift": 0.0,
+                                 "inference_steps": 0}
+"""Number that stands for an automatic setting (None) in a widget."""
+
 MANY = 1_000_000
 
 
@@ -154,9 +158,23 @@ def method_inputs() -> list[io.Input]:
     return [_input(settings[name], advanced=name in others) for name in (*BASIC, *others)]
 
 
+def to_config(widgets: Mapping[str, object]) -> TrainConfig:
+    """Settings of a training from the values of its widgets."""
+    return TrainConfig.from_json({name: None if AUTOMATIC.get(name) == value else value
+                                  for name, value in widgets.items()})
+
+
+def to_widgets(config: TrainConfig) -> dict[str, object]:
+    """Values of the widgets that show these settings."""
+    return {name: AUTOMATIC.get(name) if value is None else value for name, value in config.to_json().items()}
+
+
 def _input(setting: Field[object], *, advanced: bool) -> io.Input:
     name, kind, widget = setting.name, get_type_hints(TrainConfig)[setting.name], WIDGETS[setting.name]
-    usual = {"default": setting.default, "tooltip": widget.tooltip, "advanced": advanced or None, "optional": advanced}
+    default = AUTOMATIC.get(name) if setting.default is None else setting.default
+    usual = {"default": default, "tooltip": widget.tooltip, "advanced": advanced or None, "optional": advanced}
+    if name in AUTOMATIC:
+        kind = type(AUTOMATIC[name])
     if choices := get_args(kind):
         return io.Combo.Input(name, options=list(choices), **usual)
     if kind is bool:

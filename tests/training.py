@@ -14,13 +14,29 @@ from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress, Report
-from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.config import ResolvedConfig, TrainConfig
+from sidestep_core.training.resolve import resolve
+from sidestep_core.training.setup import prepare
+from sidestep_core.training.step import Training
 from sidestep_core.training.train import train
 from tests.tiny import TinySource
 
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.1)
 CONFIG = TrainConfig(max_steps=6, learning_rate=3e-3, gradient_accumulation=2, warmup_steps=2, heldout_songs=1,
                      heldout_every=2, save_every=2, device="cpu", gradient_checkpointing="off")
+
+
+def settled(**values: Any) -> ResolvedConfig:
+    """Settings below the door of a training, with plain values for the automatic ones."""
+    automatic = {"timestep_mode": "continuous", "cfg_ratio": 0.15, "genre_ratio": 0.0, "heldout_songs": 0,
+                 "shift": 1.0, "inference_steps": 50}
+    return ResolvedConfig(**{**automatic, **values})
+
+
+def prepared(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig = LORA,
+             config: TrainConfig = CONFIG) -> Training:
+    """Everything that a step of this training needs."""
+    return prepare(checkpoint, dataset, adapter, resolve(config, checkpoint, dataset))
 
 
 def trained(checkpoint: Checkpoint, dataset: Dataset, folder: Path, adapter: AdapterConfig = LORA,

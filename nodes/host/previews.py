@@ -177,12 +177,12 @@ def _begin(folder: Path, settings: Settings) -> None:
 
 
 def _settings(checkpoint: Checkpoint, config: TrainConfig, caption: str) -> Settings:
-    from ...sidestep_core.training.train import inference
+    from ...sidestep_core.training.resolve import sampling
 
-    noted = inference(checkpoint, config)
+    shift, steps = sampling(config, checkpoint)
     return Settings(
         caption=config.preview_caption or caption, lyrics=config.preview_lyrics or INSTRUMENTAL,
-        seconds=config.preview_seconds, steps=int(noted["steps"]), shift=noted["shift"],
+        seconds=config.preview_seconds, steps=steps, shift=shift,
         cfg=GUIDANCE[checkpoint.variant], seed=config.seed,
     )
 

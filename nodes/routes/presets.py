@@ -12,6 +12,7 @@ from server import PromptServer
 
 from ...sidestep_core.io.record import parse
 from ..host import preset_files
+from ..train_widgets import to_widgets
 from .songs import answer, body, work
 
 
@@ -26,4 +27,4 @@ async def post_preset(request: web.Request) -> web.Response:
 def _settings(widgets: Mapping[str, object]) -> Mapping[str, object]:
     texts = parse(widgets, dict[str, str], "The request")
     _, chosen = preset_files.chosen(*(texts.get(name, "") for name in ("preset", "changes", "json")))
-    return chosen.train.to_json()
+    return to_widgets(chosen.train)

@@ -18,7 +18,7 @@ from .. import rng
 from ..adapters.lora import LoraConfig
 from ..adapters.targets import target_modules
 from ..dataset.manifest import Dataset
-from ..device import choose_device, choose_dtype, explain_out_of_memory, release_memory
+from ..device import explain_out_of_memory, release_memory
 from ..errors import ConfigError, TrainingDiverged
 from ..io import hashing
 from ..io.tensors import BadTensorFile, read_tensors, write_tensors
@@ -28,6 +28,7 @@ from ..progress import Cancelled, Progress, Report, ignore, was_stopped
 from ..training import batches, data, memory
 from ..training.data import Sample, ensure_conditions
 from ..training.loss import Objective, training_loss
+from ..training.resolve import Resolved, resolve
 from . import result
 from .config import EstimateConfig
 from .hooks import gradient_hooks
@@ -73,7 +74,7 @@ class _Measurement:
         """Return the fold of a sample: that of its song, as two samples of one song are not independent."""
         if not self.folds:
             return step % FOLDS
-        return self.folds[batches.song_of_visit(self.samples, self.config.seed, step)]
+        return self.folds[batches.sample_index(self.samples, self.config.seed, step)]
 
     def agreement(self) -> float:
         """Return the rank correlation between the scores of two folds and those of the other two."""
@@ -98,13 +99,13 @@ def estimate(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, conf
     if done is not None:
         return done
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
-    device = choose_device(config.device)
+    settings = resolve(config.training(), checkpoint, dataset)
+    device = settings.device
     try:
         with rng.isolated(device):
             with explain_out_of_memory("loading the decoder", ADVICE):
-                ensure_conditions(source, checkpoint, dataset, data.resolved(config.training(), dataset), device,
-                                  report)
-                work = _prepare(checkpoint, dataset, config, device, path.with_suffix(".part"))
+                ensure_conditions(source, checkpoint, dataset, settings.config, device, report)
+                work = _prepare(checkpoint, dataset, config, settings, path.with_suffix(".part"))
             _resume(work)
             with explain_out_of_memory("estimating", f"It needs {work.need}. {ADVICE}"):
                 _measure(work, report)
@@ -132,30 +133,28 @@ def _read_finished(path: Path) -> Estimate | None:
         return None
 
 
-def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, device: torch.device,
+def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, settings: Resolved,
              partial: Path) -> _Measurement:
-    training = data.resolved(config.training(), dataset)
-    dtype = choose_dtype(config.precision, device)
-    samples, silence_TC = data.load_samples(dataset, training)
+    samples, silence_TC = data.load_samples(dataset, settings.config)
     weights = checkpoint.model_weights()
-    decoder = load_decoder(weights.under("decoder."), dtype, device)
+    decoder = load_decoder(weights.under("decoder."), settings.dtype, settings.device)
     placement = LoraConfig(attention_type=config.attention_type, target_mlp=config.target_mlp)
     modules = tuple(target_modules(placement, decoder.geometry.layers))
     shapes = [_shape(decoder.get_submodule(name)) for name in modules]
-    need = memory.plan(decoder, (), modules, 0.0, samples, training)
+    need = memory.plan(decoder, (), modules, 0.0, samples, settings.config)
     decoder.recomputed_layers = need.recomputed
-    objective = Objective.of(checkpoint, training, decoder, weights, silence_TC, device, dtype)
+    objective = Objective.of(settings, decoder, weights, silence_TC)
     return _Measurement(objective=objective, samples=samples, folds=_folds(samples, config.seed), modules=modules,
                         config=config, need=need, partial=partial,
-                        scorer=make_scorer(config.score, shapes, device, config.seed))
+                        scorer=make_scorer(config.score, shapes, settings.device, config.seed))
 
 
 def _folds(samples: Sequence[Sample], seed: int) -> tuple[int, ...]:
     """Assign songs to folds in the order of their first draws, so that all fill evenly; empty below four songs."""
     if len(samples) < FOLDS:
         return ()
-    epoch = batches.visits_per_epoch(samples)
-    order = list(dict.fromkeys(batches.song_of_visit(samples, seed, visit) for visit in range(epoch)))
+    epoch = batches.draws_per_epoch(samples)
+    order = list(dict.fromkeys(batches.sample_index(samples, seed, draw) for draw in range(epoch)))
     return tuple(order.index(song) % FOLDS for song in range(len(samples)))
 
 

@@ -100,9 +100,9 @@ OTHER_VALUES: dict[str, dict[Any, tuple[Any, str]]] = {
     "scheduler_type": {"custom": ("cosine", "scheduler_type: formulas are not run; it is cosine here.")},
     "loss_weighting": {"flow_snr": ("none", "loss_weighting: flow_snr changes nothing at batch size 1; it is none "
                                             "here.")},
-    "shift": {3.0: (0.0, "shift: 3.0 is written for every variant there; here it is that of the checkpoint's.")},
-    "num_inference_steps": {8: (0, "num_inference_steps: 8 is written for every variant there; here it is that of the "
-                                   "checkpoint's.")},
+    "shift": {3.0: (None, "shift: 3.0 is written for every variant there; here it is that of the checkpoint's.")},
+    "num_inference_steps": {8: (None, "num_inference_steps: 8 is written for every variant there; here it is that of "
+                                      "the checkpoint's.")},
 }  # fmt: skip
 """Values with another counterpart: foreign value -> (ours, note)."""
 

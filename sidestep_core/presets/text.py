@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_origin
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 from ..config import Config
 from ..errors import ConfigError
 from ..io.record import field_types
 
+_AUTOMATIC = ("auto", "automatic", "null")
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -19,6 +21,10 @@ AnyConfig = TypeVar("AnyConfig", bound=Config)
 def parse_setting(kind: type[Config], name: str, text: str) -> Any:
     """Convert the text to the setting's type; return it unchanged if it cannot be, for the config to refuse."""
     expected = field_types(kind)[name]
+    if isinstance(expected, UnionType) and NoneType in get_args(expected):
+        if text.lower() in _AUTOMATIC:
+            return None
+        expected, *_ = get_args(expected)
     if get_origin(expected) is tuple:
         return tuple(text.replace(",", " ").split())
     if expected is bool:

@@ -1,8 +1,8 @@
-"""How an adapter is trained: every setting, with Side-Step's defaults and ranges."""
+"""Settings of a training, with Side-Step's defaults and ranges."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ..config import Config, Precision, require
@@ -18,16 +18,17 @@ ContextMode = Literal["silence", "codes", "mixed"]
 Checkpointing = Literal["auto", "on", "off"]
 Publish = Literal["last", "best"]
 
-AUTO = -1.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """How an adapter is trained.  The unit is the optimizer step."""
+    """Settings of a training as people give them; None and "auto" are settled by `resolve.resolve`.
+
+    The unit of time is the optimizer step.
+    """
 
     max_steps: int = 1000
     epochs: int = 0
-    """Length of the run in visits of every song; 0: max_steps counts, else this does."""
+    """Length of the run in passes over the songs; 0: max_steps counts."""
 
     optimizer: Optimizer = "adamw"
     learning_rate: float = 1e-4
@@ -35,9 +36,9 @@ class TrainConfig(Config):
     schedule: Schedule = "cosine"
     """prodigy always runs at constant."""
     warmup_steps: int = 100
-    """The learning rate climbs from 10 % to 100 % over these; never more than a tenth of the run."""
+    """Steps in which the learning rate rises from 10 % to 100 %; at most a tenth of the run."""
     restarts: int = 4
-    """How many cosines a run of schedule cosine_restarts has."""
+    """Number of cosines in a run of schedule cosine_restarts."""
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     batch_size: int = 1
@@ -45,7 +46,7 @@ class TrainConfig(Config):
     gradient_accumulation: int = 4
     """Forward passes per optimizer step."""
     ema_decay: float = 0.0
-    """Of the moving average of the adapter's weights, which is what is measured and published then; 0 keeps none."""
+    """Decay of the moving average of the adapter's weights, which is then measured and published; 0: no average."""
 
     timestep_mode: TimestepMode = "auto"
     """continuous: the model's own law, the larger of two logit-normal draws.  logit_normal: one draw.  discrete: the
@@ -55,66 +56,67 @@ class TrainConfig(Config):
     timestep_mu: float = -0.4
     timestep_sigma: float = 1.0
     discrete_shift: DiscreteShift = "3"
-    """Which of turbo's tables; mixed draws one of the three each time."""
+    """Shift of turbo's time table; mixed draws one of the three each time."""
     loss_weighting: LossWeighting = "none"
     """min_snr damps nearly clean times; min_snr_flow is the same idea derived for a velocity target."""
     snr_gamma: float = 5.0
 
-    cfg_ratio: float = AUTO
-    """Chance that a sample trains without its caption and lyrics, which classifier-free guidance needs.  -1: 0.15, or
-    0 where times are discrete on turbo, which samples without guidance."""
-    genre_ratio: float = AUTO
-    """Chance that a visit uses a song's genre in place of its caption, where it has both.  -1: what the dataset says,
-    which is 0 where nobody said anything."""
+    cfg_ratio: float | None = None
+    """Chance that a sample trains without its caption and lyrics, needed for classifier-free guidance.  None: 0.15, or
+    0 with discrete times on turbo, which samples without guidance."""
+    genre_ratio: float | None = None
+    """Chance that a draw uses a song's genre in place of its caption, if it has both.  None: the dataset's own ratio,
+    0 unless it was built with one."""
     context_mode: ContextMode = "silence"
-    """What the decoder is told about the output: silence, the song's own audio codes, or each of them at times."""
+    """Source latents in the decoder's context: silence, the song's own audio codes, or a mix of both."""
     codes_ratio: float = 0.5
-    """Chance of codes where context_mode is mixed."""
+    """Chance of codes if context_mode is mixed."""
     chunk_duration: float = 0.0
-    """Train on a random window of so many seconds of each song, another one each visit; 0 trains on whole songs."""
+    """Seconds of the random crop drawn from each song; 0 trains on whole songs."""
     max_latent_length: int = 0
-    """The same window in latent frames (25 per second); where it is not 0 it counts instead of chunk_duration."""
+    """Length of the crop in latent frames (25 per second); 0: chunk_duration counts."""
 
-    heldout_songs: int = -1
-    """Songs never trained on, for the held-out loss; -1: one in ten, none below four songs.  All sections of a song
+    heldout_songs: int | None = None
+    """Songs never trained on, for the held-out loss.  None: one in ten, none below four songs.  All sections of a song
     are in or out together."""
     heldout_every: int = 50
-    """Steps between two held-out losses; the first step and the last always have one."""
+    """Steps between two held-out losses; the first and the last step always have one."""
     early_stopping: int = 0
-    """Stop after so many held-out losses without a new lowest; 0 never does."""
+    """Number of held-out losses without a new lowest after which the run stops; 0: never."""
     target_loss: float = 0.0
-    """Stop when the held-out loss is no higher than this and has stopped falling; 0 never does."""
+    """Stop when the held-out loss is no higher than this and has stopped falling; 0: never."""
     publish: Publish = "last"
-    """Which adapter is put into the LoRA folder: that of the last step, or that of the lowest held-out loss."""
+    """Adapter put into the LoRA folder: that of the last step, or that of the lowest held-out loss."""
 
     save_every: int = 100
     """Steps between two checkpoints of the run."""
     save_minutes: float = 10.0
-    """Minutes after which there is another checkpoint, whatever the steps; 0: only save_every counts."""
+    """Minutes after which another checkpoint is saved, whatever the steps; 0: only save_every counts."""
     keep_checkpoints: int = 2
-    """So many of the latest checkpoints stay; 0 keeps all."""
+    """Number of latest checkpoints that stay; 0 keeps all."""
     tensorboard: bool = False
     log_every: int = 10
     """Steps between two entries of loss and learning rate in TensorBoard."""
     log_heavy_every: int = 50
     """Steps between two entries of gradient norms per layer and of the timestep histogram in TensorBoard."""
     preview_every: int = 0
-    """Steps between two short pieces generated with the adapter so far; 0 generates none."""
+    """Steps between two previews generated with the adapter so far; 0: none."""
     preview_caption: str = ""
-    """What they are to sound like; empty takes the caption of the first song."""
+    """Caption of the previews; empty takes that of the first song."""
     preview_lyrics: str = ""
     preview_seconds: float = 20.0
 
-    shift: float = 0.0
-    """Of sampling with the adapter, for previews and metadata, never for training; 0: turbo 3, base and sft 1."""
-    inference_steps: int = 0
-    """Of sampling with the adapter, for previews and metadata, never for training; 0: turbo 8, base and sft 50."""
+    shift: float | None = None
+    """Shift for sampling with the adapter, used by previews and metadata only.  None: turbo 3, base and sft 1."""
+    inference_steps: int | None = None
+    """Steps for sampling with the adapter, used by previews and metadata only.  None: turbo 8, base and sft 50."""
 
     seed: int = 42
     device: str = "auto"
     """auto, cpu, cuda, cuda:N, mps or xpu."""
     precision: Precision = "auto"
-    """Of the frozen base model; auto is bf16 on accelerators that have it, else fp32. The adapter is always fp32."""
+    """Precision of the frozen base model; auto: bf16 on accelerators that have it, else fp32. The adapter is always
+    fp32."""
     gradient_checkpointing: Checkpointing = "auto"
     """Recompute layers in the backward pass: much less memory, about a third more time, the same numbers.  auto: as
     many layers as the free memory asks for."""
@@ -124,27 +126,36 @@ class TrainConfig(Config):
         for name in ("max_steps", "restarts", "batch_size", "gradient_accumulation", "heldout_every", "save_every",
                      "log_every", "log_heavy_every"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("epochs", "warmup_steps", "weight_decay", "seed", "early_stopping", "target_loss", "shift",
-                     "save_minutes", "keep_checkpoints", "preview_every", "inference_steps"):
+        for name in ("epochs", "warmup_steps", "weight_decay", "seed", "early_stopping", "target_loss",
+                     "save_minutes", "keep_checkpoints", "preview_every"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}.")
         require(0 <= self.codes_ratio <= 1, f"codes_ratio must lie between 0 and 1, got {self.codes_ratio}.")
-        for name in ("cfg_ratio", "genre_ratio"):
-            require(getattr(self, name) == AUTO or 0 <= getattr(self, name) <= 1,
-                    f"{name} must lie between 0 and 1, or be -1 (automatic), got {getattr(self, name)}.")
+        self._check_automatic()
         require(0 <= self.ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {self.ema_decay}.")
         require(self.chunk_duration == 0 or self.chunk_duration >= 1,
                 f"chunk_duration must be 0 (whole songs) or at least 1, got {self.chunk_duration}.")
         require(self.max_latent_length == 0 or self.max_latent_length >= FRAMES_PER_SECOND,
                 f"max_latent_length must be 0 (chunk_duration counts) or at least {FRAMES_PER_SECOND}, got "
                 f"{self.max_latent_length}.")
-        require(self.heldout_songs >= -1, f"heldout_songs must be -1 (automatic) or more, got {self.heldout_songs}.")
         require(5 <= self.preview_seconds <= 600, f"preview_seconds must be 5 to 600, got {self.preview_seconds}.")
+
+    def _check_automatic(self) -> None:
+        """Check the settings that None leaves to the model or the dataset."""
+        for name, value in (("cfg_ratio", self.cfg_ratio), ("genre_ratio", self.genre_ratio)):
+            require(value is None or 0 <= value <= 1,
+                    f"{name} must lie between 0 and 1, or be left out (automatic), got {value}.")
+        require(self.heldout_songs is None or self.heldout_songs >= 0,
+                f"heldout_songs must be 0 or more, or be left out (automatic), got {self.heldout_songs}.")
+        require(self.shift is None or self.shift > 0,
+                f"shift must be above 0, or be left out (automatic), got {self.shift}.")
+        require(self.inference_steps is None or self.inference_steps >= 1,
+                f"inference_steps must be at least 1, or be left out (automatic), got {self.inference_steps}.")
 
     @property
     def chunk_frames(self) -> int:
-        """Length of the window in latent frames; 0 for whole songs."""
+        """Length of the crop in latent frames; 0 for whole songs."""
         return self.max_latent_length or round(self.chunk_duration * FRAMES_PER_SECOND)
 
     @property
@@ -152,6 +163,21 @@ class TrainConfig(Config):
         return self.batch_size * self.gradient_accumulation
 
     def total_steps(self, epoch: int) -> int:
-        """Optimizer steps of the whole run, where an epoch has so many visits; the last step takes what is left of the
-        last epoch."""
+        """Optimizer steps of a run whose epoch has `epoch` draws; the last step takes the rest of the last epoch."""
         return -(-self.epochs * epoch // self.samples_per_step) if self.epochs else self.max_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(TrainConfig):
+    """Settings of one training on one checkpoint and dataset, as `resolve.resolve` makes them: none is automatic.
+
+    The times' mean and deviation are those in use, whatever the preset.  Device and precision stay as requested: the
+    chosen ones are in `Resolved`, so that a run continued on another device is the same run.
+    """
+
+    timestep_mode: Literal["continuous", "logit_normal", "discrete"] = field()
+    cfg_ratio: float = field()
+    genre_ratio: float = field()
+    heldout_songs: int = field()
+    shift: float = field()
+    inference_steps: int = field()

@@ -6,7 +6,7 @@ Shapes: T latent frames, C latent channels, S condition tokens, D width.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from ..errors import DatasetError
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..model.prompts import COMFYUI, Prompt
 from ..progress import Progress, Report, ignore
-from .config import AUTO, TrainConfig
+from .config import ResolvedConfig
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +45,12 @@ class Sample:
     """Identity of the audio file, shared by its sections."""
 
 
-def resolved(config: TrainConfig, dataset: Dataset) -> TrainConfig:
-    """Settings of a training, with those that it leaves to the dataset."""
-    return replace(config, genre_ratio=dataset.genre_ratio) if config.genre_ratio == AUTO else config
-
-
-def crop_frames(frames: int, config: TrainConfig) -> int:
+def crop_frames(frames: int, config: ResolvedConfig) -> int:
     """Number of frames that one draw of a song of `frames` trains on: the crop's, or all of a shorter song."""
     return min(frames, config.chunk_frames or frames)
 
 
-def load_samples(dataset: Dataset, config: TrainConfig) -> tuple[tuple[Sample, ...], Tensor]:
+def load_samples(dataset: Dataset, config: ResolvedConfig) -> tuple[tuple[Sample, ...], Tensor]:
     """Load every sample, and the silence latent [T, 64] as long as the longest; float32 on the CPU.
 
     `ensure_conditions` makes the files that are missing.
@@ -82,7 +77,7 @@ def _read_condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: b
     return tensor_file.read(dataset.condition(info.prompt(frames, genre=genre)), "condition", info.name)
 
 
-def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig,
+def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: ResolvedConfig,
                       device: torch.device, report: Report = ignore) -> None:
     """Encode the conditions and audio codes that the training needs and the dataset lacks; usually none.
 
@@ -126,7 +121,7 @@ def _check_origin(checkpoint: Checkpoint, dataset: Dataset) -> None:
                            "this version does not know. Update Side-Step, or preprocess the songs again.")
 
 
-def _report_style(dataset: Dataset, config: TrainConfig, report: Report) -> None:
+def _report_style(dataset: Dataset, config: ResolvedConfig, report: Report) -> None:
     notice = STYLE_NOTICES.get(dataset.style, "")
     if dataset.style == IMPORTED and any(crop_frames(sample.frames, config) < sample.frames
                                          for sample in dataset.samples):

@@ -1,33 +1,33 @@
-"""When a run ends: after its last step, or earlier by its held-out losses."""
+"""End of a run: after its last step, or earlier by its held-out losses."""
 
 from __future__ import annotations
 
 from ..errors import ConfigError
-from .config import TrainConfig
+from .config import ResolvedConfig
 from .run_checkpoint import RunState
 
 MUCH_WORSE = 1.25
-"""Times the loss before training.  Songs learned by heart raise the held-out loss too, but by less."""
+"""Multiple of the loss before training.  Memorised songs raise the held-out loss too, but by less."""
 
 
-def check(config: TrainConfig, heldout_songs: int) -> None:
-    """ConfigError, before anything is trained, for settings that need held-out songs where there are none.
+def check(config: ResolvedConfig) -> None:
+    """Raise ConfigError if settings need held-out songs and there are none.
 
     Songs that are trained on fit ever better: their loss would neither stop a run in time nor choose its best adapter.
     """
-    if heldout_songs:
+    if config.heldout_songs:
         return
     asked = [f"early_stopping {config.early_stopping}"] if config.early_stopping else []
     asked += [f"target_loss {config.target_loss:g}"] if config.target_loss else []
     asked += ["publish best"] if config.publish == "best" else []
     if asked:
         raise ConfigError(f"{' and '.join(asked)} judge(s) by songs that are not trained on, but no song is held out. "
-                          "Set heldout_songs to 1 or more (-1 holds out one in ten of four or more songs), or set "
-                          "early_stopping and target_loss to 0 and publish to last.")
+                          "Set heldout_songs to 1 or more (automatic holds out one in ten of four or more songs), or "
+                          "set early_stopping and target_loss to 0 and publish to last.")
 
 
-def ended(config: TrainConfig, state: RunState, total: int) -> str:
-    """Why the run is over; empty while it goes on.  A pure function of the state, so a resumed run ends there too."""
+def ended(config: ResolvedConfig, state: RunState, total: int) -> str:
+    """Reason to end the run; empty while it goes on.  A pure function of the state, so a resumed run ends there too."""
     if config.early_stopping and state.stale >= config.early_stopping:
         return (f"early_stopping: {state.stale} held-out losses in a row were no lower than that of step "
                 f"{state.best_step}, {state.best_loss:.4f}.")
@@ -36,11 +36,11 @@ def ended(config: TrainConfig, state: RunState, total: int) -> str:
     if reached and before is not None and last is not None and last >= before:
         return (f"target_loss: the held-out loss is {last:.4f}, no higher than {config.target_loss:g}, and no longer "
                 f"falls.")
-    return f"All {total} steps are made." if state.step >= total else ""
+    return f"All {total} steps are done." if state.step >= total else ""
 
 
-def got_worse(config: TrainConfig, state: RunState) -> str:
-    """What to say of a run that unlearns; empty while its measured loss is not far above that before training."""
+def got_worse(config: ResolvedConfig, state: RunState) -> str:
+    """Warning for a run that unlearns; empty unless its measured loss is far above that before training."""
     first, last = state.heldout_first, state.heldout_last
     if first is None or last is None or last <= MUCH_WORSE * first:
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .config import TrainConfig
+from .config import ResolvedConfig
 
 WARMUP_START = 0.1
 """Warm-up begins at this share of the learning rate ..."""
@@ -14,12 +14,12 @@ WARMUP_SHARE = 10
 """Warm-up takes at most one part in so many of the run."""
 
 
-def warmup_steps(config: TrainConfig, total: int) -> int:
+def warmup_steps(config: ResolvedConfig, total: int) -> int:
     """Steps of warm-up really made in a run of `total`: as asked, but at most a tenth; constant makes none."""
     return 0 if config.schedule == "constant" else min(config.warmup_steps, total // WARMUP_SHARE)
 
 
-def learning_rate(config: TrainConfig, total: int, step: int) -> float:
+def learning_rate(config: ResolvedConfig, total: int, step: int) -> float:
     """The rate of optimizer step `step` (0-based) of `total`: linear warm-up, then what the schedule is called."""
     warmup = warmup_steps(config, total)
     if step < warmup:
@@ -27,7 +27,7 @@ def learning_rate(config: TrainConfig, total: int, step: int) -> float:
     return config.learning_rate * _share(config, total - warmup, step - warmup)
 
 
-def _share(config: TrainConfig, steps: int, step: int) -> float:
+def _share(config: ResolvedConfig, steps: int, step: int) -> float:
     """Share of the learning rate in step `step` of the `steps` after warm-up."""
     if config.schedule in ("constant", "constant_with_warmup"):
         return 1.0

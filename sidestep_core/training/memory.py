@@ -17,7 +17,7 @@ from ..adapters.config import MLP_PROJECTIONS
 from ..device import free_memory
 from ..model.decoder import Decoder, DecoderGeometry
 from ..model.layers import DENSE_BELOW, WINDOW
-from .config import TrainConfig
+from .config import ResolvedConfig
 from .data import Sample
 from .optimizers import STATE_BYTES
 
@@ -79,7 +79,7 @@ class Need:
 
 
 def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Iterable[str], dropout: float,
-         samples: Sequence[Sample], config: TrainConfig) -> Need:
+         samples: Sequence[Sample], config: ResolvedConfig) -> Need:
     """What the training will need, with as many layers recomputed as the setting or the free memory asks for.
 
     To be called with decoder and adapter on their device, and nothing else of the training there yet.
@@ -116,7 +116,7 @@ def fit(need: Need, free: int) -> Need:
     return replace(need, recomputed=need.layers)
 
 
-def largest_batch(samples: Sequence[Sample], config: TrainConfig, number_bytes: int, mask_bytes: int) -> Batch:
+def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, mask_bytes: int) -> Batch:
     """As if the longest song met the longest condition in a full batch."""
     frames = max(sample.latents_TC.shape[0] for sample in samples)
     return Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),

@@ -1,22 +1,23 @@
-"""The optimizers, with Side-Step's arguments, and what of the settings they overrule."""
+"""The optimizers with Side-Step's arguments, and their state as tensors and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import optional
+from ..io.strict_json import Json
 from .config import Optimizer, TrainConfig
-from .lr_schedules import WARMUP_SHARE, warmup_steps
 
 STATE_BYTES: dict[Optimizer, float] = {"adamw": 8.0, "adamw8bit": 2.1, "adafactor": 0.2, "prodigy": 16.0}
-"""What each keeps per parameter: two moments; the same in bytes with a scale per 256; row and column means; two
-moments, the start and the sum of gradients."""
+"""Bytes of state per parameter: two moments; two in bytes with a scale per 256; row and column means; two moments, the
+start and the sum of gradients."""
+_BETWEEN = "/"
+"""Separator between the keys of nested state, in the name of a tensor."""
 
 
 def build(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
@@ -67,20 +68,57 @@ def require(optimizer: str) -> None:
         builders[optimizer](TrainConfig(), [nn.Parameter(torch.zeros(1))])
 
 
-def effective(config: TrainConfig) -> TrainConfig:
-    """The settings as they are used: prodigy finds the rate itself, and only at 1.0 and constant."""
-    return replace(config, learning_rate=1.0, schedule="constant") if config.optimizer == "prodigy" else config
+def state_dict(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Json]:
+    """State of the optimizer without pickle: tensors by name, and JSON of all other values, bit for bit.
+
+    The JSON holds the numbers per parameter, and the groups' entries that are not settings.
+    """
+    tensors: dict[str, Tensor] = {}
+    numbers = _collect(optimizer.state_dict()["state"], "", tensors)
+    learned = [_learned(optimizer, group) for group in optimizer.param_groups]
+    return _unshared(tensors), {"state": numbers, "groups": learned}
 
 
-def overruled(config: TrainConfig, total: int) -> list[str]:
-    """What of the settings is not followed in a run of `total` steps, for telling people."""
-    used = effective(config)
-    told = []
-    if used != config:
-        told.append(f"prodigy finds the learning rate itself: it runs at learning_rate 1.0 and schedule constant, not "
-                    f"at {config.learning_rate:g} and {config.schedule}.")
-    made = warmup_steps(used, total)
-    if used.schedule != "constant" and made < used.warmup_steps:
-        told.append(f"Warm-up takes {made} steps, not {used.warmup_steps}: at most one in {WARMUP_SHARE} of the run's "
-                    f"{total}.")
-    return told
+def load_state_dict(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Json) -> None:
+    """Restore the result of `state_dict`.  ValueError or KeyError if it is of another optimizer."""
+    values: dict[str, Any] = rest["state"]
+    for name, tensor in tensors.items():
+        *path, last = name.split(_BETWEEN)
+        parent = values
+        for key in path:
+            parent = parent[key]
+        # A copy, because a memory-mapped checkpoint could not be removed on Windows.
+        parent[last] = tensor.clone()
+    present = optimizer.state_dict()
+    groups = [{**group, **learned} for group, learned in zip(present["param_groups"], rest["groups"], strict=True)]
+    optimizer.load_state_dict({"state": {int(index): entry for index, entry in values.items()},
+                               "param_groups": groups})
+
+
+def _collect(values: Mapping[Any, Any], prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Move the tensors among nested values into `tensors`; return the other values."""
+    rest: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Tensor):
+            tensors[f"{prefix}{key}"] = value
+        else:
+            nested = isinstance(value, Mapping)
+            rest[str(key)] = _collect(value, f"{prefix}{key}{_BETWEEN}", tensors) if nested else value
+    return rest
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Clone tensors that share memory: bitsandbytes shares its quantisation maps, which safetensors refuses."""
+    seen: set[int] = set()
+    unshared: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage().data_ptr()
+        unshared[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return unshared
+
+
+def _learned(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of a group that the optimizer changed or added, such as prodigy's estimate; settings are the config's."""
+    return {key: value for key, value in group.items()
+            if key not in ("params", "lr") and (key not in optimizer.defaults or value != optimizer.defaults[key])}

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from .config import TrainConfig
+from .config import ResolvedConfig
 
 RECENT = 50
 """Durations of each kind that are remembered."""
@@ -20,7 +20,7 @@ Work = Literal["step", "heldout", "save", "preview"]
 class Pace:
     """Durations of a run's steps, measurements, saves and previews, each by itself."""
 
-    def __init__(self, config: TrainConfig, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, config: ResolvedConfig, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
         self._every: dict[Work, int] = {"step": 1, "heldout": config.heldout_every, "save": config.save_every,
                                         "preview": config.preview_every}

@@ -31,7 +31,7 @@ from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing, strict_json, temp_files
 from ..io.record import parse
 from ..io.tensors import BadTensorFile, read_tensors, write_tensors
-from . import optimizer_state
+from . import optimizers
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class Saved:
     average: Mapping[str, Tensor] | None
     """The adapter of averaged weights, where the run has an average."""
     optimizer: tuple[Mapping[str, Tensor], strict_json.Json]
-    """As optimizer_state.take gave it."""
+    """State of the optimizer, as `optimizers.state_dict` returns it."""
 
 
 def claim(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -146,7 +146,7 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
         with atomic.atomic_folder(path) as temporary:
             for name, write in files.items():
                 write(temporary / name)
-            tensors, rest = optimizer_state.take(optimizer)
+            tensors, rest = optimizers.state_dict(optimizer)
             write_tensors(temporary / _OPTIMIZER_FILE, tensors)
             atomic.write_json(temporary / _STATE_FILE, {**asdict(state), "optimizer": rest})
             hashing.write_checksums(temporary)
@@ -186,7 +186,7 @@ def set_aside(path: Path) -> None:
 def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
     """Put the optimizer where it was.  AdapterError when the checkpoint is of another one."""
     try:
-        optimizer_state.put(optimizer, *saved.optimizer)
+        optimizers.load_state_dict(optimizer, *saved.optimizer)
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{saved.path} does not fit this optimizer ({error}). Delete this folder; the run continues "
                            "from the one before.") from error

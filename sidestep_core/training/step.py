@@ -18,18 +18,11 @@ from dataclasses import dataclass, field
 import torch
 
 from .. import rng
-from ..adapters import registry
 from ..adapters.algorithm import LiveAdapter
-from ..adapters.config import AdapterConfig
-from ..adapters.targets import target_modules
-from ..dataset.manifest import Dataset
-from ..device import choose_dtype
-from ..errors import ConfigError, HalfStep, TrainingDiverged
-from ..model.checkpoint import Checkpoint
-from ..model.decoder import load_decoder
+from ..errors import HalfStep, TrainingDiverged
 from ..progress import Progress, Report, ignore
-from . import batches, data, early_stopping, memory, optimizers
-from .config import TrainConfig
+from . import batches, memory
+from .config import ResolvedConfig
 from .data import Sample
 from .ema import Average
 from .loss import BatchLoss, Objective, training_loss
@@ -48,7 +41,7 @@ SCALE_DOUBLES_EVERY = 2000
 class Training:
     """Everything a step needs."""
 
-    config: TrainConfig
+    config: ResolvedConfig
     objective: Objective
     adapter: LiveAdapter
     optimizer: torch.optim.Optimizer
@@ -73,8 +66,8 @@ class Training:
 
     @property
     def epoch(self) -> int:
-        """How many visits an epoch has."""
-        return batches.visits_per_epoch(self.trained_on)
+        """Number of draws per epoch."""
+        return batches.draws_per_epoch(self.trained_on)
 
     @property
     def total_steps(self) -> int:
@@ -101,31 +94,6 @@ class StepResult:
     """What the loss was multiplied by in the end; the next step begins with it."""
 
 
-def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
-            device: torch.device) -> Training:
-    """Samples in memory, decoder and adapter on the device, optimizer over exactly the adapter."""
-    if config.cfg_ratio == 1 and adapter.attention_type == "cross":
-        raise ConfigError("cfg_ratio 1 hides every caption, but attention_type 'cross' learns from captions only. "
-                          "Lower cfg_ratio, or choose attention_type 'both'.")
-    config = optimizers.effective(config)
-    dtype = choose_dtype(config.precision, device)
-    samples, silence_TC = data.load_samples(dataset, config)
-    trained_on, heldout = batches.split_heldout(samples, config)
-    early_stopping.check(config, len(heldout))
-    weights = checkpoint.model_weights()
-    decoder = load_decoder(weights.under("decoder."), dtype, device)
-    modules = target_modules(adapter, decoder.geometry.layers)
-    live = registry.attach(decoder, adapter, modules, config.seed)
-    log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
-             sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(heldout), dtype, device)
-    need = memory.plan(decoder, live.parameters, modules, adapter.dropout, samples, config)
-    decoder.recomputed_layers = need.recomputed
-    objective = Objective.of(checkpoint, config, decoder, weights, silence_TC, device, dtype)
-    average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
-    return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
-                    optimizer=optimizers.build(config, live.parameters), heldout=heldout, need=need)
-
-
 def optimizer_step(training: Training, step: int, report: Report = ignore, *, scale: float = 1.0,
                    by_layer: bool = False) -> StepResult:
     """One optimizer step (0-based) over the samples that are its.
@@ -150,10 +118,10 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
     gradient = torch.nn.utils.clip_grad_norm_(training.adapter.parameters, config.max_grad_norm)
     loss = torch.cat([batch.loss_B for batch in losses]).tolist()
     times = torch.cat([batch.t_B for batch in losses]).tolist()
-    visited = batches.visits_of_step(config, training.epoch, step)
+    draws = batches.draws_of_step(config, training.epoch, step)
     numbers = {"loss": sum(loss) / len(loss), "gradient": float(gradient),
                "lr": learning_rate(config, training.total_steps, step),
-               "epoch": visited.stop / training.epoch}
+               "epoch": draws.stop / training.epoch}
     if config.loss_weighting != "none":
         numbers["weighted"] = float(torch.cat([batch.weighted_B.detach() for batch in losses]).mean())
     if fp16:
@@ -182,7 +150,7 @@ def _update(training: Training, step: int) -> None:
 def _backward(training: Training, step: int, scale: float, report: Report) -> list[BatchLoss]:
     """Gradients of the step's mean loss times `scale`, and the losses of its batches, without their graphs."""
     config, objective = training.config, training.objective
-    count = len(batches.visits_of_step(config, training.epoch, step))
+    count = len(batches.draws_of_step(config, training.epoch, step))
     objective.decoder.train()
     losses = []
     for number, batch in enumerate(batches.batches(training.trained_on, objective.silence_TC, config, step)):
@@ -233,7 +201,7 @@ def _check_healthy(training: Training, numbers: Mapping[str, float], step: int) 
                                "start_from may hold nothing but zeros: leave it out.")
 
 
-def _too_fast(config: TrainConfig) -> str:
+def _too_fast(config: ResolvedConfig) -> str:
     advice = ("Choose optimizer adamw" if config.optimizer == "prodigy" else
               f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual)")
     return (f"{advice}, or use precision fp32 where that is low already. The last checkpoint of the run is untouched.")
@@ -242,5 +210,5 @@ def _too_fast(config: TrainConfig) -> str:
 def _before_learning(training: Training) -> str:
     """Advice for a loss that is no number before anything was learned, which no learning rate explains."""
     return (f"Nothing was learned yet, so it is the precision ({str(training.objective.dtype).removeprefix('torch.')}) "
-            "or a damaged file. Use precision fp32; if that does not help, preprocess the songs again, get the model "
-            "again, and leave out start_from.")
+            "or a damaged file. Use precision fp32. If that does not help, get the model again, and leave out "
+            "start_from. Preprocess the songs again if the dataset may be damaged.")

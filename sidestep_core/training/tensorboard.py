@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import optional
-from .config import TrainConfig
+from .config import ResolvedConfig
 from .metrics import MeasuredOn
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Board:
     """Writes what is due after a step; steps count from 1."""
 
-    def __init__(self, writer: SummaryWriter, config: TrainConfig) -> None:
+    def __init__(self, writer: SummaryWriter, config: ResolvedConfig) -> None:
         self._writer = writer
         self._config = config
         self._times: list[float] = []
@@ -66,13 +66,13 @@ def written(write: Callable[[], None]) -> str:
     return ""
 
 
-def is_heavy(config: TrainConfig, step: int) -> bool:
+def is_heavy(config: ResolvedConfig, step: int) -> bool:
     """Whether TensorBoard gets its larger entries after this step (1-based)."""
     return config.tensorboard and step % config.log_heavy_every == 0
 
 
 @contextlib.contextmanager
-def board(folder: Path, config: TrainConfig, after_step: int) -> Iterator[Board | None]:
+def board(folder: Path, config: ResolvedConfig, after_step: int) -> Iterator[Board | None]:
     """The board of the run in `folder`, or None where none is asked for.
 
     What a stopped run had written after `after_step`, from which it continues, is marked as void.

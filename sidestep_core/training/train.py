@@ -19,39 +19,34 @@ from ..adapters.config import AdapterConfig
 from ..adapters.file import Adapter
 from ..adapters.proof import Loader
 from ..dataset.manifest import Dataset
-from ..device import choose_device, explain_out_of_memory, is_out_of_memory, release_memory
+from ..device import explain_out_of_memory, is_out_of_memory, release_memory
 from ..io import atomic, locks
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
-from . import batches, early_stopping, optimizers, publish, resume, run_checkpoint
+from . import early_stopping, optimizers, publish, resume, run_checkpoint
 from .config import TrainConfig
-from .data import ensure_conditions, resolved
-from .keep import PROVEN_WHEN_STOPPED, keep
+from .data import ensure_conditions
+from .interruption import PROVEN_WHEN_STOPPED, keep
 from .loss import heldout_loss
 from .metrics import CALLED, Metrics
 from .metrics import FILE as METRICS_FILE
 from .pace import Pace
 from .publish import Run
+from .resolve import Resolved, resolve
 from .run_checkpoint import RunState
-from .step import StepResult, Training, optimizer_step, prepare
+from .setup import prepare
+from .step import StepResult, Training, optimizer_step
 from .tensorboard import Board, board, is_heavy, written
 
 log = logging.getLogger(__name__)
 
-"""By the songs that are measured."""
-
-NOT_THE_METHOD = ("gradient_checkpointing", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard",
-                  "log_every", "log_heavy_every", "preview_every", "preview_caption", "preview_lyrics",
-                  "preview_seconds", "shift", "inference_steps")
-"""Settings that say how fast, where, and what else is shown or noted; the result is the same but for how another
-device rounds.  A stopped run continues with others."""
-
-INFERENCE = {
-    "turbo": {"shift": 3.0, "steps": 8},
-    "base": {"shift": 1.0, "steps": 50},
-    "sft": {"shift": 1.0, "steps": 50},
-}
-"""How each variant is sampled; goes into the adapter's metadata for people, never into training."""
+RESULT_INVARIANT_SETTINGS = (
+    "gradient_checkpointing", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard", "log_every",
+    "log_heavy_every", "preview_every", "preview_caption", "preview_lyrics", "preview_seconds", "shift",
+    "inference_steps",
+)
+"""Settings of speed, place, display and metadata: the result is the same but for the rounding of another device.  A
+stopped run continues with changed ones."""
 
 ADVICE = "Lower chunk_duration, batch_size or rank, switch gradient_checkpointing on; precision bf16 halves fp32."
 
@@ -70,45 +65,46 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     the first weights.  `load` is the program that the saved file is proven with.  When `report` raises `Cancelled` (or
     anything that is no Exception rises), the last finished step is kept as a checkpoint and as a usable adapter.
     """
-    config = resolved(config, dataset)
+    settings = resolve(config, checkpoint, dataset)
     own = resume.is_own(folder, resume_from)
     run_identity = identity(checkpoint, dataset, adapter, config, start_from=start_from,
                             resume_from=None if own else resume_from)
     facts = {**run_identity, "variant": checkpoint.variant, "size": checkpoint.size,
              "trigger_word": dataset.trigger_word, "style": dataset.style, "checkpoint_name": checkpoint.name,
-             "inference": inference(checkpoint, config), "train": optimizers.effective(config).to_json()}
+             "train": config.to_json(), "resolved": settings.config.to_json(),
+             "inference": {"shift": settings.config.shift, "steps": settings.config.inference_steps}}
     run = Run(folder=folder, target=target, facts=facts, load=load)
     with locks.held(folder, "trained"):
-        resume.place(folder, run_identity, resume_from, config.total_steps(batches.trained_visits(dataset, config)))
+        resume.place(folder, run_identity, resume_from, settings.total_steps)
         done = run_checkpoint.finished(folder)
-        if done is not None and _notes(done.path) == facts["inference"]:
+        if done is not None and _sampling_facts(done.path) == facts["inference"]:
             log.info("This run is already finished: %s", done.path)
             return done
         atomic.require_writable(target.parent)
         registry.require(adapter)
         optimizers.require(config.optimizer)
-        return _load_and_run(source, checkpoint, dataset, adapter, config, run, start_from, preview, report)
+        return _load_and_run(source, checkpoint, dataset, adapter, settings, run, start_from, preview, report)
 
 
 def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,
-                  config: TrainConfig, run: Run, start_from: Path | None, preview: MakePreview | None,
+                  settings: Resolved, run: Run, start_from: Path | None, preview: MakePreview | None,
                   report: Report) -> Adapter:
     """Bring the model and the state of the run onto the device, and train."""
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
-    device = choose_device(config.device)
+    device = settings.device
     try:
         with rng.isolated(device):
             with explain_out_of_memory("loading the decoder", ADVICE):
-                ensure_conditions(source, checkpoint, dataset, config, device, report)
-                training = prepare(checkpoint, dataset, adapter, config, device)
+                ensure_conditions(source, checkpoint, dataset, settings.config, device, report)
+                training = prepare(checkpoint, dataset, adapter, settings)
             with explain_out_of_memory("training", f"It needs {training.need}. {ADVICE}"):
-                def tell(told: str) -> None:
-                    log.warning(told)
-                    report(Progress(stage="load", step=0, total=1, message=told, notice=told))
+                def notify(notice: str) -> None:
+                    log.warning(notice)
+                    report(Progress(stage="load", step=0, total=1, message=notice, notice=notice))
 
-                state = resume.begin(training, run, start_from, tell)
-                for told in optimizers.overruled(config, training.total_steps):
-                    tell(told)
+                state = resume.begin(training, run, start_from, notify)
+                for notice in settings.notices:
+                    notify(notice)
                 if state.step == 0:
                     publish.rehearse(training, run, PROVEN_WHEN_STOPPED)
                 return _run(training, run, state, preview, report)
@@ -118,11 +114,12 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
 
 def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig, *,
              start_from: Path | None = None, resume_from: Path | None = None) -> dict[str, Any]:
-    """What makes a run this run; the same identity finds the same run on the disk again."""
-    used = optimizers.effective(resolved(config, dataset)).to_json()
-    found: dict[str, Any] = {"checkpoint": checkpoint.fingerprint, "dataset": dataset.fingerprint,
-                             "adapter": adapter.to_json(),
-                             "train": {key: value for key, value in used.items() if key not in NOT_THE_METHOD}}
+    """Facts that identify a run: the same identity finds the same run on the disk again."""
+    settings = resolve(config, checkpoint, dataset).config.to_json()
+    found: dict[str, Any] = {
+        "checkpoint": checkpoint.fingerprint, "dataset": dataset.fingerprint, "adapter": adapter.to_json(),
+        "train": {name: value for name, value in settings.items() if name not in RESULT_INVARIANT_SETTINGS},
+    }
     if start_from is not None:
         found["start_from"] = resume.adapter_fingerprint(start_from)
     if resume_from is not None:
@@ -130,14 +127,8 @@ def identity(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, c
     return found
 
 
-def inference(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, float]:
-    """Shift and number of steps at which an adapter of this training is sampled."""
-    usual = INFERENCE[checkpoint.variant]
-    return {"shift": config.shift or usual["shift"], "steps": config.inference_steps or usual["steps"]}
-
-
-def _notes(adapter: Path) -> object:
-    """How a finished adapter says it is to be sampled: with other notes it is written anew, without training."""
+def _sampling_facts(adapter: Path) -> object:
+    """Shift and steps in the metadata of a finished adapter; if they differ it is written again, without training."""
     return adapter_file.facts_of(adapter).get("inference")
 
 

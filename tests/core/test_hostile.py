@@ -33,7 +33,7 @@ from sidestep_core.training.data import load_samples
 from tests import hostile
 from tests.song_folders import write
 from tests.tiny import write_dataset
-from tests.training import trained
+from tests.training import settled, trained
 
 MODULE = "layers.0.self_attn.q_proj"
 LORA = {f"base_model.model.{MODULE}.lora_A.weight": torch.ones(2, 64),
@@ -96,7 +96,7 @@ class Materials:
             maintenance.usage(self.folder / "dataset")
             found = open_dataset(self.folder / "dataset")
             maintenance.verify(found)
-            load_samples(found, TrainConfig(genre_ratio=0.5))
+            load_samples(found, settled(genre_ratio=0.5))
 
         return self.there("dataset/manifest.json", read)
 

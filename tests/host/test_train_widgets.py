@@ -47,9 +47,20 @@ def widgets_of(server: ComfyUI, node: str, kind: type[Config]) -> dict[str, tupl
             if name not in others}
 
 
+AUTOMATIC = {"cfg_ratio": -1.0, "genre_ratio": -1.0, "heldout_songs": -1, "shift": 0.0, "inference_steps": 0}
+"""Number of a widget that stands for None in the config."""
+
+
+def setting(kind: type[Config], name: str, value: object) -> object:
+    """Setting that the node makes of a widget's value."""
+    if kind is TrainConfig and AUTOMATIC.get(name) == value:
+        return None
+    return parse_setting(kind, name, value) if isinstance(value, str) else value
+
+
 def as_config(kind: type[Config], name: str, value: object) -> Config:
-    """The config with a value as the node makes it of the widget's."""
-    return kind(**{name: parse_setting(kind, name, value) if isinstance(value, str) else value})
+    """Config with the setting that the node makes of a widget's value."""
+    return kind(**{name: setting(kind, name, value)})
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)
@@ -58,8 +69,7 @@ def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, no
     assert widgets.keys() == {field.name for field in fields(kind)}
     for field in fields(kind):
         assert field.default is not MISSING
-        default = widgets[field.name][1]["default"]
-        assert (parse_setting(kind, field.name, default) if isinstance(default, str) else default) == field.default
+        assert setting(kind, field.name, widgets[field.name][1]["default"]) == field.default
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)

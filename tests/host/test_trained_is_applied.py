@@ -23,11 +23,12 @@ from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.training.config import TrainConfig
-from sidestep_core.training.step import optimizer_step, prepare
+from sidestep_core.training.step import optimizer_step
 from tests.adapters import KINDS
 from tests.host.pack import pack_module
 from tests.tiny import write_dataset
 from tests.tolerance import EFFECT, FP32, PERTURBED, deviation
+from tests.training import prepared
 
 CPU = torch.device("cpu")
 FRAMES = 60
@@ -67,7 +68,7 @@ def trained(request: pytest.FixtureRequest, checkpoint: Checkpoint,
             tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """An adapter after some real steps, and its file."""
     dataset = write_dataset(tmp_path_factory.mktemp("dataset"), checkpoint, (50, 60), width=2048)
-    training = prepare(checkpoint, dataset, request.param, CONFIG, CPU)
+    training = prepared(checkpoint, dataset, request.param, CONFIG)
     for step in range(CONFIG.max_steps):
         optimizer_step(training, step)
     path = tmp_path_factory.mktemp("saved") / "adapter.safetensors"
@@ -189,7 +190,7 @@ def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, tra
 
 def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (50, 60), width=2048)
-    fresh = prepare(checkpoint, dataset, trained.config, CONFIG, CPU)
+    fresh = prepared(checkpoint, dataset, trained.config, CONFIG)
     fresh.adapter.load_state_dict(read_tensors(trained.path))
     with torch.no_grad():
         assert torch.equal(fresh.objective.decoder.eval()(*batch()), trained.decoder(*batch()))
@@ -199,7 +200,7 @@ def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Tr
 def test_what_does_not_fit_is_an_error(host: Any, checkpoint: Checkpoint, tmp_path: Path, change: str) -> None:
     """The host would go on in silence, as if the adapter did nothing."""
     dataset = write_dataset(tmp_path / "dataset", checkpoint, (50,), width=2048)
-    training = prepare(checkpoint, dataset, LoraConfig(rank=2), CONFIG, CPU)
+    training = prepared(checkpoint, dataset, LoraConfig(rank=2), CONFIG)
     optimizer_step(training, 0)
     tensors = training.adapter.state_dict()
     if change == "another model's names":

@@ -27,7 +27,7 @@ from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import ensure_conditions, load_samples
 from tests.core.io.test_torch_pickle import Hostile
 from tests.tiny import TinySource
-from tests.training import trained
+from tests.training import settled, trained
 
 CPU = torch.device("cpu")
 WIDTH = 64
@@ -88,7 +88,7 @@ def test_songs_come_over_bit_for_bit_and_without_padding(take: Take, tensors: Pa
     assert open_dataset(dataset.folder) == dataset
     assert (dataset.style, dataset.checkpoint, dataset.trigger_word) == ("imported", checkpoint.fingerprint, "mystyle")
     assert dataset.is_whole()
-    samples, silence_TC = load_samples(dataset, TrainConfig())
+    samples, silence_TC = load_samples(dataset, settled())
     for number, sample in enumerate(samples):
         stored = torch.load(tensors / f"album__{number}.pt", weights_only=True)
         assert torch.equal(sample.latents_TC, stored["target_latents"].float())
@@ -119,7 +119,7 @@ def test_repeats_and_genres_come_over(take: Take, tensors: Path) -> None:
     dataset = take().dataset
     assert [sample.repeats for sample in dataset.samples] == [1, 1, 1, 4]
     assert [sample.genre for sample in dataset.samples] == ["", "", "", "jazz"]
-    genre_SD = load_samples(dataset, TrainConfig(genre_ratio=0.5))[0][3].genre_SD
+    genre_SD = load_samples(dataset, settled(genre_ratio=0.5))[0][3].genre_SD
     assert genre_SD is not None
     assert torch.equal(genre_SD, content["encoder_hidden_states_genre"][:35].float())
 
@@ -144,11 +144,11 @@ def test_it_trains(take: Take, checkpoint: Checkpoint, tmp_path: Path, config: T
 
 def test_a_window_has_the_condition_of_its_song(take: Take, checkpoint: Checkpoint,
                                                 tokenizer_folder: Path) -> None:
-    dataset, config = take().dataset, TrainConfig(chunk_duration=1.5)
+    dataset, config = take().dataset, settled(chunk_duration=1.5)
     before = set(dataset.folder.iterdir())
     ensure_conditions(TinySource(tokenizer_folder, []), checkpoint, dataset, config, CPU)
     assert set(dataset.folder.iterdir()) == before
-    whole, cropped = load_samples(dataset, TrainConfig())[0], load_samples(dataset, config)[0]
+    whole, cropped = load_samples(dataset, settled())[0], load_samples(dataset, config)[0]
     assert all(torch.equal(one.condition_SD, other.condition_SD) for one, other in zip(whole, cropped, strict=True))
 
 
@@ -350,6 +350,6 @@ def codes(dataset: Dataset) -> set[Path]:
 def test_padding_would_change_what_is_trained_on(take: Take, tensors: Path) -> None:
     """The twin: the padding that is cut off is not nothing."""
     stored: Tensor = torch.load(tensors / "album__0.pt", weights_only=True)["encoder_hidden_states"]
-    condition_SD = load_samples(take().dataset, TrainConfig())[0][0].condition_SD
+    condition_SD = load_samples(take().dataset, settled())[0][0].condition_SD
     assert condition_SD.shape[0] == 40 < stored.shape[0]
     assert stored[40:].abs().max() > 0

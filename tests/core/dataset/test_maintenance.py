@@ -17,9 +17,9 @@ from sidestep_core.errors import DatasetError
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
-from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import load_samples
 from tests.tiny import write_dataset
+from tests.training import settled
 
 SHORT = "0123456789abcdef"
 STALE = (f"{SHORT}.latents.safetensors", f"{SHORT}.condition.safetensors", f"{SHORT}.codes.safetensors",
@@ -90,7 +90,7 @@ def test_a_song_that_left_leaves_nothing(dataset: Dataset) -> None:
     write_manifest(left)
     tensor_file.write(left.silence, "silence", tensor_file.read(dataset.silence, "silence", "")[:51])
     assert clean(dataset.folder).orphans == 1 + 1 + 4 + 1
-    config = TrainConfig(max_latent_length=30, genre_ratio=0.5, context_mode="codes")
+    config = settled(max_latent_length=30, genre_ratio=0.5, context_mode="codes")
     assert len(load_samples(left, config)[0]) == 2
 
 

@@ -31,15 +31,15 @@ from sidestep_core.model.prompts import Prompt
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
 from sidestep_core.songs.scan import find_songs
 from sidestep_core.songs.song import Problem, Song
-from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import load_samples
 from tests.growth import MOST, growth
 from tests.tiny import SAMPLES_PER_FRAME, TinySource, tiny_checkpoint
+from tests.training import settled
 
 CPU = torch.device("cpu")
 RATE = 48_000
 CONFIG = PreprocessConfig(trigger_word="zxq")
-WHOLE = TrainConfig()
+WHOLE = settled()
 NOTES = "caption: calm lo-fi\nbpm: 90\nkey: C major\nsignature: 4/4\nlanguage: en\nlyrics:\nRain\n"
 
 

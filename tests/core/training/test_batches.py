@@ -1,4 +1,4 @@
-"""Which songs a training visits and what of them: every song its turns, nothing padded."""
+"""Draws of a training: every sample as often as it asks for, every frame covered, nothing padded."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sidestep_core.errors import DatasetError
 from sidestep_core.training.batches import (
     Batch,
     batches,
+    count_songs,
+    draws_of_step,
+    draws_per_epoch,
+    shuffled,
     split_heldout,
-    visited,
-    visits_of_step,
-    visits_per_epoch,
     whole,
 )
-from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.config import ResolvedConfig
 from sidestep_core.training.data import Sample, crop_frames
 from tests.tolerance import COVERED
+from tests.training import settled
 
-CONFIG = TrainConfig()
+CONFIG = settled()
 SILENT = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
 
 
 def song(number: int, frames: int = 30, tokens: int = 4) -> Sample:
-    """Frame f of song n is full of 1000 n + f, so that every window shows where it is from; its codes of -(1000 n + f),
-    its caption's condition of n, its genre's of -n."""
+    """Song n whose frame f is filled with 1000 n + f, its codes with -(1000 n + f), its caption's condition with n, and
+    its genre's with -n."""
     latents_TC = (1000.0 * number + torch.arange(frames))[:, None].expand(-1, 64)
     condition_SD = torch.full((tokens, 8), float(number))
     return Sample(name=f"song{number}.wav", latents_TC=latents_TC, condition_SD=condition_SD, genre_SD=-condition_SD,
@@ -48,7 +49,7 @@ def song_numbers(batch: Batch) -> list[int]:
     return [int(x) // 1000 for x in batch.x0_BTC[:, 0, 0]]
 
 
-def all_batches(samples: tuple[Sample, ...], config: TrainConfig, steps: int) -> list[Batch]:
+def all_batches(samples: tuple[Sample, ...], config: ResolvedConfig, steps: int) -> list[Batch]:
     return [batch for step in range(steps) for batch in batches(samples, SILENT, config, step)]
 
 
@@ -57,35 +58,35 @@ def all_batches(samples: tuple[Sample, ...], config: TrainConfig, steps: int) ->
 
 @given(count=st.integers(1, 30), seed=st.integers(0, 2**40), epoch=st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_every_epoch_visits_every_song_once(count: int, seed: int, epoch: int) -> None:
-    visits = [visited(count, seed, epoch * count + position) for position in range(count)]
-    assert sorted(visits) == list(range(count))
+def test_epochs_are_permutations(count: int, seed: int, epoch: int) -> None:
+    draws = [shuffled(count, seed, epoch * count + position) for position in range(count)]
+    assert sorted(draws) == list(range(count))
 
 
-def test_the_order_is_a_pure_function_of_seed_and_visit() -> None:
-    forwards = [visited(7, 42, visit) for visit in range(70)]
+def test_order_depends_on_seed_only() -> None:
+    forwards = [shuffled(7, 42, draw) for draw in range(70)]
     torch.manual_seed(1)
-    assert [visited(7, 42, visit) for visit in reversed(range(70))] == forwards[::-1]
+    assert [shuffled(7, 42, draw) for draw in reversed(range(70))] == forwards[::-1]
     assert len({tuple(forwards[start:start + 7]) for start in range(0, 70, 7)}) > 5
-    assert [visited(7, 43, visit) for visit in range(70)] != forwards
+    assert [shuffled(7, 43, draw) for draw in range(70)] != forwards
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 4), (4, 1), (2, 3), (3, 1), (8, 2)])
-def test_a_step_makes_exactly_its_visits(batch_size: int, accumulation: int) -> None:
-    config = TrainConfig(batch_size=batch_size, gradient_accumulation=accumulation)
+def test_steps_cover_their_draws(batch_size: int, accumulation: int) -> None:
+    config = settled(batch_size=batch_size, gradient_accumulation=accumulation)
     samples = songs(30, 30, 20, 30, 20)
     for step in range(4):
         made = list(batches(samples, SILENT, config, step))
         per_step = batch_size * accumulation
         expected = range(step * per_step, (step + 1) * per_step)
-        found = [pair for batch in made for pair in zip(batch.visits, song_numbers(batch), strict=True)]
-        assert sorted(found) == [(visit, visited(5, config.seed, visit)) for visit in expected]
-        assert all(len(batch.visits) <= batch_size for batch in made)
+        found = [pair for batch in made for pair in zip(batch.draws, song_numbers(batch), strict=True)]
+        assert sorted(found) == [(draw, shuffled(5, config.seed, draw)) for draw in expected]
+        assert all(len(batch.draws) <= batch_size for batch in made)
 
 
-def test_only_songs_of_equal_length_and_words_share_a_batch() -> None:
+def test_batches_have_equal_shapes() -> None:
     samples = (song(0, 30, 4), song(1, 30, 5), song(2, 20, 4), song(3, 30, 4))
-    made = all_batches(samples, TrainConfig(batch_size=4), 6)
+    made = all_batches(samples, settled(batch_size=4), 6)
     for batch in made:
         for number, x0_TC, condition_SD in zip(song_numbers(batch), batch.x0_BTC, batch.condition_BSD, strict=True):
             assert torch.equal(x0_TC, samples[number].latents_TC)
@@ -101,73 +102,72 @@ def repeated(*repeats: int, frames: int = 30) -> tuple[Sample, ...]:
 
 
 @pytest.mark.parametrize("repeats", [(1, 1, 1), (3, 1, 2), (1, 4)])
-def test_every_epoch_visits_a_song_as_often_as_it_asks(repeats: tuple[int, ...]) -> None:
+def test_repeats_count_per_epoch(repeats: tuple[int, ...]) -> None:
     samples, epoch = repeated(*repeats), sum(repeats)
-    config = TrainConfig(gradient_accumulation=epoch)
-    assert visits_per_epoch(samples) == epoch
+    config = settled(gradient_accumulation=epoch)
+    assert draws_per_epoch(samples) == epoch
     for step in range(3):
         numbers = [number for batch in batches(samples, SILENT, config, step) for number in song_numbers(batch)]
         assert Counter(numbers) == dict(enumerate(repeats))
 
 
-def test_a_song_visited_once_is_visited_as_ever() -> None:
-    plain, config = songs(60, 60, 60), TrainConfig(chunk_duration=1)
+def test_one_repeat_changes_nothing() -> None:
+    plain, config = songs(60, 60, 60), settled(chunk_duration=1)
     assert first_frames(config, 6, plain) == first_frames(config, 6, repeated(1, 1, 1, frames=60))
     assert first_frames(config, 6, plain) != first_frames(config, 6, repeated(1, 1, 2, frames=60))
 
 
-def test_each_visit_of_an_epoch_has_a_window_of_its_own() -> None:
+def test_repeats_draw_different_crops() -> None:
     samples = repeated(4, frames=99)
-    config = TrainConfig(chunk_duration=1, gradient_accumulation=4)
+    config = settled(chunk_duration=1, gradient_accumulation=4)
     starts = [start for step in range(3) for start in first_frames_of_step(config, step, samples)]
     assert len(set(starts)) > 9
     once = sorted(first_frames(replace(config, gradient_accumulation=12), 1, repeated(1, frames=99)).values())
-    assert sorted(starts) == once, "four visits an epoch see in three epochs what one sees in twelve"
+    assert sorted(starts) == once, "four draws in each of three epochs must equal one in each of twelve"
 
 
-def first_frames_of_step(config: TrainConfig, step: int, samples: tuple[Sample, ...]) -> list[int]:
+def first_frames_of_step(config: ResolvedConfig, step: int, samples: tuple[Sample, ...]) -> list[int]:
     return [int(x0_TC[0, 0]) for batch in batches(samples, SILENT, config, step) for x0_TC in batch.x0_BTC]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_sections_of_a_song_are_held_out_together(seed: int) -> None:
+def test_sections_are_held_out_together(seed: int) -> None:
     samples = tuple(replace(sample, audio=f"{number // 4}") for number, sample in enumerate(songs(*[5] * 24)))
-    trained, heldout = split_heldout(samples, TrainConfig(heldout_songs=2, seed=seed))
+    trained, heldout = split_heldout(samples, settled(heldout_songs=2, seed=seed))
     assert len(heldout) == 8
     assert not {sample.audio for sample in trained} & {sample.audio for sample in heldout}
 
 
-def test_sections_of_a_song_are_one_song() -> None:
-    samples = tuple(replace(sample, audio="the same") for sample in songs(*[5] * 24))
-    assert not split_heldout(samples, TrainConfig())[1]
-    with pytest.raises(DatasetError, match="heldout_songs is 1 but the dataset has 1"):
-        split_heldout(samples, TrainConfig(heldout_songs=1))
+def test_sections_count_as_one_song() -> None:
+    assert count_songs(tuple(replace(sample, audio="one file") for sample in songs(*[5] * 24))) == 1
+    assert count_songs(songs(*[5] * 24)) == 24
 
 
-def test_many_repeats_take_no_memory() -> None:
-    first = next(batches(repeated(10**6, 1, 1), SILENT, TrainConfig(gradient_accumulation=1), 0))
+def test_many_repeats_need_no_memory() -> None:
+    first = next(batches(repeated(10**6, 1, 1), SILENT, settled(gradient_accumulation=1), 0))
     assert song_numbers(first) == [0]
 
 
-def test_repeats_do_not_change_which_songs_are_held_out() -> None:
+def test_repeats_leave_heldout_songs_unchanged() -> None:
     plain, often = songs(*[5] * 10), repeated(*range(1, 11), frames=5)
-    chosen = [[sample.name for sample in split_heldout(samples, CONFIG)[1]] for samples in (plain, often)]
+    chosen = [[sample.name for sample in split_heldout(samples, settled(heldout_songs=2))[1]]
+              for samples in (plain, often)]
     assert chosen[0] == chosen[1]
 
 
-def test_a_run_by_epochs_counts_every_visit() -> None:
-    config, samples = TrainConfig(epochs=2, gradient_accumulation=4), repeated(3, 1, 1)
-    steps = config.total_steps(visits_per_epoch(samples))
+def test_epochs_count_repeats() -> None:
+    config, samples = settled(epochs=2, gradient_accumulation=4), repeated(3, 1, 1)
+    steps = config.total_steps(draws_per_epoch(samples))
     assert steps == 3
     numbers = [number for batch in all_batches(samples, config, steps) for number in song_numbers(batch)]
     assert Counter(numbers) == {0: 6, 1: 2, 2: 2}
 
 
-# Windows
+# Crops
 
 
-def test_windows_are_pieces_of_their_song_and_move_with_every_visit() -> None:
-    made = all_batches(songs(60, 80), TrainConfig(chunk_duration=1), 10)
+def test_crops_move_with_every_draw() -> None:
+    made = all_batches(songs(60, 80), settled(chunk_duration=1), 10)
     starts = []
     for batch in made:
         frames = batch.x0_BTC[:, :, 0]
@@ -177,44 +177,44 @@ def test_windows_are_pieces_of_their_song_and_move_with_every_visit() -> None:
     assert len(set(starts)) > 20
 
 
-def test_a_window_begins_in_a_silence_of_its_own() -> None:
-    for batch in all_batches(songs(60, 80), TrainConfig(chunk_duration=1, batch_size=2), 5):
+def test_crop_context_starts_at_silence() -> None:
+    for batch in all_batches(songs(60, 80), settled(chunk_duration=1, batch_size=2), 5):
         for context_TC in batch.context_BTC:
             assert torch.equal(context_TC[:, :64], SILENT[:25])
             assert torch.equal(context_TC[:, 64:], torch.ones(25, 64))
 
 
-def test_songs_shorter_than_the_window_are_used_whole() -> None:
+def test_short_songs_are_used_whole() -> None:
     samples = songs(20, 60)
-    lengths = {number: batch.x0_BTC.shape[1] for batch in all_batches(samples, TrainConfig(chunk_duration=2), 4)
+    lengths = {number: batch.x0_BTC.shape[1] for batch in all_batches(samples, settled(chunk_duration=2), 4)
                for number in song_numbers(batch)}
     assert lengths == {0: 20, 1: 50}
 
 
-def first_frames(config: TrainConfig, steps: int, samples: tuple[Sample, ...]) -> dict[int, int]:
-    """Visit -> first frame (with its song)."""
-    return {visit: int(x0_TC[0, 0]) for batch in all_batches(samples, config, steps)
-            for visit, x0_TC in zip(batch.visits, batch.x0_BTC, strict=True)}
+def first_frames(config: ResolvedConfig, steps: int, samples: tuple[Sample, ...]) -> dict[int, int]:
+    """Draw -> first frame (with its song)."""
+    return {draw: int(x0_TC[0, 0]) for batch in all_batches(samples, config, steps)
+            for draw, x0_TC in zip(batch.draws, batch.x0_BTC, strict=True)}
 
 
-def test_windows_are_a_pure_function_of_the_visit() -> None:
+def test_crops_depend_on_the_draw_only() -> None:
     samples = songs(60, 80)
-    singles = first_frames(TrainConfig(chunk_duration=1), 6, samples)
-    assert first_frames(TrainConfig(chunk_duration=1, batch_size=3, gradient_accumulation=2), 4, samples) == singles
-    assert first_frames(TrainConfig(chunk_duration=1, seed=1), 6, samples) != singles
+    singles = first_frames(settled(chunk_duration=1), 6, samples)
+    assert first_frames(settled(chunk_duration=1, batch_size=3, gradient_accumulation=2), 4, samples) == singles
+    assert first_frames(settled(chunk_duration=1, seed=1), 6, samples) != singles
 
 
-def test_max_latent_length_is_the_same_window_in_frames() -> None:
+def test_max_latent_length_overrides_chunk_duration() -> None:
     samples = songs(60, 80)
-    exact = first_frames(TrainConfig(max_latent_length=30), 6, samples)
-    assert first_frames(TrainConfig(chunk_duration=1.2), 6, samples) == exact
-    assert first_frames(TrainConfig(chunk_duration=2, max_latent_length=30), 6, samples) == exact
-    assert [crop_frames(frames, TrainConfig(max_latent_length=30)) for frames in (20, 30, 31)] == [20, 30, 30]
+    exact = first_frames(settled(max_latent_length=30), 6, samples)
+    assert first_frames(settled(chunk_duration=1.2), 6, samples) == exact
+    assert first_frames(settled(chunk_duration=2, max_latent_length=30), 6, samples) == exact
+    assert [crop_frames(frames, settled(max_latent_length=30)) for frames in (20, 30, 31)] == [20, 30, 30]
     assert crop_frames(31, CONFIG) == 31
 
 
-def coverage(samples: tuple[Sample, ...], config: TrainConfig, epochs: int) -> list[Tensor]:
-    """How often each frame of each song is visited."""
+def coverage(samples: tuple[Sample, ...], config: ResolvedConfig, epochs: int) -> list[Tensor]:
+    """Number of draws of each frame of each song."""
     counts = [torch.zeros(len(sample.latents_TC)) for sample in samples]
     steps = epochs * len(samples) // config.samples_per_step
     for start in first_frames(config, steps, samples).values():
@@ -223,62 +223,62 @@ def coverage(samples: tuple[Sample, ...], config: TrainConfig, epochs: int) -> l
     return counts
 
 
-def test_every_frame_of_every_song_is_visited_at_least_half_as_often_as_the_average() -> None:
+def test_crops_cover_every_frame() -> None:
     epochs, samples = 40, songs(100, 260, 999, 61)
-    for counts in coverage(samples, TrainConfig(chunk_duration=2), epochs):
+    for counts in coverage(samples, settled(chunk_duration=2), epochs):
         average = epochs * 50 / len(counts)
         assert average / 2 - COVERED < float(counts.min()) <= float(counts.max()) < 1.5 * average + COVERED
 
 
-def test_windows_begin_with_a_code_where_there_are_codes() -> None:
+def test_crops_start_at_codes() -> None:
     samples = songs(103, 80)
     for mode in ("codes", "mixed"):
-        starts = first_frames(TrainConfig(chunk_duration=1, context_mode=mode), 30, samples).values()
+        starts = first_frames(settled(chunk_duration=1, context_mode=mode), 30, samples).values()
         assert {start % 5 for start in starts} == {0}
-        assert whole(samples[0], SILENT, TrainConfig(chunk_duration=1, context_mode=mode)).x0_BTC[0, 0, 0] == 35
-    assert len({start % 5 for start in first_frames(TrainConfig(chunk_duration=1), 30, samples).values()}) == 5
+        assert whole(samples[0], SILENT, settled(chunk_duration=1, context_mode=mode)).x0_BTC[0, 0, 0] == 35
+    assert len({start % 5 for start in first_frames(settled(chunk_duration=1), 30, samples).values()}) == 5
 
 
-def test_the_held_out_loss_sees_the_middle_of_the_song() -> None:
-    batch = whole(song(0, 61), SILENT, TrainConfig(chunk_duration=1))
+def test_heldout_batch_is_the_middle() -> None:
+    batch = whole(song(0, 61), SILENT, settled(chunk_duration=1))
     assert batch.x0_BTC[0, :, 0].tolist() == list(range(18, 43))
     assert torch.equal(batch.context_BTC[0, :, :64], SILENT[:25])
-    assert whole(song(0, 61), SILENT, TrainConfig()).x0_BTC.shape[1] == 61
+    assert whole(song(0, 61), SILENT, settled()).x0_BTC.shape[1] == 61
 
 
 # The steps of a run by epochs
 
 
-def test_a_run_by_epochs_ends_with_the_visits_that_are_left() -> None:
-    config = TrainConfig(epochs=3, gradient_accumulation=4)
+def test_last_step_takes_the_rest() -> None:
+    config = settled(epochs=3, gradient_accumulation=4)
     steps = config.total_steps(5)
     assert steps == 4
-    assert [list(visits_of_step(config, 5, step)) for step in range(steps)] == [
+    assert [list(draws_of_step(config, 5, step)) for step in range(steps)] == [
         [0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14]]
     made = all_batches(songs(30, 30, 20, 30, 20), config, steps)
-    assert sorted(visit for batch in made for visit in batch.visits) == list(range(15))
+    assert sorted(draw for batch in made for draw in batch.draws) == list(range(15))
     numbers = [number for batch in made for number in song_numbers(batch)]
     assert sorted(numbers) == sorted([0, 1, 2, 3, 4] * 3)
 
 
-def test_a_run_by_steps_has_full_steps_only() -> None:
-    config = TrainConfig(max_steps=4, gradient_accumulation=4)
-    assert [len(visits_of_step(config, 5, step)) for step in range(4)] == [4] * 4
+def test_max_steps_are_full_steps() -> None:
+    config = settled(max_steps=4, gradient_accumulation=4)
+    assert [len(draws_of_step(config, 5, step)) for step in range(4)] == [4] * 4
 
 
-# Words and context
+# Conditions and context
 
 
-VISITS = 2000
+DRAWS = 2000
 
 
-def per_visit(samples: tuple[Sample, ...], config: TrainConfig) -> dict[int, tuple[int, float, float]]:
-    """Visit -> its song, first value of its condition, first value of its context."""
+def per_draw(samples: tuple[Sample, ...], config: ResolvedConfig) -> dict[int, tuple[int, float, float]]:
+    """Draw -> its song, first value of its condition, first value of its context."""
     found = {}
-    for batch in batches(samples, SILENT, replace(config, gradient_accumulation=VISITS), 0):
-        for visit, number, condition_SD, context_TC in zip(batch.visits, song_numbers(batch), batch.condition_BSD,
+    for batch in batches(samples, SILENT, replace(config, gradient_accumulation=DRAWS), 0):
+        for draw, number, condition_SD, context_TC in zip(batch.draws, song_numbers(batch), batch.condition_BSD,
                                                            batch.context_BTC, strict=True):
-            found[visit] = (number, float(condition_SD[0, 0]), float(context_TC[0, 0]))
+            found[draw] = (number, float(condition_SD[0, 0]), float(context_TC[0, 0]))
     return found
 
 
@@ -287,50 +287,51 @@ def share(hits: Iterable[bool]) -> float:
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
-def test_genres_stand_in_for_captions_at_the_rate_asked(ratio: float) -> None:
-    four_standard_errors = 4 * (ratio * (1 - ratio) / VISITS) ** 0.5
-    seen = per_visit((song(1), song(2)), TrainConfig(genre_ratio=ratio))
+def test_genres_appear_at_their_ratio(ratio: float) -> None:
+    four_standard_errors = 4 * (ratio * (1 - ratio) / DRAWS) ** 0.5
+    seen = per_draw((song(1), song(2)), settled(genre_ratio=ratio))
     assert all(condition in (number, -number) for number, condition, _ in seen.values())
     found = share(condition < 0 for _, condition, _ in seen.values())
     assert abs(found - ratio) <= four_standard_errors
     assert abs(found - ratio - 0.06) > four_standard_errors
-    wider = per_visit((song(1), song(2)), TrainConfig(genre_ratio=min(1.0, ratio + 0.1), batch_size=3))
-    assert all(wider[visit][1] < 0 for visit in seen if seen[visit][1] < 0), "not the same draw of each visit"
+    wider = per_draw((song(1), song(2)), settled(genre_ratio=min(1.0, ratio + 0.1), batch_size=3))
+    assert all(wider[draw][1] < 0 for draw in seen if seen[draw][1] < 0), (
+        "a wider ratio must keep the genres of a narrower one")
 
 
-def test_a_song_without_genre_keeps_its_caption() -> None:
+def test_missing_genre_keeps_caption() -> None:
     samples = (song(1), replace(song(2), genre_SD=None))
-    seen = per_visit(samples, TrainConfig(genre_ratio=1.0))
+    seen = per_draw(samples, settled(genre_ratio=1.0))
     assert {(number, condition) for number, condition, _ in seen.values()} == {(1, -1), (2, 2)}
 
 
 @pytest.mark.parametrize(("mode", "ratio", "expected"), [("silence", 0.5, 0.0), ("mixed", 0.3, 0.3),
                                                          ("mixed", 0.8, 0.8), ("codes", 0.3, 1.0)])
-def test_codes_are_the_context_at_the_rate_asked(mode: Any, ratio: float, expected: float) -> None:
-    four_standard_errors = 4 * (expected * (1 - expected) / VISITS) ** 0.5
-    seen = per_visit((song(1), song(2)), TrainConfig(context_mode=mode, codes_ratio=ratio))
+def test_codes_appear_at_their_ratio(mode: Any, ratio: float, expected: float) -> None:
+    four_standard_errors = 4 * (expected * (1 - expected) / DRAWS) ** 0.5
+    seen = per_draw((song(1), song(2)), settled(context_mode=mode, codes_ratio=ratio))
     found = share(context == -1000 * number for number, _, context in seen.values())
     assert abs(found - expected) <= four_standard_errors
     assert abs(found - expected - 0.06) > four_standard_errors
 
 
-def test_genres_and_codes_are_drawn_apart() -> None:
-    config = TrainConfig(context_mode="mixed", codes_ratio=0.5, genre_ratio=0.5)
-    seen = per_visit((song(1), song(2)), config)
+def test_genres_and_codes_are_independent() -> None:
+    config = settled(context_mode="mixed", codes_ratio=0.5, genre_ratio=0.5)
+    seen = per_draw((song(1), song(2)), config)
     both = share(condition < 0 and context < -500 for _, condition, context in seen.values())
-    assert abs(both - 0.25) < 4 * (0.25 * 0.75 / VISITS) ** 0.5
+    assert abs(both - 0.25) < 4 * (0.25 * 0.75 / DRAWS) ** 0.5
 
 
-def test_codes_of_a_window_are_those_of_its_frames() -> None:
-    config = TrainConfig(context_mode="codes", chunk_duration=1, batch_size=2)
+def test_crop_codes_match_crop_frames() -> None:
+    config = settled(context_mode="codes", chunk_duration=1, batch_size=2)
     for batch in all_batches(songs(60, 80), config, 10):
         assert torch.equal(batch.context_BTC[:, :, :64], -batch.x0_BTC)
         assert torch.equal(batch.context_BTC[:, :, 64:], torch.ones_like(batch.x0_BTC))
 
 
-def test_the_held_out_loss_has_captions_and_one_context() -> None:
+def test_heldout_batch_uses_the_caption() -> None:
     for mode in ("silence", "mixed", "codes"):
-        batch = whole(song(3, 61), SILENT, TrainConfig(genre_ratio=1.0, context_mode=mode, codes_ratio=1.0))
+        batch = whole(song(3, 61), SILENT, settled(genre_ratio=1.0, context_mode=mode, codes_ratio=1.0))
         assert (batch.condition_BSD == 3).all()
         expected = -batch.x0_BTC[0] if mode == "codes" else SILENT[:61]
         assert torch.equal(batch.context_BTC[0, :, :64], expected)
@@ -339,9 +340,9 @@ def test_the_held_out_loss_has_captions_and_one_context() -> None:
 # Held-out songs
 
 
-def test_held_out_songs_are_never_trained_on() -> None:
+def test_heldout_songs_are_never_drawn() -> None:
     samples = songs(*[30] * 12)
-    config = TrainConfig(heldout_songs=3)
+    config = settled(heldout_songs=3)
     trained, heldout = split_heldout(samples, config)
     assert sorted(sample.name for sample in (*trained, *heldout)) == sorted(sample.name for sample in samples)
     assert len(heldout) == 3
@@ -349,21 +350,10 @@ def test_held_out_songs_are_never_trained_on() -> None:
     assert seen == {sample.name for sample in trained}
 
 
-@pytest.mark.parametrize(("count", "held"), [(1, 0), (3, 0), (4, 1), (19, 1), (20, 2), (99, 9)])
-def test_automatic_is_one_in_ten_and_none_below_four(count: int, held: int) -> None:
-    assert len(split_heldout(songs(*[5] * count), TrainConfig())[1]) == held
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_something_must_be_left_to_train_on(count: int) -> None:
-    with pytest.raises(DatasetError, match=rf"heldout_songs is {count} but the dataset has 2"):
-        split_heldout(songs(5, 5), TrainConfig(heldout_songs=count))
-
-
 @given(seed=st.integers(0, 1000), added=st.integers(100, 10**6))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_a_new_song_changes_the_choice_by_itself_at_most(seed: int, added: int) -> None:
-    config = TrainConfig(heldout_songs=3, seed=seed)
+def test_new_song_keeps_heldout_choice(seed: int, added: int) -> None:
+    config = settled(heldout_songs=3, seed=seed)
     samples = songs(*[5] * 10)
     before = {sample.name for sample in split_heldout(samples, config)[1]}
     new = song(added, 5)
@@ -371,16 +361,17 @@ def test_a_new_song_changes_the_choice_by_itself_at_most(seed: int, added: int) 
     assert after <= before | {new.name}
 
 
-def test_another_seed_holds_out_other_songs() -> None:
+def test_seed_changes_heldout_songs() -> None:
     samples = songs(*[5] * 30)
-    chosen = {tuple(sample.name for sample in split_heldout(samples, TrainConfig(seed=seed))[1]) for seed in range(5)}
+    chosen = {tuple(sample.name for sample in split_heldout(samples, settled(heldout_songs=3, seed=seed))[1])
+              for seed in range(5)}
     assert len(chosen) > 1
 
 
 # Onto the device
 
 
-def test_latents_stay_float32_where_the_model_is_bfloat16() -> None:
-    batch = next(batches(songs(30), SILENT, TrainConfig(), 0)).to(torch.device("cpu"), torch.bfloat16)
+def test_latents_stay_float32() -> None:
+    batch = next(batches(songs(30), SILENT, settled(), 0)).to(torch.device("cpu"), torch.bfloat16)
     assert batch.x0_BTC.dtype == torch.float32
     assert batch.condition_BSD.dtype == batch.context_BTC.dtype == torch.bfloat16

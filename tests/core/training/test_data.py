@@ -17,16 +17,17 @@ from sidestep_core.model.audio_codes import load_audio_codec
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import TextEncoder, load_condition_encoder
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
-from sidestep_core.training.config import TrainConfig
-from sidestep_core.training.data import ensure_conditions, load_samples, resolved
+from sidestep_core.training.config import ResolvedConfig
+from sidestep_core.training.data import ensure_conditions, load_samples
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset
+from tests.training import settled
 
 CPU = torch.device("cpu")
-WHOLE = TrainConfig()
-CROP = TrainConfig(chunk_duration=1.5)
-GENRE = TrainConfig(genre_ratio=0.3)
-CODES = TrainConfig(context_mode="codes")
-ALL = TrainConfig(chunk_duration=1.5, genre_ratio=0.3, context_mode="mixed")
+WHOLE = settled()
+CROP = settled(chunk_duration=1.5)
+GENRE = settled(genre_ratio=0.3)
+CODES = settled(context_mode="codes")
+ALL = settled(chunk_duration=1.5, genre_ratio=0.3, context_mode="mixed")
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ class Ensure:
     def __init__(self, source: TinySource, checkpoint: Checkpoint, dataset: Dataset) -> None:
         self.source, self.checkpoint, self.dataset = source, checkpoint, dataset
 
-    def __call__(self, config: TrainConfig, report: Report = ignore) -> set[Path]:
+    def __call__(self, config: ResolvedConfig, report: Report = ignore) -> set[Path]:
         before = set(self.dataset.folder.iterdir())
         ensure_conditions(self.source, self.checkpoint, self.dataset, config, CPU, report)
         return set(self.dataset.folder.iterdir()) - before
@@ -221,7 +222,7 @@ def test_samples_load_bit_identical(dataset: Dataset) -> None:
 
 def test_genres_and_codes_load_on_request(checkpoint: Checkpoint, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (30, 60, 80), windows=(50,), genre="jazz", codes=True)
-    config = TrainConfig(chunk_duration=2, genre_ratio=0.1, context_mode="mixed")
+    config = settled(chunk_duration=2, genre_ratio=0.1, context_mode="mixed")
     for sample, info, frames in zip(load_samples(dataset, config)[0], dataset.samples, (30, 50, 50), strict=True):
         for found, genre in ((sample.condition_SD, False), (sample.genre_SD, True)):
             expected = read_tensors(dataset.condition(info.prompt(frames, genre=genre)))["condition"]
@@ -233,8 +234,8 @@ def test_genres_and_codes_load_on_request(checkpoint: Checkpoint, tmp_path: Path
 
 def test_missing_crop_condition_is_rejected(checkpoint: Checkpoint, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (30, 60), windows=(50,), genre="jazz")
-    load_samples(dataset, TrainConfig(chunk_duration=2))
-    for config in (TrainConfig(chunk_duration=1), TrainConfig(context_mode="codes")):
+    load_samples(dataset, settled(chunk_duration=2))
+    for config in (settled(chunk_duration=1), settled(context_mode="codes")):
         with pytest.raises(DatasetError, match="is missing from the dataset"):
             load_samples(dataset, config)
 
@@ -283,10 +284,3 @@ def test_non_finite_values_are_named(dataset: Dataset, kind: str, value: float) 
     song = "silence" if kind == "silence" else "song1.wav"
     with pytest.raises(DatasetError, match=rf"{kind} of '{song}'.*not finite.*{path.name}"):
         load_samples(dataset, WHOLE)
-
-
-def test_genre_ratio_defaults_to_dataset(dataset: Dataset) -> None:
-    dataset = replace(dataset, genre_ratio=0.25)
-    assert resolved(TrainConfig(), dataset) == TrainConfig(genre_ratio=0.25)
-    for ratio in (0.0, 0.5):
-        assert resolved(TrainConfig(genre_ratio=ratio), dataset) == TrainConfig(genre_ratio=ratio)

@@ -1,4 +1,4 @@
-"""When a run ends: what was asked decides, from numbers that a resumed run has too."""
+"""End of a run, decided by its settings and its saved state."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 
 from sidestep_core.errors import ConfigError
-from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.config import ResolvedConfig
 from sidestep_core.training.early_stopping import check, ended, got_worse
 from sidestep_core.training.run_checkpoint import RunState
+from tests.training import settled
 
 
 def after(*losses: float) -> RunState:
-    """A run that measured these, one per step, the base model first."""
+    """State of a run that measured these losses, one per step, the base model first."""
     state = RunState()
     for step, loss in enumerate(losses):
         state = replace(state, step=step).with_heldout(loss)
@@ -24,9 +25,9 @@ def after(*losses: float) -> RunState:
     (2, (5, 3, 3.1, 3.2), True), (2, (5, 3, 3.1), False), (2, (5, 3, 3.1, 2.9, 3.2), False), (2, (5, 3, 3, 3), True),
     (0, (5, 3, 4, 4, 4, 4), False), (1, (5, 6), False), (1, (5, 6, 7), True), (2, (1, 3, 2, 1.5), False),
 ])  # fmt: skip
-def test_early_stopping_waits_for_a_new_lowest(patience: int, losses: tuple[float, ...], stops: bool) -> None:
-    """Of a trained adapter: the base model's own loss is none to choose."""
-    found = ended(TrainConfig(early_stopping=patience), after(*losses), 100)
+def test_early_stopping_counts_stale_losses(patience: int, losses: tuple[float, ...], stops: bool) -> None:
+    """Only losses of a trained adapter count, not the base model's."""
+    found = ended(settled(early_stopping=patience), after(*losses), 100)
     assert bool(found) == stops
     assert not stops or "early_stopping" in found
 
@@ -35,33 +36,33 @@ def test_early_stopping_waits_for_a_new_lowest(patience: int, losses: tuple[floa
     (3.0, (5, 2, 1), False), (3.0, (5, 2, 2), True), (3.0, (5, 2, 2.5), True), (3.0, (5, 4, 4), False),
     (3.0, (5, 2, 3.5), False), (3.0, (2,), False), (0.0, (0, 0, 0), False),
 ])  # fmt: skip
-def test_the_target_must_be_reached_and_the_loss_no_longer_fall(target: float, losses: tuple[float, ...],
+def test_target_loss_must_stop_falling(target: float, losses: tuple[float, ...],
                                                                 stops: bool) -> None:
-    found = ended(TrainConfig(target_loss=target), after(*losses), 100)
+    found = ended(settled(target_loss=target), after(*losses), 100)
     assert bool(found) == stops
     assert not stops or "target_loss" in found
 
 
-def test_a_run_ends_after_its_last_step() -> None:
-    assert ended(TrainConfig(), replace(RunState(), step=99), 100) == ""
-    assert ended(TrainConfig(), replace(RunState(), step=100), 100) == "All 100 steps are made."
+def test_run_ends_after_last_step() -> None:
+    assert ended(settled(), replace(RunState(), step=99), 100) == ""
+    assert ended(settled(), replace(RunState(), step=100), 100) == "All 100 steps are done."
 
 
-@pytest.mark.parametrize(("config", "named"), [(TrainConfig(early_stopping=4), "early_stopping 4 judge"),
-                                               (TrainConfig(publish="best"), "publish best judge"),
-                                               (TrainConfig(target_loss=0.5), r"target_loss 0\.5 judge"),
-                                               (TrainConfig(early_stopping=4, publish="best"),
+@pytest.mark.parametrize(("config", "named"), [(settled(early_stopping=4), "early_stopping 4 judge"),
+                                               (settled(publish="best"), "publish best judge"),
+                                               (settled(target_loss=0.5), r"target_loss 0\.5 judge"),
+                                               (settled(early_stopping=4, publish="best"),
                                                 "early_stopping 4 and publish best judge")])
-def test_without_held_out_songs_there_is_no_judge(config: TrainConfig, named: str) -> None:
+def test_judging_needs_heldout_songs(config: ResolvedConfig, named: str) -> None:
     with pytest.raises(ConfigError, match=rf"{named}.*no song is held out\. Set heldout_songs"):
-        check(config, 0)
-    check(config, 1)
-    check(TrainConfig(), 0)
+        check(config)
+    check(replace(config, heldout_songs=1))
+    check(settled())
 
 
-def test_an_adapter_that_makes_the_model_worse_is_told() -> None:
-    told = got_worse(TrainConfig(learning_rate=1.0), after(2.0, 1.5, 3.0))
+def test_worse_adapter_is_reported() -> None:
+    told = got_worse(settled(learning_rate=1.0), after(2.0, 1.5, 3.0))
     assert "was 2 before training and is 3 after step 2" in told
     assert "learning rate, which is 1 " in told
-    assert "Choose optimizer adamw" in got_worse(TrainConfig(optimizer="prodigy"), after(2.0, 3.0))
-    assert got_worse(TrainConfig(), after(2.0, 1.5, 2.1)) == got_worse(TrainConfig(), RunState()) == ""
+    assert "Choose optimizer adamw" in got_worse(settled(optimizer="prodigy"), after(2.0, 3.0))
+    assert got_worse(settled(), after(2.0, 1.5, 2.1)) == got_worse(settled(), RunState()) == ""

@@ -21,8 +21,9 @@ from sidestep_core.progress import Progress
 from sidestep_core.training import optimizers
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.loss import heldout_loss
-from sidestep_core.training.step import Training, optimizer_step, prepare
+from sidestep_core.training.step import Training, optimizer_step
 from tests.tiny import write_dataset
+from tests.training import prepared
 
 CPU = torch.device("cpu")
 LORA = LoraConfig(rank=4, alpha=4.0, dropout=0.0)
@@ -106,14 +107,14 @@ def in_bfloat16(training: Training) -> Training:
 
 def test_lora_recovers_a_planted_change_and_float32_more_of_it(checkpoint: Checkpoint, dataset: Dataset,
                                                                learn: Learn) -> None:
-    before, after = learn(prepare(checkpoint, dataset, LORA, CONFIG, CPU))
+    before, after = learn(prepared(checkpoint, dataset, LORA, CONFIG))
     assert after <= 0.5 * before
-    same_before, rounded = learn(in_bfloat16(prepare(checkpoint, dataset, LORA, CONFIG, CPU)))
+    same_before, rounded = learn(in_bfloat16(prepared(checkpoint, dataset, LORA, CONFIG)))
     assert same_before == before
     assert after < rounded
 
 
 def test_what_is_not_adapted_is_not_recovered(checkpoint: Checkpoint, dataset: Dataset, learn: Learn) -> None:
     one = replace(LORA, attention_type="cross", target_modules=("k_proj",))
-    before, after = learn(prepare(checkpoint, dataset, one, CONFIG, CPU))
+    before, after = learn(prepared(checkpoint, dataset, one, CONFIG))
     assert after > 0.5 * before

@@ -21,27 +21,19 @@ from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import load_decoder
 from sidestep_core.progress import Progress
-from sidestep_core.training import batches as visits
-from sidestep_core.training import data
+from sidestep_core.training import batches, data
 from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import Sample
-from sidestep_core.training.loss import (
-    BatchLoss,
-    HeldoutLoss,
-    Objective,
-    cfg_ratio,
-    heldout_loss,
-    timestep_distribution,
-    training_loss,
-)
+from sidestep_core.training.loss import BatchLoss, HeldoutLoss, Objective, heldout_loss, training_loss
+from sidestep_core.training.resolve import resolve
 from tests.tiny import write_dataset
 from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(gradient_accumulation=2, device="cpu")
 AT = Progress(stage="train", step=6, total=10)
-VISITS = 2000
+DRAWS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +43,7 @@ def dataset(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def short(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """One song of ten frames, so that thousands of visits fit into one batch."""
+    """One song of ten frames, so that thousands of draws fit into one batch."""
     return write_dataset(tmp_path_factory.mktemp("short"), checkpoint, (10,), tokens=2)
 
 
@@ -64,7 +56,7 @@ class Learning:
     parameters: tuple[torch.nn.Parameter, ...]
 
     def batches(self, step: int = 0) -> list[Batch]:
-        return list(visits.batches(self.samples, self.objective.silence_TC, self.objective.config, step))
+        return list(batches.batches(self.samples, self.objective.silence_TC, self.objective.config, step))
 
     def loss(self) -> BatchLoss:
         """Of the first batch."""
@@ -72,7 +64,8 @@ class Learning:
 
 
 def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, dropout: float = 0.0) -> Learning:
-    samples, silence_TC = data.load_samples(dataset, config)
+    settings = resolve(config, checkpoint, dataset)
+    samples, silence_TC = data.load_samples(dataset, settings.config)
     weights = checkpoint.model_weights()
     decoder = load_decoder(weights.under("decoder."), torch.float32, CPU)
     adapter = LoraConfig(rank=4, alpha=8.0, dropout=dropout)
@@ -80,13 +73,13 @@ def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, drop
     random = rng.generator("awake")
     for parameter in live.parameters:
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=random)
-    objective = Objective.of(checkpoint, config, decoder, weights, silence_TC, CPU, torch.float32)
+    objective = Objective.of(settings, decoder, weights, silence_TC)
     return Learning(objective, samples, tuple(live.parameters))
 
 
 def of_one_song(checkpoint: Checkpoint, short: Dataset, **settings: Any) -> Learning:
-    """Two thousand visits of the short song in one batch."""
-    return learning(checkpoint, short, replace(CONFIG, batch_size=VISITS, gradient_accumulation=1, **settings))
+    """Two thousand draws of the short song in one batch."""
+    return learning(checkpoint, short, replace(CONFIG, batch_size=DRAWS, gradient_accumulation=1, **settings))
 
 
 @dataclass
@@ -158,7 +151,7 @@ def test_conditions_give_way_to_the_null_embedding_at_the_rate_asked(checkpoint:
     dropped = (seen[0].condition_BSD == null).flatten(1).all(1)
     kept = (seen[0].condition_BSD == run.batches()[0].condition_BSD).flatten(1).all(1)
     assert torch.equal(dropped, ~kept)
-    four_standard_errors = 4 * (ratio * (1 - ratio) / VISITS) ** 0.5
+    four_standard_errors = 4 * (ratio * (1 - ratio) / DRAWS) ** 0.5
     found = float(dropped.float().mean())
     assert abs(found - ratio) <= four_standard_errors
     assert abs(found - ratio - 0.05) > four_standard_errors
@@ -172,7 +165,7 @@ def test_every_visit_has_its_own_noise(checkpoint: Checkpoint, short: Dataset) -
 
 
 def gradient(run: Learning, step: int) -> Tensor:
-    visited = visits.visits_of_step(run.objective.config, len(run.samples), step)
+    visited = batches.draws_of_step(run.objective.config, len(run.samples), step)
     for batch in run.batches(step):
         (training_loss(run.objective, batch).weighted_B.sum() / len(visited)).backward()
     return torch.cat([parameter.grad.flatten() for parameter in run.parameters if parameter.grad is not None])
@@ -193,37 +186,13 @@ def test_a_batch_teaches_the_mean_of_its_samples(checkpoint: Checkpoint, dataset
 
 
 def test_the_last_step_of_a_run_by_epochs_is_the_mean_of_fewer(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """Nine visits in steps of six: the last three count as much as the six before."""
+    """Nine draws in steps of six: the last three count as much as the six before."""
     run = learning(checkpoint, dataset, replace(CONFIG, gradient_accumulation=6, epochs=3))
-    assert sorted(visit for batch in run.batches(1) for visit in batch.visits) == [6, 7, 8]
+    assert sorted(draw for batch in run.batches(1) for draw in batch.draws) == [6, 7, 8]
     half = learning(checkpoint, dataset, replace(CONFIG, gradient_accumulation=3))
     found, expected = gradient(run, 1), gradient(half, 2)
     assert deviation(found, expected) < FP32
     assert deviation(found / 2, expected) > PERTURBED
-
-
-# Times and dropout by the settings
-
-
-def distribution_of(checkpoint: Checkpoint, **settings: Any) -> flow_matching.TimestepDistribution:
-    return timestep_distribution(replace(CONFIG, **settings), checkpoint)
-
-
-def test_the_automatic_law_is_the_models_own_on_every_variant(checkpoint: Checkpoint) -> None:
-    for variant in ("turbo", "base", "sft"):
-        own = replace(checkpoint, variant=variant, timestep_mu=-0.7, timestep_sigma=1.3)
-        assert distribution_of(own) == flow_matching.TimestepDistribution(mode="continuous", mu=-0.7, sigma=1.3)
-
-
-def test_the_law_is_what_was_asked(checkpoint: Checkpoint) -> None:
-    assert distribution_of(checkpoint, timestep_mode="logit_normal", timestep_preset="detail") == (
-        flow_matching.TimestepDistribution(mode="logit_normal", mu=-0.8, sigma=0.8))
-    assert distribution_of(checkpoint, timestep_preset="custom", timestep_mu=1.0, timestep_sigma=2.0) == (
-        flow_matching.TimestepDistribution(mu=1.0, sigma=2.0))
-    assert distribution_of(checkpoint, timestep_mu=1.0, timestep_sigma=2.0) == flow_matching.TimestepDistribution()
-    discrete = {shift: distribution_of(checkpoint, timestep_mode="discrete", discrete_shift=shift).shifts
-                for shift in ("1", "2", "3", "mixed")}
-    assert discrete == {"1": (1,), "2": (2,), "3": (3,), "mixed": (1, 2, 3)}
 
 
 @pytest.mark.parametrize("settings", [{}, {"timestep_mode": "logit_normal"}, {"timestep_preset": "structure"},
@@ -234,7 +203,7 @@ def test_the_decoder_is_given_times_of_the_law(checkpoint: Checkpoint, short: Da
     with watched(run.objective) as seen, torch.no_grad():
         assert torch.isfinite(run.loss().loss_B).all()
     expected = flow_matching.sample_times(run.objective.timesteps, 20_000, rng.generator("law"))
-    four_standard_errors = 4 * float(expected.std()) / VISITS**0.5
+    four_standard_errors = 4 * float(expected.std()) / DRAWS**0.5
     assert seen[0].t_B.dtype == torch.float32
     assert abs(float(seen[0].t_B.mean() - expected.mean())) < four_standard_errors
     other = flow_matching.sample_times(flow_matching.TimestepDistribution(mu=0.3), 20_000, rng.generator("law"))
@@ -249,17 +218,6 @@ def test_pure_noise_is_an_ordinary_time(checkpoint: Checkpoint, short: Dataset, 
     assert torch.isfinite(loss.weighted_B).all()
     loss.weighted_B.mean().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in run.parameters if parameter.grad is not None)
-
-
-@pytest.mark.parametrize(("variant", "mode", "asked", "expected"), [
-    ("turbo", "auto", -1.0, 0.15), ("turbo", "logit_normal", -1.0, 0.15), ("turbo", "discrete", -1.0, 0.0),
-    ("base", "discrete", -1.0, 0.15), ("sft", "auto", -1.0, 0.15), ("turbo", "discrete", 0.2, 0.2),
-    ("base", "auto", 0.0, 0.0),
-])  # fmt: skip
-def test_automatic_dropout_is_the_models_own_but_for_turbos_own_times(checkpoint: Checkpoint, variant: Any, mode: Any,
-                                                                     asked: float, expected: float) -> None:
-    config = replace(CONFIG, timestep_mode=mode, cfg_ratio=asked)
-    assert cfg_ratio(config, replace(checkpoint, variant=variant)) == expected
 
 
 def test_shift_and_steps_of_sampling_change_no_bit(checkpoint: Checkpoint, dataset: Dataset) -> None:

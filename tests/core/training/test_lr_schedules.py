@@ -9,24 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.config import ResolvedConfig
 from sidestep_core.training.lr_schedules import learning_rate, warmup_steps
 from tests.tolerance import FP32
+from tests.training import settled
 
 SCHEDULES = ["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 totals = st.integers(1, 3000)
-configs = st.builds(TrainConfig, warmup_steps=st.integers(0, 5000), restarts=st.integers(1, 50),
+configs = st.builds(settled, warmup_steps=st.integers(0, 5000), restarts=st.integers(1, 50),
                     schedule=st.sampled_from(SCHEDULES))
 
 
-def rates(config: TrainConfig, total: int) -> list[float]:
+def rates(config: ResolvedConfig, total: int) -> list[float]:
     """Relative to the learning rate."""
     return [learning_rate(config, total, step) / config.learning_rate for step in range(total)]
 
 
 @given(config=configs, total=totals)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_rates_climb_to_the_top_and_climb_again_only_at_restarts(config: TrainConfig, total: int) -> None:
+def test_rates_climb_to_the_top_and_climb_again_only_at_restarts(config: ResolvedConfig, total: int) -> None:
     warmup, found = warmup_steps(config, total), rates(config, total)
     assert all(0.009 < rate <= 1 for rate in found)
     assert all(first < second for first, second in pairwise(found[:warmup + 1]))
@@ -37,7 +38,7 @@ def test_rates_climb_to_the_top_and_climb_again_only_at_restarts(config: TrainCo
 
 @given(config=configs, total=totals)
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_what_falls_ends_at_one_percent_and_never_on_a_restart(config: TrainConfig, total: int) -> None:
+def test_what_falls_ends_at_one_percent_and_never_on_a_restart(config: ResolvedConfig, total: int) -> None:
     last = rates(config, total)[-1]
     falls = not config.schedule.startswith("constant") and total - warmup_steps(config, total) > 1
     assert last == pytest.approx(0.01 if falls else 1.0, rel=FP32)
@@ -46,28 +47,28 @@ def test_what_falls_ends_at_one_percent_and_never_on_a_restart(config: TrainConf
 @pytest.mark.parametrize(("asked", "steps", "made"), [(100, 1000, 100), (100, 2000, 100), (100, 999, 99), (100, 50, 5),
                                                       (100, 9, 0), (0, 1000, 0)])
 def test_warm_up_takes_a_tenth_of_the_run_at_most(asked: int, steps: int, made: int) -> None:
-    assert warmup_steps(TrainConfig(warmup_steps=asked), steps) == made
+    assert warmup_steps(settled(warmup_steps=asked), steps) == made
 
 
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "constant"])
 def test_warm_up_is_a_straight_line_from_a_tenth(schedule: str) -> None:
-    found = rates(TrainConfig(warmup_steps=10, schedule=schedule), 100)
+    found = rates(settled(warmup_steps=10, schedule=schedule), 100)
     assert found[:11] == pytest.approx([0.1 + 0.09 * step for step in range(11)], rel=FP32)
 
 
 def test_constant_has_no_warm_up_and_constant_with_warmup_has() -> None:
-    config = TrainConfig(schedule="constant", warmup_steps=10)
+    config = settled(schedule="constant", warmup_steps=10)
     assert set(rates(config, 100)) == {1.0}
     assert set(rates(replace(config, schedule="constant_with_warmup"), 100)[10:]) == {1.0}
     assert rates(replace(config, schedule="constant_with_warmup"), 100)[0] == pytest.approx(0.1, rel=FP32)
 
 
 def test_the_cosine_is_half_way_down_in_the_middle() -> None:
-    assert rates(TrainConfig(warmup_steps=10), 101)[55] == pytest.approx((1 + 0.01) / 2, rel=FP32)
+    assert rates(settled(warmup_steps=10), 101)[55] == pytest.approx((1 + 0.01) / 2, rel=FP32)
 
 
 def test_linear_is_a_straight_line_down() -> None:
-    found = rates(TrainConfig(schedule="linear", warmup_steps=0), 100)
+    found = rates(settled(schedule="linear", warmup_steps=0), 100)
     assert found == pytest.approx([1 - 0.99 * step / 99 for step in range(100)], rel=FP32)
 
 
@@ -75,7 +76,7 @@ def test_linear_is_a_straight_line_down() -> None:
                                                (7, [3, 2, 2]), (3, [3]), (1, [1])])
 def test_restarts_are_spread_exactly_over_the_run(total: int, cycles: list[int]) -> None:
     """Fewer where a cycle would have a single step: it would be both the top and the end."""
-    found = rates(TrainConfig(schedule="cosine_restarts", restarts=4, warmup_steps=0), total)
+    found = rates(settled(schedule="cosine_restarts", restarts=4, warmup_steps=0), total)
     tops = [step for step in range(total) if found[step] == pytest.approx(1.0, rel=FP32)]
     assert [end - start for start, end in pairwise([*tops, total])] == cycles
     ends = [found[step - 1] for step in [*tops[1:], total]]
@@ -84,4 +85,4 @@ def test_restarts_are_spread_exactly_over_the_run(total: int, cycles: list[int])
 
 def test_a_single_step_is_made_at_the_full_rate() -> None:
     for schedule in SCHEDULES:
-        assert rates(TrainConfig(schedule=schedule), 1) == [1.0]
+        assert rates(settled(schedule=schedule), 1) == [1.0]

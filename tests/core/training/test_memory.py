@@ -18,10 +18,10 @@ from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.model.weights import Weights
 from sidestep_core.training import memory
-from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import Sample
 from sidestep_core.training.memory import GIB, Batch, Need, fit, largest_batch, layer_bytes, plan
 from tests.tolerance import MEMORY
+from tests.training import settled
 
 CPU = torch.device("cpu")
 GEOMETRY = Geometry(layers=4, hidden=128, heads=4, kv_heads=2, head_dim=32, mlp=384, encoder_hidden=64, lyric_layers=1,
@@ -105,7 +105,7 @@ def samples(*frames: int) -> list[Sample]:
 
 
 def test_the_plan_counts_every_part(weights: Weights) -> None:
-    config, lora_config = TrainConfig(optimizer="prodigy", ema_decay=0.9), LoraConfig(rank=4)
+    config, lora_config = settled(optimizer="prodigy", ema_decay=0.9), LoraConfig(rank=4)
     decoder = load_decoder(weights, torch.bfloat16, CPU)
     frozen = sum(parameter.numel() for parameter in decoder.parameters())
     modules = target_modules(lora_config, GEOMETRY.layers)
@@ -123,7 +123,7 @@ def test_the_plan_counts_every_part(weights: Weights) -> None:
 
 
 def test_the_largest_batch_is_the_longest_song_or_the_window() -> None:
-    config = TrainConfig(batch_size=3)
+    config = settled(batch_size=3)
     assert largest_batch(samples(1000, 2000), config, 2, 1) == Batch(samples=3, frames=2000, tokens=2030, bytes=2,
                                                                      mask_bytes=1)
     assert largest_batch(samples(1000, 2000), replace(config, chunk_duration=60.0), 2, 1).frames == 1500
@@ -155,4 +155,4 @@ def test_planning_needs_no_free_memory_figure(weights: Weights) -> None:
     decoder = load_decoder(weights, torch.float32, CPU)
     modules = target_modules(config, GEOMETRY.layers)
     live = registry.attach(decoder, config, modules, 0)
-    assert plan(decoder, live.parameters, modules, 0.1, samples(100), TrainConfig()).recomputed == GEOMETRY.layers
+    assert plan(decoder, live.parameters, modules, 0.1, samples(100), settled()).recomputed == GEOMETRY.layers

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
-from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.pace import Pace, Work
+from tests.training import settled
 
-CONFIG = replace(TrainConfig(), max_steps=80, heldout_every=20, save_every=30, preview_every=40)
+CONFIG = settled(max_steps=80, heldout_every=20, save_every=30, preview_every=40)
 
 
 class Clock:

@@ -201,10 +201,10 @@ def test_a_finished_run_returns_its_adapter_while_it_is_there(tmp_path: Path) ->
     path.touch()
     adapter = Adapter(path=path, steps=3, proof=Proof(matched=1, total=1, effect=1.0, error=0.0))
     assert run_checkpoint.finished(tmp_path) is None
-    run_checkpoint.finish(tmp_path, adapter, "All 3 steps are made.")
+    run_checkpoint.finish(tmp_path, adapter, "All 3 steps are done.")
     assert run_checkpoint.finished(tmp_path) == adapter
     content = strict_json.read(tmp_path / "finished.json")
-    assert content["ended"] == "All 3 steps are made."
+    assert content["ended"] == "All 3 steps are done."
     content["adapter"]["tag"] = content["adapter"].pop("trigger_word")  # as the first runs call it
     atomic.write_json(tmp_path / "finished.json", content)
     assert run_checkpoint.finished(tmp_path) == adapter

@@ -28,9 +28,10 @@ from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.loss import HeldoutLoss, training_loss
 from sidestep_core.training.loss import heldout_loss as heldout_loss_of
-from sidestep_core.training.step import SCALE_DOUBLES_EVERY, Training, optimizer_step, prepare
+from sidestep_core.training.step import SCALE_DOUBLES_EVERY, Training, optimizer_step
 from tests.tiny import tiny_checkpoint, write_dataset
 from tests.tolerance import BF16, FP32, GOLDEN, PERTURBED, deviation
+from tests.training import prepared
 
 CPU = torch.device("cpu")
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.0)
@@ -46,7 +47,7 @@ def dataset(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def short(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """One song of ten frames, so that thousands of visits fit into one batch."""
+    """One song of ten frames, so that thousands of draws fit into one batch."""
     return write_dataset(tmp_path_factory.mktemp("short"), checkpoint, (10,), tokens=2)
 
 
@@ -97,7 +98,7 @@ def first_batch(training: Training) -> Batch:
 
 
 def gradient_of(training: Training, step: int = 3) -> Tensor:
-    samples = len(visits.visits_of_step(training.config, len(training.trained_on), step))
+    samples = len(visits.draws_of_step(training.config, len(training.trained_on), step))
     for batch in visits.batches(training.trained_on, training.objective.silence_TC, training.config, step):
         (training_loss(training.objective, batch).weighted_B.sum() / samples).backward()
     gradients = [parameter.grad for parameter in training.adapter.parameters]
@@ -108,17 +109,17 @@ def test_the_batch_size_changes_only_the_speed(checkpoint: Checkpoint, dataset: 
     gradients, numbers = [], []
     for batch_size, accumulation in ((1, 6), (6, 1), (3, 2), (2, 3)):
         config = replace(CONFIG, batch_size=batch_size, gradient_accumulation=accumulation)
-        gradients.append(gradient_of(awake(prepare(checkpoint, dataset, LORA, config, CPU))))
-        numbers.append(optimizer_step(awake(prepare(checkpoint, dataset, LORA, config, CPU)), 3).numbers)
+        gradients.append(gradient_of(awake(prepared(checkpoint, dataset, LORA, config))))
+        numbers.append(optimizer_step(awake(prepared(checkpoint, dataset, LORA, config)), 3).numbers)
     for gradient, number in zip(gradients[1:], numbers[1:], strict=True):
         assert deviation(gradient, gradients[0]) < FP32
         assert number == pytest.approx(numbers[0], rel=FP32)
     config = replace(CONFIG, gradient_accumulation=6, seed=43, heldout_songs=0)
-    assert deviation(gradient_of(awake(prepare(checkpoint, dataset, LORA, config, CPU))), gradients[0]) > PERTURBED
+    assert deviation(gradient_of(awake(prepared(checkpoint, dataset, LORA, config))), gradients[0]) > PERTURBED
 
 
 def test_the_loss_of_a_step_is_the_mean_of_its_samples(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=5), CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=5)))
     batches = visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0)
     losses = [float(loss) for batch in batches for loss in training_loss(training.objective, batch).loss_B]
     assert len(losses) == 5
@@ -126,7 +127,7 @@ def test_the_loss_of_a_step_is_the_mean_of_its_samples(checkpoint: Checkpoint, d
 
 
 def test_a_step_changes_the_adapter_and_nothing_else(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, CONFIG, CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, CONFIG))
     decoder = training.objective.decoder
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     optimizer_step(training, 0)
@@ -137,19 +138,19 @@ def test_a_step_changes_the_adapter_and_nothing_else(checkpoint: Checkpoint, dat
 
 def test_progress_is_reported_after_every_batch(checkpoint: Checkpoint, dataset: Dataset) -> None:
     reports: list[Progress] = []
-    training = prepare(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3), CPU)
+    training = prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3))
     optimizer_step(training, 2, reports.append)
     assert reports == [Progress(stage="train", step=2, total=10)] * 3
 
 
 def test_the_epoch_counts_visits_of_the_songs_trained_on(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = prepare(checkpoint, dataset, LORA, CONFIG, CPU)
+    training = prepared(checkpoint, dataset, LORA, CONFIG)
     assert optimizer_step(training, 2).numbers["epoch"] == 3 * 2 / 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_divergence_is_found_before_anything_changes(checkpoint: Checkpoint, dataset: Dataset, value: float) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, CONFIG, CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, CONFIG))
     training.adapter.parameters[0].data[0, 0] = value
     before = [parameter.detach().clone() for parameter in training.adapter.parameters]
     with pytest.raises(TrainingDiverged, match=r"The (loss|gradient) became nan in step 4.*Lower the learning rate"):
@@ -159,7 +160,7 @@ def test_divergence_is_found_before_anything_changes(checkpoint: Checkpoint, dat
 
 
 def test_an_adapter_that_no_gradient_reaches_is_an_error(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = prepare(checkpoint, dataset, LORA, CONFIG, CPU)
+    training = prepared(checkpoint, dataset, LORA, CONFIG)
     for parameter in training.adapter.parameters:
         parameter.data.zero_()
     with pytest.raises(TrainingDiverged, match="No gradient reached the adapter in step 1"):
@@ -168,7 +169,7 @@ def test_an_adapter_that_no_gradient_reaches_is_an_error(checkpoint: Checkpoint,
 
 def test_weights_out_of_bounds_are_the_learning_rates_fault(checkpoint: Checkpoint, dataset: Dataset,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    training = prepare(checkpoint, dataset, LORA, replace(CONFIG, learning_rate=1e4), CPU)
+    training = prepared(checkpoint, dataset, LORA, replace(CONFIG, learning_rate=1e4))
     for parameter in training.adapter.parameters:
         parameter.data.fill_(1e4)
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.zeros(()))
@@ -177,7 +178,7 @@ def test_weights_out_of_bounds_are_the_learning_rates_fault(checkpoint: Checkpoi
 
 
 def test_a_first_step_never_blames_the_learning_rate(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = prepare(checkpoint, dataset, LORA, CONFIG, CPU)
+    training = prepared(checkpoint, dataset, LORA, CONFIG)
     training.adapter.parameters[0].data[0, 0] = math.nan
     with pytest.raises(TrainingDiverged, match="Nothing was learned yet") as raised:
         optimizer_step(training, 0)
@@ -185,10 +186,10 @@ def test_a_first_step_never_blames_the_learning_rate(checkpoint: Checkpoint, dat
 
 
 def test_a_bfloat16_base_is_trained_with_float32_gradients(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, replace(CONFIG, precision="bf16"), CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, precision="bf16")))
     with watched(training) as seen:
         numbers = optimizer_step(training, 0).numbers
-    exact = optimizer_step(awake(prepare(checkpoint, dataset, LORA, CONFIG, CPU)), 0).numbers
+    exact = optimizer_step(awake(prepared(checkpoint, dataset, LORA, CONFIG)), 0).numbers
     assert seen[0].t_B.dtype == torch.float32
     assert seen[0].x_BTC.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in training.adapter.parameters} == {torch.float32}
@@ -200,12 +201,12 @@ def test_a_bfloat16_base_is_trained_with_float32_gradients(checkpoint: Checkpoin
 
 
 def test_the_last_step_of_an_epoch_is_the_mean_of_what_is_left(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """Six visits of three songs in steps of four: the second step has two, and each of them counts a half."""
+    """Six draws of three songs in steps of four: the second step has two, and each of them counts a half."""
     config = replace(CONFIG, heldout_songs=1, epochs=2, gradient_accumulation=4)
-    training = awake(prepare(checkpoint, dataset, LORA, config, CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, config))
     assert training.total_steps == 2
-    batches = list(visits.batches(training.trained_on, training.objective.silence_TC, config, 1))
-    assert [visit for batch in batches for visit in batch.visits] == [4, 5]
+    batches = list(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 1))
+    assert [visit for batch in batches for visit in batch.draws] == [4, 5]
     losses = [float(loss) for batch in batches for loss in training_loss(training.objective, batch).loss_B]
     by_hand = gradient_of(training, 1)
     training.optimizer.zero_grad()
@@ -216,7 +217,7 @@ def test_the_last_step_of_an_epoch_is_the_mean_of_what_is_left(checkpoint: Check
 
 
 def test_a_step_tells_the_time_and_loss_of_every_sample(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3), CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3)))
     batches = list(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
     found = [training_loss(training.objective, batch) for batch in batches]
     expected = [(float(t), float(loss)) for batch in found for t, loss in zip(batch.t_B, batch.loss_B, strict=True)]
@@ -226,7 +227,7 @@ def test_a_step_tells_the_time_and_loss_of_every_sample(checkpoint: Checkpoint, 
 
 
 def test_gradients_by_layer_make_up_the_whole(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    result = optimizer_step(awake(prepare(checkpoint, dataset, LORA, CONFIG, CPU)), 0, by_layer=True)
+    result = optimizer_step(awake(prepared(checkpoint, dataset, LORA, CONFIG)), 0, by_layer=True)
     assert list(result.layer_gradients) == ["layer_0", "layer_1"]
     whole = sum(norm**2 for norm in result.layer_gradients.values()) ** 0.5
     assert whole == pytest.approx(result.numbers["gradient"], rel=FP32)
@@ -239,8 +240,8 @@ FP16 = replace(CONFIG, precision="fp16")
 
 
 def test_fp16_trains_as_fp32_does(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, FP16, CPU))
-    exact = awake(prepare(checkpoint, dataset, LORA, CONFIG, CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, FP16))
+    exact = awake(prepared(checkpoint, dataset, LORA, CONFIG))
     result, expected = optimizer_step(training, 0, scale=1024.0), optimizer_step(exact, 0)
     assert training.objective.dtype == torch.float16
     assert result.scale == result.numbers["scale"] == 1024
@@ -253,12 +254,12 @@ def test_fp16_trains_as_fp32_does(checkpoint: Checkpoint, dataset: Dataset) -> N
 def test_a_step_that_overflows_is_made_again_at_half_the_scale(
         checkpoint: Checkpoint, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     lora = replace(LORA, dropout=0.3)
-    overflowing = awake(prepare(checkpoint, dataset, lora, FP16, CPU))
+    overflowing = awake(prepared(checkpoint, dataset, lora, FP16))
     caplog.set_level("INFO")
     result = optimizer_step(overflowing, 0, scale=2.0**40)
     assert 1 < result.scale < 2.0**40
     assert f"again at scale {result.scale:g}" in caplog.messages[-1]
-    direct = awake(prepare(checkpoint, dataset, lora, FP16, CPU))
+    direct = awake(prepared(checkpoint, dataset, lora, FP16))
     assert optimizer_step(direct, 0, scale=result.scale) == result
     pairs = zip(overflowing.adapter.parameters, direct.adapter.parameters, strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
@@ -267,14 +268,14 @@ def test_a_step_that_overflows_is_made_again_at_half_the_scale(
 def test_the_scale_finds_its_way_back(checkpoint: Checkpoint, dataset: Dataset) -> None:
     config = replace(FP16, max_steps=3000)
     for step, factor in ((SCALE_DOUBLES_EVERY, 2), (SCALE_DOUBLES_EVERY + 1, 1), (0, 1)):
-        training = awake(prepare(checkpoint, dataset, LORA, config, CPU))
+        training = awake(prepared(checkpoint, dataset, LORA, config))
         assert optimizer_step(training, step, scale=64.0).scale == 64 * factor
-    exact = awake(prepare(checkpoint, dataset, LORA, replace(CONFIG, max_steps=3000), CPU))
+    exact = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, max_steps=3000)))
     assert optimizer_step(exact, SCALE_DOUBLES_EVERY, scale=64.0).scale == 64
 
 
 def test_fp16_that_overflows_at_any_scale_has_diverged(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, FP16, CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, FP16))
     training.adapter.parameters[0].data.fill_(1e30)
     with pytest.raises(TrainingDiverged, match=r"became (nan|inf) in step 1"):
         optimizer_step(training, 0, scale=4.0)
@@ -284,10 +285,10 @@ def test_fp16_that_overflows_at_any_scale_has_diverged(checkpoint: Checkpoint, d
 
 
 def test_a_step_moves_the_average_and_trains_the_raw_weights(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = awake(prepare(checkpoint, dataset, LORA, replace(CONFIG, ema_decay=0.9), CPU))
+    training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, ema_decay=0.9)))
     assert training.average is not None
     training.average.start()
-    plain = awake(prepare(checkpoint, dataset, LORA, CONFIG, CPU))
+    plain = awake(prepared(checkpoint, dataset, LORA, CONFIG))
     before = plain.adapter.parameters[0].detach().clone()
     optimizer_step(training, 0)
     optimizer_step(plain, 0)
@@ -302,10 +303,10 @@ def test_a_step_moves_the_average_and_trains_the_raw_weights(checkpoint: Checkpo
 
 
 def test_the_heldout_loss_is_measured_on_held_out_songs(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = prepare(checkpoint, dataset, LORA, CONFIG, CPU)
+    training = prepared(checkpoint, dataset, LORA, CONFIG)
     with watched(training) as seen:
         heldout_loss(training, 0)
-    trained, heldout = visits.split_heldout(data.load_samples(dataset, CONFIG)[0], CONFIG)
+    trained, heldout = visits.split_heldout(data.load_samples(dataset, training.config)[0], training.config)
     assert [sample.name for sample in training.measured_on] == [sample.name for sample in heldout]
     assert [sample.name for sample in training.trained_on] == [sample.name for sample in trained]
     assert [float(one.t_B) for one in seen] == pytest.approx(flow_matching.HELDOUT_TIMES)
@@ -313,7 +314,7 @@ def test_the_heldout_loss_is_measured_on_held_out_songs(checkpoint: Checkpoint, 
 
 
 def test_without_held_out_songs_the_trained_ones_are_measured(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    training = prepare(checkpoint, dataset, LORA, replace(CONFIG, heldout_songs=0), CPU)
+    training = prepared(checkpoint, dataset, LORA, replace(CONFIG, heldout_songs=0))
     assert training.measured_on == training.trained_on
     assert len(training.measured_on) == 4
 
@@ -323,7 +324,7 @@ def test_without_held_out_songs_the_trained_ones_are_measured(checkpoint: Checkp
 
 def curve(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig = CONFIG) -> list[float]:
     """Losses of five steps, between the held-out loss before and after."""
-    training = prepare(checkpoint, dataset, LORA, config, CPU)
+    training = prepared(checkpoint, dataset, LORA, config)
     before = heldout_loss(training, 0)
     losses = [optimizer_step(training, step).numbers["loss"] for step in range(5)]
     return [before, *losses, heldout_loss(training, 5)]

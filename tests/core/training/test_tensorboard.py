@@ -15,12 +15,11 @@ from sidestep_core.errors import MissingDependency, TrainingFailed
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
 from sidestep_core.training import run_checkpoint
-from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.metrics import FILE, read
 from sidestep_core.training.tensorboard import board, is_heavy
 from tests.tiny import write_dataset
 from tests.tolerance import FP32
-from tests.training import CONFIG, same_tensors, trained
+from tests.training import CONFIG, same_tensors, settled, trained
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +77,8 @@ def test_without_tensorboard_there_is_no_folder_of_it(undisturbed: Adapter) -> N
 
 @pytest.mark.parametrize(("step", "heavy"), [(1, False), (49, False), (50, True), (100, True)])
 def test_large_entries_are_made_every_so_often(step: int, heavy: bool) -> None:
-    assert is_heavy(TrainConfig(tensorboard=True), step) == heavy
-    assert not is_heavy(TrainConfig(), step)
+    assert is_heavy(settled(tensorboard=True), step) == heavy
+    assert not is_heavy(settled(), step)
 
 
 def test_a_missing_package_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,7 +86,7 @@ def test_a_missing_package_is_named_with_the_pip_line(monkeypatch: pytest.Monkey
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with (pytest.raises(MissingDependency, match=r"needs the package tensorboard.*pip install --upgrade tensorboard"),
-          board(tmp_path, TrainConfig(tensorboard=True), 0)):
+          board(tmp_path, settled(tensorboard=True), 0)):
         pass
-    with board(tmp_path, TrainConfig(), 0) as shown:
+    with board(tmp_path, settled(), 0) as shown:
         assert shown is None

@@ -415,7 +415,7 @@ def test_other_notes_are_put_into_a_finished_adapter_without_training(checkpoint
 def test_the_best_adapter_has_the_notes_of_the_end(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, publish="best")
     adapter = trained(checkpoint, dataset, tmp_path, config=config)
-    assert facts(adapter.path)["ended"] == "All 6 steps are made."
+    assert facts(adapter.path)["ended"] == "All 6 steps are done."
     noted = replace(config, shift=2.0)
     again = trained(checkpoint, dataset, tmp_path, config=noted)
     assert facts(again.path)["inference"] == {"shift": 2.0, "steps": 8}
@@ -431,7 +431,8 @@ def test_what_is_not_done_as_asked_is_told(checkpoint: Checkpoint, dataset: Data
     told = [progress.notice for progress in reports if progress.notice]
     assert told == ["prodigy finds the learning rate itself: it runs at learning_rate 1.0 and schedule constant, not "
                     "at 0.003 and cosine."]
-    used = facts(adapter.path)["train"]
+    assert facts(adapter.path)["train"] == config.to_json()
+    used = facts(adapter.path)["resolved"]
     assert isinstance(used, dict)
     assert (used["learning_rate"], used["schedule"]) == (1.0, "constant")
     assert {row["lr"] for row in read(tmp_path / "run" / FILE) if "lr" in row} == {1.0}

@@ -1,0 +1,110 @@
+"""The door of a training: automatic settings become values, and people learn which of theirs are not followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from ..dataset.manifest import Dataset
+from ..device import choose_device, choose_dtype
+from ..errors import DatasetError
+from ..model.checkpoint import Checkpoint
+from ..model.flow_matching import TIMESTEP_PRESETS
+from . import batches, early_stopping
+from .config import ResolvedConfig, TrainConfig
+from .lr_schedules import WARMUP_SHARE, warmup_steps
+
+CFG_RATIO = 0.15
+"""Share of conditions that ACE-Step 1.5 was itself trained without."""
+
+SAMPLING = {
+    "turbo": (3.0, 8),
+    "base": (1.0, 50),
+    "sft": (1.0, 50),
+}
+"""Usual shift and steps of each variant."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """Settings without anything automatic, the device and precision they chose, and notices for the person."""
+
+    config: ResolvedConfig
+    device: torch.device
+    dtype: torch.dtype
+    """Precision of the frozen base model."""
+    total_steps: int
+    notices: tuple[str, ...]
+    """Sentences about settings that are not followed as given."""
+
+
+def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Resolved:
+    """Settle every automatic setting for this checkpoint and dataset.
+
+    ConfigError if the device is not available, or if settings need held-out songs and there are none; DatasetError if
+    no song would be left to train on.
+    """
+    mode: str = "continuous" if config.timestep_mode == "auto" else config.timestep_mode
+    mu, sigma = _time_distribution(config, checkpoint)
+    shift, steps = sampling(config, checkpoint)
+    values = {
+        **config.to_json(), "timestep_mode": mode, "timestep_mu": mu, "timestep_sigma": sigma,
+        "cfg_ratio": _cfg_ratio(mode, checkpoint) if config.cfg_ratio is None else config.cfg_ratio,
+        "genre_ratio": dataset.genre_ratio if config.genre_ratio is None else config.genre_ratio,
+        "heldout_songs": _heldout_songs(config, dataset),
+        "shift": shift,
+        "inference_steps": steps,
+    }
+    if config.optimizer == "prodigy":
+        values |= {"learning_rate": 1.0, "schedule": "constant"}
+    resolved = ResolvedConfig.from_json(values)
+    early_stopping.check(resolved)
+    device = choose_device(config.device)
+    trained_on, _ = batches.split_heldout(dataset.samples, resolved)
+    total = resolved.total_steps(batches.draws_per_epoch(trained_on))
+    return Resolved(config=resolved, device=device, dtype=choose_dtype(config.precision, device), total_steps=total,
+                    notices=tuple(_notices(config, resolved, total)))
+
+
+def sampling(config: TrainConfig, checkpoint: Checkpoint) -> tuple[float, int]:
+    """Shift and number of steps for sampling with an adapter of this training."""
+    shift, steps = SAMPLING[checkpoint.variant]
+    return config.shift or shift, config.inference_steps or steps
+
+
+def _time_distribution(config: TrainConfig, checkpoint: Checkpoint) -> tuple[float, float]:
+    """Mean and deviation of the logit-normal draws of times."""
+    if config.timestep_preset == "model":
+        return checkpoint.timestep_mu, checkpoint.timestep_sigma
+    if config.timestep_preset == "custom":
+        return config.timestep_mu, config.timestep_sigma
+    return TIMESTEP_PRESETS[config.timestep_preset]
+
+
+def _cfg_ratio(timestep_mode: str, checkpoint: Checkpoint) -> float:
+    """Drop no condition if only turbo's own guidance-free times are trained; else as many as the model's training."""
+    return 0.0 if checkpoint.variant == "turbo" and timestep_mode == "discrete" else CFG_RATIO
+
+
+def _heldout_songs(config: TrainConfig, dataset: Dataset) -> int:
+    songs = batches.count_songs(dataset.samples)
+    count = config.heldout_songs
+    if count is None:
+        count = 0 if songs < 4 else max(1, songs // 10)
+    if count >= songs:
+        raise DatasetError(f"heldout_songs is {count} but the dataset has {songs} song(s); "
+                           "none would be left to train on. Lower heldout_songs or add songs.")
+    return count
+
+
+def _notices(config: TrainConfig, resolved: ResolvedConfig, total: int) -> Iterator[str]:
+    given = config.learning_rate, config.schedule
+    if given != (resolved.learning_rate, resolved.schedule):
+        yield (f"prodigy finds the learning rate itself: it runs at learning_rate 1.0 and schedule constant, not at "
+               f"{config.learning_rate:g} and {config.schedule}.")
+    made = warmup_steps(resolved, total)
+    if resolved.schedule != "constant" and made < resolved.warmup_steps:
+        yield (f"Warm-up takes {made} steps, not {resolved.warmup_steps}: at most one in {WARMUP_SHARE} of the run's "
+               f"{total}.")

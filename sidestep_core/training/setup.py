@@ -1,0 +1,43 @@
+"""Preparation of a training: samples in memory, decoder and adapter on the device, and an optimizer."""
+
+from __future__ import annotations
+
+import logging
+
+from ..adapters import registry
+from ..adapters.config import AdapterConfig
+from ..adapters.targets import target_modules
+from ..dataset.manifest import Dataset
+from ..errors import ConfigError
+from ..model.checkpoint import Checkpoint
+from ..model.decoder import load_decoder
+from . import batches, data, memory, optimizers
+from .ema import Average
+from .loss import Objective
+from .resolve import Resolved
+from .step import Training
+
+log = logging.getLogger(__name__)
+
+
+def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, settings: Resolved) -> Training:
+    """Load samples and decoder, attach the adapter, and build the optimizer over exactly its parameters."""
+    config = settings.config
+    if config.cfg_ratio == 1 and adapter.attention_type == "cross":
+        raise ConfigError("cfg_ratio 1 hides every caption, but attention_type 'cross' learns from captions only. "
+                          "Lower cfg_ratio, or choose attention_type 'both'.")
+    samples, silence_TC = data.load_samples(dataset, config)
+    trained_on, heldout = batches.split_heldout(samples, config)
+    weights = checkpoint.model_weights()
+    decoder = load_decoder(weights.under("decoder."), settings.dtype, settings.device)
+    modules = target_modules(adapter, decoder.geometry.layers)
+    live = registry.attach(decoder, adapter, modules, config.seed)
+    log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
+             sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(heldout), settings.dtype,
+             settings.device)
+    need = memory.plan(decoder, live.parameters, modules, adapter.dropout, samples, config)
+    decoder.recomputed_layers = need.recomputed
+    average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
+    return Training(config=config, objective=Objective.of(settings, decoder, weights, silence_TC), adapter=live,
+                    average=average, trained_on=trained_on, optimizer=optimizers.build(config, live.parameters),
+                    heldout=heldout, need=need)

@@ -142,7 +142,7 @@ def python_of(host: Path) -> Path:
 
 def install_into_own(python: Path) -> None:
     """Install requirements.txt into the user's own Python if it is missing, and nothing else."""
-    probe = "from peft import inject_adapter_in_model"
+    probe = "from peft import inject_adapter_in_model; from lycoris.functional.lokr import kron_bypass"
     if subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode:
         call("Installing requirements.txt into your ComfyUI's Python",
              [python, "-m", "pip", "install", "--upgrade", "-r", ROOT / "requirements.txt"])

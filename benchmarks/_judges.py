@@ -1,4 +1,4 @@
-"""What other programs make of the adapters that this pack writes: ComfyUI's own loader, PEFT's folder, diffusers.
+"""Other programs that read the adapters of this pack: ComfyUI's own loader, PEFT's folder, diffusers.
 
 A judge is (a folder as a run leaves it, base weights) -> what that program adds to each module at strength 1.0.
 """
@@ -37,7 +37,7 @@ JUDGED = LORAS | SUBSETS
 
 
 def write_peft_folder(made: Made) -> Path:
-    """What a run writes beside the adapter."""
+    """Write the PEFT folder of a run."""
     tensors, folder = read_tensors(made.path), made.path.parent
     file.write_peft_config(folder / CONFIG_NAME, tensors)
     file.write_peft_weights(folder / WEIGHTS_NAME, tensors, {})
@@ -52,7 +52,7 @@ def comfyui(made: Made, weights: Weights) -> Truth:
 
 
 def peft(made: Made, weights: Weights) -> Truth:
-    """As ACE-Step's own program does it."""
+    """Through PEFT, as ACE-Step's own program does it."""
     from peft import PeftModel
 
     with _no_warning():

@@ -60,7 +60,7 @@ def baked(folder: Path, weights: Weights) -> Made:
 
 
 def diffusers(folder: Path, weights: Weights) -> Made:
-    """What diffusers' pipeline saves, with its own names for the projections."""
+    """File of diffusers' pipeline, with its own names for the projections."""
     from diffusers.loaders import AceStepLoraLoaderMixin
 
     made = peft(folder / "peft", weights)
@@ -80,7 +80,7 @@ def ranked(folder: Path, weights: Weights) -> Made:
 
 
 def with_own_alphas(made: Made) -> Made:
-    """The same with an alpha per module instead of the settings."""
+    """Replace the settings by an alpha per module."""
     config = strict_json.read(made.path.parent / "adapter_config.json")
 
     def change(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -91,21 +91,21 @@ def with_own_alphas(made: Made) -> Made:
 
 
 def pickled(made: Made) -> Made:
-    """As torch.save, inside a dictionary."""
+    """Save with torch.save, inside a dictionary."""
     path = made.path.parent / "adapter_model.bin"
     torch.save({"state_dict": read_tensors(made.path), "epoch": 3}, path)
     return Made(path, made.truth)
 
 
 def legacy(folder: Path, weights: Weights) -> Made:
-    """A checkpoint folder of Side-Step before 1.0: PEFT's files, and beside them what is needed to go on training."""
+    """A checkpoint folder of Side-Step before 1.0: PEFT's files, and those for resuming."""
     made = peft(folder, weights)
     torch.save({"epoch": 3, "optimizer_state_dict": {}}, folder / "training_state.pt")
     return Made(folder, made.truth)
 
 
 def rslora_with_plain_alpha(folder: Path, weights: Weights) -> Made:
-    """alpha / sqrt(rank), with an alpha in the file that says nothing of the root; adapter_config.json does."""
+    """alpha / sqrt(rank), with a plain alpha in the file; only adapter_config.json has the root."""
     return rewritten(peft(folder, weights, use_rslora=True), renamed(), config=True)
 
 
@@ -121,32 +121,32 @@ def lokr_config(**values: float) -> dict[str, str]:
 
 
 def whole_without_settings(folder: Path, weights: Weights) -> Made:
-    """PEFT's LoKR of two whole matrices, whose scale only adapter_config.json says."""
+    """PEFT's LoKR of two whole matrices, whose scale only adapter_config.json has."""
     return peft(folder, weights, kind="LoKrConfig", r=200, alpha=500)
 
 
 def beside_another(made: Made, **settings: object) -> Made:
-    """The same file, and the settings of another adapter in its folder."""
+    """Put the settings of another adapter into the folder of a file."""
     write_json(made.path.parent / "adapter_config.json", settings)
     return made
 
 
 def rank_64(folder: Path, weights: Weights) -> Made:
-    """ai-toolkit's file with the rank of the LoRA whose settings lie beside it."""
+    """ai-toolkit's file with the rank of the LoRA whose settings are in its folder."""
     made = peft(folder, weights, r=64, lora_alpha=64)
     return beside_another(rewritten(made, renamed((MODEL, "diffusion_model.decoder."), alpha=None)),
                           peft_type="LORA", r=64, lora_alpha=128, target_modules=[*PROJECTIONS])
 
 
 def kohya_beside_rslora(folder: Path, weights: Weights) -> Made:
-    """kohya's names, and the same rank and alpha beside them, but by the root of the rank."""
+    """kohya's names, with settings of equal rank and alpha in the folder, but by the root of the rank."""
     made = rewritten(peft(folder, weights), renamed((MODEL, "decoder."), *KOHYA, flat="lora_unet_"))
     return beside_another(made, peft_type="LORA", r=RANK, lora_alpha=ALPHA, use_rslora=True,
                           target_modules=[*PROJECTIONS])
 
 
 def own(config: AdapterConfig) -> Row:
-    """What training with this config writes."""
+    """File of a training with this config."""
     def row(folder: Path, weights: Weights) -> Made:
         layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         modules = target_modules(config, layers)
@@ -211,9 +211,9 @@ ROWS: dict[str, Row] = {
     "-- OFT, rescaled": lambda f, w: lycoris(f, w, "diag-oft", rescaled=True),
     "-- BOFT": lambda f, w: lycoris(f, w, "boft", dim=10),
     "-- GLoRA": lambda f, w: lycoris(f, w, "glora"),
-    "-- rank 64 beside a stranger": rank_64,
-    "-- kohya beside a stranger": kohya_beside_rslora,
-    "-- LoKR, whole, by a stranger": lambda f, w: beside_another(
+    "-- rank 64, foreign settings": rank_64,
+    "-- kohya, foreign settings": kohya_beside_rslora,
+    "-- LoKR, whole, foreign settings": lambda f, w: beside_another(
         lycoris(f, w, dim=100, alpha=300.0, **LOKR_BLOCKS), peft_type="LORA", r=4, lora_alpha=2500),
     **{f"== {name}": own(config) for name, config in KINDS.items()},
 }

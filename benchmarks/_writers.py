@@ -35,7 +35,7 @@ class Made:
     path: Path
     truth: Truth
     alpha: float = 0.0
-    """What the person has to say, for a file that nothing else says it for."""
+    """Alpha that the user has to give, where no other source has one."""
 
 
 def tree(weights: Weights, inside: str = "") -> nn.Module:
@@ -59,7 +59,7 @@ def tree(weights: Weights, inside: str = "") -> nn.Module:
 
 
 def truth_of(layers: Mapping[str, nn.Module], weights: Weights) -> dict[str, Tensor]:
-    """What the adapted layers add to their weights."""
+    """True deltas of the adapted layers."""
     found = {}
     for name, layer in layers.items():
         weight = weights[name]
@@ -72,7 +72,7 @@ def truth_of(layers: Mapping[str, nn.Module], weights: Weights) -> dict[str, Ten
 
 
 def randomise(model: nn.Module, trained: Iterable[nn.Parameter] = ()) -> None:
-    """As if trained: large enough that the change is as large as the weights."""
+    """Move all trained parameters, until the change is as large as the weights."""
     random = torch.Generator().manual_seed(1)
     known = {id(parameter) for parameter in model.parameters()}
     more = [("", parameter) for parameter in trained if id(parameter) not in known]
@@ -105,7 +105,7 @@ def peft(folder: Path, weights: Weights, inside: str = "", kind: str = "LoraConf
 
 def rewritten(made: Made, change: Callable[[str, Tensor], Iterator[tuple[str, Tensor]]], *, config: bool = False,
               alone: bool = False) -> Made:
-    """The same adapter under other keys.  `config`: adapter_config.json stays beside it; `alone`: it is said."""
+    """Rewrite an adapter under other keys.  `config`: its settings stay; `alone`: the user gives the alpha."""
     tensors = {key: value for name, tensor in read_tensors(made.path).items() for key, value in change(name, tensor)}
     place = made.path.parent if config else made.path.parent / "alone"
     write_tensors(place / "my lora.safetensors", tensors)
@@ -114,7 +114,7 @@ def rewritten(made: Made, change: Callable[[str, Tensor], Iterator[tuple[str, Te
 
 def renamed(*changes: tuple[str, str], alpha: float | None = ALPHA, flat: str | None = None) -> Callable[
         [str, Tensor], Iterator[tuple[str, Tensor]]]:
-    """Keys with pieces replaced; `alpha` is written beside each lora_A; `flat` joins the module's name to a prefix."""
+    """Keys with pieces replaced; `alpha` is written with each lora_A; `flat` joins the module's name to a prefix."""
     def change(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         for old, new in changes:
             name = name.replace(old, new)
@@ -167,7 +167,7 @@ def lycoris(folder: Path, weights: Weights, algo: str = "lokr", *, metadata: dic
 
 
 def rotated(one: nn.Module, weight: Tensor) -> Tensor:
-    """What an OFT or BOFT of LyCORIS adds to a weight, in float64, by its definition."""
+    """Delta of an OFT or BOFT of LyCORIS, in float64, by its definition."""
     with torch.no_grad():
         blocks = one.oft_blocks.double()
         skew = blocks - blocks.transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""How exactly ApplyAdapter applies adapters: every layout, at three strengths, on models shaped as 2B and as XL.
+"""Error of Apply Adapter: every layout, at three strengths, on models shaped as 2B and as XL.
 
 Through the host's own loader and its own patching; the error of a cell is the largest deviation of any weight from
 strength * what was trained, relative to the largest change of its module.  The target is 1e-5 or less everywhere.
@@ -28,7 +28,7 @@ from tests.host.pack import pack_module
 STRENGTHS = (1.0, 0.5, -1.0)
 TARGET = 1e-5
 SHAPES = {"2B": {"hidden_size": 64, "num_heads": 2}, "XL": {"hidden_size": 80, "num_heads": 4}}
-"""Of the decoder: 2B is as wide as its heads together, 2 to a key head; XL narrower than its heads, 4 to a key head."""
+"""Decoder sizes: 2B is as wide as its heads together, 2 to a key head; XL narrower than its heads, 4 to a key head."""
 PREFIX = "diffusion_model.decoder."
 
 
@@ -42,7 +42,7 @@ class Cell:
     matched: int
     total: int
     error: float
-    """Of the worst weight."""
+    """Relative error of the worst weight."""
     effect: float
     """Projection of what was applied on what was trained; the strength, if all is right."""
 

@@ -36,7 +36,7 @@ ROOT_FILES = ("errors", "progress", "optional", "config", "device", "rng")
 """Modules of sidestep_core itself, open to every package; config and device read files through io."""
 
 OWNERS = {
-    "safetensors": {"io/tensors"}, "peft": {"adapters/lora"},
+    "safetensors": {"io/tensors"}, "peft": {"adapters/lora"}, "lycoris": {"adapters/lokr"},
     "transformers": {"model/condition_encoder", "training/optimizers"},
     "av": {"audio/decode", "audio/container"}, "torchaudio": {"audio/loudness", "audio/tempo"},
     "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},

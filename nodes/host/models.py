@@ -1,4 +1,4 @@
-"""What the core borrows from ComfyUI: its VAE, tokenizer and silence latent, and its own LoRA loader as the judge."""
+"""Parts of ComfyUI that the core uses: VAE, tokenizer and silence latent, and the LoRA loader for the proof."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 BUILDS_XL = "encoder_hidden_size" in inspect.signature(AceStepConditionGenerationModel.__init__).parameters
-"""Whether this ComfyUI builds a decoder that is wider than its condition encoder: 0.24.1 does, 0.18.2 does not."""
+"""True where this ComfyUI builds a decoder wider than its condition encoder: 0.24.1 does, 0.18.2 does not."""
 
 
 class HostModels:
@@ -78,7 +78,7 @@ def vae_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def device(name: str) -> str:
-    """Where to compute: as asked, or for "auto" where ComfyUI itself does."""
+    """Device to compute on: the given one, or ComfyUI's own for "auto"."""
     return str(comfy.model_management.get_torch_device()) if name == "auto" else name
 
 
@@ -89,7 +89,7 @@ def make_room() -> None:
 
 
 def load_as_comfyui(path: Path) -> DeltaFn:
-    """What ComfyUI's own loader makes of an adapter file, weight by weight: the core's proof that strength 1.0 is true.
+    """Read an adapter file with ComfyUI's own loader, weight by weight: the proof that strength 1.0 is the trained one.
 
     The loader maps file keys to model keys by name; a model with the right names and tiny widths is all it needs.
     """

@@ -24,7 +24,7 @@ from ...sidestep_core.errors import AdapterError
 from . import log
 
 MODEL_PREFIX = "diffusion_model."
-"""What the host puts before the official names."""
+"""Prefix of the official names in the host."""
 
 ShapeOf = Callable[[str], Sequence[int] | None]
 """A parameter of the model, by its whole name -> its shape."""
@@ -33,7 +33,7 @@ ShapeOf = Callable[[str], Sequence[int] | None]
 class Dora(WeightAdapterBase):
     """A change of the host, followed by what DoRA does to the length of each row or column of the changed weight.
 
-    The host's own DoRA divides rows by the length of the unchanged ones, which no trainer does, and reckons in the
+    The host's own DoRA divides rows by the length of the unchanged ones, which no trainer does, and computes in the
     precision of the model.  `weights` is (magnitude, the host's change without it), in the form that the host copies.
     """
 
@@ -83,18 +83,18 @@ class OfTheWeight(WeightAdapterBase):
 
 @dataclass(frozen=True)
 class HostPatches:
-    """What the host really does to a model with an adapter."""
+    """Patches of the host for one adapter on one model."""
 
     by_key: Mapping[str, object]
     """The model's parameter -> change."""
     matched: int
     """Modules of the file, of `AdapterFile.total`."""
     left_out: str
-    """What of the file is not used, in words."""
+    """Names of unused parts of the file, in words; "" for none."""
 
 
 def of(content: formats.AdapterFile, shape_of: ShapeOf, key_map: Mapping[str, str]) -> HostPatches:
-    """What the host's own loader makes of an adapter; `key_map`: the host's names of parts outside the decoder.
+    """Load an adapter with the host's own loader; `key_map`: the host's names of parts outside the decoder.
 
     AdapterError when nothing is left, or something is of another width.
     """
@@ -162,7 +162,7 @@ def _outside(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[
 
 
 def _load(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str, object]:
-    """What the host makes of the tensors of one module; nothing if it leaves out any of them, or knows less of it than
+    """Load the tensors of one module with the host; empty if it leaves out any of them, or knows less of it than
     this pack does (DoRA)."""
     if any(key.endswith("dora_scale") for key in tensors):
         return {}
@@ -212,7 +212,7 @@ def _tried(change: object, shape: tuple[int, ...], key: str) -> Tensor:
 
 
 def _form(change: object) -> object:
-    """The same for changes that are computed alike."""
+    """Key that is equal for changes computed alike."""
     if isinstance(change, Tensor):
         return tuple(change.shape), change.is_contiguous()
     if isinstance(change, WeightAdapterBase):
@@ -224,7 +224,7 @@ def _form(change: object) -> object:
 
 def combine(adapters: Sequence[tuple[Path, float]], alpha: float,
             shapes: Mapping[str, Sequence[int]]) -> tuple[Patch, list[str]]:
-    """(what the host makes of a model's weights with a row of adapters on them, notices about the files).
+    """Return (patch of a model's weights by a row of adapters, notices about the files).
 
     Adapters are (file, strength); `alpha` counts for files that do not say theirs; `shapes` of all parameters of the
     model, by their official names.
@@ -261,5 +261,5 @@ def _host_names(parameters: Iterable[str]) -> dict[str, str]:
 
 
 def before_others(change: object) -> bool:
-    """Whether a change is made for the weight as it was, and comes before all else on it."""
+    """True for a change that is made for the original weight, and comes before all else on it."""
     return isinstance(change, (Dora, OfTheWeight))

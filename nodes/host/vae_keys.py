@@ -13,12 +13,12 @@ _OUTER = {"conv1": 0, "snake1": 6, "conv2": 7}
 
 
 def is_diffusers(state: dict[str, Tensor]) -> bool:
-    """Whether the weights have diffusers' names."""
+    """True for weights under diffusers' names."""
     return any(name.startswith("decoder.block.") for name in state)
 
 
 def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under ComfyUI's names; its snake parameters have no singleton dimensions."""
+    """Rename weights to ComfyUI's names; its snake parameters have no singleton dimensions."""
     return {_rename(name): tensor.flatten() if name.endswith((".alpha", ".beta")) else tensor
             for name, tensor in state.items()}
 

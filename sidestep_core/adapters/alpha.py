@@ -1,7 +1,7 @@
-"""How strong an adapter is meant to be: alpha and rank, from the file, from what lies beside it, or from the person.
+"""Strength of an adapter: alpha and rank, from the file, from the settings next to it, or from the user.
 
 The effect of a low-rank adapter is (alpha / rank) * B @ A.  Files of PEFT hold A and B only; alpha stands in
-adapter_config.json beside them.  A program that does not look there applies most of them at half strength.
+adapter_config.json next to them.  A program that does not look there applies most of them at half strength.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ OTHER_ARITHMETIC = {
 }  # fmt: skip
 """Settings of PEFT's LoRA with which a file of the same names means something else."""
 _SCALED = ("", "LORA", "LOKR", "LOHA")
-"""Kinds whose modules have an alpha and a rank, by PEFT's word."""
+"""PEFT's words for kinds whose modules have an alpha and a rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """One module of an adapter file, for telling whether settings are of that file."""
+class ModuleFacts:
+    """Facts of one module of an adapter file, for checking that settings belong to that file."""
 
     name: str
-    """As PEFT would call it."""
+    """PEFT's name of the module."""
     kind: str
     """LORA, LOKR or LOHA, or "" for what has no scale."""
     rank: int | None
     """None where both matrices of a LoKR are whole."""
     largest: int
-    """Of a whole matrix, the larger side: PEFT keeps it whole from half of that rank on."""
+    """Larger side of a whole matrix: PEFT keeps it whole where the rank is half of that or more."""
     by_peft: bool
-    """Whether PEFT writes such names."""
+    """True for names as PEFT writes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is said about a whole adapter outside of its tensors."""
+    """Settings of a whole adapter, found outside of its tensors."""
 
     source: str
-    """Where it says so."""
+    """File or key that holds them."""
     alpha: float
     """Finite.  PEFT, LyCORIS and ComfyUI apply one below 0 as it is."""
     rank: int
-    """0 where it does not say."""
+    """0 where they do not name one."""
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     rslora: bool = False
     kind: str = ""
-    """PEFT's word for it; "" where it does not say."""
+    """PEFT's word for the kind; "" where they name none."""
     targets: Sequence[str] | str | None = None
     """Ends of module names, or one pattern for whole names."""
     refusal: str = ""
-    """Why an adapter with these settings cannot be applied."""
+    """Reason why an adapter with these settings cannot be applied; "" where it can."""
 
-    def stranger(self, modules: Sequence[Seen]) -> str:
-        """Why these settings are not of a file with such modules; "" when nothing speaks against it."""
+    def mismatch(self, modules: Sequence[ModuleFacts]) -> str:
+        """Reason why these settings are of another file than one with these modules; "" where they fit."""
         scaled = [module for module in modules if module.kind]
         for module in scaled:
             rank = self.rank_of(module.name)
@@ -113,24 +113,25 @@ def _matching(pattern: Mapping[str, float], name: str, default: float) -> float:
 
 
 def settings_file(path: Path) -> Path | None:
-    """The adapter_config.json beside an adapter file, whosever it is."""
+    """Path of the adapter_config.json in the folder of an adapter file, of whichever adapter; None without one."""
     config = path.parent / CONFIG_NAME
     return config if config.is_file() else None
 
 
-def read_settings(path: Path, metadata: Mapping[str, str], modules: Sequence[Seen]) -> tuple[Settings | None, str]:
-    """(what is said about the file, why what lies beside it does not say it; "" if it does or there is nothing).
+def read_settings(path: Path, metadata: Mapping[str, str],
+                  modules: Sequence[ModuleFacts]) -> tuple[Settings | None, str]:
+    """Return (settings of the file, reason why those in its folder are of another; "" where there is none).
 
-    From the header that diffusers writes, from adapter_config.json beside the file if it can be of this file, or from
-    other metadata.  AdapterError when that is damaged, or of a kind that cannot be applied.
+    They come from the header that diffusers writes, from the folder's adapter_config.json if it can be of this file,
+    or from other metadata.  AdapterError when that is damaged, or of a kind that cannot be applied.
     """
     try:
-        said = _from_diffusers(path.name, metadata)
+        header = _from_diffusers(path.name, metadata)
     except _DAMAGE as error:
         raise AdapterError(f"The metadata of {path.name} is damaged ({error}). Get the file again.") from error
-    beside, why = (None, "") if said is not None else _beside(path, modules)
+    nearby, why = (None, "") if header is not None else _next_to(path, modules)
     try:
-        found = said or beside or _from_metadata(path.name, metadata)
+        found = header or nearby or _from_metadata(path.name, metadata)
     except _DAMAGE as error:
         raise AdapterError(f"The metadata of {path.name} is damaged ({error}). Get the file again.") from error
     if found is not None and found.refusal:
@@ -141,7 +142,7 @@ def read_settings(path: Path, metadata: Mapping[str, str], modules: Sequence[See
 _DAMAGE = (OSError, ValueError, TypeError, AttributeError, RecursionError, ConfigError)
 
 
-def _beside(path: Path, modules: Sequence[Seen]) -> tuple[Settings | None, str]:
+def _next_to(path: Path, modules: Sequence[ModuleFacts]) -> tuple[Settings | None, str]:
     config = settings_file(path)
     if config is None:
         return None, ""
@@ -149,7 +150,7 @@ def _beside(path: Path, modules: Sequence[Seen]) -> tuple[Settings | None, str]:
         found = _peft(dict(strict_json.read(config)), CONFIG_NAME)
     except _DAMAGE as error:
         raise AdapterError(f"{config} is damaged ({error}). Get it again, or move it away.") from error
-    why = "" if found is None else found.stranger(modules)
+    why = "" if found is None else found.mismatch(modules)
     return (None, why) if why else (found, "")
 
 
@@ -161,7 +162,7 @@ def _from_diffusers(name: str, metadata: Mapping[str, str]) -> Settings | None:
 
 
 def _from_metadata(name: str, metadata: Mapping[str, str]) -> Settings | None:
-    """What LyCORIS trainers, and those in the manner of kohya, write into the header."""
+    """Read the header as LyCORIS and kohya's trainers write it."""
     for key in ("lokr_config", "loha_config", "lora_config"):
         if key in metadata:
             return _named(strict_json.loads(metadata[key], key), name)
@@ -169,7 +170,7 @@ def _from_metadata(name: str, metadata: Mapping[str, str]) -> Settings | None:
 
 
 def _named(values: Mapping[str, Any], source: str) -> Settings | None:
-    """Alpha and rank under whichever of their names; 0 and words, such as `Dynamic`, say neither."""
+    """Alpha and rank under any of their names; 0 and words, such as `Dynamic`, count as missing."""
     def first(*names: str) -> tuple[str, float]:
         said = ((name, _number(name, values[name])) for name in names if name in values and _is_number(values[name]))
         return next(((name, number) for name, number in said if number), ("", 0))
@@ -240,17 +241,17 @@ def _refusal(config: Mapping[str, Any], source: str) -> str:
 
 
 class Scales:
-    """The true scale of each module of one file, by the first that says it: the file, its settings, the person."""
+    """True scale of each module of one file, from the first source that has it: the file, its settings, the user."""
 
-    def __init__(self, name: str, settings: Settings | None, given: float, stranger: str = "") -> None:
+    def __init__(self, name: str, settings: Settings | None, given: float, mismatch: str = "") -> None:
         self._name = name
         self._settings = settings
-        self._stranger = stranger
+        self._mismatch = mismatch
         self._given = given
         self.given_was_used = False
 
     def low_rank(self, module: str, alpha: float | None, rank: int, *, made_for_host: bool) -> float:
-        """Of a module with a rank.  `alpha` is the file's own; AdapterError where nobody says it."""
+        """Scale of a module with a rank.  `alpha` is the file's own; AdapterError where no source has one."""
         settings = self._settings
         says = settings is not None and settings.rank_of(module) in (0, rank)
         if settings is not None and says and (
@@ -267,8 +268,8 @@ class Scales:
         raise AdapterError(self._question(module, rank))
 
     def whole(self, module: str, alpha: float | None) -> float:
-        """Of a Kronecker product of two whole matrices, which has no rank: 1, unless the settings say the rank that
-        alpha is to be divided by (PEFT divides always, LyCORIS only for rsLoRA)."""
+        """Scale of a Kronecker product of two whole matrices, which has no rank: 1, unless the settings have the rank
+        that divides alpha (PEFT always divides, LyCORIS only for rsLoRA)."""
         settings = self._settings
         if settings is None or not settings.rank_of(module):
             return 1.0
@@ -278,18 +279,18 @@ class Scales:
         return settings.scale(module, rank) if settings.source == CONFIG_NAME else 1.0
 
     def alpha_of(self, module: str) -> float:
-        """What is said outside of the file, or by the person; for messages."""
+        """Alpha of the settings or of the user; for messages."""
         return self._given if self._settings is None else self._settings.alpha_of(module)
 
     def _question(self, module: str, rank: int) -> str:
         settings = self._settings
-        if self._stranger:
-            why = f"the {CONFIG_NAME} is of another adapter ({self._stranger})"
+        if self._mismatch:
+            why = f"the {CONFIG_NAME} is of another adapter ({self._mismatch})"
         elif settings is not None:
             why = (f"{settings.source} is of another adapter (it says rank {settings.rank_of(module)}, and {module} "
                    f"has rank {rank})")
         else:
-            why = f"there is no {CONFIG_NAME} beside it"
+            why = f"there is no {CONFIG_NAME} in its folder"
         return (f"{self._name} does not say its alpha, without which its strength is unknown, and {why}. Put the "
                 f"{CONFIG_NAME} of its training into the same folder, or apply the adapter with an alpha (often twice "
                 f"the rank: {2 * rank} for this one).")

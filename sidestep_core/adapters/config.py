@@ -68,9 +68,9 @@ class AdapterConfig(Config, ABC):
         return False
 
     def scaling(self, rank: int) -> float:
-        """Scale of a module's delta: alpha / rank of the config, whatever the module's own rank.
+        """Scale of a module's delta: alpha / rank of the config, for any rank of the module itself.
 
-        Alpha thus grows and shrinks with a module's rank, and every module is as strong as the config says.
+        Alpha thus grows and shrinks with a module's rank, and all modules are equally strong.
         """
         return self.alpha / self.base_rank
 

@@ -59,7 +59,7 @@ def write_peft_config(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_peft_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write the file beside that: the same numbers, and the strength in settings only."""
+    """Write the weights that go with that config, without `.alpha` tensors."""
     metadata = {"format": "pt", METADATA_KEY: json.dumps(facts)} | peft_layout.header(tensors)
     write_tensors(path, peft_layout.without_alphas(tensors), metadata)
 
@@ -88,7 +88,7 @@ def _trigger_word(facts: Mapping[str, Any]) -> str:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What is written in an adapter file about it; nothing in foreign ones.  BadTensorFile or BadJson where that is
+    """Facts written in an adapter file about it; empty for foreign ones.  BadTensorFile or BadJson where that is
     damaged."""
     return json_metadata(read_metadata(path), METADATA_KEY, f"The metadata of {path.name}")
 

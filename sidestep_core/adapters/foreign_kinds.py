@@ -25,11 +25,11 @@ def name(endings: Iterable[str]) -> str:
     """The kind that keeps such tensors in a module, with the one that tells; the endings alone where none does."""
     endings = sorted(endings)
     for start, kind in _NAMES.items():
-        told = [ending for ending in endings
+        found = [ending for ending in endings
                 if ending.startswith(start if start.endswith("_") else (f"{start}.", f"{start}_"))
                 or ending == start]
-        if told:
-            return f"{kind} ({told[0]})"
+        if found:
+            return f"{kind} ({found[0]})"
     return ", ".join(endings)
 
 

@@ -17,7 +17,7 @@ from ..errors import AdapterError
 from . import foreign_kinds, registry
 from . import tensors as adapter_tensors
 from .algorithm import Parts
-from .alpha import Scales, Seen, Settings, read_settings
+from .alpha import ModuleFacts, Scales, Settings, read_settings
 from .delta import ModuleDelta
 from .file import METADATA_KEY, Adapter, open_adapter
 from .keys import ONLY_THE_HOSTS, module_text, sorted_by_module
@@ -27,7 +27,7 @@ from .tensors import PICKLES
 
 FOLDER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "lokr_weights.safetensors",
                 "loha_weights.safetensors", "pytorch_lora_weights.safetensors")  # fmt: skip
-"""What the adapter is called where a folder is the adapter; the first that is there."""
+"""Names of the adapter file in a folder that is an adapter; the first that exists counts."""
 HOST_PREFIX = "diffusion_model.decoder."
 OF_A_BIAS = ("diff_b", "b_norm")
 """Endings of a change of a bias."""
@@ -44,7 +44,7 @@ class AdapterFile:
 
     path: Path
     modules: Mapping[str, ModuleDelta]
-    """By official module name."""
+    """Official module name -> delta."""
     host_only: Mapping[str, Mapping[str, Tensor]]
     """Module -> ending -> tensor, of kinds that are not computed here: the host may know them."""
     outside_decoder: Mapping[str, Tensor]
@@ -53,9 +53,9 @@ class AdapterFile:
     """Keys that belong to no module of the decoder, or mean nothing known."""
     metadata: Mapping[str, str]
     used_given_alpha: bool
-    """Whether nothing but the given alpha says how strong it is."""
+    """True where the strength depends on the alpha that the user gave."""
     notice: str
-    """Why the settings beside the file were not believed."""
+    """Reason why the settings in the file's folder were not used; "" where there is none."""
 
     @property
     def total(self) -> int:
@@ -63,7 +63,7 @@ class AdapterFile:
         return len(self.modules) + len(self.host_only) + len({module_text(key) for key in self.unknown})
 
     def matched(self, shape_of: ShapeOf, *, alone: bool = True) -> dict[str, ModuleDelta]:
-        """What fits a decoder; `shape_of` knows the shape of each of its parameters.
+        """Deltas that fit a decoder; `shape_of` gives the shape of each of its parameters.
 
         AdapterError when nothing does, unless the host took something else of the file (not `alone`), and when anything
         is of another width: half an adapter is another sound.
@@ -89,8 +89,7 @@ class AdapterFile:
         return {module: delta for module, delta in fitting.items() if delta.factors or delta.bias is not None}
 
     def left_out(self, matched: Mapping[str, ModuleDelta], taken: Collection[str] = ()) -> str:
-        """What of the file is neither among the matched nor taken by the host (modules, their biases, keys), in words;
-        "" when all is."""
+        """Name the modules, biases and keys of the file that are neither matched nor taken by the host; "" for none."""
         unread = [module for module in self.host_only if module not in taken]
         names = [*(module for module in self.modules if module not in matched),
                  *(f"{module}.bias" for module, delta in matched.items()
@@ -102,13 +101,13 @@ class AdapterFile:
         return f"{len(names)} not used: {_some(names)}{why}" if names else ""
 
     def kinds(self, modules: Iterable[str]) -> str:
-        """Of handed modules, in words."""
+        """Name the kinds of modules that only the host may know."""
         names = dict.fromkeys(foreign_kinds.name(self.host_only[module]) for module in modules)
         return f"of a kind that is not read: {_some(list(names))}"
 
 
 def host_tensors(modules: Mapping[str, ModuleDelta]) -> dict[str, Tensor]:
-    """The same adapter in the host's own format, all but the magnitudes of DoRA."""
+    """Tensors of the adapter in the host's own format, without the magnitudes of DoRA."""
     # The host looks at some of them as vectors, which it can only where they lie in one delta.
     return {f"{HOST_PREFIX}{module}.{ending}": tensor.contiguous()
             for module, delta in modules.items() for ending, tensor in delta.host().items()}
@@ -153,13 +152,13 @@ def open_file(path: Path) -> Adapter:
 
 
 def read(path: Path, alpha: float = 0.0) -> AdapterFile:
-    """An adapter file or folder.  `alpha`, unless 0, counts where nothing else says it; see `require_use`."""
+    """Read an adapter file or folder.  `alpha`, unless 0, counts where no other source has one; see `require_use`."""
     file = weights_file(path)
     tensors, metadata = adapter_tensors.read(file)
     modules, foreign, unknown = sorted_by_module(tensors)
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    settings, stranger = _settings(file, metadata, modules, shapes)
-    scales = Scales(file.name, settings, alpha, stranger)
+    settings, reason = _settings(file, metadata, modules, shapes)
+    scales = Scales(file.name, settings, alpha, reason)
     deltas = {module: _parsed(module, {part: tensors[key] for part, key in keys.items()},
                               module_text(next(iter(keys.values()))), scales) for module, keys in modules.items()}
     host_only = {module: foreign_kinds.for_host({ending: tensors[key] for ending, key in keys.items()},
@@ -169,7 +168,7 @@ def read(path: Path, alpha: float = 0.0) -> AdapterFile:
     foreign_kinds.require_strengths(
         outside | {key: tensors[key] for keys in foreign.values() for key in keys.values()})
     return AdapterFile(file, deltas, host_only, outside, tuple(unknown), metadata, scales.given_was_used,
-                   _not_believed(file, stranger))
+                   _mismatch(file, reason))
 
 
 def _parsed(module: str, parts: Parts, text: str, scales: Scales) -> ModuleDelta:
@@ -185,56 +184,56 @@ def _parsed(module: str, parts: Parts, text: str, scales: Scales) -> ModuleDelta
 
 
 def notices(path: Path) -> list[str]:
-    """What is to be told of an adapter file before it meets a model; only its header is read.
+    """Notices about an adapter file before it meets a model; only its header is read.
 
     AdapterError for settings with which no adapter can be applied.
     """
     file = weights_file(path)
     shapes, metadata = adapter_tensors.read_shapes(file)
     modules, _, unknown = sorted_by_module(shapes)
-    _, stranger = _settings(file, metadata, modules, shapes)
+    _, reason = _settings(file, metadata, modules, shapes)
     nobodys = [key for key in unknown if not key.startswith(ONLY_THE_HOSTS)]
     unread = (f"{len(nobodys)} of {len(shapes)} tensors of {file.name} are no part of an adapter for ACE-Step 1.5 and "
               f"are not used: {_some(nobodys)}." if nobodys else "")
-    return [told for told in (_not_believed(file, stranger), unread) if told]
+    return [notice for notice in (_mismatch(file, reason), unread) if notice]
 
 
 def _settings(file: Path, metadata: Mapping[str, str], modules: Mapping[str, Mapping[str, str]],
               shapes: adapter_tensors.Shapes) -> tuple[Settings | None, str]:
-    """As `read_settings`; our own files say everything themselves, whatever lies beside them."""
+    """Call `read_settings`, but not for our own files, which hold everything themselves."""
     if METADATA_KEY in metadata and any(key.endswith(".alpha") for key in shapes):
         return None, ""
-    return read_settings(file, metadata, [_seen(keys, shapes) for keys in modules.values()])
+    return read_settings(file, metadata, [_facts(keys, shapes) for keys in modules.values()])
 
 
-def _not_believed(file: Path, stranger: str) -> str:
-    return (f"The {CONFIG_NAME} beside {file.name} is of another adapter: {stranger}. It was not used."
-            if stranger else "")
+def _mismatch(file: Path, reason: str) -> str:
+    return (f"The {CONFIG_NAME} in the folder of {file.name} is of another adapter: {reason}. It was not used."
+            if reason else "")
 
 
 def _name(text: str) -> str:
     return text.removeprefix("base_model.model.")
 
 
-def _seen(keys: Mapping[str, str], shapes: adapter_tensors.Shapes) -> Seen:
+def _facts(keys: Mapping[str, str], shapes: adapter_tensors.Shapes) -> ModuleFacts:
     """Facts of one module that settings are compared with."""
     algorithm = next((one for one in registry.ALGORITHMS if one.parts & keys.keys()), None)
     ranked = algorithm.rank_part(keys) if algorithm else ""
     part = ranked or (algorithm.whole_part if algorithm and algorithm.whole_part in keys else "")
     shape = shapes[keys[part]] if part else ()
     text = module_text(next(iter(keys.values())))
-    return Seen(name=_name(text), kind=algorithm.peft_type if algorithm and part else "",
+    return ModuleFacts(name=_name(text), kind=algorithm.peft_type if algorithm and part else "",
                 rank=shape[0] if ranked and shape else None, largest=max(shape[:2], default=0),
                 by_peft="." in text and not text.startswith("diffusion_model.")
                 and ".lora_down" not in keys.get(part, ""))
 
 
 def require_use(alpha: float, contents: Sequence[AdapterFile]) -> None:
-    """AdapterError when an alpha was given and no file needs it: it would seem to do something."""
+    """AdapterError where an alpha is given and no file needs it: it would seem to do something."""
     if not (alpha >= 0 and math.isfinite(alpha)):
-        raise AdapterError(f"alpha is {alpha:g}; it must be above 0, or 0 for what the file says.")
+        raise AdapterError(f"alpha is {alpha:g}; it must be above 0, or 0 for the file's own.")
     if alpha > 0 and not any(content.used_given_alpha for content in contents):
-        raise AdapterError(f"{' and '.join(content.path.name for content in contents)} says its strength itself, so "
+        raise AdapterError(f"{' and '.join(content.path.name for content in contents)} already has its own alpha, so "
                            f"alpha {alpha:g} has no use. Set alpha to 0; strength makes the effect stronger or weaker.")
 
 

@@ -31,7 +31,7 @@ _DIFFUSERS = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "o_proj": "t
 
 
 def official(name: str) -> str | None:
-    """Such as `layers.0.self_attn.q_proj`; None when it is no module of the decoder."""
+    """Official name, such as `layers.0.self_attn.q_proj`; None where it is no module of the decoder."""
     for pattern in _NAMES:
         match = pattern.fullmatch(name)
         if match is not None:
@@ -44,7 +44,7 @@ def official(name: str) -> str | None:
 
 
 def diffusers_name(module: str) -> str:
-    """Such as `layers.0.self_attn.to_q`, of an official name of an attention or an MLP."""
+    """Diffusers' name, such as `layers.0.self_attn.to_q`, of an official one of an attention or an MLP."""
     owner, _, part = module.rpartition(".")
     return f"{owner}.{_DIFFUSERS.get(part, part)}"
 
@@ -61,7 +61,7 @@ def _pattern(parts: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def is_part(key: str) -> bool:
-    """Whether the tensor of this name is some part of an adapter."""
+    """True for the name of a tensor that is part of an adapter."""
     return _key().fullmatch(key) is not None or _split(key) is not None
 
 
@@ -112,6 +112,6 @@ def _split(key: str) -> tuple[str, str, str] | None:
 
 
 def module_text(key: str) -> str:
-    """The part of a key that names the module; all of it where that is not known."""
+    """Part of a key that names the module; the whole key where that is unknown."""
     match = _key().fullmatch(key)
     return match["module"] if match else key

@@ -1,4 +1,8 @@
-"""LoKR: W + scale * (w1 x w2), the Kronecker product of two blocks, of far fewer parameters than a LoRA."""
+"""LoKR: W + scale * (w1 x w2), the Kronecker product of two blocks, of far fewer parameters than a LoRA.
+
+Trained through LyCORIS: its module determines the matrices, its functions apply and multiply them.  Files are
+read without it.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,21 @@ from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import optional
 from ..config import require
 from ..errors import AdapterError
 from . import layer
 from .algorithm import Factors, LiveAdapter, Matrix, Parts, ScaleOf, Trainable, uniform, zeros
 from .config import AdapterConfig
 from .delta import WeightDelta, multiplied, number, require_chain, require_part, tucker
+
+PURPOSE = "LoKR training"
+TESTED = "4.1.3"
+"""Version of lycoris-lora that the tests ran with."""
+BACKEND = "torch"
+"""LyCORIS's other backends, Triton and torch.compile, round differently, and compile for minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +92,25 @@ class KroneckerDelta(WeightDelta):
         return tensors | {"lokr_w1": self.w1[0] if self.scale == 1 else self.scale * self.w1[0].float()}
 
 
+_NAMES = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b")
+"""Matrices in the order of LyCORIS's functions."""
+
+
 class Lokr(Trainable):
     """LoKR."""
 
     kind = "lokr"
     config = LokrConfig
     recomputed = False
-    file_names: ClassVar[Mapping[str, str]] = {name: name for name in (
-        "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")}
+    file_names: ClassVar[Mapping[str, str]] = {name: name for name in (*_NAMES, "lokr_t2")}
     peft_type = "LOKR"
     rank_parts = ("lokr_w2_b", "lokr_w1_b")
     whole_part = "lokr_w2"
+
+    def require(self, config: AdapterConfig) -> None:
+        with optional.imports("lycoris", PURPOSE):
+            import lycoris.functional.lokr
+            import lycoris.modules.lokr  # noqa: F401
 
     def matrices(self, config: AdapterConfig, rank: int, rows: int, columns: int) -> dict[str, Matrix]:
         settings = cast("LokrConfig", config)
@@ -113,21 +131,44 @@ class Lokr(Trainable):
         return found
 
     def attach(self, decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int], seed: int) -> LiveAdapter:
+        self.require(config)
+        known = dict(decoder.named_modules())
+        for rank, rows, columns in {(rank, base.out_features, base.in_features) for module, rank in modules.items()
+                                    if isinstance(base := known.get(module), nn.Linear)}:
+            self._require_same(cast("LokrConfig", config), rank, rows, columns)
         return layer.attach(self, decoder, config, modules, seed)
 
+    def _require_same(self, config: LokrConfig, rank: int, rows: int, columns: int) -> None:
+        """AdapterError unless LyCORIS's module for these settings has the matrices that `matrices` counts."""
+        from lycoris.modules.lokr import LokrModule
+
+        with torch.device("meta"):
+            module = LokrModule("", nn.Linear(columns, rows, bias=False), lora_dim=rank,
+                                alpha=config.scaling(rank) * rank, factor=config.factor,
+                                decompose_both=config.decompose_both, use_tucker=config.use_tucker,
+                                use_scalar=config.use_scalar, bypass_mode=True)
+        theirs = {name: tuple(one.shape) for name, one in module.named_parameters() if name != "scalar"}
+        ours = {name: (one.rows, one.columns) for name, one in self.matrices(config, rank, rows, columns).items()}
+        if theirs != ours:
+            raise AdapterError(f"The installed lycoris-lora makes {theirs} of a LoKR on {rows} x {columns}, where this "
+                               f"pack counts {ours}. Run: python -m pip install lycoris-lora=={TESTED}.")
+
     def product(self, factors: Factors) -> Tensor:
-        return torch.kron(_block(factors, "lokr_w1"), _block(factors, "lokr_w2"))
+        from lycoris.functional.lokr import kron_weight
+
+        product: Tensor = kron_weight(*map(factors.get, _NAMES), backend=BACKEND)
+        return product
 
     def output(self, x: Tensor, factors: Factors, strength: Tensor | float) -> Tensor:
         """Output of the delta: one block after the other; their Kronecker product is never made."""
+        from lycoris.functional.lokr import kron_bypass
+
         with torch.autocast(x.device.type, enabled=False):
+            # In float32 and with the scale in it, where LyCORIS's module would round both to the dtype of x.
             small = strength * _block(factors, "lokr_w1")
-        names = ("lokr_w2",) if "lokr_w2" in factors else ("lokr_w2_b", "lokr_w2_a")
-        x = x.unflatten(-1, (small.shape[1], -1))
-        for name in names:
-            x = F.linear(x, factors[name].to(x.dtype))
-        x = F.linear(x.transpose(-1, -2), small.to(x.dtype))
-        return x.transpose(-1, -2).flatten(-2)
+        large = (factors[name].to(x.dtype) if name in factors else None for name in _NAMES[3:])
+        out: Tensor = kron_bypass(x, small.to(x.dtype), None, None, *large, backend=BACKEND)
+        return out
 
     def to_file(self, factors: Factors, *, has_scalar: bool) -> dict[str, Tensor]:
         if not has_scalar or self.alpha_rank(factors):

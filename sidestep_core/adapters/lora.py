@@ -221,7 +221,7 @@ class LiveLora:
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore saved tensors, bit for bit.  AdapterError, before anything changes, for those of another adapter.
 
-        PEFT's own files, which have no alpha, are taken too: they are of this adapter if their config says so.
+        PEFT's own files, which have no alpha, are taken too: they are of this adapter if their config is.
         """
         own = self.state_dict()
         check_belongs({**{name: tensor for name, tensor in own.items() if name.endswith(".alpha")}, **tensors}, own)

@@ -1,4 +1,4 @@
-"""Adapters baked into a copy of a checkpoint's model file, for programs that take no adapters, or for training on.
+"""Adapters merged into a copy of a checkpoint's model file, for programs that take no adapters, or for training on.
 
 Whatever the adapters do not change is copied byte for byte.  Quantised models are written as bfloat16: their formats
 cannot hold a changed weight without another loss.
@@ -35,23 +35,23 @@ _QUANTISATION_METADATA = "_quantization_metadata"
 
 @dataclass(frozen=True)
 class Patch:
-    """What adapters make of the weights of a model."""
+    """Changed weights of a model."""
 
     parameters: frozenset[str]
-    """Those that they change, by their official names, such as `decoder.layers.0.self_attn.q_proj.weight`."""
+    """Official names of the changed ones, such as `decoder.layers.0.self_attn.q_proj.weight`."""
     apply: Callable[[str, Tensor], Tensor]
     """(parameter, its float32 value) -> the changed one."""
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What of the new file comes from where."""
+    """Source of one tensor of the new file."""
 
     file: TensorFile
     stored: StoredTensor
     name: str
     dtype: str
-    """As it is written."""
+    """Stored type in the new file."""
     changed: str
     """The model's parameter that it is, if adapters change it; else ""."""
 
@@ -71,7 +71,7 @@ def merge(checkpoint: Checkpoint, patch: Patch, target: Path, facts: Mapping[str
     """Write the checkpoint's model with the adapters in it as one file; whatever stops it leaves no file.
 
     `facts` are added to those of earlier merges in the metadata.  An official folder becomes one file as ComfyUI takes
-    it, whose name must say the variant, because no config.json says it any more.
+    it, whose name must hold the variant, because no config.json does any more.
     """
     files = [open_file(path) for path in checkpoint.model]
     weights = checkpoint.model_weights()
@@ -88,16 +88,16 @@ def merge(checkpoint: Checkpoint, patch: Patch, target: Path, facts: Mapping[str
                 file.write(block)
 
     if not write_new(target, write):
-        raise CheckpointError(f"Another program has made {target.name} meanwhile. Run again, under the next name.")
+        raise CheckpointError(f"Another program has written {target.name} first. Run again, under the next name.")
     return target
 
 
 def stem(name: str, variant: Variant) -> str:
-    """A name for the merged file that says its variant, which nothing else in the file does."""
+    """File name of the merged model with its variant in it, which nothing else in the file has."""
     named = variants_in(name)
     if others := named - {variant}:
-        raise ConfigError(f"The name {name!r} says {' and '.join(sorted(others))}, but the model is {variant}. "
-                          "Choose a name that says nothing else.")
+        raise ConfigError(f"The name {name!r} has {' and '.join(sorted(others))} in it, but the model is {variant}. "
+                          "Choose a name without it.")
     return name if named else f"{name}_{variant}"
 
 
@@ -117,13 +117,13 @@ def place(checkpoint: Checkpoint, target: Path, facts: Mapping[str, Any]) -> tup
 
 
 def quantised(checkpoint: Checkpoint) -> bool:
-    """Whether the model's weights are stored in fewer bits than its merged copy would have."""
+    """True where the model's weights are stored in fewer bits than its merged copy would have."""
     weights = checkpoint.model_weights()
     return any(weights.stored_dtype(name) in _QUANTISED for name in weights.names)
 
 
 def merged_facts(path: Path) -> list[Any]:
-    """What was merged into a model file, in order; nothing for other files."""
+    """Facts of the merges into a model file, in order; empty for other files."""
     try:
         facts = strict_json.loads(open_file(path).metadata.get(METADATA_KEY, "[]"), METADATA_KEY)
         return list(parse(facts, list[Any], METADATA_KEY))
@@ -160,7 +160,7 @@ def _header(plans: Iterable[_Plan], metadata: Mapping[str, str]) -> bytes:
 
 
 def _blocks(plans: list[_Plan], prefix: str, weights: Weights, patch: Patch, report: Report) -> Iterator[bytes]:
-    """The new file's bytes."""
+    """Bytes of the new file, in blocks."""
     total = sum(plan.size for plan in plans)
     done = 0
     for plan in plans:
@@ -188,7 +188,7 @@ def _computed(plan: _Plan, prefix: str, weights: Weights, patch: Patch) -> bytes
 
 
 def _metadata(files: list[TensorFile], prefix: str, facts: Mapping[str, Any], *, quantised: bool) -> dict[str, str]:
-    """Of the model's first file, with what is merged now; without the formats of layers that are whole again."""
+    """Metadata of the model's first file with this merge, without formats of layers no longer quantised."""
     metadata = dict(files[0].metadata)
     if quantised and _QUANTISATION_METADATA in metadata:
         values = strict_json.loads(metadata.pop(_QUANTISATION_METADATA), _QUANTISATION_METADATA)

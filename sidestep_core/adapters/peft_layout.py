@@ -1,4 +1,4 @@
-"""A LoRA as PEFT and diffusers read it: what they know of its strength stands in settings, not in `.alpha` tensors.
+"""A LoRA as PEFT and diffusers read it: its strength is in settings, not in `.alpha` tensors.
 
 PEFT, and ACE-Step's own program through it, opens a folder with adapter_config.json and adapter_model.safetensors.
 diffusers reads the same settings from the header of the file, under its own names for the projections.  The other
@@ -20,7 +20,7 @@ from .keys import diffusers_name
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 HEADER_KEY = "lora_adapter_metadata"
-"""Where diffusers looks in a safetensors header."""
+"""Key of a safetensors header that diffusers reads."""
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|alpha)")
 

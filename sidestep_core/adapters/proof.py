@@ -17,28 +17,28 @@ EFFECT_TOLERANCE = 1e-3
 ERROR_TOLERANCE = 1e-5
 
 DeltaFn = Callable[[str, Tensor], Tensor | None]
-"""(module name, its weight) -> what a loaded file adds to that weight at strength 1.0; None if the file has nothing."""
+"""(module name, its weight) -> delta of a loaded file at strength 1.0; None for modules that it does not have."""
 
 Loader = Callable[[Path], DeltaFn]
-"""Opens an adapter file the way some program does."""
+"""Opens an adapter file as some program does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What a loader made of an adapter file, against the adapter that was trained."""
+    """Comparison of an adapter file, as a loader reads it, with the trained adapter."""
 
     matched: int
     total: int
     """Modules that the loader found in the file, of those that were trained."""
     effect: float
-    """Projection of what the file adds on what was trained: 1.00 means strength 1.0 is the trained strength."""
+    """Projection of the file's delta on the trained one: 1.00 means that strength 1.0 is the trained strength."""
     error: float
-    """Largest deviation of any weight, relative to the largest weight of its module's change."""
+    """Largest deviation of any weight, relative to the largest weight of its module's delta."""
 
 
 def prove(path: Path, live: Iterable[TrainedDelta], load: Loader) -> Proof:
-    """Evidence that the file, opened by `load`, adds what the live adapter adds.  AdapterError if it does not, or if
-    that is nothing."""
+    """Compare the file, opened by `load`, with the live adapter.  AdapterError where they differ, or where both are
+    zero."""
     added = load(path)
     total = matched = 0
     projected = energy = 0.0

@@ -29,7 +29,7 @@ SIZES: Mapping[str, DecoderGeometry] = {
     "XL": DecoderGeometry(width=2560, layers=32, heads=32, kv_heads=8, head_width=128, mlp=9728, condition_width=2048,
                           in_channels=192, out_channels=64, patch=2),
 }  # fmt: skip
-"""The published checkpoints, for saying what a configuration means before one is loaded."""
+"""Published checkpoints, for counting the parameters of a configuration before one is loaded."""
 _SHARED = {"alpha": "alpha", "scalar": "scalar", "lora_magnitude_vector": "row_magnitude", "dora_scale": "magnitude",
            "magnitude": "magnitude", "diff_b": "diff_b", "b_norm": "diff_b"}  # fmt: skip
 """Name of a tensor in files -> part, of those that no algorithm owns."""
@@ -77,7 +77,7 @@ class Capacity:
     """Trained numbers of an adapter."""
 
     parameters: Mapping[str, int]
-    """By module."""
+    """Module -> trained numbers."""
     full: tuple[str, ...]
     """Modules of a LoKR whose larger block is a full matrix, so that its rank has no effect; usually all or none."""
 
@@ -125,8 +125,8 @@ def parse(module: str, parts: Parts, scale: Callable[[int | None, float | None],
           alpha_of: Callable[[], float]) -> ModuleDelta:
     """Delta of one module of a file.
 
-    `scale` is given the rank (None where alpha has no effect) and the file's own alpha; `alpha_of` says for messages
-    which alpha counts where the file has none.  AdapterError when parts are missing, mixed, or contradict each other.
+    `scale` is given the rank (None where alpha has no effect) and the file's own alpha; `alpha_of` gives, for
+    messages, the one that counts where the file has none.  AdapterError when parts are missing, mixed or contradictory.
     """
     algorithm = algorithm_of(module, parts)
     alpha, scalar = _number(module, "alpha", parts), _number(module, "scalar", parts)

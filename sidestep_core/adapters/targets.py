@@ -1,4 +1,4 @@
-"""Which modules of the decoder an adapter is put on, and with which rank and strength."""
+"""Target modules of an adapter in the decoder, each with its rank."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def read_shapes(path: Path) -> tuple[Shapes, dict[str, str]]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether the file is one, and not a pickle.  AdapterError when it is neither."""
+    """True for a safetensors file, False for a pickle.  AdapterError for any other."""
     if not path.is_file():
         raise AdapterError(f"There is no adapter file {path}. Choose one from the list, or train one.")
     if path.suffix.lower() not in SAFETENSORS + PICKLES:

@@ -151,7 +151,7 @@ def test_a_file_that_does_not_say_its_alpha(model: Any, base: dict[str, Tensor],
         patch(model, tmp_path / "theirs.safetensors")
     patched, *_ = patch(model, tmp_path / "theirs.safetensors", alpha=8.0)
     assert effect.compare(effect.applied(patched), base, made, 1.0)[0] <= FP32
-    with refused(r"says its strength itself, so alpha 8 has no use"):
+    with refused(r"already has its own alpha, so alpha 8 has no use"):
         patch(model, made.path, alpha=8.0)
 
 

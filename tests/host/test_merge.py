@@ -127,7 +127,7 @@ def test_the_node_writes_a_model_once(server: ComfyUI, prompt: dict[str, Any], c
     ({"model_name": "../escape"}, "cannot be a file name"),
     ({"model_name": "base mix"}, "says base, but the model is turbo"),
     ({"strength": 0.0}, "every strength is 0"),
-    ({"alpha": 3.0}, "says its strength itself"),
+    ({"alpha": 3.0}, "already has its own alpha"),
 ])
 def test_what_the_node_refuses(server: ComfyUI, prompt: dict[str, Any], inputs: dict[str, Any], message: str) -> None:
     prompt["3"]["inputs"] |= inputs

@@ -70,7 +70,7 @@ def test_what_is_not_used_is_on_the_nodes(server: ComfyUI, loras: Path) -> None:
         load, apply, merge = (shown(server, outcome, node) for node in "236")
         for facts in (load, apply, merge):
             assert facts["warning"]
-            assert "adapter_config.json beside partial.safetensors is of another adapter" in facts["message"]
+            assert "adapter_config.json in the folder of partial.safetensors is of another adapter" in facts["message"]
         assert f"are not used: {NOBODYS}." in load["message"]
         assert f"{apply['matched']} of {apply['matched'] + 2} modules matched. " in apply["message"]
         assert "layers.77.self_attn.q_proj" in apply["message"]

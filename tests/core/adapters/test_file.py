@@ -38,7 +38,7 @@ def tensors() -> Tensors:
 
 
 def live(size: float = 1.0) -> list[TrainedDelta]:
-    """What the adapter that was trained adds, as reckoned by hand."""
+    """Deltas of the trained adapter, computed by hand."""
     content = tensors()
     return [TrainedDelta(module=module, weight=torch.zeros(4, 5), delta=size * ALPHA / RANK
                    * content[f"base_model.model.{module}.lora_B.weight"]
@@ -106,7 +106,7 @@ def test_a_file_that_means_something_else_is_found_out(path: Path, change: Calla
 
 
 def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
-    """As every program does with files that have none."""
+    """Scale 1, as every program takes for files without alpha."""
     def load(file: Path) -> DeltaFn:
         found_by = delta_fn(file)
 

@@ -115,7 +115,7 @@ def test_files_in_the_hosts_own_names_have_scale_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("config", "message"), [
-    ({}, r"theirs\.safetensors does not say its alpha.*no adapter_config\.json beside it.*often twice the rank: 4 for"),
+    ({}, r"theirs\.safetensors does not say its alpha.*no adapter_config\.json in its folder.*often twice the rank: 4 for"),
     ({"r": 16, "lora_alpha": 32}, r"adapter_config\.json is of another adapter \(it says rank 16, and .* has rank 2\)"),
     ({"r": 2, "lora_alpha": 2, "init_lora_weights": "pissa_niter_4"}, "pissa_niter_4.*Convert it"),
     ({"r": 2, "lora_alpha": "much"}, r"adapter_config\.json is damaged \(could not convert"),
@@ -147,7 +147,7 @@ BAD_NUMBERS = [
 
 @pytest.mark.parametrize(("wrong", "message"), BAD_NUMBERS)
 def test_impossible_settings_are_refused_by_name(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
-    """As they lie beside a file, and as diffusers has them in its header."""
+    """Settings in the folder of a file, and as diffusers has them in its header."""
     settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 6} | wrong
     with pytest.raises(AdapterError, match=message):
         read(written(tmp_path / "beside", lora(), **settings))
@@ -194,7 +194,7 @@ def test_impossible_metadata_is_refused_by_name(tmp_path: Path, metadata: dict[s
 ])
 def test_what_programs_write_is_not_refused(tmp_path: Path, tensors: Tensors, metadata: dict[str, str],
                                             config: dict[str, Any], expected: float) -> None:
-    """A negative alpha is applied as it is by PEFT and ComfyUI; kohya says 0 where alpha is the rank."""
+    """A negative alpha is applied as it is by PEFT and ComfyUI; kohya writes 0 where alpha is the rank."""
     assert scale(read(written(tmp_path, tensors, metadata, **config))) == expected
 
 
@@ -216,7 +216,7 @@ def test_settings_of_other_kinds_are_not_taken_for_damaged(tmp_path: Path) -> No
     ("encoder.a.a1.weight", torch.full((2, 2), math.nan), r"encoder\.a\.a1.* holds something else"),
 ])
 def test_kinds_of_the_host_have_finite_numbers(tmp_path: Path, key: str, wrong: Tensor, message: str) -> None:
-    """As those that are computed here."""
+    """Alphas of foreign kinds are checked like those of our own."""
     tensors = {f"diffusion_model.{place}.{part}": numbers(2, 2) for place in (f"decoder.{Q}", "encoder.a")
                for part in ("a1.weight", "a2.weight", "b1.weight", "b2.weight")}
     read(written(tmp_path, tensors))
@@ -367,7 +367,7 @@ def test_a_bias_alone_counts_where_there_is_one(tmp_path: Path) -> None:
 
 
 class Evil:
-    """What a pickle can hold."""
+    """Contents of a hostile pickle."""
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         return Path.touch, (Path("evil"),)

@@ -65,7 +65,7 @@ def linear(rows: int, columns: int, dtype: torch.dtype = torch.float32) -> nn.Li
 
 
 def added(layer: nn.Module, x: Tensor) -> Tensor:
-    """What one of LyCORIS's modules adds to the output of its layer."""
+    """Output of one of LyCORIS's modules without that of its base layer."""
     values: Any = layer
     values.org_forward = lambda x: torch.zeros(())
     out: Tensor = values(x)

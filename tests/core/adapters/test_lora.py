@@ -1,4 +1,4 @@
-"""LoRA through PEFT: a file that says what strength 1.0 means, and that PEFT opens.  See test_kinds.py for the rest."""
+"""LoRA through PEFT: a file in which strength 1.0 is the trained one, and that PEFT opens.  See test_registry.py."""
 
 from __future__ import annotations
 

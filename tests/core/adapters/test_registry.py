@@ -1,4 +1,4 @@
-"""What every kind of adapter owes: it sits on what was asked, changes nothing at first, and is saved to the bit."""
+"""Every kind of adapter: exactly the listed modules, an unchanged start, saved bit for bit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SOME = {name: replace(KINDS[name], target_mlp=False, module_ranks=())
 
 
 def learned(checkpoint: Checkpoint, config: AdapterConfig) -> tuple[dict[str, Tensor], Tensor]:
-    """What a taught adapter saves, and what its decoder predicts."""
+    """Saved tensors of a taught adapter, and its decoder's prediction."""
     decoder, live = taught(checkpoint, config)
     return live.state_dict(), velocity(decoder.eval())
 
@@ -259,7 +259,7 @@ def test_the_size_of_an_adapter_on_the_real_models(config: AdapterConfig, size: 
 
 
 def test_the_factor_is_what_a_lokr_can_learn_by() -> None:
-    """By default its larger block is full: its rank and alpha mean nothing, and there is little to learn with."""
+    """The larger block is full by default: rank and alpha have no effect, and there is little capacity."""
     default = capacity(LokrConfig(), SIZES["2B"])
     assert len(default.full) == 192
     assert capacity(LokrConfig(linear_dim=128), SIZES["2B"]) == default

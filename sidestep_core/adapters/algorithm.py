@@ -117,6 +117,8 @@ class Trainable(Algorithm):
     """An adapter algorithm that can be trained here."""
 
     config: ClassVar[type[AdapterConfig]]
+    scaled_names: ClassVar[tuple[str, ...]]
+    """Names in our files of a matrix that can take over a factor of the whole delta; the first that exists counts."""
     recomputed: ClassVar[bool] = True
     """Recompute `output` in the backward pass, because it makes a matrix as large as the weight."""
 

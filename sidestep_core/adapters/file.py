@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import AdapterError
 from ..io import atomic, hashing, strict_json
-from ..io.record import parse
+from ..io.record import Record, parse
 from ..io.tensors import BadTensorFile, json_metadata, read_metadata, write_tensors
 from . import peft_layout
 from .proof import Proof
@@ -22,7 +22,7 @@ METADATA_KEY = "sidestep"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter:
+class Adapter(Record):
     """Handle of an adapter file, with what is known about it (a foreign file has only a path)."""
 
     path: Path
@@ -38,14 +38,6 @@ class Adapter:
     measured_on: str = ""
     """Songs that these two were measured on: "held_out" or "trained"; empty where it is not known."""
     proof: Proof | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "path": str(self.path)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Adapter:
-        proof = values["proof"]
-        return cls(**{**values, "path": Path(values["path"]), "proof": None if proof is None else Proof(**proof)})
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

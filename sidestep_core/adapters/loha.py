@@ -75,6 +75,7 @@ class Loha(Trainable):
         "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")}
     peft_type = "LOHA"
     rank_parts = ("hada_w1_b",)
+    scaled_names = ("hada_w2_b",)
 
     def matrices(self, config: AdapterConfig, rank: int, rows: int, columns: int) -> dict[str, Matrix]:
         return {"hada_w1_a": Matrix(rows, rank, small_normal), "hada_w1_b": Matrix(rank, columns, normal),

@@ -106,6 +106,7 @@ class Lokr(Trainable):
     peft_type = "LOKR"
     rank_parts = ("lokr_w2_b", "lokr_w1_b")
     whole_part = "lokr_w2"
+    scaled_names = ("lokr_w2_b", "lokr_w2")
 
     def require(self, config: AdapterConfig) -> None:
         with optional.imports("lycoris", PURPOSE):

@@ -105,6 +105,7 @@ class Lora(Trainable):
     }  # fmt: skip
     peft_type = "LORA"
     rank_parts = ("down",)
+    scaled_names = ("lora_B.weight", "lora_up.weight")
 
     def require(self, config: AdapterConfig) -> None:
         if config.decomposed:

@@ -96,8 +96,8 @@ def stem(name: str, variant: Variant) -> str:
     """File name of the merged model with its variant in it, which nothing else in the file has."""
     named = variants_in(name)
     if others := named - {variant}:
-        raise ConfigError(f"The name {name!r} has {' and '.join(sorted(others))} in it, but the model is {variant}. "
-                          "Choose a name without it.")
+        raise ConfigError(f"The name {name!r} means {' and '.join(sorted(others))}, but the model is {variant}. "
+                          "Choose a name that means no other variant.")
     return name if named else f"{name}_{variant}"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AdapterError
+from ..io.record import Record
 from .algorithm import TrainedDelta
 
 EFFECT_TOLERANCE = 1e-3
@@ -24,7 +25,7 @@ Loader = Callable[[Path], DeltaFn]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
+class Proof(Record):
     """Comparison of an adapter file, as a loader reads it, with the trained adapter."""
 
     matched: int

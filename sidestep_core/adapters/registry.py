@@ -53,6 +53,11 @@ def file_names() -> dict[str, str]:
     return {name: part for one in ALGORITHMS for name, part in one.file_names.items()} | _SHARED
 
 
+def scaled_names() -> list[str]:
+    """Names of the matrices that can take over a factor of the whole delta, of every algorithm."""
+    return [name for one in trainable().values() for name in one.scaled_names]
+
+
 def config_from_json(values: Mapping[str, Any]) -> AdapterConfig:
     """Config that `to_json` wrote.  ConfigError for an unknown kind or setting."""
     kind = values.get("kind", "lora")

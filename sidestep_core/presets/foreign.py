@@ -179,7 +179,7 @@ def _adapter(given: Settings) -> tuple[AdapterConfig, list[str]]:
     kind = "lora" if name == "dora" else name
     if not isinstance(kind, str) or kind not in configs():
         raise ConfigError(f"adapter_type is {name!r}; there are lora, dora, lokr and loha. Choose one of them.")
-    settings, notes = _renamed(ADAPTERS[kind] | PLACEMENT, configs()[kind], given)
+    settings, notes = _renamed(ADAPTERS.get(kind, {}) | PLACEMENT, configs()[kind], given)
     if name == "dora":
         settings["dora"] = True
     if settings.get("dora"):

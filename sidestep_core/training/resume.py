@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adapters import formats
+from ..adapters import formats, registry
 from ..adapters.algorithm import check_belongs
 from ..adapters.alpha import settings_file
 from ..adapters.file import content_fingerprint
@@ -156,10 +156,6 @@ def _continue(training: Training, run: Run, checkpoint: Path) -> RunState:
     return replace(saved.state, best_step=0, best_loss=None, stale=0)
 
 
-_LAST = ("lora_B.weight", "lora_up.weight", "lokr_w2_b", "lokr_w2", "hada_w2_b")
-"""Endings of the matrices that can take over a factor of the whole; each kind has one of them."""
-
-
 def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """What an adapter file of any layout makes of an adapter with the content `own`, brought to its alphas.
 
@@ -173,7 +169,7 @@ def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         # An alpha in float64 is trained itself; see adapters/layer.py.
         if own[name].dtype == torch.float32 and float(found[name]) != float(own[name]):
             module = name.removesuffix("alpha")
-            last = next(module + ending for ending in _LAST if module + ending in found)
+            last = next(module + ending for ending in registry.scaled_names() if module + ending in found)
             found[last] = found[last] * (float(found[name]) / float(own[name]))
             found[name] = own[name]
     try:

@@ -125,7 +125,7 @@ def test_the_node_writes_a_model_once(server: ComfyUI, prompt: dict[str, Any], c
 
 @pytest.mark.parametrize(("inputs", "message"), [
     ({"model_name": "../escape"}, "cannot be a file name"),
-    ({"model_name": "base mix"}, "says base, but the model is turbo"),
+    ({"model_name": "base mix"}, "means base, but the model is turbo"),
     ({"strength": 0.0}, "every strength is 0"),
     ({"alpha": 3.0}, "already has its own alpha"),
 ])

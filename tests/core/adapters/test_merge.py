@@ -160,7 +160,7 @@ def test_the_name_says_the_variant(name: str, expected: str) -> None:
 
 @pytest.mark.parametrize("name", ["base mix", "turbo_base", "sft"])
 def test_no_name_says_another_variant(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"says (base|sft), but the model is turbo"):
+    with pytest.raises(ConfigError, match=r"means (base|sft), but the model is turbo"):
         merge.stem(name, "turbo")
 
 

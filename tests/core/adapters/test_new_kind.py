@@ -61,6 +61,7 @@ class Outer(Trainable):
     config = OuterConfig
     file_names: ClassVar[Mapping[str, str]] = {"outer_column": "outer_column", "outer_row": "outer_row"}
     rank_parts = ("outer_row",)
+    scaled_names = ("outer_row",)
 
     def matrices(self, config: AdapterConfig, rank: int, rows: int, columns: int) -> dict[str, Matrix]:
         return {"outer_column": Matrix(rows, 1, uniform), "outer_row": Matrix(1, columns, zeros)}

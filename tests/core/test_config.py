@@ -1,4 +1,4 @@
-"""What every config shares: one that exists is valid, and it comes back from JSON as it went."""
+"""Every config is valid, and round-trips through JSON."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ CONFIGS = [PreprocessConfig, LoraConfig, LokrConfig, LohaConfig, TrainConfig]
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """Its JSON without the kind of adapter, which is a matter of its reader."""
+    """Return the config's JSON without the kind of adapter, which its reader handles."""
     return {key: value for key, value in config.to_json().items() if key != "kind"}
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_defaults_are_valid_and_survive_a_file(kind: type[Config], tmp_path: Path) -> None:
+def test_defaults_round_trip(kind: type[Config], tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", settings_of(kind()))
     assert kind.from_json(strict_json.read(tmp_path / "config.json")) == kind()
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_what_is_not_said_keeps_its_default(kind: type[Config]) -> None:
+def test_omitted_settings_keep_defaults(kind: type[Config]) -> None:
     assert kind.from_json({}) == kind()
 
 
@@ -45,7 +45,7 @@ def test_unknown_settings_are_named(kind: type[Config]) -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_config_cannot_be_changed(kind: type[Config]) -> None:
+def test_config_is_frozen(kind: type[Config]) -> None:
     config = kind()
     with pytest.raises(FrozenInstanceError):
         setattr(config, fields(kind)[0].name, None)
@@ -71,13 +71,13 @@ def test_one_is_not_true(kind: type[Config], name: str) -> None:
 
 @pytest.mark.parametrize(("kind", "name"), FLOATS)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_refused(kind: type[Config], name: str, value: float) -> None:
-    """It could not travel as JSON, and training with it cannot work."""
+def test_non_finite_value_is_refused(kind: type[Config], name: str, value: float) -> None:
+    """JSON lacks such numbers, and training with them cannot work."""
     with pytest.raises(ConfigError, match=name):
         kind(**{name: value})
 
 
-def test_a_whole_number_may_stand_for_a_float() -> None:
+def test_int_is_accepted_for_float() -> None:
     assert LoraConfig(alpha=64) == LoraConfig(alpha=64.0)
     assert TrainConfig.from_json({"chunk_duration": 30}) == TrainConfig(chunk_duration=30.0)
 
@@ -91,7 +91,7 @@ def test_a_whole_number_may_stand_for_a_float() -> None:
     ({"trigger_position": "middle", "trigger_word": "x"}, "'middle'"),
     ({"trigger_word": 3}, "3"),
 ])
-def test_invalid_settings_of_preprocessing_are_refused_by_name_and_value(values: dict[str, Any], named: str) -> None:
+def test_bad_preprocess_settings_are_refused(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError) as refused:
         PreprocessConfig(**values)
     assert next(iter(values)) in str(refused.value)

@@ -1,4 +1,4 @@
-"""Where to compute, and what is said when that is impossible."""
+"""Choice of device and dtype, and errors for missing devices and memory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from sidestep_core.device import OutOfMemory, choose_device, choose_dtype, expla
 from sidestep_core.errors import ConfigError, SideStepError
 
 
-def test_auto_takes_an_accelerator_before_the_processor() -> None:
+def test_auto_prefers_an_accelerator() -> None:
     device = choose_device("auto")
     assert (device.type == "cpu") == (not torch.accelerator.is_available())
     assert torch.zeros(1, device=device).device == device
 
 
-def test_the_named_device_is_taken() -> None:
+def test_named_device_is_used() -> None:
     assert choose_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["", "gpu", "cuda:x", "CUDA 0"])
-def test_unknown_devices_are_refused_with_what_is_known(name: str) -> None:
+def test_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name!r} is unknown.*auto, cpu, cuda"):
         choose_device(name)
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "xpu:99", "meta", "cpu:1"])
-def test_absent_devices_are_refused_with_what_is_there(name: str) -> None:
+def test_absent_device_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name!r} is not available here; found 1 x cpu.*Use auto"):
         choose_device(name)
 
@@ -37,17 +37,17 @@ def test_absent_devices_are_refused_with_what_is_there(name: str) -> None:
     ("fp32", "cuda", torch.float32), ("bf16", "mps", torch.bfloat16), ("auto", "mps", torch.bfloat16),
     ("auto", "xpu", torch.bfloat16),
 ])  # fmt: skip
-def test_precision_is_as_asked_or_bfloat16_where_that_is_fast(precision: str, device: str, dtype: torch.dtype) -> None:
+def test_auto_precision_prefers_bfloat16(precision: str, device: str, dtype: torch.dtype) -> None:
     assert choose_dtype(precision, torch.device(device)) == dtype
 
 
-def test_running_out_of_memory_on_the_cpu_says_what_to_lower() -> None:
+def test_cpu_out_of_memory_is_explained() -> None:
     with (pytest.raises(OutOfMemory, match=r"Out of memory while training\. Lower batch_size\."),
           explain_out_of_memory("training", "Lower batch_size.")):
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
-def test_running_out_of_memory_says_what_to_lower() -> None:
+def test_out_of_memory_is_explained() -> None:
     with (pytest.raises(OutOfMemory, match=r"Out of memory while training\. Lower batch_size\. \(tried 3 GiB\)$"),
           explain_out_of_memory("training", "Lower batch_size.")):
         raise torch.OutOfMemoryError("tried 3 GiB\nand a page of advice")
@@ -59,6 +59,6 @@ def test_other_errors_pass_unchanged() -> None:
         raise RuntimeError("something else")
 
 
-def test_only_devices_that_tell_say_what_is_free() -> None:
+def test_free_memory_may_be_unknown() -> None:
     assert free_memory(torch.device("cpu")) is None
     assert free_memory(torch.device("mps")) is None

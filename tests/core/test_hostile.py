@@ -1,4 +1,4 @@
-"""Hostile files against every reader: whatever a file holds, it is read or refused in one sentence of our own."""
+"""Hostile files against every reader: each file is read, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -51,29 +51,29 @@ SAMPLE = {"audio_path": "a.wav", "caption": "x", "bpm": 90, "lyrics": "la", "sta
 
 
 MOST_SAID = 1000
-"""Characters of a sentence with the places of a temporary folder."""
+"""Characters of a sentence that holds the path of a temporary folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """Reads `file`, in which a good text would be `good`, with all that lies around it."""
+    """Reader of `file`, whose valid content would be `good`."""
 
     file: Path
     good: Any
     read: Callable[[], object]
     wrap: Callable[[bytes], bytes] = bytes
-    """Makes the file of the text."""
+    """Writes the text to the file."""
     bad: Sequence[Any] = hostile.BAD
-    """Fewer where reading takes long."""
+    """Number of texts; lower for slow readers."""
 
 
 def header(text: bytes, content: bytes = bytes(1024)) -> bytes:
-    """A safetensors file with this header."""
+    """Build a safetensors file with this header."""
     return len(text).to_bytes(8, "little") + text + content
 
 
 def shorter(good: Any) -> Any:
-    """The first entries of each object, and the first item of each list."""
+    """Return the paths to the first entries of each object, and to the first item of each list."""
     if isinstance(good, dict):
         return {key: shorter(good[key]) for key in list(good)[:6]}
     return [shorter(item) for item in good[:1]] if isinstance(good, list) else good
@@ -81,7 +81,7 @@ def shorter(good: Any) -> Any:
 
 @dataclass(frozen=True)
 class Materials:
-    """What is read, in a folder for one test."""
+    """Files to read, in a folder for one test."""
 
     folder: Path
     checkpoint: Checkpoint
@@ -101,12 +101,12 @@ class Materials:
         return self.there("dataset/manifest.json", read)
 
     def there(self, name: str, read: Callable[[], object]) -> Reader:
-        """A reader of a file that is there and good."""
+        """Return a reader of an existing, valid file."""
         file = self.folder / name
         return Reader(file=file, good=shorter(json.loads(file.read_text(encoding="utf-8"))), read=read)
 
     def run(self, name: str) -> Reader:
-        """Of a file of a run of two steps."""
+        """Return a reader of a file of a run of two steps."""
         dataset = write_dataset(self.folder / "dataset", self.checkpoint, (60, 50))
         trained(self.checkpoint, dataset, self.folder, config=TrainConfig(
             max_steps=2, save_every=1, heldout_songs=0, device="cpu", gradient_accumulation=1))
@@ -126,12 +126,12 @@ class Materials:
         return self.there(f"run/{name}", read)
 
     def tensors(self, read: Callable[[Path], object]) -> Reader:
-        """Of the header of a safetensors file."""
+        """Return a reader of the header of a safetensors file."""
         file = self.file("x.safetensors")
         return Reader(file=file, good=HEADER, read=lambda: read(file), wrap=header)
 
     def metadata(self, key: str, good: Any, read: Callable[[Path], object]) -> Reader:
-        """Of one text in the metadata of an adapter file."""
+        """Return a reader of one text in the metadata of an adapter file."""
         file = self.file("x.safetensors")
 
         write_tensors(file, LORA)
@@ -145,26 +145,26 @@ class Materials:
         return Reader(file=file, good=good, read=lambda: read(file), wrap=wrap)
 
     def model(self, name: str) -> Reader:
-        """Of a file of an official folder."""
+        """Return a reader of a file of an official folder."""
         paths = write_tiny_official(self.folder, sharded="index" in name)
         return replace(self.there(name, lambda: checkpoint.open_checkpoint(paths.model)), bad=(None, True, "x", [], {}))
 
     def song(self, name: str, good: Any, wrap: Callable[[bytes], bytes] = bytes) -> Reader:
-        """Of a text in a folder of two songs."""
+        """Return a reader of a text in a folder of two songs."""
         write(self.folder / "music" / "a.wav")
         write(self.folder / "music" / "b.wav")
         return Reader(file=self.file(f"music/{name}"), good=good, wrap=wrap,
                       read=lambda: find_songs(self.folder / "music"))
 
     def imported(self, name: str, good: Any) -> Reader:
-        """Of a file beside the tensors of another trainer."""
+        """Return a reader of a file next to the tensors of another trainer."""
         self.file("tensors/a.pt")
         return Reader(file=self.file(f"tensors/{name}"), good=good, read=lambda: import_tensors.import_tensors(
             self.folder / "tensors", self.checkpoint, self.folder / "imported"))
 
 
 def apply(path: Path) -> None:
-    """All that becomes of an adapter file."""
+    """Run every reader of an adapter file."""
     found = formats.read(path, 1.0).matched(lambda name: (64, 64) if name.endswith("weight") else None)
     formats.host_tensors(found)
     formats.delta_fn(path)(MODULE, torch.zeros(64, 64))
@@ -249,7 +249,7 @@ READERS: dict[str, Callable[[Materials], Reader]] = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_hostile_texts_are_read_or_refused_in_a_sentence(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_hostile_text_is_refused_briefly(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     reader = READERS[name](Materials(tmp_path, checkpoint))
     raw = {}
     for label, text in (*hostile.TEXTS.items(), *hostile.spoiled(reader.good, reader.bad)):
@@ -265,8 +265,8 @@ def test_hostile_texts_are_read_or_refused_in_a_sentence(name: str, checkpoint: 
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if not name.startswith(("header", "metadata, ", "state"))])
-def test_a_file_without_end_is_refused_by_its_size(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """Nobody has the memory to read it."""
+def test_endless_file_is_refused(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Reading it would exhaust the memory."""
     reader = READERS[name](Materials(tmp_path, checkpoint))
     with reader.file.open("wb") as file:
         file.truncate(1 << 40)
@@ -274,7 +274,7 @@ def test_a_file_without_end_is_refused_by_its_size(name: str, checkpoint: Checkp
         reader.read()
 
 
-def test_a_pattern_that_never_ends_is_refused(tmp_path: Path) -> None:
+def test_endless_pattern_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "adapter_model.safetensors", LORA)
     (tmp_path / "adapter_config.json").write_text(json.dumps(ENDLESS), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"pattern .* cannot be used \(regex timed out\)\. Remove it"):

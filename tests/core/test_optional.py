@@ -1,4 +1,4 @@
-"""A package that cannot be imported is named, with what to run, whatever it raises."""
+"""A package that fails to import is named, with the command to run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_broken_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_missing_name_updates_both_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which of the two is too old cannot be known."""
+    """Either of the two may be too old."""
     monkeypatch.syspath_prepend(tmp_path)
     package(tmp_path, "given_one", "")
     package(tmp_path, "asking_one", "from given_one import NewName")
@@ -59,7 +59,7 @@ def test_missing_name_updates_both_packages(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(("name", "line"), [
     ("sklearn", "--upgrade scikit-learn, with"), ("google", "--upgrade protobuf, with"),
     ("torchaudio", "--upgrade torch torchvision torchaudio, with .* index that ComfyUI's README names")])
-def test_line_has_the_name_that_pip_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+def test_command_has_the_pip_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
                                           line: str) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, name, raising=False)

@@ -17,26 +17,26 @@ names = st.lists(st.integers(-5, 5) | st.text("abc ,'", max_size=3), max_size=4)
 
 @given(one=names, other=names)
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-def test_draws_depend_on_every_part_of_their_name(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> None:
+def test_seed_depends_on_every_part(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> None:
     assert (rng.seed(*one) == rng.seed(*other)) == (one == other)
     assert 0 <= rng.seed(*one) < 2**63
 
 
 @pytest.mark.parametrize("other", [(43, "visit", 7), (42, "crop", 7), (42, "visit", 8), (42, 7, "visit"), (42, "visit"),
                                    (42, "visit", "7"), (42, "visit", 7, 0), (42, "visit7")])
-def test_other_names_draw_other_numbers(other: tuple[int | str, ...]) -> None:
+def test_other_names_draw_differently(other: tuple[int | str, ...]) -> None:
     same = torch.randn(8, generator=rng.generator(42, "visit", 7))
     assert torch.equal(same, torch.randn(8, generator=rng.generator(42, "visit", 7)))
     assert not torch.equal(same, torch.randn(8, generator=rng.generator(*other)))
 
 
-def test_names_mean_the_same_numbers_for_ever() -> None:
-    """A run that was stopped under another version of Python or of this package goes on with the same draws."""
+def test_seed_is_stable() -> None:
+    """A run that was stopped under another version of Python or of this package continues with the same draws."""
     assert rng.seed(42, "visit", 7) == 5967694887128465440
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 0.5, 1.0])
-def test_things_happen_at_the_rate_asked(ratio: float) -> None:
+def test_bernoulli_has_its_probability(ratio: float) -> None:
     happened = torch.tensor([rng.bernoulli(ratio, "genre", visit) for visit in range(DRAWS)])
     assert abs(float(happened.float().mean()) - ratio) < (2 * SAMPLED if 0 < ratio < 1 else 1e-12)
     if 0 < ratio < 1:

@@ -183,7 +183,7 @@ APPLIED = {"matched": 32, "total": 32}
 
 def demo_outputs(folder: Path, trained: dict[str, Any], applied: dict[str, Any], seconds: float = 1.0,
                  peak: float = 0.5) -> dict[str, Any]:
-    """What the server reports of a run, with its two files."""
+    """Return the outputs that the server reports for a run, with its two files."""
     adapter = write_safetensors(folder / "demo.safetensors", "layers.0.lora_A.weight")
     tone = np.sin(np.arange(round(seconds * 8000)) * 0.3) * peak * 32767
     with wave.open(str(folder / "demo.wav"), "wb") as file:

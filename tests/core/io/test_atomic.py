@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""Files are whole or absent, even if a write fails."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ OLD, NEW = {"x": torch.arange(6.0).reshape(2, 3)}, {"x": torch.ones(70_000), "y"
 
 
 class PowerCut(BaseException):
-    """Not an Exception: nothing may catch it."""
+    """A BaseException that nothing may catch."""
 
 
-def test_json_comes_back_and_people_can_read_it(tmp_path: Path) -> None:
+def test_json_round_trips_readably(tmp_path: Path) -> None:
     value = {"name": "Größe 大", "steps": [1, 2.5, None, True]}
     write_json(tmp_path / "a.json", value)
     assert strict_json.read(tmp_path / "a.json") == value
     assert "Größe 大" in (tmp_path / "a.json").read_text(encoding="utf-8")
 
 
-def test_bytes_come_back(tmp_path: Path) -> None:
+def test_bytes_round_trip(tmp_path: Path) -> None:
     write_bytes(tmp_path / "deep" / "a.flac", b"\r\n\0\xff")
     assert (tmp_path / "deep" / "a.flac").read_bytes() == b"\r\n\0\xff"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.flac"]
 
 
-def test_json_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
     assert strict_json.read(tmp_path / "a.json") == {"a": 1}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_numbers_that_json_lacks_are_refused(tmp_path: Path, value: float) -> None:
+def test_non_finite_numbers_are_refused(tmp_path: Path, value: float) -> None:
     write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"x": [value]})
@@ -53,8 +53,7 @@ def test_numbers_that_json_lacks_are_refused(tmp_path: Path, value: float) -> No
 
 
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
-def test_a_failure_before_the_rename_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                              operation: str) -> None:
+def test_failed_write_keeps_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
     write_tensors(tmp_path / "a.safetensors", OLD)
     write_json(tmp_path / "a.json", {"old": 1})
 
@@ -74,7 +73,7 @@ def test_a_failure_before_the_rename_leaves_the_old_file_alone(tmp_path: Path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors"]
 
 
-def test_the_content_is_on_the_disk_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_content_is_flushed_before_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -97,7 +96,7 @@ if sys.platform != "win32":  # which has no such limit
 
     @contextmanager
     def full_disk() -> Iterator[None]:
-        """No file may grow beyond 10 kB, which fails as a full disk does: in the middle of a write."""
+        """Limit files to 10 kB, which fails like a full disk: in the middle of a write."""
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
         try:
@@ -105,7 +104,7 @@ if sys.platform != "win32":  # which has no such limit
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    def test_a_full_disk_leaves_the_old_files(tmp_path: Path) -> None:
+    def test_full_disk_keeps_old_files(tmp_path: Path) -> None:
         write_tensors(tmp_path / "a.safetensors", OLD)
         write_json(tmp_path / "a.json", {"old": 1})
         (tmp_path / "big").write_bytes(bytes(20_000))
@@ -121,7 +120,7 @@ if sys.platform != "win32":  # which has no such limit
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.safetensors", "big"]
 
 
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
+def test_folder_appears_whole(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "new") as temporary:
         (temporary / "a.txt").write_text("a", encoding="utf-8")
         assert not (tmp_path / "new").exists()
@@ -129,7 +128,7 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-def test_a_folder_that_fails_vanishes(tmp_path: Path) -> None:
+def test_failed_folder_vanishes(tmp_path: Path) -> None:
     def fail_half_way() -> None:
         with atomic_folder(tmp_path / "new") as temporary:
             (temporary / "a.txt").write_text("a", encoding="utf-8")
@@ -140,14 +139,14 @@ def test_a_folder_that_fails_vanishes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_copy_is_the_same_bytes(tmp_path: Path) -> None:
+def test_copy_is_identical(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(os.urandom(5000))
     copy(tmp_path / "a", tmp_path / "deep" / "b")
     assert (tmp_path / "deep" / "b").read_bytes() == (tmp_path / "a").read_bytes()
     assert hash_file(tmp_path / "a") == hash_file(tmp_path / "deep" / "b")
 
 
-def test_json_on_the_disk_is_standard(tmp_path: Path) -> None:
+def test_written_json_is_standard(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1]})
     assert json.loads((tmp_path / "a.json").read_bytes()) == {"b": [1]}
     assert (tmp_path / "a.json").read_bytes().endswith(b"}\n")

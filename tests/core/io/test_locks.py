@@ -1,4 +1,4 @@
-"""Two processes, one folder: the second is told who is there, and nothing of the first is touched."""
+"""Two processes, one folder: the second one names the first, and touches nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def holder(folder: Path) -> subprocess.Popen[str]:
-    """Another process, which holds the folder until its input ends."""
+    """Start another process that locks the folder until its input ends."""
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(HOLD), str(folder)], cwd=ROOT, text=True,
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -66,7 +66,7 @@ def test_killed_process_holds_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / ".lock.json").exists()
 
 
-def test_holder_that_says_nothing_is_still_a_holder(tmp_path: Path) -> None:
+def test_silent_holder_is_respected(tmp_path: Path) -> None:
     process = holder(tmp_path / "run")
     for damaged in ("", "[", "[1]", "{}"):
         (tmp_path / "run" / ".lock.json").write_text(damaged, encoding="utf-8")
@@ -111,7 +111,7 @@ def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("drive", [lambda _: None, no_links], ids=["links", "no links"])
-def test_name_is_claimed_once(drive: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch,
+def test_name_is_taken_once(drive: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch,
                               tmp_path: Path) -> None:
     """Another process takes the name while the file is being written."""
     drive(monkeypatch)

@@ -41,7 +41,7 @@ def test_values_have_their_types() -> None:
     assert parse(GOOD, Outer, "a.json") == Outer(1, 2.0, ("x",), Inner((1, 2)), {"y": [0.5]})
 
 
-def test_json_gives_back_an_equal_record() -> None:
+def test_record_round_trips() -> None:
     record = Outer(1, 0.5, ("x", "y"), Inner((1, 2), "b"), {"y": [0.5]}, mode="auto", level=9)
     assert Outer.from_json(json.loads(json.dumps(record.to_json()))) == record
 
@@ -63,7 +63,7 @@ def test_json_gives_back_an_equal_record() -> None:
     ({"weight": -0.5}, "a.json: weight must be at least 0, got -0.5"),
     ({"word": "two words"}, "a.json: word must be a word, got 'two words'"),
 ])
-def test_a_wrong_field_is_named(change: dict[str, Any], problem: str) -> None:
+def test_wrong_field_is_named(change: dict[str, Any], problem: str) -> None:
     with pytest.raises(strict_json.BadJson, match=problem):
         parse(GOOD | change, Outer, "a.json")
 
@@ -72,13 +72,13 @@ def test_unknown_fields_can_be_allowed() -> None:
     assert Outer.from_json(GOOD | {"other": 3}, allow_unknown=True) == Outer.from_json(GOOD)
 
 
-def test_a_missing_field_is_named() -> None:
+def test_missing_field_is_named() -> None:
     with pytest.raises(strict_json.BadJson, match=r"a.json has no share\."):
         parse({"count": 1}, Outer, "a.json")
 
 
 @pytest.mark.parametrize("content", hostile.TEXTS.values(), ids=hostile.TEXTS.keys())
-def test_hostile_files_are_one_sentence(tmp_path: Path, content: bytes) -> None:
+def test_hostile_file_is_refused_briefly(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(strict_json.BadJson, match=r"a\.json") as caught:

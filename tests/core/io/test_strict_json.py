@@ -1,4 +1,4 @@
-"""Strict JSON: what json.loads would let pass."""
+"""Strict JSON refuses the lenient cases of json.loads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sidestep_core.errors import ConfigError
 from sidestep_core.io import strict_json
 
 
-def test_good_json_is_read_as_usual() -> None:
+def test_valid_json_is_parsed() -> None:
     text = '{"a": [1, -2.5e3, "x", null, true], "b": {"a": 999999999999999999}}'
     assert strict_json.loads(text) == json.loads(text)
 
@@ -24,18 +24,18 @@ def test_good_json_is_read_as_usual() -> None:
     ('{"a": {"lora_alpha" : NaN}}', "The text: lora_alpha: NaN is not a finite number"),
     ("[" + "9" * 5000 + "]", r"999999999999999999\.\.\. has 5000 digits"),
 ])  # fmt: skip
-def test_what_json_loads_lets_pass_is_refused(text: str, problem: str) -> None:
+def test_lenient_json_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         strict_json.loads(text)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1,]", "nothing"])
-def test_no_json_names_its_line(text: str) -> None:
+def test_syntax_error_names_its_line(text: str) -> None:
     with pytest.raises(strict_json.BadJson, match=r"a.json line 1 is not valid JSON"):
         strict_json.loads(text, "a.json")
 
 
-def test_a_large_file_is_not_read(tmp_path: Path) -> None:
+def test_large_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with path.open("wb") as file:
         file.truncate(1 << 40)
@@ -43,7 +43,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
         strict_json.read(path)
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_non_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(strict_json.BadJson, match="is not a file"):
         strict_json.read(tmp_path)
     with pytest.raises(strict_json.BadJson, match="cannot be read"):
@@ -51,8 +51,8 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["[]", "{}", "0"])
-def test_a_text_that_grows_in_memory_is_not_parsed(value: str) -> None:
-    """Twelve megabytes that would take half a gigabyte."""
+def test_too_many_values_are_refused(value: str) -> None:
+    """Twelve megabytes that would need half a gigabyte."""
     with pytest.raises(strict_json.BadJson, match=r"a.json holds more than 4000000 values"):
         strict_json.loads(f"[{','.join([value] * 4_000_001)}]", "a.json")
 

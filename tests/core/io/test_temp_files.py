@@ -1,4 +1,4 @@
-"""Temporary files go when nobody writes them any more, and not before."""
+"""Temporary files are removed once their process has ended, not before."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_folders_of_ended_processes_are_swept(tmp_path: Path, ended: int) -> Non
 
 
 def test_files_that_may_be_written_stay(tmp_path: Path, ended: int) -> None:
-    """Our own, those of a running process, and of another computer."""
+    """Files of this process, of a running one, and of another computer."""
     names = {of(os.getpid()), of(os.getppid()), of(ended, host="ffff")}
     made(tmp_path, *names)
     assert left(tmp_path) == names
 
 
-def test_old_files_of_other_computers_are_swept(tmp_path: Path, ended: int) -> None:
+def test_old_foreign_files_are_swept(tmp_path: Path, ended: int) -> None:
     made(tmp_path, of(os.getppid()), of(ended, host="ffff"), age=NOW_AND_THEN)
     assert left(tmp_path) == set()
 
@@ -79,8 +79,8 @@ def test_every_write_sweeps_its_folder(tmp_path: Path, ended: int) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt"}
 
 
-def test_tensors_are_written_under_names_of_ours(tmp_path: Path) -> None:
-    """safetensors has temporary names of its own, which tell nobody whose they are."""
+def test_tensors_use_our_temporary_names(tmp_path: Path) -> None:
+    """safetensors uses its own temporary names, which do not identify the process."""
     seen: set[str] = set()
     stop = threading.Event()
 

@@ -16,7 +16,7 @@ OLD = {"x": torch.arange(6.0).reshape(2, 3)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
-def test_tensors_and_metadata_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_tensors_round_trip_bit_identically(tmp_path: Path, dtype: torch.dtype) -> None:
     tensor = torch.arange(12).reshape(3, 4).T.to(dtype)
     write_tensors(tmp_path / "deep" / "a.safetensors", {"x": tensor}, {"key": "Größe"})
     found = read_tensors(tmp_path / "deep" / "a.safetensors")["x"]
@@ -26,8 +26,8 @@ def test_tensors_and_metadata_come_back_bit_for_bit(tmp_path: Path, dtype: torch
     assert torch.equal(TensorFile(tmp_path / "deep" / "a.safetensors").tensor("x"), tensor)
 
 
-def test_tensor_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
-    """A LoRA on a shared drive is read by other people's ComfyUI."""
+def test_tensor_files_have_usual_mode(tmp_path: Path) -> None:
+    """A LoRA on a shared drive must be readable by other users."""
     (tmp_path / "usual").touch()
     write_tensors(tmp_path / "a.safetensors", OLD)
     write_json(tmp_path / "a.json", 1)
@@ -38,7 +38,7 @@ def test_tensor_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read", [read_tensors, read_metadata, TensorFile])
 @pytest.mark.parametrize("content", [b"", b"x", b"a text file\n" * 20, bytes(100), b"\xff" * 100, b"PK\x03\x04" * 20])
-def test_other_files_are_refused_by_name(tmp_path: Path, read: object, content: bytes) -> None:
+def test_foreign_file_is_refused(tmp_path: Path, read: object, content: bytes) -> None:
     (tmp_path / "wrong.safetensors").write_bytes(content)
     assert callable(read)
     with pytest.raises(BadTensorFile, match=r"wrong\.safetensors"):
@@ -47,7 +47,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path, read: object, content: 
 
 @pytest.mark.parametrize("read", [read_tensors, read_metadata, TensorFile])
 @pytest.mark.parametrize("missing", [1, 24, 200])
-def test_a_file_that_was_cut_off_is_refused_by_name(tmp_path: Path, read: object, missing: int) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, read: object, missing: int) -> None:
     path = tmp_path / "cut.safetensors"
     write_tensors(path, {"x": torch.ones(10), "y": torch.zeros(40)})
     path.write_bytes(path.read_bytes()[:-missing])
@@ -56,7 +56,7 @@ def test_a_file_that_was_cut_off_is_refused_by_name(tmp_path: Path, read: object
         read(path)
 
 
-def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "huge.safetensors"
     write_tensors(path, {"x": torch.ones(10)})
     assert TensorFile(path).stored
@@ -65,7 +65,7 @@ def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path: Path, monkeyp
         TensorFile(path)
 
 
-def test_a_header_is_read_without_the_tensors(tmp_path: Path) -> None:
+def test_header_describes_tensors(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_tensors(path, {"x": torch.arange(8, dtype=torch.uint8), "y": torch.ones(3, 2).bfloat16()}, {"key": "value"})
     file = TensorFile(path)
@@ -76,7 +76,7 @@ def test_a_header_is_read_without_the_tensors(tmp_path: Path) -> None:
     assert file.middle("x", 100) == bytes(range(8))
 
 
-def test_tensors_can_be_trained_on_inside_inference_mode(tmp_path: Path) -> None:
+def test_tensors_are_no_inference_tensors(tmp_path: Path) -> None:
     """ComfyUI runs nodes in it, and autograd refuses its tensors."""
     write_tensors(tmp_path / "a.safetensors", OLD)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""torch's files are read, and strangers' pickles are not run."""
+"""Files of torch.save are read; foreign pickles run no code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sidestep_core.io.torch_pickle import BadTorchFile, read
 
 
 class Hostile:
-    """Writes a file when it is unpickled."""
+    """Write a file when unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -23,7 +23,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_tensors_and_plain_values_come_back(tmp_path: Path, zipped: bool) -> None:
+def test_tensors_and_values_round_trip(tmp_path: Path, zipped: bool) -> None:
     content = {"a": torch.arange(6.0).view(2, 3), "b": {"c": "text", "d": [1, 2.5, None, True]}}
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     found = read(tmp_path / "a.pt")
@@ -44,8 +44,8 @@ def test_no_code_is_run(tmp_path: Path, way: str) -> None:
     assert not target.exists()
 
 
-def test_a_file_that_grows_when_it_is_unpacked_is_refused(tmp_path: Path) -> None:
-    """A megabyte that would become a gigabyte; torch itself never compresses."""
+def test_compressed_file_is_refused(tmp_path: Path) -> None:
+    """A megabyte that would unpack to a gigabyte; torch never compresses."""
     torch.save({"a": torch.zeros(2)}, tmp_path / "a.pt")
     packed = zipfile.ZipFile(tmp_path / "b.pt", "w", zipfile.ZIP_DEFLATED)
     with zipfile.ZipFile(tmp_path / "a.pt") as plain, packed:
@@ -56,13 +56,13 @@ def test_a_file_that_grows_when_it_is_unpacked_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, -10])
-def test_a_cut_file_is_an_error(tmp_path: Path, kept: int) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, kept: int) -> None:
     torch.save({"a": torch.zeros(1000)}, tmp_path / "a.pt")
     (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:kept])
     with pytest.raises(BadTorchFile, match="was cut off"):
         read(tmp_path / "a.pt")
 
 
-def test_a_missing_file_is_missing(tmp_path: Path) -> None:
+def test_missing_file_raises(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read(tmp_path / "a.pt")

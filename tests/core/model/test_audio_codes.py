@@ -1,4 +1,4 @@
-"""Audio codes of a recording are the official model's, and a code's latents are what it makes of it."""
+"""Audio codes and their latents match the official model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tensors_of(weights: Weights) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def theirs(weights: Weights) -> tuple[nn.Module, nn.Module]:
-    """diffusers' tokenizer and detokenizer, which are the official ones."""
+    """Load diffusers' tokenizer and detokenizer, equal to the official ones."""
     from diffusers.pipelines.ace_step.modeling_ace_step import AceStepAudioTokenDetokenizer, AceStepAudioTokenizer
 
     sizes = {"hidden_size": GEOMETRY.encoder_hidden, "intermediate_size": 3 * GEOMETRY.encoder_hidden,
@@ -64,8 +64,7 @@ def song(frames: int) -> Tensor:
 
 @pytest.mark.parametrize("frames", [5, 100, 101, 2999, 3004])
 @torch.no_grad()
-def test_codes_and_their_latents_are_the_official_ones(ours: AudioCodec, theirs: tuple[nn.Module, nn.Module],
-                                                       frames: int) -> None:
+def test_codec_matches_official(ours: AudioCodec, theirs: tuple[nn.Module, nn.Module], frames: int) -> None:
     quantised, indices = theirs[0].tokenize(song(frames)[None], SILENCE[None])
     found = ours.encode(song(frames), SILENCE)
     assert torch.equal(found, indices[0, :, 0])
@@ -76,7 +75,7 @@ def test_codes_and_their_latents_are_the_official_ones(ours: AudioCodec, theirs:
 
 
 @torch.no_grad()
-def test_every_code_stands_for_the_official_vector(ours: AudioCodec, theirs: tuple[nn.Module, nn.Module]) -> None:
+def test_code_vectors_match_official(ours: AudioCodec, theirs: tuple[nn.Module, nn.Module]) -> None:
     every = torch.arange(8 * 8 * 8 * 5 * 5 * 5).split(7000)[3]
     expected = theirs[1](theirs[0].quantizer.get_output_from_indices(every[None, :, None]))[0]
     assert deviation(ours.decode(every), expected) < FP32
@@ -84,8 +83,8 @@ def test_every_code_stands_for_the_official_vector(ours: AudioCodec, theirs: tup
 
 
 @torch.no_grad()
-def test_a_second_tanh_would_find_other_codes(ours: AudioCodec) -> None:
-    """As the host's quantiser does it, so that the test above could fail."""
+def test_second_tanh_changes_codes(ours: AudioCodec) -> None:
+    """ComfyUI's quantiser does so; proves that the test above can fail."""
     whole = song(500).unflatten(0, (-1, 5))
     quantizer = ours.tokenizer.quantizer
     pooled = ours.tokenizer.attention_pooler(ours.tokenizer.audio_acoustic_proj(whole))
@@ -95,26 +94,26 @@ def test_a_second_tanh_would_find_other_codes(ours: AudioCodec) -> None:
     assert (digits != quantizer.digits(pooled)).any(dim=1).float().mean() > 0.5
 
 
-def test_each_code_hears_its_own_five_frames_only(ours: AudioCodec) -> None:
+def test_codes_are_independent(ours: AudioCodec) -> None:
     changed = song(100).clone()
     changed[37] += 3
     assert (ours.encode(changed, SILENCE) != ours.encode(song(100), SILENCE)).nonzero().flatten().tolist() == [37 // 5]
 
 
-def test_a_window_on_the_grid_of_codes_has_the_songs_codes(ours: AudioCodec) -> None:
+def test_aligned_crop_has_same_codes(ours: AudioCodec) -> None:
     whole, window = ours.encode(song(100), SILENCE), ours.encode(song(100)[35:60], SILENCE)
     assert torch.equal(window, whole[7:12])
     assert not torch.equal(ours.encode(song(100)[36:61], SILENCE), whole[7:12])
     assert deviation(ours.decode(window), ours.decode(whole)[35:60]) < FP32
 
 
-def test_the_last_code_is_filled_up_with_silence(ours: AudioCodec) -> None:
+def test_last_code_is_padded(ours: AudioCodec) -> None:
     filled = torch.cat((song(101), SILENCE[:4]))
     assert torch.equal(ours.encode(song(101), SILENCE), ours.encode(filled, SILENCE))
     assert not torch.equal(ours.encode(song(101), SILENCE), ours.encode(song(101), SILENCE + 5))
 
 
-def test_how_many_are_computed_at_once_changes_nothing(ours: AudioCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_size_changes_nothing(ours: AudioCodec, monkeypatch: pytest.MonkeyPatch) -> None:
     together = ours.encode(song(200), SILENCE)
     latents = ours.decode(together)
     monkeypatch.setattr(codes_file, "CODES_PER_BATCH", 7)
@@ -129,7 +128,7 @@ def without(checkpoint: Checkpoint, path: Path, start: str) -> Weights:
 
 
 @pytest.mark.parametrize("part", ["tokenizer.", "detokenizer."])
-def test_a_file_saved_without_them_says_so(checkpoint: Checkpoint, tmp_path: Path, part: str) -> None:
+def test_missing_tokenizer_is_named(checkpoint: Checkpoint, tmp_path: Path, part: str) -> None:
     with pytest.raises(CheckpointError, match=rf"slim\.safetensors has no weight '{part}.*without its audio tokenizer"):
         load_audio_codec(without(checkpoint, tmp_path / "slim.safetensors", part), CPU)
 
@@ -138,8 +137,8 @@ def test_a_file_saved_without_them_says_so(checkpoint: Checkpoint, tmp_path: Pat
     ("detokenizer.special_tokens", (1, 4, 64), "has 4 frames, not 5"),
     ("tokenizer.quantizer.project_in.weight", (7, 64), "have 7 digits, not 6"),
 ])
-def test_codes_of_another_make_are_refused(checkpoint: Checkpoint, tmp_path: Path, name: str, shape: tuple[int, ...],
-                                           message: str) -> None:
+def test_other_codes_are_refused(checkpoint: Checkpoint, tmp_path: Path, name: str, shape: tuple[int, ...],
+                                 message: str) -> None:
     path = tmp_path / "other.safetensors"
     write_tensors(path, {**read_tensors(checkpoint.model[0]), name: torch.zeros(shape)})
     with pytest.raises(CheckpointError, match=message):

@@ -1,4 +1,4 @@
-"""Every layout opens to the same model, and everything else is refused with its name and what to choose instead."""
+"""Every layout opens to the same model; anything else is refused with its name and the right choice."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def split(tmp_path_factory: pytest.TempPathFactory) -> TinyPaths:
-    """Read only."""
+    """Files that tests must not change."""
     return write_tiny_models(tmp_path_factory.mktemp("split"))
 
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> TinyPaths:
-    """Read only."""
+    """Files that tests must not change."""
     return write_tiny_official(tmp_path_factory.mktemp("official"))
 
 
@@ -55,12 +55,12 @@ def same_tensors(first: Weights, second: Weights) -> bool:
 
 
 def rewrite(path: Path, target: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
-    """A copy of a safetensors file with other tensors."""
+    """Copy a safetensors file with other tensors."""
     write_tensors(target, change(read_tensors(path)))
     return target
 
 
-def test_every_layout_opens_to_the_same_weights(tmp_path: Path, split: TinyPaths, official: TinyPaths) -> None:
+def test_layouts_have_equal_weights(tmp_path: Path, split: TinyPaths, official: TinyPaths) -> None:
     expected = open_split(split)
     sharded = write_tiny_official(tmp_path / "sharded", sharded=True)
     shard = sharded.model / "model-00001-of-00002.safetensors"
@@ -82,7 +82,7 @@ def test_every_layout_opens_to_the_same_weights(tmp_path: Path, split: TinyPaths
     assert "null_condition_emb" in expected.model_weights().names
 
 
-def test_prefixes_that_other_tools_write(tmp_path: Path, split: TinyPaths) -> None:
+def test_known_prefixes_are_found(tmp_path: Path, split: TinyPaths) -> None:
     expected = open_split(split).model_weights()
     for prefix in ("model.", "net.", "diffusion_model."):
         path = tmp_path / f"{prefix}turbo.safetensors"
@@ -92,7 +92,7 @@ def test_prefixes_that_other_tools_write(tmp_path: Path, split: TinyPaths) -> No
         assert same_tensors(checkpoint.model_weights(), expected)
 
 
-def test_facts_of_an_official_folder(tmp_path: Path, official: TinyPaths) -> None:
+def test_official_folder(tmp_path: Path, official: TinyPaths) -> None:
     paths = write_tiny_official(tmp_path, name="acestep-v15-base", is_turbo=False)
     config = strict_json.read(paths.model / "config.json") | {"timestep_mu": 0.25, "timestep_sigma": 2}
     write_json(paths.model / "config.json", config)
@@ -104,21 +104,21 @@ def test_facts_of_an_official_folder(tmp_path: Path, official: TinyPaths) -> Non
     assert checkpoint.vae == paths.vae / "diffusion_pytorch_model.safetensors"
 
 
-def test_facts_of_a_split_model(split: TinyPaths) -> None:
+def test_split_model(split: TinyPaths) -> None:
     checkpoint = open_split(split)
     assert checkpoint.name == "acestep_v1.5_tiny_turbo"
     assert (checkpoint.timestep_mu, checkpoint.timestep_sigma) == (-0.4, 1.0)
     assert checkpoint.silence_latent is None
 
 
-def test_silence_latent_beside_the_model_folder_is_found(tmp_path: Path) -> None:
+def test_sibling_silence_latent_is_found(tmp_path: Path) -> None:
     paths = write_tiny_official(tmp_path)
     (paths.model / "silence_latent.pt").rename(tmp_path / "silence_latent.pt")
     assert open_checkpoint(paths.model).silence_latent == tmp_path / "silence_latent.pt"
 
 
 @pytest.mark.parametrize("value", ["-0.4", True, None])
-def test_timesteps_that_are_no_numbers_are_errors(tmp_path: Path, value: object) -> None:
+def test_bad_timestep_is_refused(tmp_path: Path, value: object) -> None:
     paths = write_tiny_official(tmp_path)
     write_json(paths.model / "config.json", strict_json.read(paths.model / "config.json") | {"timestep_mu": value})
     with pytest.raises(CheckpointError, match="timestep_mu in config.json must be a number"):
@@ -144,7 +144,7 @@ VARIANTS: list[tuple[str, dict[str, Any], str | None, str]] = [
 
 
 def folder_named(tmp_path: Path, official: TinyPaths, name: str, config: dict[str, Any]) -> Path:
-    """The official model under another name and with another config.json."""
+    """Copy the official model under another name, with another config.json."""
     folder = tmp_path / name
     shutil.copytree(official.model, folder)
     write_json(folder / "config.json", config)
@@ -173,7 +173,7 @@ def test_variant(
         ("my tune", {}, "large", "'large' was chosen"),
     ],
 )
-def test_a_variant_is_never_guessed(
+def test_variant_is_never_guessed(
     tmp_path: Path, official: TinyPaths, name: str, config: dict[str, Any], chosen: Any, message: str
 ) -> None:
     folder = folder_named(tmp_path, official, name, config)
@@ -188,13 +188,13 @@ def test_size(tmp_path: Path, width: int, layers: int, size: str) -> None:
     assert _size(Weights.open([tmp_path / "model.safetensors"])) == size
 
 
-def test_the_encoder_may_be_narrower_than_the_decoder(tmp_path: Path) -> None:
+def test_encoder_may_be_narrower(tmp_path: Path) -> None:
     checkpoint = open_split(write_tiny_models(tmp_path, XL_LIKE))
     assert checkpoint.size == "96x3"
     assert checkpoint.model_weights().shape("decoder.condition_embedder.weight") == (96, 64)
 
 
-def test_the_fingerprint_does_not_depend_on_names_and_places(tmp_path: Path, split: TinyPaths) -> None:
+def test_fingerprint_ignores_paths(tmp_path: Path, split: TinyPaths) -> None:
     copies = TinyPaths(
         model=shutil.copyfile(split.model, tmp_path / "other turbo.safetensors"),
         text_encoder=shutil.copyfile(split.text_encoder, tmp_path / "b.safetensors"),
@@ -217,13 +217,13 @@ def test_the_fingerprint_does_not_depend_on_names_and_places(tmp_path: Path, spl
         ("vae", "decoder.layers.0.weight_v"),
     ],
 )
-def test_the_fingerprint_changes_with_every_part(tmp_path: Path, split: TinyPaths, part: str, name: str) -> None:
+def test_fingerprint_covers_every_component(tmp_path: Path, split: TinyPaths, part: str, name: str) -> None:
     before = getattr(split, part)
     after = rewrite(before, tmp_path / before.name, lambda tensors: tensors | {name: -tensors[name]})
     assert open_split(replace(split, **{part: after})).fingerprint != open_split(split).fingerprint
 
 
-def test_the_fingerprint_changes_with_precision_and_shape(tmp_path: Path, split: TinyPaths) -> None:
+def test_fingerprint_covers_dtype_and_shape(tmp_path: Path, split: TinyPaths) -> None:
     half = write_tiny_models(tmp_path / "half", dtype=torch.float16)
     deeper = write_tiny_models(tmp_path / "deeper", Geometry(layers=3))
     assert len({open_split(paths).fingerprint for paths in (split, half, deeper)}) == 3
@@ -246,13 +246,13 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("what", STRANGERS)
-def test_the_wrong_model_is_named(tmp_path: Path, split: TinyPaths, what: str) -> None:
+def test_wrong_model_is_named(tmp_path: Path, split: TinyPaths, what: str) -> None:
     path = rewrite(split.model, tmp_path / "wrong.safetensors", STRANGERS[what])
     with pytest.raises(CheckpointError, match=f"wrong.safetensors is {what}, not an ACE-Step 1.5 model. Choose"):
         open_split(replace(split, model=path))
 
 
-def test_parts_in_each_others_place_are_named(split: TinyPaths, official: TinyPaths) -> None:
+def test_swapped_components_are_named(split: TinyPaths, official: TinyPaths) -> None:
     for paths, message in (
         (replace(split, model=split.vae), "is an audio VAE, not an ACE-Step 1.5 model"),
         (replace(split, model=split.text_encoder), "is a Qwen3 language model or text encoder, not an ACE"),
@@ -266,7 +266,7 @@ def test_parts_in_each_others_place_are_named(split: TinyPaths, official: TinyPa
             open_split(paths)
 
 
-def test_files_that_hold_no_weights_are_named(tmp_path: Path, split: TinyPaths) -> None:
+def test_non_weight_files_are_named(tmp_path: Path, split: TinyPaths) -> None:
     gguf = tmp_path / "acestep-turbo.gguf"
     gguf.write_bytes(b"GGUF" + bytes(100))
     text = tmp_path / "notes.txt"
@@ -284,7 +284,7 @@ def test_files_that_hold_no_weights_are_named(tmp_path: Path, split: TinyPaths) 
             open_split(replace(split, model=path))
 
 
-def test_missing_parts_are_named(tmp_path: Path, split: TinyPaths, official: TinyPaths) -> None:
+def test_missing_components_are_named(tmp_path: Path, split: TinyPaths, official: TinyPaths) -> None:
     with pytest.raises(CheckpointError, match="does not contain the text encoder. Choose qwen_0.6b_ace15.safetensors"):
         open_checkpoint(split.model, vae=split.vae)
     with pytest.raises(CheckpointError, match="does not contain the VAE. Choose ace_1.5_vae.safetensors"):
@@ -295,7 +295,7 @@ def test_missing_parts_are_named(tmp_path: Path, split: TinyPaths, official: Tin
         open_checkpoint(alone)
 
 
-def test_the_language_model_is_not_taken_for_the_text_encoder(tmp_path: Path, split: TinyPaths) -> None:
+def test_language_model_is_refused(tmp_path: Path, split: TinyPaths) -> None:
     def with_audio_codes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return tensors | {"model.embed_tokens.weight": torch.zeros(217204, 2, dtype=torch.bfloat16)}
 
@@ -304,14 +304,14 @@ def test_the_language_model_is_not_taken_for_the_text_encoder(tmp_path: Path, sp
         open_split(replace(split, text_encoder=path))
 
 
-def test_a_text_encoder_of_another_width_is_refused(tmp_path: Path, split: TinyPaths) -> None:
+def test_wrong_text_encoder_width_is_refused(tmp_path: Path, split: TinyPaths) -> None:
     other = write_tiny_models(tmp_path, Geometry(text_hidden=16))
     with pytest.raises(CheckpointError, match="is 16 wide, but .* wants a text encoder 32 wide"):
         open_split(replace(split, text_encoder=other.text_encoder))
 
 
 @pytest.mark.parametrize("names", ["stable-audio-tools", "diffusers"])
-def test_the_vae_of_stable_audio_is_refused(tmp_path: Path, split: TinyPaths, names: str) -> None:
+def test_stable_audio_vae_is_refused(tmp_path: Path, split: TinyPaths, names: str) -> None:
     def with_its_strides(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = tensors | {"decoder.layers.2.layers.1.weight_v": torch.zeros(16, 8, 16)}
         return diffusers_vae(tensors) if names == "diffusers" else tensors
@@ -321,7 +321,7 @@ def test_the_vae_of_stable_audio_is_refused(tmp_path: Path, split: TinyPaths, na
         open_split(replace(split, vae=path))
 
 
-def test_a_config_that_is_no_json_is_an_error(tmp_path: Path) -> None:
+def test_bad_config_is_refused(tmp_path: Path) -> None:
     paths = write_tiny_official(tmp_path)
     (paths.model / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointError, match="config.json line 1 is not valid JSON"):

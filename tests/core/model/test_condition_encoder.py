@@ -1,4 +1,4 @@
-"""From words to the condition: the very tokens, and who may see whom."""
+"""Condition encoder: exact tokens and attention masks."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def encoder(checkpoint: Checkpoint) -> ConditionEncoder:
     return load_condition_encoder(checkpoint.model_weights().under("encoder."), torch.float32, CPU)
 
 
-def test_no_token_is_added_at_either_end(text_encoder: TextEncoder) -> None:
+def test_tokenize_adds_no_tokens(text_encoder: TextEncoder) -> None:
     assert len(text_encoder.tokenize("abc")) == 3
     assert text_encoder.tokenize("a<|endoftext|>") == [*text_encoder.tokenize("a"), END_OF_TEXT]
 
 
-def test_long_lyrics_are_not_cut(text_encoder: TextEncoder) -> None:
+def test_long_lyrics_are_kept(text_encoder: TextEncoder) -> None:
     prompt = replace(PROMPT, lyrics="la " * 3000)
     assert text_encoder.embed_lyrics(prompt).shape[1] == len(prompt.lyrics_text) - 2 * len("<|endoftext|>") + 2
 
 
-def test_lyrics_are_bare_embedding_rows(text_encoder: TextEncoder, checkpoint: Checkpoint) -> None:
+def test_lyrics_are_token_embeddings(text_encoder: TextEncoder, checkpoint: Checkpoint) -> None:
     table = checkpoint.text_encoder_weights().tensor("embed_tokens.weight", torch.float32, CPU)
     ids = text_encoder.tokenize(PROMPT.lyrics_text)
     assert torch.equal(text_encoder.embed_lyrics(PROMPT), table[ids][None])
@@ -70,7 +70,7 @@ def ids_and_end(text_encoder: TextEncoder) -> tuple[Tensor, int]:
     return torch.tensor([ids]), ids.index(END_OF_TEXT)
 
 
-def test_the_caption_is_read_up_to_its_first_end(text_encoder: TextEncoder, qwen: Qwen3) -> None:
+def test_caption_masks_closing_tokens(text_encoder: TextEncoder, qwen: Qwen3) -> None:
     ids, end = ids_and_end(text_encoder)
     assert ids.shape[1] == end + 3
     assert torch.equal(text_encoder.encode_caption(PROMPT), qwen(ids, visible=end))
@@ -78,8 +78,7 @@ def test_the_caption_is_read_up_to_its_first_end(text_encoder: TextEncoder, qwen
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2])
-def test_tokens_from_the_first_end_on_change_nothing_but_themselves(text_encoder: TextEncoder, qwen: Qwen3,
-                                                                   offset: int) -> None:
+def test_closing_tokens_are_invisible(text_encoder: TextEncoder, qwen: Qwen3, offset: int) -> None:
     ids, end = ids_and_end(text_encoder)
     other = ids.clone()
     other[0, end + offset] = 7
@@ -88,7 +87,7 @@ def test_tokens_from_the_first_end_on_change_nothing_but_themselves(text_encoder
 
 
 @pytest.mark.parametrize("place", [0, 5, 30])
-def test_a_token_changes_itself_and_what_follows(text_encoder: TextEncoder, qwen: Qwen3, place: int) -> None:
+def test_text_model_is_causal(text_encoder: TextEncoder, qwen: Qwen3, place: int) -> None:
     ids, end = ids_and_end(text_encoder)
     other = ids.clone()
     other[0, place] = 300
@@ -96,7 +95,7 @@ def test_a_token_changes_itself_and_what_follows(text_encoder: TextEncoder, qwen
     assert torch.equal(changed, torch.arange(ids.shape[1]) >= place)
 
 
-def test_the_text_model_is_qwen3(text_encoder: TextEncoder, qwen: Qwen3, checkpoint: Checkpoint) -> None:
+def test_text_model_matches_qwen3(text_encoder: TextEncoder, qwen: Qwen3, checkpoint: Checkpoint) -> None:
     from transformers import Qwen3Config, Qwen3Model
 
     weights = checkpoint.text_encoder_weights()
@@ -115,7 +114,7 @@ def test_the_text_model_is_qwen3(text_encoder: TextEncoder, qwen: Qwen3, checkpo
 
 
 def parts() -> tuple[Tensor, Tensor, Tensor]:
-    """Caption states, lyric rows, reference latents."""
+    """Draw caption states, lyric embeddings and reference latents."""
     random = rng.generator("condition")
     return (torch.randn(1, 6, 32, generator=random), torch.randn(1, 9, 32, generator=random),
             torch.randn(1, 20, 64, generator=random))
@@ -123,8 +122,7 @@ def parts() -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize(("part", "first", "last"), [(1, 0, 9), (2, 9, 10), (0, 10, 16)],
                          ids=["lyrics", "timbre", "caption"])
-def test_the_condition_is_lyrics_then_timbre_then_caption(encoder: ConditionEncoder, part: int, first: int,
-                                                         last: int) -> None:
+def test_condition_is_packed_in_order(encoder: ConditionEncoder, part: int, first: int, last: int) -> None:
     given = list(parts())
     before = encoder(*given)
     given[part] = given[part] + 1
@@ -133,7 +131,7 @@ def test_the_condition_is_lyrics_then_timbre_then_caption(encoder: ConditionEnco
     assert changed.nonzero().flatten().tolist() == list(range(first, last))
 
 
-def test_lyrics_and_timbre_are_read_in_both_directions(encoder: ConditionEncoder) -> None:
+def test_encoders_are_bidirectional(encoder: ConditionEncoder) -> None:
     caption, lyrics, timbre = parts()
     other_lyrics, other_timbre = lyrics.clone(), timbre.clone()
     other_lyrics[:, -1] += 1
@@ -142,7 +140,7 @@ def test_lyrics_and_timbre_are_read_in_both_directions(encoder: ConditionEncoder
     assert changed[:10].all()
 
 
-def test_each_caption_token_is_projected_by_itself(encoder: ConditionEncoder) -> None:
+def test_caption_tokens_are_independent(encoder: ConditionEncoder) -> None:
     caption, lyrics, timbre = parts()
     found = encoder(caption, lyrics, timbre)[:, 10:]
     assert deviation(found, caption @ encoder.text_projector.weight.mT) < FP32
@@ -150,7 +148,7 @@ def test_each_caption_token_is_projected_by_itself(encoder: ConditionEncoder) ->
 
 @pytest.mark.parametrize("name", ["encoder.lyric_encoder.embed_tokens.bias", "encoder.lyric_encoder.norm.weight",
                                   "encoder.timbre_encoder.layers.1.mlp.up_proj.weight"])
-def test_missing_and_misshaped_weights_are_refused_by_name(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
+def test_wrong_weights_are_named(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
     tensors = read_tensors(checkpoint.model[0])
     tensor = tensors.pop(name)
     write_tensors(tmp_path / "lacking.safetensors", tensors)

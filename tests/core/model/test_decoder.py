@@ -1,4 +1,4 @@
-"""The decoder: read from its weights, exact at every length, in float32 where it counts."""
+"""Decoder: sized by its weights, exact at every length, with float32 times."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def weights(checkpoint: Checkpoint) -> Weights:
 
 @pytest.fixture(scope="module")
 def decoder(weights: Weights) -> Decoder:
-    """Read only."""
+    """Decoder that tests must not change."""
     return load_decoder(weights, torch.float32, CPU)
 
 
 def inputs(frames: int, *, batch: int = 2, tokens: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Noisy latents, times, condition, context."""
+    """Draw noisy latents, times, condition and context."""
     random = rng.generator("decoder", frames)
     x_BTC, source_BTC = (torch.randn(batch, frames, 64, generator=random) for _ in range(2))
     condition_BSD = torch.randn(batch, tokens, 64, generator=random)
@@ -47,7 +47,7 @@ def inputs(frames: int, *, batch: int = 2, tokens: int = 5) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("geometry", [Geometry(), XL_LIKE, Geometry(layers=1, heads=2, kv_heads=1, mlp=32)])
-def test_every_size_is_read_from_the_weights(tmp_path: Path, geometry: Geometry) -> None:
+def test_sizes_come_from_weights(tmp_path: Path, geometry: Geometry) -> None:
     weights = weights_of(tmp_path, geometry)
     assert DecoderGeometry.from_weights(weights) == DecoderGeometry(
         width=geometry.hidden, layers=geometry.layers, heads=geometry.heads, kv_heads=geometry.kv_heads,
@@ -61,7 +61,7 @@ def test_every_size_is_read_from_the_weights(tmp_path: Path, geometry: Geometry)
     assert torch.isfinite(velocity).all()
 
 
-def test_the_loaded_decoder_is_frozen(decoder: Decoder) -> None:
+def test_loaded_decoder_is_frozen(decoder: Decoder) -> None:
     assert not any(parameter.requires_grad for parameter in decoder.parameters())
     assert not decoder.training
 
@@ -71,7 +71,7 @@ def test_the_loaded_decoder_is_frozen(decoder: Decoder) -> None:
     "layers.0.mlp.gate_proj.weight", "condition_embedder.weight", "proj_out.1.weight", "proj_out.1.bias",
     "layers.1.cross_attn.o_proj.weight", "layers.1.scale_shift_table", "time_embed_r.time_proj.bias",
 ])  # fmt: skip
-def test_missing_and_misshaped_weights_are_refused_by_name(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
+def test_wrong_weights_are_named(checkpoint: Checkpoint, tmp_path: Path, name: str) -> None:
     tensors = read_tensors(checkpoint.model[0])
     tensor = tensors.pop(f"decoder.{name}")
     write_tensors(tmp_path / "lacking.safetensors", tensors)
@@ -84,7 +84,7 @@ def test_missing_and_misshaped_weights_are_refused_by_name(checkpoint: Checkpoin
 
 
 @pytest.mark.parametrize("frames", [1, 51, 801])
-def test_odd_lengths_are_padded_with_zeros_and_cropped(decoder: Decoder, frames: int) -> None:
+def test_odd_lengths_are_padded(decoder: Decoder, frames: int) -> None:
     x_BTC, t_B, condition_BSD, context_BTC = inputs(frames, batch=1)
     found = decoder(x_BTC, t_B, condition_BSD, context_BTC)
     one_more = (torch.cat((x, torch.zeros_like(x[:, :1])), dim=1) for x in (x_BTC, context_BTC))
@@ -94,7 +94,7 @@ def test_odd_lengths_are_padded_with_zeros_and_cropped(decoder: Decoder, frames:
 
 
 @pytest.mark.parametrize("frames", [40, 800])
-def test_samples_of_a_batch_do_not_see_each_other(decoder: Decoder, frames: int) -> None:
+def test_batch_items_are_independent(decoder: Decoder, frames: int) -> None:
     together = decoder(*inputs(frames))
     for index in range(2):
         alone = decoder(*(part[index:index + 1] for part in inputs(frames)))
@@ -103,14 +103,14 @@ def test_samples_of_a_batch_do_not_see_each_other(decoder: Decoder, frames: int)
 
 
 def changed_frames(decoder: Decoder, frames: int, frame: int) -> Tensor:
-    """Which frames of the velocity change with one frame of the noisy latents."""
+    """Return the frames of the velocity that change with one frame of the noisy latents."""
     x_BTC, *rest = inputs(frames, batch=1)
     other = x_BTC.clone()
     other[:, frame] += 1
     return (decoder(x_BTC, *rest) != decoder(other, *rest)).any(-1)[0]
 
 
-def test_the_first_layer_is_windowed_and_the_second_sees_everything(tmp_path: Path, decoder: Decoder) -> None:
+def test_even_layers_are_windowed(tmp_path: Path, decoder: Decoder) -> None:
     one_layer = load_decoder(weights_of(tmp_path, Geometry(layers=1)), torch.float32, CPU)
     position = torch.arange(900) // 2
     assert torch.equal(changed_frames(one_layer, 900, 400), (position - 200).abs() <= WINDOW)
@@ -118,7 +118,7 @@ def test_the_first_layer_is_windowed_and_the_second_sees_everything(tmp_path: Pa
 
 
 def test_condition_tokens_have_no_order(decoder: Decoder) -> None:
-    """They carry their own positions; cross-attention adds none."""
+    """Cross-attention adds no positions."""
     x_BTC, t_B, condition_BSD, context_BTC = inputs(20)
     found = decoder(x_BTC, t_B, condition_BSD, context_BTC)
     assert deviation(decoder(x_BTC, t_B, condition_BSD.flip(1), context_BTC), found) < FP32
@@ -126,14 +126,14 @@ def test_condition_tokens_have_no_order(decoder: Decoder) -> None:
 
 
 @pytest.mark.parametrize("part", range(4), ids=["latents", "time", "condition", "context"])
-def test_every_input_counts(decoder: Decoder, part: int) -> None:
+def test_every_input_matters(decoder: Decoder, part: int) -> None:
     given = list(inputs(20))
     before = decoder(*given)
     given[part] = given[part] + 0.01
     assert deviation(decoder(*given), before) > PERTURBED
 
 
-def test_times_stay_float32_where_weights_are_bfloat16() -> None:
+def test_times_stay_float32() -> None:
     torch.manual_seed(0)
     exact = TimeEmbedding(64)
     rounded = TimeEmbedding(64)
@@ -144,7 +144,7 @@ def test_times_stay_float32_where_weights_are_bfloat16() -> None:
     assert deviation(rounded(t_B.bfloat16())[1], exact(t_B)[1]) > 2 * BF16
 
 
-def test_a_bfloat16_decoder_sees_every_time(weights: Weights) -> None:
+def test_bfloat16_decoder_distinguishes_times(weights: Weights) -> None:
     decoder = load_decoder(weights, torch.bfloat16, CPU)
     x_BTC, _, condition_BSD, context_BTC = (part.bfloat16() for part in inputs(20, batch=1))
     close = [torch.tensor([time]) for time in (0.8000, 0.8008)]
@@ -164,7 +164,7 @@ def gradients(weights: Weights, *, recomputed: int, frames: int) -> tuple[Tensor
 
 @pytest.mark.parametrize("frames", [21, 800])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_recomputed_layers_change_no_bit(weights: Weights, frames: int, layers: int) -> None:
+def test_recomputation_is_bit_identical(weights: Weights, frames: int, layers: int) -> None:
     kept = gradients(weights, recomputed=0, frames=frames)
     recomputed = gradients(weights, recomputed=layers, frames=frames)
     assert kept[1].count_nonzero() > 0.9 * kept[1].numel()
@@ -173,7 +173,7 @@ def test_recomputed_layers_change_no_bit(weights: Weights, frames: int, layers: 
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
-def test_as_many_layers_are_recomputed_as_asked(weights: Weights, layers: int) -> None:
+def test_requested_layers_are_recomputed(weights: Weights, layers: int) -> None:
     decoder = load_decoder(weights, torch.float32, CPU).requires_grad_().train()
     decoder.recomputed_layers = layers
     forwards = []

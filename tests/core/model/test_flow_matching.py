@@ -1,4 +1,4 @@
-"""The mathematics of flow matching, and randomness that is a pure function of its name."""
+"""Flow matching follows its formulas."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ KNOWN_MEANS = {"continuous": 0.534, "logit_normal": 0.416}
 TABLES = {1: (1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8),
           2: (1, 14 / 15, 6 / 7, 10 / 13, 2 / 3, 6 / 11, 2 / 5, 2 / 9),
           3: (1, 21 / 22, 9 / 10, 5 / 6, 3 / 4, 9 / 14, 1 / 2, 3 / 10)}
-"""Turbo's own, exactly."""
+"""Times of turbo's sampler, exact."""
 
 
 def quantile(distribution: TimestepDistribution, share: float) -> float:
-    """Exact: the larger of two independent draws is below t with the square of the chance that one is."""
+    """Compute an exact quantile: the larger of two draws is below t with the square of the probability of one."""
     of_one = math.sqrt(share) if distribution.mode == "continuous" else share
     return 1 / (1 + math.exp(-NormalDist(distribution.mu, distribution.sigma).inv_cdf(of_one)))
 
 
 def worst_quantile(times: Tensor, distribution: TimestepDistribution) -> float:
-    """How far any quantile of drawn times is from the distribution's."""
+    """Return the largest deviation of a quantile of drawn times from the distribution's."""
     shares = torch.linspace(0.05, 0.95, 19)
     expected = torch.tensor([quantile(distribution, float(share)) for share in shares])
     return float((times.quantile(shares) - expected).abs().max())
 
 
 def pair(frames: int = 7) -> tuple[Tensor, Tensor]:
-    """A recording and noise."""
+    """Draw a recording and noise."""
     random = rng.generator("test")
     return torch.randn(3, frames, 64, generator=random), torch.randn(3, frames, 64, generator=random)
 
@@ -55,7 +55,7 @@ LOGIT_NORMAL = [replace(one, mode=mode)
 
 
 @pytest.mark.parametrize("distribution", LOGIT_NORMAL, ids=str)
-def test_times_follow_their_distribution_and_no_other(distribution: TimestepDistribution) -> None:
+def test_times_follow_their_distribution(distribution: TimestepDistribution) -> None:
     times = flow_matching.sample_times(distribution, DRAWS, rng.generator("times"))
     assert times.dtype == torch.float32
     assert times.shape == (DRAWS,)
@@ -67,24 +67,24 @@ def test_times_follow_their_distribution_and_no_other(distribution: TimestepDist
 
 
 @pytest.mark.parametrize("mode", ["continuous", "logit_normal"])
-def test_the_distributions_have_the_known_quantiles(mode: Literal["continuous", "logit_normal"]) -> None:
+def test_distributions_match_known_quantiles(mode: Literal["continuous", "logit_normal"]) -> None:
     times = flow_matching.sample_times(TimestepDistribution(mode=mode), DRAWS, rng.generator("times"))
     for share, expected in KNOWN_QUANTILES[mode].items():
         assert abs(float(times.quantile(share)) - expected) < SAMPLED
     assert abs(float(times.mean()) - KNOWN_MEANS[mode]) < SAMPLED
 
 
-def test_the_default_distribution_is_the_models_own() -> None:
+def test_default_distribution_is_the_models() -> None:
     assert TimestepDistribution() == TimestepDistribution(mode="continuous", mu=-0.4, sigma=1.0)
 
 
-def test_sidesteps_presets_are_the_documented_ones() -> None:
+def test_timestep_presets_match_side_step() -> None:
     assert flow_matching.TIMESTEP_PRESETS == {"detail": (-0.8, 0.8), "structure": (0, 0.8), "wide": (-0.4, 1.4),
                                      "tight": (-0.2, 0.7)}
 
 
 @pytest.mark.parametrize("shift", [1, 2, 3])
-def test_discrete_times_are_turbos_own(shift: int) -> None:
+def test_discrete_times_match_turbo(shift: int) -> None:
     assert flow_matching.discrete_times(shift) == pytest.approx(TABLES[shift], rel=1e-15)
     assert flow_matching.discrete_times(shift)[0] == 1
 
@@ -104,14 +104,14 @@ def expected_shares(*shifts: int) -> dict[float, float]:
 
 
 @pytest.mark.parametrize("shifts", [(1,), (2,), (3,), (1, 2, 3)])
-def test_every_discrete_time_is_equally_likely_for_its_shift(shifts: tuple[int, ...]) -> None:
+def test_discrete_times_are_equally_likely(shifts: tuple[int, ...]) -> None:
     found, expected = shares_of(TimestepDistribution(mode="discrete", shifts=shifts)), expected_shares(*shifts)
     assert found.keys() == expected.keys()
     assert max(abs(found[time] - expected[time]) for time in expected) < SAMPLED
     assert found.keys() != expected_shares(*{1, 2, 3} - set(shifts)).keys()
 
 
-def test_a_discrete_table_that_is_drawn_unevenly_is_noticed() -> None:
+def test_uneven_discrete_draws_are_detected() -> None:
     expected = expected_shares(3)
     # The last step as often as in a schedule that takes it twice.
     draws = torch.randint(9, (DRAWS,), generator=rng.generator("uneven"))
@@ -124,7 +124,7 @@ TIMES = torch.linspace(0.001, 1, 500)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 5.0, 10.0])
-def test_loss_weights_are_their_formulas(gamma: float) -> None:
+def test_loss_weights_match_formulas(gamma: float) -> None:
     t = TIMES.double()
     snr = ((1 - t) / t) ** 2
     by_hand = {"none": torch.ones_like(t), "min_snr": snr.clamp(max=gamma) / snr,
@@ -138,7 +138,7 @@ def test_loss_weights_are_their_formulas(gamma: float) -> None:
         assert all(deviation(found, by_hand[other]) > PERTURBED for other in others)
 
 
-def test_min_snr_damps_clean_times_and_only_them() -> None:
+def test_min_snr_damps_clean_times() -> None:
     weights = flow_matching.loss_weights(TIMES, "min_snr", 5.0)
     boundary = 1 / (1 + math.sqrt(5))
     assert (weights[TIMES > boundary + 1e-6] == 1).all()
@@ -146,7 +146,7 @@ def test_min_snr_damps_clean_times_and_only_them() -> None:
     assert (weights.diff() >= 0).all()
 
 
-def test_min_snr_flow_is_the_same_weight_on_the_error_of_the_recording() -> None:
+def test_min_snr_flow_weights_recording_error() -> None:
     """The error of x0 is t times that of the velocity; min(SNR, gamma) weighs its square."""
     x0, noise = pair()
     t_B = torch.tensor([0.2, 0.5, 0.8])
@@ -160,14 +160,14 @@ def test_min_snr_flow_is_the_same_weight_on_the_error_of_the_recording() -> None
 
 
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "min_snr_flow"])
-def test_pure_noise_and_the_recording_divide_nothing_by_zero(weighting: Any) -> None:
+def test_loss_weights_are_finite(weighting: Any) -> None:
     ends = flow_matching.loss_weights(torch.tensor([0.0, 1e-30, 1.0]), weighting, 5.0)
     assert ends.tolist() == {"none": [1, 1, 1], "min_snr": [0, 0, 1], "min_snr_flow": [0, 0, 0]}[weighting]
 
 
 @given(time=st.floats(0, 1, width=32))
 @settings(max_examples=50, deadline=None, derandomize=True, database=None)
-def test_the_path_is_a_straight_line_along_the_velocity(time: float) -> None:
+def test_path_is_straight(time: float) -> None:
     x0, noise = pair()
     t_B = torch.full((3,), time)
     x_t, velocity = flow_matching.interpolate(x0, noise, t_B), flow_matching.velocity(x0, noise)
@@ -175,19 +175,19 @@ def test_the_path_is_a_straight_line_along_the_velocity(time: float) -> None:
     assert deviation(x_t - time * velocity, x0) < FP32
 
 
-def test_another_time_is_off_the_line() -> None:
+def test_other_time_is_off_path() -> None:
     x0, noise = pair()
     x_t, velocity = flow_matching.interpolate(x0, noise, torch.full((3,), 0.4)), flow_matching.velocity(x0, noise)
     assert deviation(x_t - (0.4 + PERTURBED) * velocity, x0) > FP32
 
 
-def test_the_path_begins_at_the_recording_and_ends_in_noise() -> None:
+def test_path_ends_at_noise() -> None:
     x0, noise = pair()
     assert torch.equal(flow_matching.interpolate(x0, noise, torch.zeros(3)), x0)
     assert torch.equal(flow_matching.interpolate(x0, noise, torch.ones(3)), noise)
 
 
-def test_every_sample_has_its_own_time() -> None:
+def test_samples_have_own_times() -> None:
     x0, noise = pair()
     together = flow_matching.interpolate(x0, noise, torch.tensor([0.1, 0.5, 0.9]))
     for index, time in enumerate((0.1, 0.5, 0.9)):
@@ -195,7 +195,7 @@ def test_every_sample_has_its_own_time() -> None:
         assert torch.equal(together[index:index + 1], alone)
 
 
-def test_draws_leave_the_global_generator_alone() -> None:
+def test_global_generator_is_untouched() -> None:
     before = torch.get_rng_state()
     random = rng.generator("test")
     flow_matching.sample_times(TimestepDistribution(), 4, random)
@@ -215,79 +215,78 @@ def test_noise_is_standard_normal() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 0.5, 1.0])
-def test_conditions_are_dropped_at_the_rate_asked(ratio: float) -> None:
+def test_conditions_drop_at_ratio(ratio: float) -> None:
     dropped = flow_matching.drop_conditions(DRAWS, ratio, rng.generator("drop"))
     assert dropped.dtype == torch.bool
     assert abs(float(dropped.float().mean()) - ratio) < (SAMPLED if 0 < ratio < 1 else 1e-12)
 
 
-@given(frames=st.integers(1, 60), window=st.integers(1, 60), visit=st.integers(0, 10**9), offset=st.integers(0, 2**63),
+@given(frames=st.integers(1, 60), crop=st.integers(1, 60), draw=st.integers(0, 10**9), offset=st.integers(0, 2**63),
        grid=st.sampled_from([1, 5]))
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-def test_windows_lie_inside_the_song_on_their_grid(frames: int, window: int, visit: int, offset: int,
-                                                   grid: int) -> None:
-    start = flow_matching.crop_start(frames, window, visit, offset, grid)
-    assert start == 0 if frames <= window else 0 <= start <= frames - window
+def test_crops_lie_on_grid(frames: int, crop: int, draw: int, offset: int, grid: int) -> None:
+    start = flow_matching.crop_start(frames, crop, draw, offset, grid)
+    assert start == 0 if frames <= crop else 0 <= start <= frames - crop
     assert start % grid == 0
 
 
-def visits_of_frames(starts: list[int], frames: int, window: int) -> Tensor:
-    """How often each frame is in a window."""
+def crops_per_frame(starts: list[int], frames: int, crop: int) -> Tensor:
+    """Count the crops that contain each frame."""
     counts = torch.zeros(frames)
     for start in starts:
-        counts[start:start + window] += 1
+        counts[start:start + crop] += 1
     return counts
 
 
-def worst_coverage(starts: list[int], frames: int, window: int) -> float:
-    """By how many visits the worst frame is outside half to one and a half of the average."""
-    counts, average = visits_of_frames(starts, frames, window), len(starts) * window / frames
+def worst_coverage(starts: list[int], frames: int, crop: int) -> float:
+    """Return the largest excess of a frame's count over half to one and a half of the average."""
+    counts, average = crops_per_frame(starts, frames, crop), len(starts) * crop / frames
     return float(torch.maximum(average / 2 - counts, counts - 1.5 * average).max())
 
 
 SONGS = [(6000, 1500), (6000, 250), (1501, 1500), (2000, 1500), (4321, 1000)]
-"""(frames, window): long and short windows, and songs hardly longer than theirs."""
+"""(frames, crop): long and short crops, and songs hardly longer than theirs."""
 
 
-@pytest.mark.parametrize("visits", [10, 50, 333])
-@pytest.mark.parametrize(("frames", "window"), SONGS)
-def test_windows_cover_a_song_evenly_whenever_they_stop(frames: int, window: int, visits: int) -> None:
+@pytest.mark.parametrize("draws", [10, 50, 333])
+@pytest.mark.parametrize(("frames", "crop"), SONGS)
+def test_crops_cover_songs_evenly(frames: int, crop: int, draws: int) -> None:
     for offset in (0, 2**62, rng.seed("song")):
-        starts = [flow_matching.crop_start(frames, window, visit, offset) for visit in range(visits)]
-        assert worst_coverage(starts, frames, window) < COVERED
+        starts = [flow_matching.crop_start(frames, crop, draw, offset) for draw in range(draws)]
+        assert worst_coverage(starts, frames, crop) < COVERED
         assert len(set(starts)) > 1
 
 
-@pytest.mark.parametrize(("frames", "window"), SONGS[:2] + SONGS[3:])
-def test_uniformly_random_windows_leave_the_ends_out(frames: int, window: int) -> None:
+@pytest.mark.parametrize(("frames", "crop"), SONGS[:2] + SONGS[3:])
+def test_random_crops_miss_the_ends(frames: int, crop: int) -> None:
     random = rng.generator("crop")
-    starts = torch.randint(frames - window + 1, (333,), generator=random).tolist()
-    assert worst_coverage(starts, frames, window) > COVERED
+    starts = torch.randint(frames - crop + 1, (333,), generator=random).tolist()
+    assert worst_coverage(starts, frames, crop) > COVERED
 
 
-def test_frames_inside_are_seen_equally_often() -> None:
-    starts = [flow_matching.crop_start(6000, 1000, visit, 7) for visit in range(600)]
-    inside = visits_of_frames(starts, 6000, 1000)[1000:-1000]
+def test_inner_frames_are_drawn_equally() -> None:
+    starts = [flow_matching.crop_start(6000, 1000, draw, 7) for draw in range(600)]
+    inside = crops_per_frame(starts, 6000, 1000)[1000:-1000]
     assert (inside - 100).abs().max() <= COVERED
     random = torch.randint(5001, (600,), generator=rng.generator("crop")).tolist()
-    assert (visits_of_frames(random, 6000, 1000)[1000:-1000] - 100).abs().max() > COVERED
+    assert (crops_per_frame(random, 6000, 1000)[1000:-1000] - 100).abs().max() > COVERED
 
 
-def test_windows_of_codes_leave_out_less_than_one_code() -> None:
-    starts = [flow_matching.crop_start(6003, 1500, visit, 7, 5) for visit in range(200)]
-    counts = visits_of_frames(starts, 6003, 1500)
+def test_aligned_crops_reach_the_end() -> None:
+    starts = [flow_matching.crop_start(6003, 1500, draw, 7, 5) for draw in range(200)]
+    counts = crops_per_frame(starts, 6003, 1500)
     assert (counts == 0).nonzero().flatten().tolist() == [6000, 6001, 6002]
 
 
-def test_songs_have_windows_of_their_own() -> None:
+def test_songs_have_own_crops() -> None:
     def starts(offset: int) -> list[int]:
-        return [flow_matching.crop_start(6000, 1500, visit, offset) for visit in range(20)]
+        return [flow_matching.crop_start(6000, 1500, draw, offset) for draw in range(20)]
 
     assert starts(1) == starts(1)
     assert starts(rng.seed("one")) != starts(rng.seed("other"))
 
 
-def test_the_loss_is_the_mean_square_of_each_sample() -> None:
+def test_loss_is_mean_square() -> None:
     predicted, target = pair()
     losses = flow_matching.loss_per_sample(predicted, target)
     by_hand = torch.stack([sum((p - t) ** 2 for p, t in zip(one.flatten(), other.flatten(), strict=True)) / one.numel()
@@ -296,14 +295,14 @@ def test_the_loss_is_the_mean_square_of_each_sample() -> None:
     assert deviation(flow_matching.loss_per_sample(predicted * (1 + PERTURBED), target), by_hand) > FP32
 
 
-def test_the_loss_is_computed_in_float32() -> None:
+def test_loss_is_float32() -> None:
     predicted, target = (tensor.bfloat16() for tensor in pair())
     losses = flow_matching.loss_per_sample(predicted, target)
     assert losses.dtype == torch.float32
     assert torch.equal(losses, flow_matching.loss_per_sample(predicted.float(), target.float()))
 
 
-def test_the_context_is_the_source_and_a_mask_that_asks_for_everything() -> None:
+def test_context_has_full_mask() -> None:
     source, _ = pair()
     context = flow_matching.context_latents(source)
     assert torch.equal(context[..., :64], source)

@@ -1,4 +1,4 @@
-"""Attention and its blocks, against the definition written out in float64."""
+"""Attention and its blocks match the definition in float64."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.tolerance import FP32, PERTURBED, deviation
 CPU = torch.device("cpu")
 HEADS, KV_HEADS, HEAD_WIDTH = 4, 2, 16
 EDGES = [1, 2, 128, 129, 256, 383, 384, 385, 511, 512, 513, 640]
-"""Lengths on both sides of every place where the way of computing changes."""
+"""Lengths on both sides of every change of the implementation."""
 
 
 def queries_keys_values(length: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Twice as loud as usual, so that attention is selective."""
+    """Draw queries, keys and values of twice the usual size, so that attention is selective."""
     random = rng.generator("attention", length)
     shapes = ((batch, length, heads, HEAD_WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS))
     query, key, value = (2 * torch.randn(shape, generator=random) for shape in shapes)
@@ -43,7 +43,7 @@ def queries_keys_values(length: int, batch: int = 2) -> tuple[Tensor, Tensor, Te
 
 
 def by_definition(query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
-    """softmax(q k / sqrt(E)) v in float64; every key head is repeated for its query heads."""
+    """Compute softmax(q k / sqrt(E)) v in float64; every key head is repeated for its query heads."""
     q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
     k, v = (x.repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (k, v))
     scores = q @ k.mT / HEAD_WIDTH**0.5
@@ -54,7 +54,7 @@ def by_definition(query: Tensor, key: Tensor, value: Tensor, window: int | None 
 
 
 @pytest.mark.parametrize("length", EDGES)
-def test_sliding_attention_is_masked_attention(length: int) -> None:
+def test_sliding_window_matches_dense_mask(length: int) -> None:
     query, key, value = queries_keys_values(length)
     found = attend(query, key, value, sliding_window(length, query))
     assert deviation(found, by_definition(query, key, value, WINDOW)) < FP32
@@ -62,32 +62,32 @@ def test_sliding_attention_is_masked_attention(length: int) -> None:
 
 @pytest.mark.parametrize("length", [383, 385, 640])
 @pytest.mark.parametrize("window", [WINDOW - 1, WINDOW + 1])
-def test_a_window_of_one_more_or_less_is_noticed(length: int, window: int) -> None:
+def test_other_window_size_differs(length: int, window: int) -> None:
     query, key, value = queries_keys_values(length)
     found = attend(query, key, value, sliding_window(length, query))
     assert deviation(found, by_definition(query, key, value, window)) > PERTURBED
 
 
 @pytest.mark.parametrize("length", [1, 7, 130])
-def test_grouped_queries_see_the_key_head_of_their_group(length: int) -> None:
+def test_grouped_queries_match_definition(length: int) -> None:
     query, key, value = queries_keys_values(length)
     found = attend(query, key, value)
     assert deviation(found, by_definition(query, key, value)) < FP32
     assert deviation(found, by_definition(query, key.flip(2), value.flip(2))) > PERTURBED
 
 
-def test_queries_may_be_fewer_or_more_than_keys() -> None:
+def test_cross_attention_lengths_may_differ() -> None:
     query, _, _ = queries_keys_values(5)
     _, key, value = queries_keys_values(9)
     assert deviation(attend(query, key, value), by_definition(query, key, value)) < FP32
 
 
 @pytest.mark.parametrize("length", EDGES)
-def test_blocks_are_used_where_they_are_cheaper(length: int) -> None:
+def test_long_sequences_use_blocks(length: int) -> None:
     assert isinstance(sliding_window(length, torch.zeros(1)), BlockMask) == (length > DENSE_BELOW)
 
 
-def test_gradients_of_blocks_are_those_of_masked_attention() -> None:
+def test_block_gradients_match_dense() -> None:
     length = 400
     gradients = []
     for reference in (False, True):
@@ -109,7 +109,7 @@ def random_layer() -> EncoderLayer:
 
 @pytest.mark.parametrize("length", [300, 400])
 @pytest.mark.parametrize("token", [0, 1, 128, 150, 255, 256, 299])
-def test_a_token_changes_exactly_those_at_most_128_away(length: int, token: int) -> None:
+def test_window_reaches_128_positions(length: int, token: int) -> None:
     layer = random_layer()
     x_BLD = torch.randn(1, length, 32, generator=rng.generator("tokens"))
     other = x_BLD.clone()
@@ -120,7 +120,7 @@ def test_a_token_changes_exactly_those_at_most_128_away(length: int, token: int)
     assert torch.equal(changed, (position - token).abs() <= WINDOW)
 
 
-def test_rotation_makes_attention_see_distances_only() -> None:
+def test_rotary_attention_is_relative() -> None:
     query, key, _ = queries_keys_values(40)
     rotation = RotaryEmbedding.of(40, HEAD_WIDTH, query)
     scores = torch.einsum("blhe,bmhe->lmbh", rotation.apply(query[:, :1].expand(-1, 40, -1, -1)),
@@ -131,7 +131,7 @@ def test_rotation_makes_attention_see_distances_only() -> None:
     assert deviation(scores.diagonal(3)[..., 0], scores.diagonal(4)[..., 0]) > PERTURBED
 
 
-def test_rotation_keeps_lengths_and_leaves_the_first_position_alone() -> None:
+def test_rotation_keeps_norms() -> None:
     query, _, _ = queries_keys_values(40)
     rotated = RotaryEmbedding.of(40, HEAD_WIDTH, query).apply(query)
     assert torch.equal(rotated[:, 0], query[:, 0])
@@ -139,14 +139,14 @@ def test_rotation_keeps_lengths_and_leaves_the_first_position_alone() -> None:
 
 
 def test_angles_are_rounded_once() -> None:
-    """Positions above 256 have no bfloat16 of their own, so angles reckoned in it would be wrong."""
+    """bfloat16 cannot represent every position above 256, so angles computed in it would be wrong."""
     exact = RotaryEmbedding.of(1000, HEAD_WIDTH, torch.zeros(1))
     rounded = RotaryEmbedding.of(1000, HEAD_WIDTH, torch.zeros(1).bfloat16())
     assert torch.equal(rounded.cos_LE, exact.cos_LE.bfloat16())
     assert torch.equal(rounded.sin_LE, exact.sin_LE.bfloat16())
 
 
-def test_norm_divides_by_the_root_of_the_mean_square() -> None:
+def test_rms_norm_matches_definition() -> None:
     norm, x = RMSNorm(8), torch.randn(3, 8, generator=rng.generator("norm"))
     norm.weight.data = torch.arange(8.0)
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * torch.arange(8.0)
@@ -154,7 +154,7 @@ def test_norm_divides_by_the_root_of_the_mean_square() -> None:
     assert deviation(norm(x).detach(), expected * (1 + PERTURBED)) > FP32
 
 
-def test_a_mask_hides_exactly_what_is_not_visible() -> None:
+def test_mask_hides_invisible_positions() -> None:
     visible = torch.tensor([[True, False], [True, True]])
     mask = additive_mask(visible, torch.zeros(1).bfloat16())
     assert mask.dtype == torch.bfloat16
@@ -179,7 +179,7 @@ def mlp_weights(folder: Path, **changed: Tensor | None) -> Weights:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_filled_weights_are_frozen_and_as_asked(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_loaded_weights_are_frozen(tmp_path: Path, dtype: torch.dtype) -> None:
     module, weights = empty_mlp(), mlp_weights(tmp_path)
     load_frozen(module, weights, dtype, CPU)
     for name, parameter in module.named_parameters():
@@ -188,13 +188,13 @@ def test_filled_weights_are_frozen_and_as_asked(tmp_path: Path, dtype: torch.dty
         assert not parameter.requires_grad
 
 
-def test_a_missing_weight_is_named(tmp_path: Path) -> None:
+def test_missing_weight_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"mlp\.safetensors has no weight 'up_proj\.weight'"):
         load_frozen(empty_mlp(), mlp_weights(tmp_path, up_proj=None), torch.float32, CPU)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6, 5), (24,)])
-def test_a_weight_of_another_shape_is_named_with_both_shapes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_wrong_shape_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(CheckpointError) as refused:
         load_frozen(empty_mlp(), mlp_weights(tmp_path, up_proj=torch.zeros(shape)), torch.float32, CPU)
     for part in ("up_proj.weight", "mlp.safetensors", str(shape), "(6, 4)"):

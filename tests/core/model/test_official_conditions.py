@@ -1,4 +1,4 @@
-"""The official style is what diffusers' pipeline is fed, from the tokens to the hidden states of the condition.
+"""The official style matches diffusers' pipeline, from tokens to hidden states of the condition.
 
 diffusers' ACE-Step 1.5 equals the official code for 2B.  For XL, where it leaves out the timbre's own token, that one
 line is put in front of its timbre encoder here.
@@ -38,7 +38,7 @@ def diffusers_name(name: str) -> str:
 
 
 def official_tokenizer(folder: Path) -> Any:
-    """The byte tokenizer, which adds <|endoftext|> at the end as that of Qwen3-Embedding does."""
+    """Byte tokenizer that appends <|endoftext|>, like that of Qwen3-Embedding."""
     from tokenizers.processors import TemplateProcessing
     from transformers import Qwen2Tokenizer
 
@@ -79,7 +79,7 @@ def condition_encoder(checkpoint: Checkpoint, silence: Tensor) -> nn.Module:
 
 
 class Official:
-    """diffusers' own pipeline, of the parts that make conditions."""
+    """diffusers' pipeline, with the components that encode conditions."""
 
     def __init__(self, checkpoint: Checkpoint, tokenizer_folder: Path, source: TinySource) -> None:
         from diffusers import AceStepPipeline
@@ -90,7 +90,7 @@ class Official:
             transformer=None, condition_encoder=self.encoder, scheduler=None)
 
     def typed(self, prompt: Prompt) -> dict[str, Any]:
-        """The fields of a person who types into its form what ComfyUI's lists offer."""
+        """Build the form fields from the choices of ComfyUI's lists."""
         return {"bpm": prompt.bpm, "keyscale": {" a min ": "A minor"}.get(prompt.key, prompt.key),
                 "timesignature": prompt.signature.split("/")[0].strip(), "audio_duration": prompt.seconds}
 
@@ -122,7 +122,7 @@ def official(checkpoint: Checkpoint, tokenizer_folder: Path, source: TinySource)
 
 @pytest.fixture
 def encoded(checkpoint: Checkpoint, source: TinySource, tmp_path: Path) -> Callable[[Prompt, str], Tensor]:
-    """What encoding writes to a file."""
+    """Return the condition that encoding writes to a file."""
     def condition(prompt: Prompt, style: str) -> Tensor:
         path = tmp_path / "one.condition.safetensors"
         encode_conditions(source, checkpoint, {path: ("song", prompt)}, style, CPU, lambda *_: None)
@@ -132,23 +132,23 @@ def encoded(checkpoint: Checkpoint, source: TinySource, tmp_path: Path) -> Calla
 
 
 @pytest.mark.parametrize("prompt", [*TWENTY.values(), LONG], ids=[*TWENTY, "longest"])
-def test_texts_are_official_to_the_letter(official: Official, prompt: Prompt) -> None:
+def test_texts_match_official(official: Official, prompt: Prompt) -> None:
     told = replace(prompt, style=OFFICIAL)
     assert (told.caption_text, told.lyrics_text) == official.texts(prompt)
 
 
 @pytest.mark.parametrize("prompt", [*TWENTY.values(), LONG], ids=[*TWENTY, "longest"])
-def test_conditions_are_those_of_diffusers(official: Official, encoded: Callable[[Prompt, str], Tensor],
-                                           prompt: Prompt) -> None:
+def test_conditions_match_diffusers(official: Official, encoded: Callable[[Prompt, str], Tensor],
+                                    prompt: Prompt) -> None:
     expected = official.condition(prompt)
     found = encoded(prompt, OFFICIAL)
     assert deviation(found, expected) <= FP32
     assert deviation(found * (1 + PERTURBED), expected) > FP32
 
 
-def test_comfyuis_windows_are_noticed(official: Official, encoded: Callable[[Prompt, str], Tensor],
+def test_missing_windows_are_detected(official: Official, encoded: Callable[[Prompt, str], Tensor],
                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same tokens and the same timbre, the windows alone make another condition."""
+    """With equal tokens and timbre, the windows alone change the condition."""
     from sidestep_core.dataset import conditions
 
     prompt = replace(TWENTY["english"], lyrics="Hold the light\n" * 30)
@@ -164,13 +164,12 @@ def test_comfyuis_windows_are_noticed(official: Official, encoded: Callable[[Pro
 
 
 @pytest.mark.parametrize("name", ["english", "instrumental", "escapes"])
-def test_comfyuis_style_is_another_one(official: Official, encoded: Callable[[Prompt, str], Tensor],
-                                       name: str) -> None:
+def test_styles_differ(official: Official, encoded: Callable[[Prompt, str], Tensor], name: str) -> None:
     expected, found = official.condition(TWENTY[name]), encoded(TWENTY[name], COMFYUI)
     assert found.shape != expected.shape or deviation(found, expected) > PERTURBED
 
 
-def test_texts_are_cut_before_the_closing_token(checkpoint: Checkpoint, tokenizer_folder: Path) -> None:
+def test_long_texts_are_truncated(checkpoint: Checkpoint, tokenizer_folder: Path) -> None:
     texts = TextEncoder(checkpoint.text_encoder_weights(), tokenizer_folder, CPU)
     told = replace(LONG, style=OFFICIAL)
     for ids, text, limit in ((texts.caption_ids(told), told.caption_text, CAPTION_TOKENS),
@@ -181,7 +180,7 @@ def test_texts_are_cut_before_the_closing_token(checkpoint: Checkpoint, tokenize
 
 
 class WithToken(nn.Module):
-    """A projection with a token before what it projects."""
+    """Projection that prepends a token to its output."""
 
     def __init__(self, token: Tensor, projection: nn.Module) -> None:
         super().__init__()
@@ -191,7 +190,7 @@ class WithToken(nn.Module):
         return torch.cat((self.token, self.projection(x)), dim=1)
 
 
-def test_the_timbre_of_xl_is_read_by_its_token(tokenizer_folder: Path, source: TinySource, tmp_path: Path) -> None:
+def test_xl_timbre_uses_its_token(tokenizer_folder: Path, source: TinySource, tmp_path: Path) -> None:
     paths = write_tiny_models(tmp_path, XL_LIKE, dtype=torch.float32)
     checkpoint = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
     assert checkpoint.has_timbre_token
@@ -207,6 +206,6 @@ def test_the_timbre_of_xl_is_read_by_its_token(tokenizer_folder: Path, source: T
     assert deviation(found, official.condition(prompt)) <= FP32
 
 
-def test_only_xl_has_a_timbre_token(checkpoint: Checkpoint) -> None:
+def test_only_xl_has_timbre_token(checkpoint: Checkpoint) -> None:
     assert "encoder.timbre_encoder.special_token" in checkpoint.model_weights().names
     assert not checkpoint.has_timbre_token

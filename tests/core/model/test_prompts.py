@@ -1,4 +1,4 @@
-"""The text that the encoders read is the host's, to the letter."""
+"""Prompt texts match ComfyUI and the official program to the letter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNKNOWN = Prompt(caption="calm lo-fi", lyrics="[Instrumental]", language="unknow
                  seconds=8.0)
 
 
-def test_the_caption_text_is_the_hosts_to_the_letter() -> None:
+def test_caption_text_matches_comfyui() -> None:
     assert PROMPT.caption_text == (
         "# Instruction\n"
         "Generate audio semantic tokens based on the given conditions:\n"
@@ -32,7 +32,7 @@ def test_the_caption_text_is_the_hosts_to_the_letter() -> None:
     )
 
 
-def test_what_is_unknown_is_said_to_be() -> None:
+def test_missing_values_are_stated() -> None:
     assert UNKNOWN.caption_text == (
         "# Instruction\n"
         "Generate audio semantic tokens based on the given conditions:\n"
@@ -50,29 +50,29 @@ def test_what_is_unknown_is_said_to_be() -> None:
     )
 
 
-def test_the_lyrics_text_is_the_hosts_to_the_letter() -> None:
+def test_lyrics_text_matches_comfyui() -> None:
     assert PROMPT.lyrics_text == "# Languages\nen\n\n# Lyric\n[Verse]\nRain<|endoftext|><|endoftext|>"
     assert UNKNOWN.lyrics_text == "# Languages\nunknown\n\n# Lyric\n[Instrumental]<|endoftext|><|endoftext|>"
 
 
 @pytest.mark.parametrize(("typed", "said"), [("4/4", "4"), ("6/8", "6"), ("3", "3"), (" 3 / 4", "3"), ("", "N/A"),
                                              ("  ", "N/A")])
-def test_a_signature_is_its_beats(typed: str, said: str) -> None:
+def test_signature_is_its_beats(typed: str, said: str) -> None:
     assert f"\n- timesignature: {said}\n" in replace(PROMPT, signature=typed).caption_text
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(8.0, 8), (8.04, 9), (7.96, 8), (0.04, 1), (239.99, 240)])
-def test_a_duration_is_rounded_up(seconds: float, said: int) -> None:
+def test_duration_is_rounded_up(seconds: float, said: int) -> None:
     assert f"\n- duration: {said} seconds\n" in replace(PROMPT, seconds=seconds).caption_text
 
 
-def test_escaped_parentheses_are_parentheses() -> None:
+def test_parentheses_are_unescaped() -> None:
     prompt = replace(PROMPT, caption=r"live \(remix\) (loud)", lyrics=r"oh \(oh\)")
     assert "\nlive (remix) (loud)\n" in prompt.caption_text
     assert "\noh (oh)<|endoftext|>" in prompt.lyrics_text
 
 
-def test_braces_and_line_breaks_are_only_text() -> None:
+def test_braces_stay_text() -> None:
     prompt = replace(PROMPT, caption="  {caption} {0}\nsecond line \n", lyrics="{lyrics}")
     assert "# Caption\n{caption} {0}\nsecond line\n\n# Metas" in prompt.caption_text
     assert "# Lyric\n{lyrics}<|" in prompt.lyrics_text
@@ -84,12 +84,12 @@ def test_braces_and_line_breaks_are_only_text() -> None:
     ("C", "C major"), ("CM", "C major"), ("D Major", "D major"), ("a Minor", "A minor"), ("eb min", "Eb minor"),
     ("", "N/A"), ("H-Moll", "H-Moll"),
 ])
-def test_keys_are_spelled_as_the_hosts_node_does(typed: str, said: str) -> None:
+def test_keys_are_spelled_out(typed: str, said: str) -> None:
     prompt = Prompt(caption="", lyrics="", language="en", bpm=None, key=typed, signature="", seconds=1.0)
     assert f"- keyscale: {said}\n" in prompt.caption_text
 
 
-def test_the_official_text_is_diffusers_to_the_letter() -> None:
+def test_official_text_matches_diffusers() -> None:
     official = replace(PROMPT, style="official")
     assert official.caption_text == (
         "# Instruction\n"
@@ -110,8 +110,7 @@ def test_the_official_text_is_diffusers_to_the_letter() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "said", "frames"), [(8.0, 8, 200), (8.96, 8, 224), (0.04, 0, 1)])
-def test_the_official_program_cuts_seconds_off_and_has_one_timbre_reference(seconds: float, said: int,
-                                                                            frames: int) -> None:
+def test_official_duration_and_timbre(seconds: float, said: int, frames: int) -> None:
     prompt = replace(PROMPT, seconds=seconds)
     assert prompt.timbre_frames == frames
     official = replace(prompt, style="official")
@@ -119,12 +118,12 @@ def test_the_official_program_cuts_seconds_off_and_has_one_timbre_reference(seco
     assert official.timbre_frames == 750
 
 
-def test_the_official_program_knows_no_escapes_and_strips_nothing() -> None:
+def test_official_text_is_unchanged() -> None:
     official = replace(PROMPT, caption=r" live \(remix\) ", lyrics=r"oh \(oh\) ", style="official")
     assert "# Caption\n live \\(remix\\) \n" in official.caption_text
     assert "# Lyric\noh \\(oh\\) <|" in official.lyrics_text
 
 
-def test_languages_are_codes_in_small_letters() -> None:
+def test_languages_are_lower_case() -> None:
     prompt = Prompt(caption="", lyrics="la", language=" EN ", bpm=None, key="", signature="", seconds=1.0)
     assert prompt.lyrics_text.startswith("# Languages\nen\n")

@@ -1,4 +1,4 @@
-"""Without ComfyUI: an official folder and diffusers do what the host does."""
+"""Without ComfyUI, an official folder and diffusers give the same model source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GUIDE = Path(__file__).parents[3] / "docs" / "standalone.md"
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a model, with its siblings."""
+    """Write the folder of a model, with its siblings."""
     folder = tmp_path_factory.mktemp("work") / "checkpoints"
     paths = write_tiny_official(folder, Geometry(vae_channels=128, vae_widths=(1, 1, 1, 1, 1, 1)))
     write_byte_tokenizer(paths.text_encoder)
@@ -45,12 +45,12 @@ def checkpoint(official: Path) -> Checkpoint:
 
 @pytest.fixture
 def copied(official: Path, tmp_path: Path) -> Path:
-    """One to damage."""
+    """Copy of the folder, for damage."""
     shutil.copytree(official.parent, tmp_path / "checkpoints")
     return tmp_path / "checkpoints" / official.name
 
 
-def test_latents_are_the_mean_of_diffusers_vae(official: Path, checkpoint: Checkpoint) -> None:
+def test_latents_are_posterior_means(official: Path, checkpoint: Checkpoint) -> None:
     from diffusers import AutoencoderOobleck
 
     theirs = AutoencoderOobleck.from_pretrained(official.parent / "vae").eval()
@@ -66,7 +66,7 @@ def test_latents_are_the_mean_of_diffusers_vae(official: Path, checkpoint: Check
         assert deviation(encode_tiled(encode, wave[0], 0.4), posterior.mean[0].T) <= FP32
 
 
-def test_silence_is_the_folders_own(official: Path) -> None:
+def test_silence_comes_from_folder(official: Path) -> None:
     stored = torch.load(official / "silence_latent.pt", weights_only=True)[0].T
     models = OfficialModels(official)
     assert torch.equal(models.silence_latent(750), stored[:750])
@@ -75,8 +75,8 @@ def test_silence_is_the_folders_own(official: Path) -> None:
     assert torch.equal(longer[15000:], stored[:7])
 
 
-def test_the_guide_runs(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code of docs/standalone.md, to the letter but for the number of steps."""
+def test_guide_runs(official: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the code of docs/standalone.md, except for the number of steps."""
     shutil.copytree(official.parent, tmp_path / "checkpoints")
     music = tmp_path / "music"
     music.mkdir()
@@ -94,8 +94,7 @@ def test_the_guide_runs(official: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert open_dataset(tmp_path / "dataset").style == "official"
 
 
-def test_what_is_not_installed_is_named(official: Path, checkpoint: Checkpoint,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(official: Path, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     monkeypatch.setitem(sys.modules, "transformers", None)
     models = OfficialModels(official)
@@ -105,20 +104,20 @@ def test_what_is_not_installed_is_named(official: Path, checkpoint: Checkpoint,
         TextEncoder(checkpoint.text_encoder_weights(), models.tokenizer_folder, CPU)
 
 
-def test_a_folder_without_tokenizer_says_what_to_download(copied: Path) -> None:
+def test_missing_tokenizer_is_named(copied: Path) -> None:
     (copied.parent / "Qwen3-Embedding-0.6B" / "vocab.json").unlink()
     with pytest.raises(CheckpointError, match=r"holds no tokenizer .*Download the whole folder Qwen3-Embedding-0\.6B"):
         _ = OfficialModels(copied).tokenizer_folder
 
 
-def test_another_layout_of_the_vae_is_refused(official: Path, tmp_path: Path) -> None:
+def test_other_vae_layout_is_refused(official: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_tiny_all_in_one(tmp_path).model)
     with pytest.raises(CheckpointError, match="is not the VAE of an official folder"):
         OfficialModels(official).audio_encoder(checkpoint, CPU)
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", torch.zeros(1, 3, 7), torch.zeros(1, 64, 0), {"silence": 1}])
-def test_a_damaged_silence_is_named(copied: Path, content: object) -> None:
+def test_damaged_silence_is_named(copied: Path, content: object) -> None:
     path = copied / "silence_latent.pt"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -128,7 +127,7 @@ def test_a_damaged_silence_is_named(copied: Path, content: object) -> None:
         OfficialModels(copied).silence_latent(10)
 
 
-def test_a_missing_silence_is_named(copied: Path) -> None:
+def test_missing_silence_is_named(copied: Path) -> None:
     (copied / "silence_latent.pt").unlink()
     with pytest.raises(CheckpointError, match=r"There is no silence_latent\.pt in .*Download"):
         OfficialModels(copied).silence_latent(10)

@@ -1,4 +1,4 @@
-"""Every stored format comes back as the numbers it stands for, or is refused by name."""
+"""Every stored format is dequantised exactly, or refused by name."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def random_weight(*shape: int) -> Tensor:
 
 
 def settings(**values: object) -> Tensor:
-    """A `.comfy_quant` tensor."""
+    """Build a `.comfy_quant` tensor."""
     return torch.tensor(list(json.dumps(values).encode()), dtype=torch.uint8)
 
 
 def fp8(weight: Tensor, dtype: torch.dtype = torch.float8_e4m3fn) -> tuple[Tensor, Tensor]:
-    """The weight as (fp8, scale)."""
+    """Quantise the weight to (fp8, scale)."""
     scale = weight.abs().max() / torch.finfo(dtype).max
     return (weight / scale).to(dtype), scale
 
 
 def int8(weight: Tensor, rows: bool) -> tuple[Tensor, Tensor]:
-    """The weight as (int8, scale), one scale for all or one for each row."""
+    """Quantise the weight to (int8, scale), with one scale or one per row."""
     scale = (weight.abs().amax(1, keepdim=True) if rows else weight.abs().max()) / 127
     return (weight / scale).round().to(torch.int8), scale
 
@@ -61,7 +61,7 @@ def test_plain_formats_are_cast(tmp_path: Path, stored: torch.dtype, asked: torc
 
 
 def scaled_layouts(dtype: torch.dtype) -> dict[str, tuple[dict[str, Tensor], dict[str, str]]]:
-    """The three ways in which a scaled fp8 weight is stored: tensors and metadata."""
+    """Return the three layouts of a scaled fp8 weight: tensors and metadata."""
     value, scale = fp8(random_weight(), dtype)
     name = "float8_e4m3fn" if dtype == torch.float8_e4m3fn else "float8_e5m2"
     metadata = {"_quantization_metadata": json.dumps({"layers": {LAYER: {"format": name}}})}
@@ -77,7 +77,7 @@ def scaled_layouts(dtype: torch.dtype) -> dict[str, tuple[dict[str, Tensor], dic
 
 @pytest.mark.parametrize("layout", ["old", "new", "metadata"])
 @pytest.mark.parametrize("dtype", FP8)
-def test_scaled_fp8_is_multiplied_by_its_scale(tmp_path: Path, layout: str, dtype: torch.dtype) -> None:
+def test_fp8_is_scaled(tmp_path: Path, layout: str, dtype: torch.dtype) -> None:
     tensors, metadata = scaled_layouts(dtype)[layout]
     weights = open_one(tmp_path, tensors, metadata)
     value, scale = fp8(random_weight(), dtype)
@@ -88,7 +88,7 @@ def test_scaled_fp8_is_multiplied_by_its_scale(tmp_path: Path, layout: str, dtyp
 
 
 @pytest.mark.parametrize("rows", [False, True])
-def test_int8_is_multiplied_by_its_scale(tmp_path: Path, rows: bool) -> None:
+def test_int8_is_scaled(tmp_path: Path, rows: bool) -> None:
     value, scale = int8(random_weight(), rows)
     quant = settings(format="int8_tensorwise")
     tensors = {f"{LAYER}.weight": value, f"{LAYER}.weight_scale": scale, f"{LAYER}.comfy_quant": quant}
@@ -109,7 +109,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_other_quantisations_are_refused_by_name(tmp_path: Path, name: str) -> None:
+def test_other_quantisations_are_refused(tmp_path: Path, name: str) -> None:
     dtype, quant = UNREADABLE[name]
     tensors = {f"{LAYER}.weight": torch.zeros(4, 4).to(dtype), f"{LAYER}.weight_scale": torch.ones(())}
     if quant is not None:
@@ -132,13 +132,13 @@ def test_bitsandbytes_is_named(tmp_path: Path) -> None:
         open_one(tmp_path, tensors)
 
 
-def test_a_quantised_part_beside_the_one_that_is_read_does_not_matter(tmp_path: Path) -> None:
+def test_other_quantised_component_is_ignored(tmp_path: Path) -> None:
     tensors = {"lm.x.weight": torch.zeros(4, 4, dtype=torch.uint8), "lm.x.comfy_quant": settings(format="nvfp4"),
                "te.x.weight": random_weight()}  # fmt: skip
     assert open_one(tmp_path, tensors, prefix="te.").names == {"x.weight"}
 
 
-def test_metadata_may_name_layers_with_or_without_prefix(tmp_path: Path) -> None:
+def test_metadata_prefix_is_optional(tmp_path: Path) -> None:
     value, scale = int8(random_weight(), rows=False)
     for named in (f"net.{LAYER}", LAYER):
         metadata = {"_quantization_metadata": json.dumps({"layers": {named: {"format": "int8_tensorwise"}}})}
@@ -147,14 +147,14 @@ def test_metadata_may_name_layers_with_or_without_prefix(tmp_path: Path) -> None
         assert torch.equal(weights.tensor(f"{LAYER}.weight", torch.float32, CPU), value.float() * scale)
 
 
-def test_a_missing_scale_is_an_error(tmp_path: Path) -> None:
+def test_missing_scale_is_refused(tmp_path: Path) -> None:
     quant = settings(format="float8_e4m3fn")
     tensors = {f"{LAYER}.weight": fp8(random_weight())[0], f"{LAYER}.comfy_quant": quant}
     with pytest.raises(CheckpointError, match="lacks the scale"):
         open_one(tmp_path, tensors).tensor(f"{LAYER}.weight", torch.float32, CPU)
 
 
-def test_damaged_settings_are_an_error(tmp_path: Path) -> None:
+def test_damaged_settings_are_refused(tmp_path: Path) -> None:
     tensors = {f"{LAYER}.weight": random_weight(), f"{LAYER}.comfy_quant": torch.tensor([123, 1], dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match="damaged"):
         open_one(tmp_path, tensors)
@@ -162,7 +162,7 @@ def test_damaged_settings_are_an_error(tmp_path: Path) -> None:
         open_one(tmp_path, {f"{LAYER}.weight": random_weight()}, {"_quantization_metadata": "[]"})
 
 
-def test_reading_inside_inference_mode_gives_tensors_that_autograd_keeps(tmp_path: Path) -> None:
+def test_weights_are_no_inference_tensors(tmp_path: Path) -> None:
     tensors = scaled_layouts(torch.float8_e4m3fn)["new"][0] | {"plain.weight": random_weight()}
     weights = open_one(tmp_path, tensors)
     with torch.inference_mode():
@@ -198,7 +198,7 @@ def test_shards_read_like_one_file(tmp_path: Path) -> None:
         assert torch.equal(single.tensor(name, torch.float32, CPU), shards.tensor(name, torch.float32, CPU))
 
 
-def test_missing_and_repeated_shards_are_errors(tmp_path: Path) -> None:
+def test_wrong_shards_are_refused(tmp_path: Path) -> None:
     folder = write_tiny_official(tmp_path, sharded=True).model
     first, second = weight_files(folder)
     shutil.copyfile(first, second)
@@ -210,14 +210,14 @@ def test_missing_and_repeated_shards_are_errors(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("index", [{"weight_map": {"a": "../a.safetensors"}}, {"weights": {}}, []])
-def test_a_bad_index_is_an_error(tmp_path: Path, index: object) -> None:
+def test_bad_index_is_refused(tmp_path: Path, index: object) -> None:
     write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(1)})
     write_json(tmp_path / "inner" / "model.safetensors.index.json", index)
     with pytest.raises(CheckpointError, match="shards"):
         weight_files(tmp_path / "inner")
 
 
-def test_a_folder_without_weights_is_an_error(tmp_path: Path) -> None:
+def test_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
         weight_files(tmp_path)
 
@@ -240,7 +240,7 @@ def test_other_files_are_named(tmp_path: Path, what: str) -> None:
         Weights.open([path])
 
 
-def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
+def test_truncated_file_is_refused(tmp_path: Path) -> None:
     path = write_tiny_models(tmp_path).model
     content = path.read_bytes()
     path.write_bytes(content[:-1])
@@ -250,6 +250,6 @@ def test_a_truncated_file_is_an_error(tmp_path: Path) -> None:
     assert Weights.open([path]).names
 
 
-def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="gone.safetensors does not exist"):
         Weights.open([tmp_path / "gone.safetensors"])

@@ -59,11 +59,13 @@ MOST_MODULES = {"nodes": 27}
 LONGEST_FUNCTION = 50
 LONGEST_README = 150
 FOREIGN = re.compile(r"(what|which|whether|how|where|of|by|as|the same|so many)\b", re.IGNORECASE)
-MOST_FOREIGN = 0.24
+MOST_FOREIGN = 0.105
 """Largest share of docstrings that begin with such a word instead of a verb or a noun phrase."""
 REPLACED = {
-    "Piece": "ModuleDelta", "Content": "AdapterFile", "Change": "TrainedDelta", "Added": "DeltaFn", "Bake": "Patch",
-    "Adapted": "AdapterLayer", "ahead": "prefetch", "probe": "hooks", "custom_tag": "trigger_word",
+    "Piece": "ModuleDelta", "pieces": "deltas", "Content": "AdapterFile", "Change": "TrainedDelta", "Added": "DeltaFn",
+    "Bake": "Patch", "Adapted": "AdapterLayer", "ahead": "prefetch", "probe": "hooks", "custom_tag": "trigger_word",
+    "tag": "trigger_word", "visit": "draw", "visits": "draws", "turn": "draw", "turns": "draws", "Heard": "Estimated",
+    "Notes": "SongMetadata", "NOT_THE_METHOD": "RESULT_INVARIANT_SETTINGS", "AUTO": "None",
 }  # fmt: skip
 """Identifier that the code no longer uses -> the field's word that took its place."""
 

@@ -1,4 +1,4 @@
-"""AnalyzeSongs: tempo, key and time signature by ear, and what else of the sound a person should know."""
+"""AnalyzeSongs: estimate tempo, key and time signature, and warn of bad sound."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
-from ..sidestep_core.songs.analyze import ListenConfig
+from ..sidestep_core.songs.analyze import AnalyzeConfig
 from ..sidestep_core.songs.song import SongFolder
 from .host import folders
 from .host.worker import run_stage
@@ -25,8 +25,8 @@ class AnalyzeSongs(io.ComfyNode):
             node_id="SideStepAnalyzeSongs",
             display_name="Analyze Songs",
             category=CATEGORY,
-            description="Listens to every song once: tempo, key and time signature, loudness, clipping, silence, and "
-                        "songs that are there twice. Needs no network and no model.",
+            description="Measures every song once: tempo, key and time signature, loudness, clipping, silence, and "
+                        "duplicates. Needs no network and no model.",
             search_aliases=["bpm", "key", "tempo", "loudness", "duplicates", "side-step"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -34,40 +34,40 @@ class AnalyzeSongs(io.ComfyNode):
                 SongsSocket.Input("songs"),
                 io.String.Input("dataset_name", default="my_music", tooltip=(
                     "report.csv is written to output/sidestep/songs under this name.")),
-                io.Combo.Input("fill", options=list(get_args(get_type_hints(ListenConfig)["fill"])),
-                               default=ListenConfig.fill, tooltip=(
-                    "missing: what is heard is used where the notes say nothing. all: it takes the place of what the "
-                    "notes say. nothing: it is only reported.")),
-                io.Float.Input("confidence", default=ListenConfig.confidence, min=0.0, max=1.0, step=0.05,
+                io.Combo.Input("fill", options=list(get_args(get_type_hints(AnalyzeConfig)["fill"])),
+                               default=AnalyzeConfig.fill, tooltip=(
+                    "missing: use estimates where your notes have no value. all: replace your values, too. nothing: "
+                    "only report them.")),
+                io.Float.Input("confidence", default=AnalyzeConfig.confidence, min=0.0, max=1.0, step=0.05,
                                advanced=True, tooltip=(
-                    "How sure it must be for a value to be used. 0 uses every value.")),
+                    "Least confidence of an estimate that is used. 0 uses every one.")),
             ],
             outputs=[SongsSocket.Output(display_name="songs"), io.String.Output(display_name="report")],
         )
 
     @classmethod
     def execute(cls, songs: SongFolder, dataset_name: str, fill: str, confidence: float) -> io.NodeOutput:
-        from ..sidestep_core.songs.analyze import listen
+        from ..sidestep_core.songs.analyze import analyze
         from ..sidestep_core.songs.report_csv import write_report
 
-        config = ListenConfig.from_json({"fill": fill, "confidence": confidence})
+        config = AnalyzeConfig.from_json({"fill": fill, "confidence": confidence})
         target = folders.songs_folder(dataset_name) / REPORT
-        heard = run_stage(
-            cls.hidden.unique_id, f"listen-{dataset_name.strip()}",
-            lambda report: listen(songs, config, folders.heard_folder(), report=report),
+        analyzed = run_stage(
+            cls.hidden.unique_id, f"analyze-{dataset_name.strip()}",
+            lambda report: analyze(songs, config, folders.analysis_folder(), report=report),
             summary=_summary,
         )
-        write_report(heard, target)
-        return io.NodeOutput(heard, target.read_text(encoding="utf-8-sig"), ui={"sidestep": [
-            song_previews.show(heard) | {"file": str(target), "stage": "listen", "message": _summary(heard)}]})
+        write_report(analyzed, target)
+        return io.NodeOutput(analyzed, target.read_text(encoding="utf-8-sig"), ui={"sidestep": [
+            song_previews.show(analyzed) | {"file": str(target), "stage": "analyze", "message": _summary(analyzed)}]})
 
 
-def _summary(heard: SongFolder) -> str:
-    """How many songs were heard, and how many of them a person should look at."""
-    count = len(heard.reports)
-    text = f"{count} song{'s' * (count != 1)} heard."
-    warned = sum(bool(report.warnings) for report in heard.reports)
+def _summary(analyzed: SongFolder) -> str:
+    """Numbers of songs that were analyzed, have warnings, or are left out."""
+    count = len(analyzed.reports)
+    text = f"{count} song{'s' * (count != 1)} analyzed."
+    warned = sum(bool(report.warnings) for report in analyzed.reports)
     if warned:
         text += f" {warned} with something to look at: see the table."
-    left_out = len(heard.problems)
+    left_out = len(analyzed.problems)
     return f"{text} {left_out} left out." if left_out else text

@@ -1,4 +1,4 @@
-"""BuildDataset: a folder of songs, with everything that is written about them, to look through and to correct."""
+"""BuildDataset: find the songs of a folder with their metadata, to review and correct."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .sockets import CATEGORY, SongsSocket
 log = logging.getLogger(__name__)
 
 AS_WRITTEN = "as written"
-"""The choice that leaves it to each song's own notes."""
+"""Choice that leaves it to the notes of each song."""
 
 
 class BuildDataset(io.ComfyNode):
@@ -29,8 +29,8 @@ class BuildDataset(io.ComfyNode):
             node_id="SideStepBuildDataset",
             display_name="Build Dataset",
             category=CATEGORY,
-            description="Finds the songs of a folder and what is written about each. Look through them in the table, "
-                        "listen, and correct what is wrong.",
+            description="Finds the songs of a folder with captions, lyrics and other notes. Listen to them in the "
+                        "table, and correct what is wrong.",
             search_aliases=["songs", "captions", "audio dataset", "dataset.json", "side-step"],
             is_output_node=True,
             inputs=[
@@ -41,14 +41,14 @@ class BuildDataset(io.ComfyNode):
                     "A dataset.json of the songs is written to output/sidestep/songs under this name. Nothing is "
                     "written into your folder.")),
                 io.String.Input("trigger_word", default=BuildConfig.trigger_word, tooltip=(
-                    "A made-up word put into every caption, which calls the style in your prompt later. A song whose "
-                    "notes name another keeps that. Empty: trigger_word of Audio Folder to Dataset counts.")),
+                    "A made-up word put into every caption; write it into your prompt later to call the style. A song "
+                    "with a word of its own keeps that. Empty: trigger_word of Audio Folder to Dataset is used.")),
                 io.Combo.Input("trigger_position", options=["prepend", "append", "replace"],
                                default=BuildConfig.trigger_position, advanced=True, tooltip=(
                     "The trigger word before the caption, after it, or instead of it.")),
                 io.Float.Input("genre_ratio", default=BuildConfig.genre_ratio, min=0.0, max=1.0, step=0.05,
                                advanced=True, tooltip=(
-                    "How often a song shows its genre in place of its caption: 0.2 is one time in five. Counts where "
+                    "How often a song shows its genre in place of its caption: 0.2 is one time in five. Used if "
                     "genre_ratio of Train LoRA (ACE-Step) is -1.")),
                 io.Combo.Input("prompt_override", options=[AS_WRITTEN, "caption", "genre"], default=AS_WRITTEN,
                                advanced=True, tooltip=(
@@ -57,7 +57,7 @@ class BuildDataset(io.ComfyNode):
                 io.Boolean.Input("all_instrumental", default=BuildConfig.all_instrumental, advanced=True, tooltip=(
                     "Nothing is sung in any of these songs, whatever their notes say.")),
                 io.String.Input("language", default=BuildConfig.language, advanced=True, tooltip=(
-                    "Of the lyrics of songs that do not say theirs: en, de, ja ...")),
+                    "Language of the lyrics of songs whose notes do not name one: en, de, ja ...")),
             ],
             outputs=[SongsSocket.Output(display_name="songs")],
         )
@@ -78,5 +78,5 @@ class BuildDataset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_: object) -> str:
-        """Looks again when a song or a text file in the folder changed."""
+        """Run again when a song or a text file in the folder has changed."""
         return folders.content_stamp(folders.given_folder(folder))

@@ -1,4 +1,4 @@
-"""CaptionSongs: texts of any other node become the captions of songs."""
+"""CaptionSongs: use texts of any other node as captions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class CaptionSongs(io.ComfyNode):
             node_id="SideStepCaptionSongs",
             display_name="Caption Songs",
             category=CATEGORY,
-            description="Takes one text for each song from any node: a captioning model, a list, a table. Nothing is "
-                        "written beside your songs until you press the button in the table.",
+            description="Takes one text for each song from any node, such as a captioning model or a list. Nothing is "
+                        "written to your folder until you press the button in the table.",
             search_aliases=["auto caption", "captions", "describe", "side-step"],
             is_output_node=True,
             is_input_list=True,
@@ -28,9 +28,9 @@ class CaptionSongs(io.ComfyNode):
                 SongsSocket.Input("songs"),
                 io.String.Input("captions", force_input=True, tooltip=(
                     "One text for each song, in the order of the songs, such as a list made from Song Audio. A text "
-                    "may also say more, line by line: caption: ..., bpm: ..., key: ...")),
+                    "may hold more fields, line by line: caption: ..., bpm: ..., key: ...")),
                 io.Boolean.Input("replace", default=False, tooltip=(
-                    "Replace captions that the songs have already. Otherwise only missing ones are filled in.")),
+                    "Replace existing captions. Otherwise only missing ones are filled in.")),
             ],
             outputs=[SongsSocket.Output(display_name="songs")],
         )

@@ -1,4 +1,4 @@
-"""SongAudio: a clip of every song as ComfyUI's AUDIO, for nodes that listen and describe."""
+"""SongAudio: a clip of every song as AUDIO, for captioning nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .host.worker import run_stage
 from .sockets import CATEGORY, SongsSocket
 
 MOST_BYTES = 8 << 30
-"""Of all clips together: ComfyUI holds them in memory at once."""
+"""All clips together, as ComfyUI holds them in memory at once."""
 BYTES_PER_SECOND = decode.SAMPLE_RATE * 2 * 4
 
 
@@ -52,11 +52,10 @@ class SongAudio(io.ComfyNode):
         if size > MOST_BYTES:
             raise ConfigError(f"{len(songs.songs)} clips of {seconds:g} s would take {size / 2**30:.0f} GB of memory. "
                               "Lower seconds, or caption the songs folder by folder.")
-        heard = run_stage(cls.hidden.unique_id, "clips",
-                          lambda report: list(_clips(songs, seconds, start, report)),
-                          summary=lambda heard: f"{len(heard)} clips.")
-        clips = [(song, clip) for song, clip in heard if isinstance(clip, Tensor)]
-        problems = [Problem(name=song.name, reason=clip) for song, clip in heard if isinstance(clip, str)]
+        made = run_stage(cls.hidden.unique_id, "clips", lambda report: list(_clips(songs, seconds, start, report)),
+                         summary=lambda made: f"{len(made)} clips.")
+        clips = [(song, clip) for song, clip in made if isinstance(clip, Tensor)]
+        problems = [Problem(name=song.name, reason=clip) for song, clip in made if isinstance(clip, str)]
         if not clips:
             raise DatasetError(f"No song can be read. {problems[0].name}: {problems[0].reason}")
         names = [song.name for song, _ in clips]
@@ -67,9 +66,9 @@ class SongAudio(io.ComfyNode):
 
 
 def _clips(songs: SongFolder, seconds: float, start: float, report: Report) -> Iterator[tuple[Song, Tensor | str]]:
-    """Each song with its clip [2, samples], or with the reason why there is none."""
+    """Yield each song with its clip [2, samples], or with the reason why there is none."""
     for number, song in enumerate(songs.songs):
-        report(Progress(stage="listen", step=number, total=len(songs.songs), message=song.name))
+        report(Progress(stage="clip", step=number, total=len(songs.songs), message=song.name))
         try:
             yield song, _clip(song, seconds, start)
         except DatasetError as error:
@@ -77,7 +76,7 @@ def _clips(songs: SongFolder, seconds: float, start: float, report: Report) -> I
 
 
 def _clip(song: Song, seconds: float, start: float) -> Tensor:
-    """[2, samples] of the song, or of its section."""
+    """Clip [2, samples] of the song, or of its section."""
     end = song.stop or container.facts(song.path).seconds
     if not end:
         return decode.decode(song.path, max_seconds=seconds)  # the header does not say where a later clip would fit

@@ -1,4 +1,4 @@
-"""SplitSongs: long songs become sections, each with its own part of the lyrics."""
+"""SplitSongs: cut long songs into sections, each with its part of the lyrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SplitSongs(io.ComfyNode):
                     "No section is longer. Songs up to this length stay whole.")),
                 io.Combo.Input("at", options=list(get_args(get_type_hints(SplitConfig)["at"])), default=SplitConfig.at,
                                tooltip=(
-                    "bars: where a bar begins; where no beat is heard, as for silence. silence: at the quietest "
+                    "bars: at the beginning of a bar; without a clear beat, as for silence. silence: at the quietest "
                     "moments.")),
             ],
             outputs=[SongsSocket.Output(display_name="songs")],
@@ -47,7 +47,7 @@ class SplitSongs(io.ComfyNode):
         parts = run_stage(cls.hidden.unique_id, "split", lambda report: split(songs, config, report=report),
                           summary=lambda parts: _summary(songs, parts))
         return io.NodeOutput(parts, ui={"sidestep": [
-            song_previews.show(parts) | {"stage": "listen", "message": _summary(songs, parts)}]})
+            song_previews.show(parts) | {"stage": "split", "message": _summary(songs, parts)}]})
 
 
 def _summary(songs: SongFolder, parts: SongFolder) -> str:

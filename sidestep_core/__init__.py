@@ -5,7 +5,7 @@
     training/    settings, the loop, everything a run writes      config.TrainConfig, train.train
     dataset/     songs encoded once, as tensors on disk           preprocess.preprocess, manifest.Dataset
     adapters/    kinds, trainable layers, files, proof, merge     config, registry.attach, formats.read, merge.merge
-    songs/       audio files and what people wrote about them     scan.find_songs, analyze.listen, split.split
+    songs/       audio files, their metadata, analysis            scan.find_songs, analyze.analyze, split.split
     model/       checkpoint, decoder, encoders, flow matching     checkpoint.open_checkpoint, decoder.load_decoder
     audio/       decoding, container facts, measurements          decode.decode, container.facts
     io/          atomic writes, bounded reads, locks              atomic.write_json, strict_json.read

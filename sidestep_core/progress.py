@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-Stage = Literal["load", "listen", "preprocess", "estimate", "train", "preview", "save"]
+Stage = Literal["load", "analyze", "split", "clip", "preprocess", "estimate", "train", "preview", "save"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

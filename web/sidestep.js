@@ -15,7 +15,7 @@ const WIDGET = "sidestep_progress";
 const BESIDE_SETTINGS = [WIDGET, "adapter_name", "if_already_trained", "resume_from", "auto_estimate", "top_k"];
 const OF_ESTIMATE = ["choose", "granularity", "top_k", "percentile", "million_parameters", "minimum_per_category",
   "rank_by_score", "min_rank", "max_rank"];
-const MAKE_NO_CHOICE = new Set(["listen", "preprocess"]); // stages after which no list has a new entry
+const MAKE_NO_CHOICE = new Set(["analyze", "split", "clip", "preprocess"]); // stages after which no list has a new entry
 const UNDER_WAY = new Set(["running", "stopping"]);
 const MAKE_CHOICES = new Set(["SideStepMergeAdapter", "SideStepSavePreset", "SideStepSaveEstimate"]); // without a panel
 const MARGIN = 10;
@@ -23,7 +23,7 @@ const WIDTH = 320; // of a new node, so that the numbers fit
 const PANELS = {
   SideStepTrainAdapter: { chart: true, idle: "Not trained yet", hint: "Run the workflow: the loss curve grows here." },
   SideStepEstimateGradients: { chart: false, idle: "Not measured yet", hint: "Trains nothing: it measures where to." },
-  SideStepAnalyzeSongs: { chart: false, idle: "Not heard yet", hint: "Needed once: what is heard is remembered." },
+  SideStepAnalyzeSongs: { chart: false, idle: "Not analyzed yet", hint: "Needed once: the analysis is kept." },
   SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
 };
 

@@ -71,9 +71,9 @@ def songs_folder(name: str) -> Path:
     return _output("songs") / safe_name(name, "dataset_name")
 
 
-def heard_folder() -> Path:
-    """Where it is kept what songs sound like, so that none is listened to twice."""
-    return _output("heard")
+def analysis_folder() -> Path:
+    """Folder of the reports on analyzed songs, so that none is analyzed twice."""
+    return _output("analysis")
 
 
 def run_folder(name: str, key: str) -> Path:

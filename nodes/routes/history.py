@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Status = Literal["running", "stopping", "finished", "cancelled", "failed"]
 
 UNDER_WAY = ("running", "stopping")
-UNITS = {"listen": "song", "preprocess": "song", "estimate": "sample", "train": "step", "preview": "preview"}
+UNITS = {"analyze": "song", "split": "song", "clip": "song", "preprocess": "song", "estimate": "sample",
+         "train": "step", "preview": "preview"}
 """The work of a stage that is finished before a stop."""
 Metrics = dict[str, float | None]
 

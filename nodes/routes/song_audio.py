@@ -1,4 +1,4 @@
-"""What the page hears and sees of a song: the file as it is or as FLAC, and the shape of its waveform."""
+"""Audio of songs for the page: the file itself or FLAC, and peaks for the waveform."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ...sidestep_core.songs.song import Song
 
 PLAYED = {".wav": "audio/wav", ".mp3": "audio/mpeg", ".flac": "audio/flac", ".ogg": "audio/ogg", ".oga": "audio/ogg",
           ".opus": "audio/ogg", ".m4a": "audio/mp4", ".mp4": "audio/mp4", ".webm": "audio/webm"}
-"""What browsers usually play.  Where one does not, the page asks for FLAC."""
-HEARD_SECONDS = 300.0
-"""At most so much of a song becomes FLAC."""
-SEEN_SECONDS = 1200.0
-"""The waveform shows so much of a song at most."""
-PIECE_SECONDS = 60.0
-"""Decoded at once, so that memory is bounded."""
+"""File ending -> media type of formats that most browsers play; for others the page asks for FLAC."""
+FLAC_SECONDS = 300.0
+"""Longest part of a song that becomes FLAC."""
+WAVEFORM_SECONDS = 1200.0
+"""Longest part of a song in the waveform."""
+BLOCK_SECONDS = 60.0
+"""Audio decoded at once, which bounds memory."""
 PEAKS = 120
 PEAKS_PER_SECOND = 10
 MOST_REMEMBERED = 4096
@@ -36,14 +36,14 @@ _lock = threading.Lock()
 
 
 def browsers_play(path: Path) -> bool:
-    """Whether the file itself is worth a try."""
+    """Whether browsers usually play the file itself."""
     return path.suffix.lower() in PLAYED
 
 
 def require_audio(path: Path) -> None:
-    """DatasetError where the file is gone, or is no audio by its content: no other is ever sent.
+    """Raise DatasetError unless the file is there and its content is audio; nothing else is ever sent.
 
-    A link is followed, as it is when songs are looked for; its target may have any name.
+    Links are followed as in a scan; the target may have any name.
     """
     if not path.is_file():
         raise DatasetError("This song is not there any more.")
@@ -51,43 +51,43 @@ def require_audio(path: Path) -> None:
 
 
 def media_type(path: Path) -> str:
-    """Of a file that browsers play."""
+    """Media type of a file that browsers play."""
     return PLAYED[path.suffix.lower()]
 
 
 def as_flac(song: Song) -> Path:
-    """A FLAC file of the song, or of its section, in ComfyUI's folder for what need not last."""
+    """Encode the song, or its section, as FLAC in ComfyUI's temp folder."""
     require_audio(song.path)
     folder = Path(folder_paths.get_temp_directory()) / "sidestep"
     file = folder / f"{_identity(song)}.flac"
     if not file.is_file():
-        length = min(HEARD_SECONDS, song.stop - song.start) if song.stop else HEARD_SECONDS
+        length = min(FLAC_SECONDS, song.stop - song.start) if song.stop else FLAC_SECONDS
         waveform = decode.decode(song.path, start=song.start, max_seconds=length)
         atomic.write_bytes(file, decode.flac(waveform.nan_to_num()))
     return file
 
 
 def peaks(song: Song) -> list[int]:
-    """PEAKS heights from 0 to 100 along the song, or along its section."""
+    """Compute PEAKS heights from 0 to 100 along the song, or along its section."""
     identity = _identity(song)
     with _lock:
         if identity in _peaks:
             _peaks.move_to_end(identity)
             return _peaks[identity]
-    seen = _seen(song)
+    computed = _computed_peaks(song)
     with _lock:
-        _peaks[identity] = seen
+        _peaks[identity] = computed
         while len(_peaks) > MOST_REMEMBERED:
             _peaks.popitem(last=False)
-    return seen
+    return computed
 
 
-def _seen(song: Song) -> list[int]:
-    stop = min(song.stop or math.inf, song.start + SEEN_SECONDS)
+def _computed_peaks(song: Song) -> list[int]:
+    stop = min(song.stop or math.inf, song.start + WAVEFORM_SECONDS)
     parts: list[Tensor] = []
-    for number, waveform in enumerate(decode.blocks(song.path, PIECE_SECONDS)):
+    for number, waveform in enumerate(decode.blocks(song.path, BLOCK_SECONDS)):
         parts.append(adaptive_max_pool1d(waveform.abs().amax(0, keepdim=True), _peaks_in(waveform)))
-        if (number + 1) * PIECE_SECONDS >= stop:
+        if (number + 1) * BLOCK_SECONDS >= stop:
             break
     first, last = (round(seconds * PEAKS_PER_SECOND) for seconds in (song.start, min(stop, 1e9)))
     seen = torch.cat(parts, 1)[:, first:max(last, first + 1)].nan_to_num().clamp(0, 1)
@@ -99,7 +99,7 @@ def _peaks_in(waveform: Tensor) -> int:
 
 
 def _identity(song: Song) -> str:
-    """Of the song as it is on the disk now."""
+    """Hash of the file's path, size, time and section."""
     facts = song.path.stat()
     text = f"{song.path}:{facts.st_size}:{facts.st_mtime_ns}:{song.start}:{song.stop}"
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""The songs that nodes have shown to people: their rows of the table in the page, and what is written back.
+"""Songs in the tables of nodes: rows for the page, and edits written back to sidecars.
 
-A page names them by an id that is handed out when a node runs, and by the song's place: it never names a file.
-Without aiohttp; `song_routes.py` answers the page.
+The page refers to a song by an id that a run hands out and an index, never by a path.  No aiohttp here; songs.py
+answers the page.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from ...sidestep_core.audio import container
 from ...sidestep_core.errors import ConfigError, DatasetError
 from ...sidestep_core.songs.metadata import SongMetadata, validated
 from ...sidestep_core.songs.report import Estimated, SongReport
-from ...sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
+from ...sidestep_core.songs.sidecar_writer import sidecars_of_song, write_sidecar
 from ...sidestep_core.songs.sidecars import parse_sidecars
 from ...sidestep_core.songs.song import Song, SongFolder
 from ..host.wording import readable, sentence
 from . import song_audio
 
 MOST_SHOWN = 64
-"""Folders of songs that are remembered; the oldest are forgotten."""
+"""Song folders kept; the oldest are dropped."""
 MOST_ROWS = 100
-"""In one answer."""
+"""Rows in one answer."""
 MOST_PROBLEMS = 200
 MOST_CHARACTERS = 100_000
-"""Of a text that is written into a sidecar."""
+"""Characters of a text that is written into a sidecar."""
 MOST_REMEMBERED = 100_000
-"""Songs, in all folders together."""
+"""Songs kept, in all folders together."""
 
 
-class Words(TypedDict):
-    """What a person can edit, as text; empty where nothing is known."""
+class TextFields(TypedDict):
+    """Editable metadata of a song as text; empty where there is none."""
 
     caption: str
     genre: str
@@ -49,37 +49,37 @@ class Words(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class _Shown:
-    """Songs in a table, and what was written about each when its folder was read (None: as in _found, or unknown)."""
+    """Songs in a table, with the text fields of each when its folder was read (None if not known)."""
 
     folder: SongFolder
-    read: tuple[Words | None, ...]
+    read: tuple[TextFields | None, ...]
 
 
 _shown: OrderedDict[str, _Shown] = OrderedDict()
-_found: OrderedDict[Path, Words | None] = OrderedDict()
-"""What was written about a song when its folder was read last; None where a list elsewhere says it."""
+_found: OrderedDict[Path, TextFields | None] = OrderedDict()
+"""Text fields of each song when its folder was last read; None where a list in another folder describes it."""
 _lock = threading.Lock()
-"""For what is remembered."""
+"""Guards the two dictionaries."""
 _writing = threading.Lock()
-"""One at a time: a file is read before it is written."""
+"""Serializes writes, as a file is read before it is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What became of writing the notes of all songs."""
+    """Result of writing the sidecars of all songs."""
 
     songs: int
-    """So many had something new to write."""
+    """Number of songs with something new to write."""
     problems: tuple[str, ...]
-    """Of the others, in words."""
+    """Sentences about songs that could not be written."""
 
 
 class Gone(DatasetError):
-    """The page asks for songs that are not remembered."""
+    """Request for songs that are no longer kept."""
 
 
 def show(found: SongFolder) -> dict[str, object]:
-    """What a node tells the page about its songs: how many there are, and the id to ask for them."""
+    """Keep the songs of a node; return their id, number and problems for the page."""
     key = secrets.token_urlsafe(16)
     with _lock:
         _shown[key] = _Shown(folder=found, read=tuple(_found.get(song.path) for song in found.songs))
@@ -92,13 +92,13 @@ def show(found: SongFolder) -> dict[str, object]:
 
 
 def is_known(key: str) -> bool:
-    """Whether the songs of this id are remembered."""
+    """Whether the songs of this id are kept."""
     with _lock:
         return key in _shown
 
 
 def song_at(key: str, index: int) -> Song:
-    """The song at its place.  Gone where there is none."""
+    """Song at an index; raises Gone where there is none."""
     songs = _folder(key).songs
     if not 0 <= index < len(songs):
         raise Gone("There is no such song. Run the workflow again.")
@@ -106,7 +106,7 @@ def song_at(key: str, index: int) -> Song:
 
 
 def rows(key: str, first: int, count: int) -> dict[str, object]:
-    """Rows of the table from `first` on, at most MOST_ROWS; reads the headers of files that nobody listened to."""
+    """Rows of the table from `first` on, at most MOST_ROWS; reads the headers of files without a report."""
     found = _folder(key)
     last = min(len(found.songs), first + min(count, MOST_ROWS))
     return {
@@ -117,25 +117,24 @@ def rows(key: str, first: int, count: int) -> dict[str, object]:
 
 
 def remember(found: SongFolder, given: Path) -> None:
-    """Keep what is written about songs that were just found in a folder, to tell later what is new about them."""
+    """Keep the text fields of songs just found in a folder, to know later which are new."""
     described_elsewhere = any(not song.path.is_relative_to(given.absolute()) for song in found.songs)
     with _lock:
         for song in found.songs:
             _found.pop(song.path, None)
-            _found[song.path] = None if described_elsewhere else words_of(song)
+            _found[song.path] = None if described_elsewhere else text_fields(song)
         while len(_found) > MOST_REMEMBERED:
             _found.popitem(last=False)
 
 
-def save(key: str, index: int, words: Mapping[str, object]) -> dict[str, object]:
-    """Write the texts that a person changed of a song beside it, with all that is known of it here and not there, and
-    give its new row.
+def save(key: str, index: int, fields: Mapping[str, object]) -> dict[str, object]:
+    """Write the edited text fields of a song, and new ones such as estimates, to its sidecars; return its new row.
 
-    Raises ConfigError or DatasetError where a text is not what its name says; then nothing is written.
+    Raises ConfigError or DatasetError for an invalid text; then nothing is written.
     """
     with _writing:
         song = song_at(key, index)
-        texts = _texts(words)
+        texts = _checked(fields)
         _write(key, index, texts)
         _replace_song(key, index, replace(song, **_values(song, _there(key, index) | _changed(song, texts))))
         [row] = _rows(_folder(key), range(index, index + 1))
@@ -143,7 +142,7 @@ def save(key: str, index: int, words: Mapping[str, object]) -> dict[str, object]
 
 
 def save_all(key: str) -> Written:
-    """Write beside every song what is known of it here and not there, such as an analysed tempo or a new caption."""
+    """Write the new text fields of every song, such as an estimated tempo or a caption, to its sidecars."""
     with _writing:
         count, problems = 0, []
         for index, song in enumerate(_folder(key).songs):
@@ -155,64 +154,62 @@ def save_all(key: str) -> Written:
 
 
 def _write(key: str, index: int, texts: Mapping[str, str]) -> bool:
-    """Whether there was something to write.
+    """Write edited and new text fields; return whether there were any.
 
-    What a person wrote in another table, another tab or an editor since the folder was read is never undone by what is
-    merely known here.
+    New fields never replace edits made in another table, tab or editor since the folder was read.
     """
     song, read = song_at(key, index), _read(key, index)
     if song.start or song.stop:
-        raise DatasetError("This is a section of a song, and its words are part of the song's. Edit the whole song, in "
-                           "the table of Build Dataset.")
+        raise DatasetError("This is a section of a song. Edit the whole song, in the table of Build Dataset.")
     with _lock:
         if song.path in _found and _found[song.path] is None:
-            raise DatasetError("A dataset.json elsewhere describes this song, and what lies beside it is not read. "
+            raise DatasetError("A dataset.json elsewhere describes this song, and its text files are not read. "
                                "Edit that file, or enter the folder of the songs on Build Dataset.")
     if not song.path.is_file():
         raise DatasetError("The song is not there any more.")
     changed = _changed(song, texts)
-    found_out = {name: text for name, text in words_of(song).items() if text and text != read[name]}
-    if not changed and not found_out:
+    new = {name: text for name, text in text_fields(song).items() if text and text != read[name]}
+    if not changed and not new:
         return False
     there = _there(key, index)
-    values = _values(song, {name: text for name, text in found_out.items() if there[name] == read[name]} | changed)
+    values = _values(song, {name: text for name, text in new.items() if there[name] == read[name]} | changed)
     if values:
         write_sidecar(song, values)
     return bool(values)
 
 
 def _changed(song: Song, texts: Mapping[str, str]) -> dict[str, str]:
-    known = words_of(song)
+    known = text_fields(song)
     return {name: text for name, text in texts.items() if text != known[name]}
 
 
-def _read(key: str, index: int) -> Words:
-    """What was written about a song when its folder was read."""
+def _read(key: str, index: int) -> TextFields:
+    """Text fields of a song when its folder was read."""
     with _lock:
         read = _shown[key].read[index]
-    return words_of(song_at(key, index)) if read is None else read
+    return text_fields(song_at(key, index)) if read is None else read
 
 
 def _there(key: str, index: int) -> dict[str, str]:
-    """What is written about a song now: its sidecars are read anew."""
+    """Text fields of a song now, from its sidecars on the disk."""
     song, read = song_at(key, index), _read(key, index)
-    said = parse_sidecars(sidecars_beside(song))
-    now = words_of(replace(song, **said))
-    return {name: now[name] if name in said else text for name, text in read.items()}
+    metadata = parse_sidecars(sidecars_of_song(song))
+    now = text_fields(replace(song, **metadata))
+    return {name: now[name] if name in metadata else text for name, text in read.items()}
 
 
-def words_of(song: Song) -> Words:
-    """What a person can edit of a song."""
+def text_fields(song: Song) -> TextFields:
+    """Editable metadata of a song."""
     return {"caption": song.caption, "genre": song.genre, "lyrics": song.lyrics,
             "language": "" if song.language == "unknown" else song.language,
             "bpm": "" if song.bpm is None else str(song.bpm), "key": song.key, "signature": song.signature}
 
 
-def _texts(words: Mapping[str, object]) -> dict[str, str]:
-    """The texts, if they are such as can be edited here."""
+def _checked(fields: Mapping[str, object]) -> dict[str, str]:
+    """Check the names, types and lengths of edited text fields."""
     texts = {}
-    for name, text in words.items():
-        if name not in Words.__annotations__ or not isinstance(text, str):
+    for name, text in fields.items():
+        if name not in TextFields.__annotations__ or not isinstance(text, str):
             raise ConfigError(f"{name!r} is not a text that can be edited here.")
         if len(text) > MOST_CHARACTERS:
             raise ConfigError(f"{name} has {len(text)} characters; at most {MOST_CHARACTERS} can be written.")
@@ -221,7 +218,7 @@ def _texts(words: Mapping[str, object]) -> dict[str, str]:
 
 
 def _values(song: Song, texts: Mapping[str, str]) -> SongMetadata:
-    """The texts as a song's notes; an empty one takes a note away.  DatasetError where one is not valid."""
+    """Convert texts to metadata; an empty one removes the field.  DatasetError for an invalid one."""
     plain = vars(Song(path=song.path, name=song.name))
     return {name: plain[name] if value is None else value for name, value in validated(texts).items()}
 
@@ -242,7 +239,7 @@ def _folder(key: str) -> SongFolder:
 
 
 def _reasons(found: SongFolder) -> list[dict[str, str]]:
-    """What is left out, and why."""
+    """Files that are left out, with the reasons."""
     return [{"name": problem.name, "reason": readable(problem.reason)}
             for problem in found.problems[:MOST_PROBLEMS]]
 
@@ -256,22 +253,23 @@ def _rows(found: SongFolder, places: range) -> list[dict[str, object]]:
 
 
 def _row(index: int, song: Song, report: SongReport | None, notices: list[str]) -> dict[str, object]:
-    """What the page shows of a song; no path."""
+    """Row of a song for the page; without its path."""
     warnings = [*notices, *(report.warnings if report else ())]
     seconds = 0.0
     try:
         seconds = report.seconds if report else container.facts(song.path).seconds
     except DatasetError as error:
         warnings.append(sentence(error))
-    heard = {"bpm": report.bpm, "key": report.key, "signature": report.signature} if report else {}
+    estimates = {"bpm": report.bpm, "key": report.key, "signature": report.signature} if report else {}
     return {
-        "index": index, "name": song.name, **words_of(song), "instrumental": song.instrumental,
+        "index": index, "name": song.name, **text_fields(song), "instrumental": song.instrumental,
         "repeats": song.repeats, "start": song.start, "seconds": round((song.stop or seconds) - song.start, 2),
         "section": bool(song.start or song.stop), "as_it_is": song_audio.browsers_play(song.path),
-        "heard": {name: _told(value) for name, value in heard.items() if value is not None}, "warnings": warnings,
+        "estimated": {name: _estimate_text(value) for name, value in estimates.items() if value is not None},
+        "warnings": warnings,
     }
 
 
-def _told(heard: Estimated) -> str:
-    """A value with how sure it is."""
-    return f"{heard.value}, {heard.confidence:.0%} sure"
+def _estimate_text(estimate: Estimated) -> str:
+    """Format an estimate with its confidence."""
+    return f"{estimate.value}, {estimate.confidence:.0%} sure"

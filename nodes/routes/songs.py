@@ -1,7 +1,7 @@
-"""Answers the table of songs in the page: rows, sound and waveforms to GET, notes to write to POST.
+"""HTTP routes of the song table: GET rows, audio and waveforms; POST edits.
 
-Nothing is written by running a workflow: only a POST writes beside a song, which a person's click sends.  The host
-turns away requests from other sites.  The browser side is `web/songs.js`.
+Running a workflow writes nothing: only a POST, which a click sends, writes a sidecar.  The host refuses requests from
+other sites.  The browser side is web/songs/.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from .events import dumps
 Result = TypeVar("Result")
 
 ROWS = 20
-"""Where the page does not say how many."""
+"""Default number of rows."""
 MOST_BYTES = 10_000_000
-"""In a request; more than all texts that can be written, however they are encoded."""
+"""Bytes of a request; more than all editable texts in any encoding."""
 SONG = r"/sidestep/songs/{key}/{index:\d{1,9}}"
 
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="side-step-songs")
-"""Few, so that a page that asks for many waveforms leaves the processor to the work."""
+"""Few, so that a page full of waveforms leaves the processor to the training."""
 
 
 @PromptServer.instance.routes.get("/sidestep/songs/{key}")
 async def get_rows(request: web.Request) -> web.Response:
-    """Rows of the table from `first` on, `count` of them."""
+    """Answer with `count` rows of the table from `first` on."""
     key, first, count = request.match_info["key"], _number(request, "first", 0), _number(request, "count", ROWS)
     if not song_previews.is_known(key):
         # Not a 404: a workflow that was saved before ComfyUI was restarted is normal, and browsers log every 404.
@@ -44,7 +44,7 @@ async def get_rows(request: web.Request) -> web.Response:
 
 @PromptServer.instance.routes.get(SONG + "/audio")
 async def get_audio(request: web.Request) -> web.StreamResponse:
-    """The song's file, whole or in the ranges that players ask for; as FLAC where `as=flac` or browsers cannot."""
+    """Answer with the song's file, whole or in ranges; as FLAC for `as=flac` or formats that browsers cannot play."""
     song = await work(lambda: _song(request))
     headers = {"Cache-Control": "no-cache"}
     if request.query.get("as") != "flac" and song_audio.browsers_play(song.path):
@@ -56,21 +56,21 @@ async def get_audio(request: web.Request) -> web.StreamResponse:
 
 @PromptServer.instance.routes.get(SONG + "/peaks")
 async def get_peaks(request: web.Request) -> web.Response:
-    """The shape of the waveform; none of a song that cannot be decoded, which its row says."""
+    """Answer with the peaks of the waveform; none if the song cannot be decoded, which its row reports."""
     return answer({"peaks": await work(lambda: _peaks(_song(request)))})
 
 
 @PromptServer.instance.routes.post(SONG + "/notes")
 async def post_notes(request: web.Request) -> web.Response:
-    """Writes what a person changed of a song's notes beside it; its new row."""
-    words = await body(request)
+    """Write the edited text fields of a song to its sidecars; answer with its new row."""
+    fields = await body(request)
     key, index = request.match_info["key"], int(request.match_info["index"])
-    return answer(await work(lambda: song_previews.save(key, index, words)))
+    return answer(await work(lambda: song_previews.save(key, index, fields)))
 
 
 @PromptServer.instance.routes.post("/sidestep/songs/{key}/notes")
 async def post_all_notes(request: web.Request) -> web.Response:
-    """Writes beside every song what is known of it here and not there."""
+    """Write the new text fields of every song to its sidecars."""
     await body(request)
     written = await work(lambda: song_previews.save_all(request.match_info["key"]))
     return answer({"songs": written.songs, "problems": list(written.problems[:song_previews.MOST_PROBLEMS])})
@@ -88,7 +88,7 @@ def _song(request: web.Request) -> song_previews.Song:
 
 
 async def work(call: Callable[[], Result]) -> Result:
-    """The result of work that may take a while; what is wrong with a song, or with a text, becomes the answer."""
+    """Run a slow call in a thread; an error about a song or a text becomes the answer."""
     try:
         return await asyncio.get_running_loop().run_in_executor(_threads, call)
     except song_previews.Gone as error:
@@ -98,7 +98,7 @@ async def work(call: Callable[[], Result]) -> Result:
 
 
 async def body(request: web.Request) -> Mapping[str, object]:
-    """The JSON object of a request.  Other kinds are refused, as pages of other sites can send those unasked."""
+    """Read the JSON object of a request; other content types, which other sites can send, are refused."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Send JSON.")
     if (request.content_length or 0) > MOST_BYTES:

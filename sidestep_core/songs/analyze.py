@@ -1,7 +1,7 @@
-"""Listens to a folder of songs: what each sounds like, what is wrong with it, and which are there twice.
+"""Analysis of songs: levels, loudness, tempo, key, time signature, duplicates and warnings.
 
-Every song is decoded once, one at a time, and what was heard is kept by the file's place, size and time of change, so
-that only new and changed songs are listened to again.
+Songs are decoded one at a time.  Reports are cached by the file's path, size and modification time, so that only new
+and changed songs are analyzed again.
 """
 
 from __future__ import annotations
@@ -32,47 +32,47 @@ from .warnings import warnings
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Part of the names of what is kept; raised when the same audio would be heard differently."""
-LISTENED_SECONDS = 600.0
-"""Of a longer song only so much is listened to: as much as ACE-Step makes at once, in 1 GB of memory."""
+"""Part of the cache key; raised when the same audio would be analyzed differently."""
+ANALYZED_SECONDS = 600.0
+"""Longest part of a song that is analyzed: the most that ACE-Step generates at once, in 1 GB of memory."""
 
 Fill = Literal["missing", "all", "nothing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListenConfig(Config):
-    """What becomes of the tempo, key and time signature that are heard."""
+class AnalyzeConfig(Config):
+    """Use of the estimated tempo, key and time signature."""
 
     fill: Fill = "missing"
-    """missing: they are noted where nobody wrote them; all: also in place of what was written; nothing: only shown."""
+    """missing: fill fields without a value; all: replace values, too; nothing: only report."""
     confidence: float = 0.5
-    """0 to 1; what is less sure is only shown."""
+    """Least confidence of an estimate that is used, 0 to 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.confidence <= 1, f"confidence must be 0 to 1, got {self.confidence}.")
 
 
-def listen(found: SongFolder, config: ListenConfig, cache: Path, *, report: Report = ignore) -> SongFolder:
-    """The songs with a report on each, and with bpm, key and signature where they were missing and are sure enough.
+def analyze(found: SongFolder, config: AnalyzeConfig, cache: Path, *, report: Report = ignore) -> SongFolder:
+    """Analyze every song: add a report on each, and fill in bpm, key and signature as configured.
 
-    A song that cannot be decoded, is silent or shorter than a second becomes a Problem.  What was heard is kept in the
-    folder `cache`, song by song, so a cancelled run goes on where it stopped.
+    A song that cannot be decoded, is silent or shorter than a second becomes a Problem.  Reports are cached in the
+    folder `cache` one by one, so a cancelled run continues.
     Raises DatasetError when no song is left, MissingDependency without librosa and pyloudnorm.
     """
     songs: list[Song] = []
     reports: list[SongReport] = []
     problems = list(found.problems)
     for number, song in enumerate(found.songs):
-        tick = partial(_tick, report, number, len(found.songs), f"Listening to {song.name}")
+        tick = partial(_tick, report, number, len(found.songs), f"Analyzing {song.name}")
         tick()
         try:
-            heard = _remembered(song, cache, tick)
+            song_report = _cached_report(song, cache, tick)
         except DatasetError as error:
             problems.append(Problem(name=song.name, reason=str(error)))
             continue
-        songs.append(_filled(song, heard, config))
-        reports.append(heard)
+        songs.append(_filled(song, song_report, config))
+        reports.append(song_report)
     if not songs:
         raise none_left("No song can be used", problems)
     _tick(report, len(found.songs), len(found.songs), "Looking for duplicates")
@@ -81,11 +81,11 @@ def listen(found: SongFolder, config: ListenConfig, cache: Path, *, report: Repo
 
 
 def _tick(report: Report, step: int, total: int, message: str) -> None:
-    report(Progress(stage="listen", step=step, total=total, message=message))
+    report(Progress(stage="analyze", step=step, total=total, message=message))
 
 
-def _remembered(song: Song, cache: Path, tick: Callable[[], None]) -> SongReport:
-    """The report that is kept of this song, or a new one, which then is."""
+def _cached_report(song: Song, cache: Path, tick: Callable[[], None]) -> SongReport:
+    """Read the cached report on a song, or analyze it and cache the report."""
     try:
         facts = song.path.stat()
     except OSError as error:
@@ -96,16 +96,16 @@ def _remembered(song: Song, cache: Path, tick: Callable[[], None]) -> SongReport
         try:
             return replace(_from_json(strict_json.read(kept)), name=song.name)
         except strict_json.BadJson as error:
-            log.warning("%s is listened to again, because what was kept of it cannot be read: %s", song.name, error)
-    heard = _hear(song, tick)
-    atomic.write_json(kept, _to_json(heard))
-    return heard
+            log.warning("%s is analyzed again, as its cached report cannot be read: %s", song.name, error)
+    report = _analyze_song(song, tick)
+    atomic.write_json(kept, _to_json(report))
+    return report
 
 
-def _hear(song: Song, tick: Callable[[], None]) -> SongReport:
+def _analyze_song(song: Song, tick: Callable[[], None]) -> SongReport:
     facts = container.facts(song.path)
     length = song.stop - song.start if song.stop else 0.0
-    limit = min(length, LISTENED_SECONDS) if length else LISTENED_SECONDS
+    limit = min(length, ANALYZED_SECONDS) if length else ANALYZED_SECONDS
     waveform = decode.decode(song.path, start=song.start, max_seconds=limit, tick=tick)
     if reason := decode.problem(waveform):
         raise DatasetError(reason)
@@ -117,8 +117,8 @@ def _hear(song: Song, tick: Callable[[], None]) -> SongReport:
     beats = rhythm(mono)
     tick()
     key = musical_key(mono)
-    # What was listened to is the beginning only where it is as long as that.
-    whole = length or max(seconds, facts.seconds - song.start) if seconds >= LISTENED_SECONDS else seconds
+    # Only an analyzed part of the full length can be the beginning of a longer song.
+    whole = length or max(seconds, facts.seconds - song.start) if seconds >= ANALYZED_SECONDS else seconds
     return SongReport(
         name=song.name, seconds=whole, sample_rate=facts.sample_rate, channels=facts.channels,
         peak_db=measured.peak_db, loudness=loudness, clipped=measured.clipped, silent=measured.silent,
@@ -129,26 +129,26 @@ def _hear(song: Song, tick: Callable[[], None]) -> SongReport:
         warnings=warnings(facts, measured, loudness, whole, seconds))
 
 
-def _filled(song: Song, heard: SongReport, config: ListenConfig) -> Song:
-    """The song with what was heard, where that is wanted and sure enough."""
-    def wanted(value: Estimated | None, written: object) -> bool:
+def _filled(song: Song, report: SongReport, config: AnalyzeConfig) -> Song:
+    """Fill in estimates where the config asks for them and they are confident enough."""
+    def use(estimate: Estimated | None, written: object) -> bool:
         allowed = config.fill == "all" or (config.fill == "missing" and not written)
-        return value is not None and allowed and value.confidence >= config.confidence
+        return estimate is not None and allowed and estimate.confidence >= config.confidence
 
-    if wanted(heard.bpm, song.bpm) and heard.bpm:
-        song = replace(song, bpm=int(heard.bpm.value))
-    if wanted(heard.key, song.key) and heard.key:
-        song = replace(song, key=heard.key.value)
-    if wanted(heard.signature, song.signature) and heard.signature:
-        song = replace(song, signature=heard.signature.value)
+    if use(report.bpm, song.bpm) and report.bpm:
+        song = replace(song, bpm=int(report.bpm.value))
+    if use(report.key, song.key) and report.key:
+        song = replace(song, key=report.key.value)
+    if use(report.signature, song.signature) and report.signature:
+        song = replace(song, signature=report.signature.value)
     return song
 
 
 def _with_duplicates(reports: Sequence[SongReport], songs: Sequence[Song]) -> list[SongReport]:
-    """Each report with a warning that names every other song that is the same recording."""
+    """Add a warning to each report whose recording other songs have, too, with their names."""
     others: dict[int, list[int]] = {}
-    for one, other in duplicates([heard.fingerprint for heard in reports]):
-        # Sections of one file are alike where the music repeats; they are not the same.
+    for one, other in duplicates([report.fingerprint for report in reports]):
+        # Sections of one file are alike where the music repeats, but no duplicates.
         if songs[one].path != songs[other].path:
             others.setdefault(one, []).append(other)
             others.setdefault(other, []).append(one)
@@ -160,13 +160,13 @@ def _with_duplicates(reports: Sequence[SongReport], songs: Sequence[Song]) -> li
     return found
 
 
-def _to_json(heard: SongReport) -> dict[str, Any]:
-    """-inf is null, as JSON has no word for it."""
-    return {name: None if value == -math.inf else value for name, value in asdict(heard).items()}
+def _to_json(report: SongReport) -> dict[str, Any]:
+    """Convert a report; -inf becomes null, as JSON has no infinity."""
+    return {name: None if value == -math.inf else value for name, value in asdict(report).items()}
 
 
 def _from_json(values: strict_json.Json) -> SongReport:
-    where = "what was kept"
+    where = "the cached report"
     fields = strict_json.as_object(values, where)
     silent = {name for name in ("peak_db", "loudness") if fields.get(name) is None}
     report = parse(fields | dict.fromkeys(silent, 0.0), SongReport, where)

@@ -50,7 +50,7 @@ def write_sidecar(song: Song, notes: SongMetadata) -> Path:
     """
     if song.start or song.stop:
         raise DatasetError(f"{song.name} is a section of {song.path.name}. Edit the notes of the whole song.")
-    before = sidecars_beside(song)
+    before = sidecars_of_song(song)
     after = before
     for field, value in validated(notes).items():
         after = edited(after, song.path.stem, field, value)
@@ -63,7 +63,7 @@ def write_sidecar(song: Song, notes: SongMetadata) -> Path:
     return written
 
 
-def sidecars_beside(song: Song) -> Sidecars:
+def sidecars_of_song(song: Song) -> Sidecars:
     """What lies beside a song now.  Raises DatasetError where it cannot be read."""
     root = next((folder for folder in song.path.parents if folder / song.name == song.path), None)
     return read_sidecars(song.path.parent, sidecars_of(song.path, root))

@@ -1,6 +1,6 @@
-"""Long songs as several shorter ones, cut where it is heard least: at a bar line, or where it is quietest.
+"""Splitting of long songs into sections, at bar lines or at the quietest moments.
 
-The files stay as they are; a section is a Song that names its part of the file.
+The files stay as they are; a section is a Song with a start and a stop.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ SHORTEST = 10.0
 _BLOCK_SECONDS = 300.0
 _MOMENT = decode.SAMPLE_RATE // 20
 _AROUND = 9
-"""Moments (of 50 ms) whose level counts together when the quietest is looked for."""
+"""Moments (50 ms each) averaged in the search for the quietest."""
 _SLACK = 0.9
-"""Share of the longest allowed length that sections have on average, so that there is a choice of where to cut."""
+"""Average length of sections relative to the longest allowed one, which leaves a choice of cuts."""
 _REACH = 0.2
-"""Share of a section by which a cut may be moved to a better place."""
+"""Share of a section by which a cut may move to a better place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig(Config):
-    """How long songs are cut into sections."""
+    """Length of sections, and places of the cuts."""
 
     seconds: float = 120.0
-    """No section is longer, and songs up to this length stay as they are."""
+    """Longest section; songs up to this length stay whole."""
     at: Literal["bars", "silence"] = "bars"
-    """bars: where a bar begins, and where no beat is heard as for silence; silence: at the quietest moments."""
+    """bars: at bar lines, or as for silence without a clear beat; silence: at the quietest moments."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,17 +50,17 @@ class SplitConfig(Config):
 
 
 def split(found: SongFolder, config: SplitConfig, *, report: Report = ignore) -> SongFolder:
-    """The same folder with a Song for each section of its long songs, named such as `a/song.flac [0:00-1:32]`.
+    """Split the long songs of a folder into sections, named such as `a/song.flac [0:00-1:32]`.
 
-    The sections of a song are about equally long, begin where the one before stops, and share its lyrics out
-    (lyric_parts.divide).  They have no report yet.  Files of any length are read in pieces of five minutes.  Songs that
-    are sections already stay as they are; one that cannot be decoded becomes a Problem.
+    The sections of a song are contiguous, about equally long, and divide its lyrics (lyrics.divide).  They have no
+    report yet.  Files of any length are read in blocks of five minutes.  Existing sections stay as they are; a song
+    that cannot be decoded becomes a Problem.
     Raises DatasetError when no song is left, MissingDependency where bars need librosa.
     """
     songs: list[Song] = []
     problems = list(found.problems)
     for number, song in enumerate(found.songs):
-        tick = partial(_tick, report, number, len(found.songs), f"Cutting {song.name}")
+        tick = partial(_tick, report, number, len(found.songs), f"Splitting {song.name}")
         tick()
         try:
             songs += _sections(song, config, tick)
@@ -69,19 +69,19 @@ def split(found: SongFolder, config: SplitConfig, *, report: Report = ignore) ->
     if not songs:
         raise none_left("No song can be used", problems)
     names = {song.name for song in songs}
-    return replace(found, songs=tuple(songs), reports=tuple(heard for heard in found.reports if heard.name in names),
+    return replace(found, songs=tuple(songs), reports=tuple(report for report in found.reports if report.name in names),
                    problems=tuple(sorted(problems, key=lambda problem: problem.name)))
 
 
 def _tick(report: Report, step: int, total: int, message: str) -> None:
-    report(Progress(stage="listen", step=step, total=total, message=message))
+    report(Progress(stage="split", step=step, total=total, message=message))
 
 
 def _sections(song: Song, config: SplitConfig, tick: Callable[[], None]) -> list[Song]:
     facts = container.facts(song.path)
     if song.start or song.stop or (not facts.guessed and 0 < facts.seconds <= config.seconds):
         return [song]
-    seconds, levels, bars = _listen(song, config, tick)
+    seconds, levels, bars = _measure(song, config, tick)
     if seconds <= config.seconds:
         return [song]
     edges = [0.0, *_cuts(seconds, config.seconds, levels, bars), seconds]
@@ -90,8 +90,8 @@ def _sections(song: Song, config: SplitConfig, tick: Callable[[], None]) -> list
             for (start, stop), text in zip(pairwise(edges), texts, strict=True)]
 
 
-def _listen(song: Song, config: SplitConfig, tick: Callable[[], None]) -> tuple[float, Tensor, list[float]]:
-    """The length in seconds, the mean square of every 50 ms, and when bars begin, in seconds."""
+def _measure(song: Song, config: SplitConfig, tick: Callable[[], None]) -> tuple[float, Tensor, list[float]]:
+    """Measure the length in seconds, the mean square of every 50 ms, and the bar lines in seconds."""
     moments: list[Tensor] = []
     bars: list[float] = []
     samples = 0
@@ -102,7 +102,7 @@ def _listen(song: Song, config: SplitConfig, tick: Callable[[], None]) -> tuple[
         if config.at == "bars":
             bars += [samples / decode.SAMPLE_RATE + bar for bar in _bars(analysed(block))]
         samples += block.shape[1]
-    # Whole milliseconds, which are whole samples; the last one may reach beyond the end.
+    # Round up to milliseconds, which are whole samples at 48 kHz.
     return math.ceil(samples / decode.SAMPLE_RATE * 1000) / 1000, torch.cat(moments), bars
 
 
@@ -112,12 +112,12 @@ def _bars(mono: Tensor) -> Sequence[float]:
 
 
 def _cuts(seconds: float, longest: float, levels: Tensor, bars: Sequence[float]) -> Iterator[float]:
-    """Where to cut, in seconds, whole milliseconds, so that no section is longer than `longest`."""
+    """Yield the cuts in seconds, rounded to milliseconds, so that no section is longer than `longest`."""
     count = math.ceil(seconds / (longest * _SLACK))
     before = 0.0
     for left in range(count - 1, 0, -1):
         length = (seconds - before) / (left + 1)
-        # What is left must fit into the sections that are left.
+        # The rest must fit into the remaining sections.
         first = max(before + length * (1 - _REACH), seconds - left * longest)
         last = min(before + length * (1 + _REACH), before + longest)
         ideal = before + length
@@ -128,7 +128,7 @@ def _cuts(seconds: float, longest: float, levels: Tensor, bars: Sequence[float])
 
 
 def _quietest(levels: Tensor, first: float, last: float, ideal: float) -> float:
-    """The quietest moment from `first` to `last` seconds, of equal ones the nearest to `ideal`."""
+    """Quietest moment from `first` to `last` seconds; of equal ones the nearest to `ideal`."""
     each = _MOMENT / decode.SAMPLE_RATE
     smooth = torch.nn.functional.avg_pool1d(levels[None], _AROUND, 1, _AROUND // 2)[0]
     begin = math.ceil(first / each)

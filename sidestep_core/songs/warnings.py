@@ -1,4 +1,4 @@
-"""What a person should know about the sound of a song before training on it, in whole sentences."""
+"""Warnings about the sound of a song, in whole sentences."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ _LOSSY = frozenset("aac ac3 eac3 mp2 mp3 opus speex vorbis wmav1 wmav2".split())
 _LOW_BIT_RATES = {"opus": 64_000, "vorbis": 80_000}
 
 
-def warnings(facts: Facts, measured: Levels, loudness: float, seconds: float, listened: float) -> tuple[str, ...]:
-    """Sentences, the weightiest first; `listened` of the `seconds` were listened to."""
-    return (*_of_the_level(measured, loudness), *_of_the_file(facts, measured),
-            *_of_the_length(seconds, listened))
+def warnings(facts: Facts, measured: Levels, loudness: float, seconds: float,
+             analyzed: float) -> tuple[str, ...]:
+    """Warn of bad sound, the most important first; `analyzed` of the `seconds` were analyzed."""
+    return (*_level_warnings(measured, loudness), *_file_warnings(facts, measured),
+            *_length_warnings(seconds, analyzed))
 
 
-def _of_the_level(measured: Levels, loudness: float) -> Iterator[str]:
+def _level_warnings(measured: Levels, loudness: float) -> Iterator[str]:
     if measured.clipped > MUCH_CLIPPING:
         yield f"It is clipped: {measured.clipped:.2%} of its samples are cut off at full scale."
     if math.isfinite(loudness) and loudness < QUIET_LUFS:
@@ -36,7 +37,7 @@ def _of_the_level(measured: Levels, loudness: float) -> Iterator[str]:
         yield f"It is silent for {end - begin:.0f} s, from {clock(begin)} to {clock(end)}. Cut that out."
 
 
-def _of_the_file(facts: Facts, measured: Levels) -> Iterator[str]:
+def _file_warnings(facts: Facts, measured: Levels) -> Iterator[str]:
     if facts.sample_rate < LOW_RATE:
         yield (f"Its sample rate is {facts.sample_rate} Hz: there is nothing above {facts.sample_rate / 2000:g} kHz, "
                "so the training learns that there is not.")
@@ -49,9 +50,9 @@ def _of_the_file(facts: Facts, measured: Levels) -> Iterator[str]:
         yield f"It has {facts.channels} channels, which are mixed down to two."
 
 
-def _of_the_length(seconds: float, listened: float) -> Iterator[str]:
+def _length_warnings(seconds: float, analyzed: float) -> Iterator[str]:
     if seconds < SHORT_SECONDS:
         yield f"It is only {seconds:.1f} s long, which says little about tempo and key, and about a song."
-    if seconds > listened + 1:
-        yield (f"It is {clock(seconds)} long; only the first {clock(listened)} were listened to. "
+    if seconds > analyzed + 1:
+        yield (f"It is {clock(seconds)} long; only the first {clock(analyzed)} were analyzed. "
                "Split it into sections.")

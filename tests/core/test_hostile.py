@@ -181,7 +181,7 @@ def beside(m: Materials) -> Reader:
                   read=lambda: apply(m.folder / "adapter_model.safetensors"))
 
 
-def heard(m: Materials) -> Reader:
+def analysis(m: Materials) -> Reader:
     file = m.file("a.json")
     report = SongReport(name="a", seconds=1.0, sample_rate=48000, channels=2, peak_db=-1.0, loudness=-14.0, clipped=0,
                         silent=0.0, mono=False, fingerprint="", bpm=Estimated(value="90", confidence=0.5))
@@ -244,7 +244,7 @@ READERS: dict[str, Callable[[Materials], Reader]] = {
     "metadata.csv": lambda m: m.song("metadata.csv", SAMPLE, lambda text: b"file,caption\na.wav," + text + b"\n"),
     "song.json": lambda m: m.song("a.json", SAMPLE),
     "song.txt": lambda m: m.song("a.txt", SAMPLE),
-    "what was heard": heard,
+    "analysis": analysis,
 }
 
 

@@ -1,4 +1,4 @@
-"""From a folder of songs to a dataset in a real ComfyUI server: found, heard, captioned, encoded, trained on."""
+"""From a folder of songs to a dataset in a real ComfyUI server: found, analyzed, captioned, encoded, trained on."""
 
 from __future__ import annotations
 
@@ -153,26 +153,26 @@ def test_a_changed_sidecar_is_noticed(server: ComfyUI) -> None:
 
 @pytest.mark.slow
 def test_listening_fills_what_is_missing_and_can_be_stopped(server: ComfyUI) -> None:
-    folder = server.base / "input" / "heard"
+    folder = server.base / "input" / "analyzed"
     write_long_song(folder)
     for name in ("written.wav", "silent.wav"):
         shutil.copy(folder / "long.wav", folder / name)
     (folder / "written.txt").write_text("bpm: 99\nkey: B minor", encoding="utf-8")
     (folder / "silent.wav").write_bytes((folder / "long.wav").read_bytes()[:44] + bytes(1_000_000))
-    prompt = {"b": building(folder="heard", dataset_name="heard"),
-              "a": node(ANALYZING, songs=["b", 0], dataset_name="heard", fill="missing", confidence=0.0),
+    prompt = {"b": building(folder="analyzed", dataset_name="analyzed"),
+              "a": node(ANALYZING, songs=["b", 0], dataset_name="analyzed", fill="missing", confidence=0.0),
               "t": node("PreviewAny", source=["a", 1])}
     outcome = ran(server, prompt)
-    [heard, written] = rows(server, outcome, "a")
+    [analyzed, written] = rows(server, outcome, "a")
     assert (written["bpm"], written["key"]) == ("99", "B minor"), "what was written is kept"
-    assert int(heard["bpm"]) in (60, 119, 120, 121, 240)
-    assert heard["key"] != ""
-    assert "sure" in written["heard"]["bpm"]
-    assert all("same recording" in " ".join(row["warnings"]) for row in (heard, written))
+    assert int(analyzed["bpm"]) in (60, 119, 120, 121, 240)
+    assert analyzed["key"] != ""
+    assert "sure" in written["estimated"]["bpm"]
+    assert all("same recording" in " ".join(row["warnings"]) for row in (analyzed, written))
     assert [problem["name"] for problem in told(outcome, "a")["problems"]] == ["silent.wav"]
     assert "long.wav" in outcome.outputs["t"]["text"][0]
     stages = [data["stage"] for kind, data in outcome.events if kind == "sidestep.progress" and data["node_id"] == "a"]
-    assert set(stages) == {"listen"}
+    assert set(stages) == {"analyze"}
     only_told = ran(server, with_inputs(prompt, {ANALYZING: {"fill": "nothing"}}))
     assert [row["bpm"] for row in rows(server, only_told, "a")] == ["", "99"]
 

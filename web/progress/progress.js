@@ -4,14 +4,16 @@ const MOST_POINTS = 4000;
 
 const STAGES = {
   load: "Loading the model",
-  listen: "Listening",
+  analyze: "Analyzing songs",
+  split: "Splitting songs",
+  clip: "Cutting clips",
   preprocess: "Preparing songs",
   estimate: "Measuring the model",
   train: "Training",
   preview: "Generating a preview",
   save: "Saving the adapter",
 };
-const IN_PERCENT = new Set(["listen", "preprocess", "estimate", "preview"]);
+const IN_PERCENT = new Set(["analyze", "split", "clip", "preprocess", "estimate", "preview"]);
 const ENDINGS = { stopping: "Stopping", finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
 
 /** The state after an event; `state` is the state so far (null before the first event), `event` one websocket event. */

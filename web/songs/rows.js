@@ -42,8 +42,8 @@ export function problems(row) {
 
 /** What stands in the cell of a value, and the whole story behind it. */
 export function cell(row, name) {
-  const heard = row.heard[name];
-  return { text: row[name] || "-", story: heard ? `Heard: ${heard}` : "" };
+  const estimate = row.estimated[name];
+  return { text: row[name] || "-", story: estimate ? `Estimated: ${estimate}` : "" };
 }
 
 /** What the caption's cell says: the caption, or what takes its place. */

@@ -15,8 +15,8 @@ import torch
 from sidestep_core.config import ConfigError
 from sidestep_core.errors import DatasetError
 from sidestep_core.progress import Cancelled, Progress
-from sidestep_core.songs import analyze
-from sidestep_core.songs.analyze import ListenConfig, listen
+from sidestep_core.songs import analyze as analysis
+from sidestep_core.songs.analyze import AnalyzeConfig, analyze
 from sidestep_core.songs.scan import find_songs
 from sidestep_core.songs.song import Song, SongFolder
 from tests.music import RATE, music, noise
@@ -47,36 +47,36 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def heard(folder: Path, cache: Path) -> SongFolder:
-    return listen(find_songs(folder), ListenConfig(), cache)
+def analyzed(folder: Path, cache: Path) -> SongFolder:
+    return analyze(find_songs(folder), AnalyzeConfig(), cache)
 
 
 def song(found: SongFolder, name: str) -> Song:
     return next(song for song in found.songs if song.name == name)
 
 
-def test_what_is_missing_and_sure_is_filled(heard: SongFolder) -> None:
-    known = song(heard, "known.wav")
+def test_what_is_missing_and_sure_is_filled(analyzed: SongFolder) -> None:
+    known = song(analyzed, "known.wav")
     assert (known.bpm, known.key, known.signature) == (97, "A minor", "4/4")
-    nothing = song(heard, "noise.wav")
+    nothing = song(analyzed, "noise.wav")
     assert (nothing.bpm, nothing.key, nothing.signature) == (None, "", "")
 
 
-def test_what_was_written_stays(heard: SongFolder) -> None:
-    written = song(heard, "written.wav")
+def test_what_was_written_stays(analyzed: SongFolder) -> None:
+    written = song(analyzed, "written.wav")
     assert (written.bpm, written.key, written.signature) == (60, "D minor", "2")
 
 
-def test_what_cannot_be_used_is_said_file_by_file(heard: SongFolder) -> None:
-    assert [one.name for one in heard.songs] == [report.name for report in heard.reports]
-    assert {problem.name: problem.reason for problem in heard.problems} == {
-        "empty.wav": heard.problems[0].reason, "silent.wav": "silent (peak -inf dBFS; at least -60 dBFS)",
+def test_what_cannot_be_used_is_said_file_by_file(analyzed: SongFolder) -> None:
+    assert [one.name for one in analyzed.songs] == [report.name for report in analyzed.reports]
+    assert {problem.name: problem.reason for problem in analyzed.problems} == {
+        "empty.wav": analyzed.problems[0].reason, "silent.wav": "silent (peak -inf dBFS; at least -60 dBFS)",
         "short.wav": "too short (0.5 s; at least 1 s)",
         "text.mp3": "text.mp3 is damaged or not an audio file. Export it again or remove it."}
 
 
-def test_facts_and_duplicates(heard: SongFolder) -> None:
-    reports = {report.name: report for report in heard.reports}
+def test_facts_and_duplicates(analyzed: SongFolder) -> None:
+    reports = {report.name: report for report in analyzed.reports}
     copy = reports["copy.mp3"]
     assert (copy.sample_rate, copy.channels, copy.mono) == (48_000, 2, False)
     assert copy.seconds == pytest.approx(12 * 4 * 60 / 97, abs=0.1)
@@ -88,42 +88,42 @@ def test_facts_and_duplicates(heard: SongFolder) -> None:
 
 
 @pytest.mark.parametrize(("config", "expected"), [
-    (ListenConfig(fill="all"), (120, "F major", "4/4")), (ListenConfig(fill="nothing"), (60, "D minor", "2")),
-    (ListenConfig(fill="all", confidence=1.0), (60, "D minor", "2"))])
-def test_what_is_filled(folder: Path, cache: Path, heard: SongFolder, config: ListenConfig,
+    (AnalyzeConfig(fill="all"), (120, "F major", "4/4")), (AnalyzeConfig(fill="nothing"), (60, "D minor", "2")),
+    (AnalyzeConfig(fill="all", confidence=1.0), (60, "D minor", "2"))])
+def test_what_is_filled(folder: Path, cache: Path, analyzed: SongFolder, config: AnalyzeConfig,
                         expected: tuple[int, str, str]) -> None:
-    written = song(listen(find_songs(folder), config, cache), "written.wav")
+    written = song(analyze(find_songs(folder), config, cache), "written.wav")
     assert (written.bpm, written.key, written.signature) == expected
 
 
-def test_the_second_time_nothing_is_decoded(folder: Path, cache: Path, heard: SongFolder,
+def test_the_second_time_nothing_is_decoded(folder: Path, cache: Path, analyzed: SongFolder,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
-    decode = analyze.decode.decode
+    decode = analysis.decode.decode
 
     def counted(path: Path, **section: float) -> torch.Tensor:
         decoded.append(path.name)
         return decode(path, **section)
 
     monkeypatch.setattr("sidestep_core.audio.decode.decode", counted)
-    again = listen(find_songs(folder), ListenConfig(), cache)
-    assert again == heard
+    again = analyze(find_songs(folder), AnalyzeConfig(), cache)
+    assert again == analyzed
     assert set(decoded) == {"silent.wav", "short.wav"}  # problems are looked at again
     os.utime(folder / "noise.wav", ns=(1, 1))
     decoded.clear()
-    assert listen(find_songs(folder), ListenConfig(), cache).reports == heard.reports
+    assert analyze(find_songs(folder), AnalyzeConfig(), cache).reports == analyzed.reports
     assert set(decoded) == {"silent.wav", "short.wav", "noise.wav"}
 
 
 def test_what_was_kept_and_cannot_be_read_is_made_again(tmp_path: Path) -> None:
     path = wav(tmp_path / "a.wav", noise(2).numpy())
     found = SongFolder(folder=tmp_path, songs=(Song(path=path, name="a.wav"),), problems=())
-    first = listen(found, ListenConfig(), tmp_path / "cache")
+    first = analyze(found, AnalyzeConfig(), tmp_path / "cache")
     kept, = (tmp_path / "cache").iterdir()
     whole = kept.read_text(encoding="utf-8")
     for content in ("", "[]", "{}", json.dumps({**json.loads(whole), "bpm": 7}), whole[:50]):
         kept.write_text(content, encoding="utf-8")
-        assert listen(found, ListenConfig(), tmp_path / "cache") == first
+        assert analyze(found, AnalyzeConfig(), tmp_path / "cache") == first
         assert kept.read_text(encoding="utf-8") == whole
 
 
@@ -132,12 +132,12 @@ def test_cancelling_keeps_what_is_heard(tmp_path: Path) -> None:
     found = SongFolder(folder=tmp_path, songs=songs, problems=())
 
     def stop(progress: Progress) -> None:
-        assert progress.stage == "listen"
+        assert progress.stage == "analyze"
         if "b.wav" in progress.message:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        listen(found, ListenConfig(), tmp_path / "cache", report=stop)
+        analyze(found, AnalyzeConfig(), tmp_path / "cache", report=stop)
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
@@ -150,7 +150,8 @@ def test_decoding_can_be_cancelled(tmp_path: Path) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        listen(SongFolder(folder=tmp_path, songs=(song,), problems=()), ListenConfig(), tmp_path / "cache", report=stop)
+        analyze(SongFolder(folder=tmp_path, songs=(song,), problems=()), AnalyzeConfig(), tmp_path / "cache",
+                report=stop)
 
 
 def test_sections_are_heard_by_themselves(tmp_path: Path) -> None:
@@ -158,18 +159,18 @@ def test_sections_are_heard_by_themselves(tmp_path: Path) -> None:
     whole = Song(path=wav(tmp_path / "a.wav", both.numpy()), name="a.wav")
     edge = round(32 * 60 / 97, 3)
     one, two = replace(whole, name="one", stop=edge), replace(whole, name="two", start=edge, stop=edge + 20)
-    done = listen(SongFolder(folder=tmp_path, songs=(one, two), problems=()), ListenConfig(), tmp_path / "cache")
+    done = analyze(SongFolder(folder=tmp_path, songs=(one, two), problems=()), AnalyzeConfig(), tmp_path / "cache")
     assert [song.bpm for song in done.songs] == [97, 120]
     assert [report.seconds for report in done.reports] == pytest.approx([edge, 20], abs=0.01)
     assert all("same recording" not in sentence for report in done.reports for sentence in report.warnings)
 
 
 def test_only_the_beginning_of_a_long_song_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(analyze, "LISTENED_SECONDS", 11.0)
+    monkeypatch.setattr(analysis, "ANALYZED_SECONDS", 11.0)
     song = Song(path=wav(tmp_path / "a.wav", noise(15).numpy()), name="a.wav")
-    report, = listen(SongFolder(folder=tmp_path, songs=(song,), problems=()), ListenConfig(), tmp_path / "c").reports
+    report, = analyze(SongFolder(folder=tmp_path, songs=(song,), problems=()), AnalyzeConfig(), tmp_path / "c").reports
     assert report.seconds == 15
-    assert report.warnings == ("It is 0:15 long; only the first 0:11 were listened to. Split it into sections.",)
+    assert report.warnings == ("It is 0:15 long; only the first 0:11 were analyzed. Split it into sections.",)
 
 
 def test_no_song_left(tmp_path: Path) -> None:
@@ -177,14 +178,14 @@ def test_no_song_left(tmp_path: Path) -> None:
     song = Song(path=tmp_path / "a.wav", name="a.wav")
     gone = Song(path=tmp_path / "b.wav", name="b.wav")
     with pytest.raises(DatasetError, match=r"No song can be used\. a\.wav: .*empty.* b\.wav: It cannot be opened"):
-        listen(SongFolder(folder=tmp_path, songs=(song, gone), problems=()), ListenConfig(), tmp_path / "cache")
+        analyze(SongFolder(folder=tmp_path, songs=(song, gone), problems=()), AnalyzeConfig(), tmp_path / "cache")
 
 
 def test_settings() -> None:
-    config = ListenConfig(fill="all", confidence=0.25)
-    assert ListenConfig.from_json(config.to_json()) == config
+    config = AnalyzeConfig(fill="all", confidence=0.25)
+    assert AnalyzeConfig.from_json(config.to_json()) == config
     with pytest.raises(ConfigError, match=r"confidence must be 0 to 1, got 1\.5"):
-        ListenConfig(confidence=1.5)
+        AnalyzeConfig(confidence=1.5)
 
 
 LONG_SONG = """
@@ -193,11 +194,11 @@ from pathlib import Path
 import librosa, numba, pyloudnorm, torch, torchaudio
 from sidestep_core.songs import analyze
 from sidestep_core.songs.song import Song, SongFolder
-analyze.LISTENED_SECONDS = 30.0
+analyze.ANALYZED_SECONDS = 30.0
 def run(name):
     song = Song(path=Path(sys.argv[1]) / name, name=name)
     found = SongFolder(folder=song.path.parent, songs=(song,), problems=())
-    analyze.listen(found, analyze.ListenConfig(), song.path.parent / "cache")
+    analyze.analyze(found, analyze.AnalyzeConfig(), song.path.parent / "cache")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 before = run("short.wav")
 print((run("long.wav") - before) / 1024)

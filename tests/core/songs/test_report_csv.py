@@ -42,8 +42,9 @@ def test_everything_is_in_it(tmp_path: Path) -> None:
         "name": "\u97f3\u697d/a.wav", "start": "1.5", "stop": "63.0", "caption": 'soft, "warm"',
         "lyrics": "[Verse]\none", "language": "unknown", "bpm": "90", "key": "C minor", "signature": "3/4",
         "genre": "g", "trigger_word": "t", "repeats": "2",
-        "heard_bpm": "91", "heard_bpm_confidence": "0.88", "heard_key": "C minor", "heard_key_confidence": "0.5",
-        "heard_signature": "3/4", "heard_signature_confidence": "0.1",
+        "estimated_bpm": "91", "estimated_bpm_confidence": "0.88",
+        "estimated_key": "C minor", "estimated_key_confidence": "0.5",
+        "estimated_signature": "3/4", "estimated_signature_confidence": "0.1",
         "seconds": "61.5", "sample_rate": "44100", "channels": "2", "peak_dbfs": "-1.25", "loudness_lufs": "-14.5",
         "clipped_share": "0.0", "silent_share": "0.25", "mono": "no", "warnings": "One. Two.", "problem": ""}
     assert two["name"] == "b.wav"

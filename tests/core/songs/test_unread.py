@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sidestep_core.songs.files import find_files, sidecars_of
 from sidestep_core.songs.scan import find_songs
-from sidestep_core.songs.sidecar_writer import sidecars_beside, write_sidecar
+from sidestep_core.songs.sidecar_writer import sidecars_of_song, write_sidecar
 from sidestep_core.songs.sidecars import SIDECARS
 from sidestep_core.songs.song import SongFolder
 from sidestep_core.songs.unread import unread
@@ -220,7 +220,7 @@ def test_a_link_out_of_the_folder_is_no_note(tmp_path: Path) -> None:
     (music / "album" / "song.lyrics.txt").symlink_to(music / "texts" / "lyrics.txt")
     [song] = find_songs(music).songs
     assert (song.caption, song.lyrics) == ("", "[Verse]\nla")
-    assert sidecars_beside(song).keys() == {".lyrics.txt"}
+    assert sidecars_of_song(song).keys() == {".lyrics.txt"}
     write_sidecar(song, {"caption": "mine"})
     [song] = find_songs(music).songs
     assert (song.caption, song.bpm, song.lyrics) == ("mine", None, "[Verse]\nla")

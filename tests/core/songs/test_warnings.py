@@ -34,7 +34,7 @@ def test_a_good_song_has_no_warning() -> None:
     (FACTS, LEVELS, -14, 4.25,
      "It is only 4.2 s long, which says little about tempo and key, and about a song."),
     (FACTS, LEVELS, -14, 28_800,
-     "It is 8:00:00 long; only the first 10:00 were listened to. Split it into sections."),
+     "It is 8:00:00 long; only the first 10:00 were analyzed. Split it into sections."),
 ])
 def test_what_is_wrong_is_said(facts: Facts, measured: Levels, loudness: float, seconds: float, expected: str) -> None:
     assert warnings(facts, measured, loudness, seconds, min(seconds, 600)) == (expected,)

@@ -60,7 +60,7 @@ class MergeAdapter(io.ComfyNode):
         given = ((adapter, strength), (adapter_2, strength_2), (adapter_3, strength_3))
         adapters = [(one.path, amount) for one, amount in given if one is not None]
         facts = _facts(checkpoint, adapters, alpha)
-        target, done = merge.place(checkpoint, folders.merged_file(checkpoint, model_name), facts)
+        target, done = merge.free_path(checkpoint, folders.merged_file(checkpoint, model_name), facts)
         result = f"{target.name} is in your model list."
         told = run_stage(cls.hidden.unique_id, target.stem,
                          lambda report: _merge(checkpoint, adapters, alpha, None if done else target, facts, report),

@@ -52,7 +52,7 @@ class Settings:
     source: str
     """File or key that holds them."""
     alpha: float
-    """Finite.  PEFT, LyCORIS and ComfyUI apply one below 0 as it is."""
+    """Finite; PEFT, LyCORIS and ComfyUI apply negative ones too."""
     rank: int
     """0 where they do not name one."""
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Settings:
     kind: str = ""
     """PEFT's word for the kind; "" where they name none."""
     targets: Sequence[str] | str | None = None
-    """Ends of module names, or one pattern for whole names."""
+    """Suffixes of module names, or one pattern for whole names."""
     refusal: str = ""
     """Reason why an adapter with these settings cannot be applied; "" where it can."""
 
@@ -107,7 +107,7 @@ def _ends(name: str, target: str) -> bool:
 
 
 def _matching(pattern: Mapping[str, float], name: str, default: float) -> float:
-    """The value of the first pattern that is the end of the name, as PEFT has it, or another name of the module."""
+    """Value of the first pattern that matches the end of the name, as in PEFT, or another name of the module."""
     return next((value for key, value in pattern.items()
                  if matches(rf"(.*\.)?({key})", name) or official(key) == (official(name) or "")), default)
 
@@ -191,7 +191,7 @@ def _is_number(value: object) -> bool:
 
 
 def _number(name: str, value: object) -> float:
-    """A setting's value.  ConfigError, which names both, for what is no finite number."""
+    """Convert a setting to a number.  ConfigError, naming both, unless it is finite."""
     if not _is_number(value):
         raise ConfigError(f"could not convert {name} {strict_json.shown(value)} to a number")
     number = float(str(value))
@@ -201,7 +201,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _rank(name: str, value: object) -> int:
-    """A rank.  ConfigError, which names the setting, for what is no whole number above 0."""
+    """Convert a setting to a rank.  ConfigError, naming the setting, unless it is a whole number above 0."""
     number = _number(name, value)
     if number < 1 or number != int(number):
         raise ConfigError(f"{name} is {strict_json.shown(value)}; a rank is a whole number above 0")
@@ -214,7 +214,7 @@ def _peft(config: Mapping[str, Any], source: str) -> Settings | None:
     if config.get(name) is None:
         return None
     if kind not in _SCALED:
-        # Their ranks and patterns may be of another form; whatever has a scale is no module of theirs.
+        # Their ranks and patterns may have another form; modules with a scale are of another kind.
         return Settings(source=source, alpha=0, rank=0, kind=kind)
     ranks, alphas = (dict(config.get(name) or {}) for name in ("rank_pattern", "alpha_pattern"))
     targets = config.get("target_modules")
@@ -263,7 +263,7 @@ class Scales:
             self.given_was_used = True
             return self._given / rank
         if made_for_host:
-            # Names that only ComfyUI knows, and there a file without alpha is one of scale 1.
+            # ComfyUI's own names, and ComfyUI takes a missing alpha for scale 1.
             return 1.0
         raise AdapterError(self._question(module, rank))
 

@@ -1,7 +1,7 @@
 """Weight deltas as adapter files hold them, and the same under the host's own names.
 
 A weight is [outputs, ...]; kinds that are matrices see it as [outputs, the rest].  Every `scale` is the true factor of
-the training: nothing else has to be known to apply a record.
+the training: a delta is complete without settings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Adapter files of kinds that this pack does not compute: their names, and their tensors as the host takes them."""
+"""Kinds of adapter that only the host computes: their names, and their tensors as the host reads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {
 
 
 def name(endings: Iterable[str]) -> str:
-    """The kind that keeps such tensors in a module, with the one that tells; the endings alone where none does."""
+    """Name of the kind with such endings, with the ending that identifies it; the endings alone for unknown kinds."""
     endings = sorted(endings)
     for start, kind in _NAMES.items():
         found = [ending for ending in endings
@@ -34,7 +34,7 @@ def name(endings: Iterable[str]) -> str:
 
 
 def require_strengths(tensors: Mapping[str, Tensor]) -> None:
-    """AdapterError, naming the tensor, for an alpha that is not one number, or that of 0 where it is a strength."""
+    """AdapterError, naming the tensor, for an alpha that is not one number, or 0 where it is a strength."""
     for key in tensors:
         if not key.endswith("alpha"):
             continue
@@ -45,10 +45,9 @@ def require_strengths(tensors: Mapping[str, Tensor]) -> None:
 
 
 def for_host(parts: Mapping[str, Tensor], *, made_for_host: bool) -> dict[str, Tensor]:
-    """The tensors of one module as the host means them.
+    """Convert the tensors of one module to the host's meaning.
 
-    In OFT and BOFT alpha bounds how far a rotation goes: LyCORIS multiplies it by the outputs, the host takes it as it
-    is.
+    In OFT and BOFT alpha bounds the rotation: LyCORIS multiplies it by the outputs, the host does not.
     """
     blocks, alpha = parts.get("oft_blocks"), parts.get("alpha")
     if blocks is None or alpha is None or made_for_host or blocks.dim() < 3:

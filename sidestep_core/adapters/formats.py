@@ -30,27 +30,27 @@ FOLDER_FILES = ("adapter_model.safetensors", "adapter_model.bin", "lokr_weights.
 """Names of the adapter file in a folder that is an adapter; the first that exists counts."""
 HOST_PREFIX = "diffusion_model.decoder."
 OF_A_BIAS = ("diff_b", "b_norm")
-"""Endings of a change of a bias."""
+"""Endings of the delta of a bias."""
 WIDTHS = {2048: "2B", 2560: "XL"}
 SHOWN = 4
 
 ShapeOf = Callable[[str], Sequence[int] | None]
-"""A decoder's parameter, such as `layers.0.self_attn.q_proj.weight` -> its shape; None where it has no such."""
+"""Parameter of a decoder, such as `layers.0.self_attn.q_proj.weight` -> its shape; None for an unknown one."""
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """An adapter file, understood."""
+    """Parsed adapter file."""
 
     path: Path
     modules: Mapping[str, ModuleDelta]
     """Official module name -> delta."""
     host_only: Mapping[str, Mapping[str, Tensor]]
-    """Module -> ending -> tensor, of kinds that are not computed here: the host may know them."""
+    """Module -> ending -> tensor, of kinds that only the host may compute."""
     outside_decoder: Mapping[str, Tensor]
-    """Tensors for what is no module of the decoder, under names that only the host may know."""
+    """Tensors outside of the decoder, under names that only the host may know."""
     unknown: tuple[str, ...]
-    """Keys that belong to no module of the decoder, or mean nothing known."""
+    """Keys of no module of the decoder, or of unknown meaning."""
     metadata: Mapping[str, str]
     used_given_alpha: bool
     """True where the strength depends on the alpha that the user gave."""
@@ -66,7 +66,7 @@ class AdapterFile:
         """Deltas that fit a decoder; `shape_of` gives the shape of each of its parameters.
 
         AdapterError when nothing does, unless the host took something else of the file (not `alone`), and when anything
-        is of another width: half an adapter is another sound.
+        is of another width: half an adapter sounds different.
         """
         weights = {module: shape_of(f"{module}.weight") for module in self.modules}
         known = {module: shape for module, shape in weights.items() if shape is not None}
@@ -108,7 +108,7 @@ class AdapterFile:
 
 def host_tensors(modules: Mapping[str, ModuleDelta]) -> dict[str, Tensor]:
     """Tensors of the adapter in the host's own format, without the magnitudes of DoRA."""
-    # The host looks at some of them as vectors, which it can only where they lie in one delta.
+    # The host views some of them as vectors, which needs contiguous ones.
     return {f"{HOST_PREFIX}{module}.{ending}": tensor.contiguous()
             for module, delta in modules.items() for ending, tensor in delta.host().items()}
 
@@ -118,7 +118,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _sizes(content: AdapterFile, known: Mapping[str, Sequence[int]]) -> str:
-    """The two sizes by name, where both are known."""
+    """Names of the two sizes, where both are known."""
     for module, shape in known.items():
         factors = content.modules[module].factors
         if module.endswith("q_proj") and factors is not None and {factors.shape[-1], shape[-1]} <= WIDTHS.keys():
@@ -136,7 +136,7 @@ def _widths(delta: ModuleDelta, module: str, weight: Sequence[int], bias: Sequen
 
 
 def weights_file(path: Path) -> Path:
-    """The adapter's own file, for a folder that PEFT, LyCORIS or Side-Step saved; a file is itself."""
+    """Weights file in a folder that PEFT, LyCORIS or Side-Step saved; a file is its own."""
     if not path.is_dir():
         return path
     for name in FOLDER_FILES:
@@ -146,7 +146,7 @@ def weights_file(path: Path) -> Path:
 
 
 def open_file(path: Path) -> Adapter:
-    """The handle of an adapter file or folder of any layout; what a stranger's file holds is seen when it is read."""
+    """Open an adapter file or folder of any layout as a handle; foreign content is checked when it is read."""
     file = weights_file(path)
     return Adapter(path=file) if file.suffix.lower() in (*PICKLES, ".sft") and file.is_file() else open_adapter(file)
 
@@ -248,7 +248,7 @@ def delta_fn(path: Path) -> DeltaFn:
 
 
 def as_own_state(path: Path) -> dict[str, Tensor]:
-    """A LoRA, LoKR or LoHA of any layout under the names that `LiveAdapter.state_dict` has, to start a training from.
+    """Convert a LoRA, LoKR or LoHA of any layout to the names of `LiveAdapter.state_dict`, to start a training from.
 
     AdapterError for kinds that no training continues: full changes, and DoRA by rows.
     """

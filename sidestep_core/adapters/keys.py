@@ -66,8 +66,10 @@ def is_part(key: str) -> bool:
 
 
 def sorted_by_module(names: Iterable[str]) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]], list[str]]:
-    """Module -> part -> key; module -> ending -> key, where one of them is of a kind that is not known here; and the
-    keys that are neither.  AdapterError when two keys mean the same."""
+    """Sort keys into (module -> part -> key, module -> ending -> key for modules of unknown kinds, unknown keys).
+
+    AdapterError when two keys mean the same.
+    """
     modules: dict[str, dict[str, str]] = {}
     endings: dict[str, dict[str, str]] = {}
     foreign, unknown = set(), []
@@ -83,14 +85,14 @@ def sorted_by_module(names: Iterable[str]) -> tuple[dict[str, dict[str, str]], d
         other = modules.setdefault(module, {}).setdefault(part or key, key)
         if other != key:
             raise AdapterError(f"The file holds {module} twice, as {other} and as {key}. It mixes two adapters.")
-    # A strength of nothing else: what it is the strength of has another name than any known.
+    # A strength alone: its matrices have unknown names.
     foreign |= {module for module, parts in modules.items() if parts.keys() <= {"alpha", "scalar"}}
     return ({module: parts for module, parts in modules.items() if module not in foreign},
             {module: endings[module] for module in modules if module in foreign}, unknown)
 
 
 def _split(key: str) -> tuple[str, str, str] | None:
-    """(official module, its name in the key, part; "" if that is not known here); None where there is no module."""
+    """Split a key into (official module, its name in the key, part or ""); None where there is no module."""
     match = _key().fullmatch(key)
     module = official(match["module"]) if match else None
     if match is not None and module is not None:
@@ -98,7 +100,7 @@ def _split(key: str) -> tuple[str, str, str] | None:
         if match["leaf"] == ".bias":
             part = "diff_b" if part == "diff" else f"{part}.bias"
         return module, match["module"], part
-    # Weights and biases as such are no change of anything.
+    # Plain weights and biases are no delta.
     text, _, ending = key.rpartition(".") if match is None else ("", "", "")
     while text:
         module = official(text)

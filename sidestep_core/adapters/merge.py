@@ -27,7 +27,7 @@ from ..progress import Progress, Report, ignore
 
 METADATA_KEY = "sidestep_merged"
 BLOCK = 1 << 26
-"""Bytes that are copied at once."""
+"""Bytes per copied block."""
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _QUANTISED = (*FP8, "I8")
 _QUANTISATION_METADATA = "_quantization_metadata"
@@ -53,7 +53,7 @@ class _Plan:
     dtype: str
     """Stored type in the new file."""
     changed: str
-    """The model's parameter that it is, if adapters change it; else ""."""
+    """Official name of the parameter if adapters change it; else ""."""
 
     @property
     def size(self) -> int:
@@ -101,8 +101,8 @@ def stem(name: str, variant: Variant) -> str:
     return name if named else f"{name}_{variant}"
 
 
-def place(checkpoint: Checkpoint, target: Path, facts: Mapping[str, Any]) -> tuple[Path, bool]:
-    """(where to write: name, name-2, name-3 ..., False), or (the file that already is this very merge, True)."""
+def free_path(checkpoint: Checkpoint, target: Path, facts: Mapping[str, Any]) -> tuple[Path, bool]:
+    """Return (free path: name, name-2, name-3 ..., False), or (existing file of this very merge, True)."""
     wanted = [*merged_facts(checkpoint.model[0]), dict(facts)]
     free, number = target, 1
     while free.exists():
@@ -132,7 +132,7 @@ def merged_facts(path: Path) -> list[Any]:
 
 
 def _plans(files: list[TensorFile], prefix: str, weights: Weights, changed: frozenset[str]) -> list[_Plan]:
-    """Every tensor of the new file, in the order of the old ones."""
+    """Plan every tensor of the new file, in the order of the old ones."""
     plans = []
     for file in files:
         for name, stored in file.stored.items():
@@ -148,7 +148,7 @@ def _plans(files: list[TensorFile], prefix: str, weights: Weights, changed: froz
 
 
 def _header(plans: Iterable[_Plan], metadata: Mapping[str, str]) -> bytes:
-    """The start of a safetensors file: the length of a table, and the table."""
+    """Header of a safetensors file: the length of a table, and the table."""
     table: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for plan in plans:

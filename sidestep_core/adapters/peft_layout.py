@@ -2,7 +2,7 @@
 
 PEFT, and ACE-Step's own program through it, opens a folder with adapter_config.json and adapter_model.safetensors.
 diffusers reads the same settings from the header of the file, under its own names for the projections.  The other
-kinds have no form there that means what was trained: PEFT's DoRA is by rows, and its LoKR and LoHA know other scales.
+kinds have no exact form there: PEFT's DoRA is by rows, and its LoKR and LoHA have other scales.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.(?P<part>lora_A\.weight|
 
 
 def settings(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """PEFT's settings of a LoRA, from the names, ranks and alphas of its file content; None for every other kind."""
+    """PEFT's settings of a LoRA, from names, ranks and alphas of its tensors; None for every other kind."""
     found = [_LORA.fullmatch(name) for name in state]
     if not state or not all(found):
         return None
@@ -43,10 +43,10 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
 
 
 def header(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """The metadata that makes strength 1.0 in diffusers what was trained; nothing for what it cannot read."""
+    """Metadata by which strength 1.0 in diffusers is the trained one; empty for kinds that it cannot read."""
     peft = settings(state)
     if peft is None or not any(module.endswith(("q_proj", "k_proj")) for module in peft["target_modules"]):
-        # It recognises the official names by those two projections alone.
+        # Diffusers recognises the official names by those two projections alone.
         return {}
     values: dict[str, Any] = {key: peft[key] for key in ("r", "lora_alpha")}
     values["target_modules"] = [diffusers_name(module) for module in peft["target_modules"]]
@@ -56,7 +56,7 @@ def header(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 
 def without_alphas(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that PEFT has names for.  diffusers' pipelines refuse a file that holds any other."""
+    """Tensors that PEFT has names for; diffusers' pipelines refuse a file with any other."""
     return {name: tensor for name, tensor in state.items() if not name.endswith(".alpha")}
 
 

@@ -63,7 +63,7 @@ def prove(path: Path, live: Iterable[TrainedDelta], load: Loader) -> Proof:
     if energy == 0:
         raise AdapterError(f"The adapter changes nothing after training (what it adds to its {total} modules is zero). "
                            "Train for more steps or raise the learning rate.")
-    # torch's maximum, unlike Python's, does not lose a value that is not a number.
+    # torch's maximum, unlike Python's, keeps NaN.
     error = float(torch.tensor(deviations).max())
     proof = Proof(matched=matched, total=total, effect=projected / energy, error=error)
     if not (abs(proof.effect - 1) <= EFFECT_TOLERANCE and proof.error <= ERROR_TOLERANCE):

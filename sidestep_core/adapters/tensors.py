@@ -16,14 +16,14 @@ from .keys import ONLY_THE_HOSTS, is_part
 
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-"""Opened with weights_only."""
+"""Suffixes of files that are opened with weights_only."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file.  AdapterError when it is damaged: every tensor that may be used is of finite
-    numbers."""
+    """Read tensors and metadata of a file.  AdapterError when it is damaged: every tensor that may be used must be
+    finite."""
     if _is_safetensors(path):
         try:
             tensors, metadata = read_tensors(path), read_metadata(path)
@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_shapes(path: Path) -> tuple[Shapes, dict[str, str]]:
-    """Shape of every tensor by its name, and the metadata; of a safetensors file only the header is read.
+    """Read shapes by name, and the metadata; of a safetensors file only the header is read.
 
     AdapterError as `read`.
     """
@@ -67,7 +67,7 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of the outermost dictionary that has any, and the plain values around them."""
+    """Read the tensors of the outermost dictionary that has any, and the plain values around them."""
     try:
         found = torch_pickle.read(path, mapped=False)
     except torch_pickle.BadTorchFile as error:

@@ -51,20 +51,20 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "a.safetensors"
 
 
-def test_what_is_written_is_proven(path: Path) -> None:
+def test_written_file_is_proven(path: Path) -> None:
     proof = prove(path, live(), delta_fn)
     assert (proof.matched, proof.total) == (2, 2)
     assert abs(proof.effect - 1) < EFFECT
     assert proof.error < EFFECT
 
 
-def test_the_file_says_what_it_is(path: Path) -> None:
+def test_facts_are_in_the_file(path: Path) -> None:
     assert open_adapter(path) == Adapter(path=path, checkpoint="abc", variant="turbo", trigger_word="zxq", steps=7)
     metadata = read_metadata(path)
     assert json.loads(metadata["sidestep"]) == FACTS
 
 
-def test_old_names_of_the_trigger_word(tmp_path: Path) -> None:
+def test_old_trigger_word_is_read(tmp_path: Path) -> None:
     write(tmp_path / "old.safetensors", tensors(), {"tag": "zxq"})
     assert open_adapter(tmp_path / "old.safetensors").trigger_word == "zxq"
 
@@ -98,14 +98,13 @@ def one_weight_lost(content: Tensors) -> Tensors:
     (one_weight_off, r"largest deviation \d\.\de-0[1-4]"),
     (one_weight_lost, r"is damaged"),
 ], ids=["no alpha", "one alpha lost", "no A", "one module lost", "half", "negative", "louder", "one weight", "nan"])
-def test_a_file_that_means_something_else_is_found_out(path: Path, change: Callable[[Tensors], Tensors],
-                                                      message: str) -> None:
+def test_altered_file_fails_the_proof(path: Path, change: Callable[[Tensors], Tensors], message: str) -> None:
     write_tensors(path, change(tensors()))
     with pytest.raises(AdapterError, match=message):
         prove(path, live(), delta_fn)
 
 
-def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
+def test_loader_without_alpha_fails(path: Path) -> None:
     """Scale 1, as every program takes for files without alpha."""
     def load(file: Path) -> DeltaFn:
         found_by = delta_fn(file)
@@ -120,7 +119,7 @@ def test_a_loader_that_ignores_alpha_is_found_out(path: Path) -> None:
         prove(path, live(), load)
 
 
-def test_a_module_that_learned_nothing_must_add_nothing(path: Path) -> None:
+def test_untrained_module_adds_nothing(path: Path) -> None:
     silent = live()
     silent[1] = TrainedDelta(module=MODULES[1], weight=silent[1].weight, delta=torch.zeros(4, 5))
     with pytest.raises(AdapterError, match="not usable"):
@@ -131,12 +130,12 @@ def test_a_module_that_learned_nothing_must_add_nothing(path: Path) -> None:
     assert prove(path, silent, delta_fn).error < EFFECT
 
 
-def test_an_adapter_that_is_not_finite_is_not_proven(path: Path) -> None:
+def test_nan_is_not_proven(path: Path) -> None:
     with pytest.raises(AdapterError, match="not usable"):
         prove(path, live(size=float("nan")), delta_fn)
 
 
-def test_an_adapter_that_changes_nothing_is_not_proven(path: Path) -> None:
+def test_zero_delta_is_not_proven(path: Path) -> None:
     write_tensors(path, scaled(0.0)(tensors()))
     with pytest.raises(AdapterError, match=r"changes nothing.*adds to its 2 modules is zero.*Train for more"):
         prove(path, live(size=0.0), delta_fn)
@@ -145,7 +144,7 @@ def test_an_adapter_that_changes_nothing_is_not_proven(path: Path) -> None:
 @pytest.mark.parametrize(("part", "change"), [
     ("lora_A.weight", lambda tensor: tensor[:2]), ("alpha", lambda tensor: 2 * tensor),
     ("lora_B.weight", None), ("alpha", None)])
-def test_content_of_another_adapter_is_named(part: str, change: Callable[[Tensor], Tensor] | None) -> None:
+def test_foreign_tensors_are_named(part: str, change: Callable[[Tensor], Tensor] | None) -> None:
     name = f"base_model.model.{MODULES[1]}.{part}"
     other = tensors()
     tensor = other.pop(name)
@@ -174,66 +173,66 @@ def test_publishing_never_overwrites(tmp_path: Path) -> None:
     assert [place.read_bytes() for place in places] == [b"fourth", b"second", b"third"]
 
 
-def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
+def test_equal_adapters_give_equal_files(tmp_path: Path) -> None:
     for number in range(8):
         write(tmp_path / f"{number}.safetensors", tensors(), {"steps": 3, "trigger_word": "x"})
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
-def test_the_same_content_is_published_once(path: Path, tmp_path: Path) -> None:
+def test_equal_content_is_published_once(path: Path, tmp_path: Path) -> None:
     """A run that is stopped twice after the same step leaves one adapter of it."""
     target = tmp_path / "loras" / "a.safetensors"
     assert publish(path, target) == publish(path, target) == target
     assert [file.name for file in target.parent.iterdir()] == ["a.safetensors"]
 
 
-def test_a_foreign_adapter_has_only_a_path(tmp_path: Path) -> None:
+def test_foreign_handle_has_only_path(tmp_path: Path) -> None:
     write_tensors(tmp_path / "theirs.safetensors", tensors(), {"ss_network_dim": "16"})
     assert open_adapter(tmp_path / "theirs.safetensors") == Adapter(path=tmp_path / "theirs.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"a text file", b"PK\x03\x04" + bytes(100), b"\x80\x02pickle", bytes(50)])
-def test_other_files_are_no_adapters(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "wrong.safetensors").write_bytes(content)
     with pytest.raises(AdapterError, match=r"wrong\.safetensors is damaged or not a safetensors file"):
         open_adapter(tmp_path / "wrong.safetensors")
 
 
 @pytest.mark.parametrize("missing", [1, 60, 400])
-def test_a_truncated_file_is_no_adapter(path: Path, missing: int) -> None:
+def test_truncated_file_is_refused(path: Path, missing: int) -> None:
     path.write_bytes(path.read_bytes()[:-missing])
     with pytest.raises(AdapterError, match=r"a\.safetensors is damaged"):
         open_adapter(path)
 
 
 @pytest.mark.parametrize("facts", ["{", "[1]", "null"])
-def test_damaged_metadata_is_no_crash(path: Path, facts: str) -> None:
+def test_damaged_metadata_is_named(path: Path, facts: str) -> None:
     write_tensors(path, tensors(), {"sidestep": facts})
     with pytest.raises(AdapterError, match=r"a\.safetensors is damaged"):
         open_adapter(path)
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.ckpt", "a.bin", "a.txt"])
-def test_formats_that_can_run_code_are_refused(tmp_path: Path, name: str) -> None:
+def test_executable_formats_are_refused(tmp_path: Path, name: str) -> None:
     torch.save(tensors(), tmp_path / name)
     with pytest.raises(AdapterError, match=rf"{name} is not a safetensors file.*convert it"):
         open_adapter(tmp_path / name)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"There is no adapter file .*gone\.safetensors"):
         open_adapter(tmp_path / "gone.safetensors")
 
 
 @pytest.mark.parametrize("proof", [None, Proof(matched=2, total=2, effect=1.0, error=1e-7)])
-def test_a_handle_comes_back_from_json_as_it_went(proof: Proof | None, tmp_path: Path) -> None:
+def test_handle_json_round_trip(proof: Proof | None, tmp_path: Path) -> None:
     adapter = Adapter(path=tmp_path / "a.safetensors", checkpoint="abc", variant="sft", trigger_word="zxq", steps=7,
                       heldout_first=1.5, heldout_last=1.25, measured_on="trained", proof=proof)
     atomic.write_json(tmp_path / "handle.json", adapter.to_json())
     assert Adapter.from_json(strict_json.read(tmp_path / "handle.json")) == adapter
 
 
-def test_the_fingerprint_changes_with_any_byte(path: Path) -> None:
+def test_fingerprint_covers_every_byte(path: Path) -> None:
     before = content_fingerprint(path)
     assert content_fingerprint(path) == before
     content = bytearray(path.read_bytes())

@@ -77,7 +77,7 @@ def scale(content: AdapterFile, module: str = Q) -> float:
     ("layers.0.self_attn", None),
     ("", None),
 ])
-def test_names_of_modules(name: str, expected: str | None) -> None:
+def test_official_module_names(name: str, expected: str | None) -> None:
     assert official(name) == expected
 
 
@@ -92,23 +92,22 @@ def test_names_of_modules(name: str, expected: str | None) -> None:
     ({"lora_adapter_metadata": json.dumps({"transformer.r": 2, "transformer.lora_alpha": 3})}, {}, 1.5),
     ({"ss_network_alpha": "9", "ss_network_dim": "2"}, {"r": RANK, "lora_alpha": 6}, 3.0),
 ])
-def test_alpha_from_around_the_file(tmp_path: Path, metadata: dict[str, str], config: dict[str, Any],
-                                    expected: float) -> None:
+def test_alpha_from_settings(tmp_path: Path, metadata: dict[str, str], config: dict[str, Any], expected: float) -> None:
     assert scale(read(written(tmp_path, lora(), metadata, **config))) == pytest.approx(expected, rel=1e-12)
 
 
-def test_alpha_of_the_file_counts_first(tmp_path: Path) -> None:
+def test_file_alpha_counts_first(tmp_path: Path) -> None:
     path = written(tmp_path, lora(alpha=torch.tensor(10)), r=RANK, lora_alpha=6)
     assert scale(read(path)) == 5.0
 
 
 @pytest.mark.parametrize("alpha", [6.0, 6 * math.sqrt(2)])
-def test_rslora_with_either_alpha_in_the_file(tmp_path: Path, alpha: float) -> None:
+def test_rslora_with_either_alpha(tmp_path: Path, alpha: float) -> None:
     path = written(tmp_path, lora(alpha=torch.tensor(alpha)), r=RANK, lora_alpha=6, use_rslora=True)
     assert scale(read(path)) == pytest.approx(6 / math.sqrt(2), rel=1e-6)
 
 
-def test_files_in_the_hosts_own_names_have_scale_one(tmp_path: Path) -> None:
+def test_host_names_have_scale_one(tmp_path: Path) -> None:
     path = written(tmp_path, lora(f"diffusion_model.decoder.{Q}"))
     assert scale(read(path)) == 1.0
     assert scale(read(path, alpha=8.0)) == 4.0
@@ -121,7 +120,7 @@ def test_files_in_the_hosts_own_names_have_scale_one(tmp_path: Path) -> None:
     ({"r": 2, "lora_alpha": "much"}, r"adapter_config\.json is damaged \(could not convert"),
     ({"r": 2, "lora_alpha": 2, "alpha_pattern": {"(": 1}}, "is damaged"),
 ])
-def test_an_unknown_strength_is_asked_for(tmp_path: Path, config: dict[str, Any], message: str) -> None:
+def test_unknown_alpha_is_asked_for(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         read(written(tmp_path, lora(), None, **config))
 
@@ -146,7 +145,7 @@ BAD_NUMBERS = [
 
 
 @pytest.mark.parametrize(("wrong", "message"), BAD_NUMBERS)
-def test_impossible_settings_are_refused_by_name(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_named(tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
     """Settings in the folder of a file, and as diffusers has them in its header."""
     settings = {"peft_type": "LORA", "r": RANK, "lora_alpha": 6} | wrong
     with pytest.raises(AdapterError, match=message):
@@ -159,7 +158,7 @@ def test_impossible_settings_are_refused_by_name(tmp_path: Path, wrong: dict[str
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_numbers_that_json_has_not_are_named(tmp_path: Path, number: str) -> None:
+def test_nonfinite_settings_are_named(tmp_path: Path, number: str) -> None:
     config = f'{{"r": {RANK}, "lora_alpha": 2, "alpha_pattern": {{"q_proj": {number}}}}}'
     path = written(tmp_path, lora())
     (tmp_path / "adapter_config.json").write_text(config, encoding="utf-8")
@@ -175,7 +174,7 @@ def test_numbers_that_json_has_not_are_named(tmp_path: Path, number: str) -> Non
     ({"lora_config": '{"alpha": "inf"}'}, "alpha is 'inf'"),
     ({"lora_config": '{"alpha": Infinity}'}, "lora_config: alpha: Infinity is not a finite number"),
 ])
-def test_impossible_metadata_is_refused_by_name(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
+def test_impossible_metadata_is_named(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         read(written(tmp_path, lora(), metadata))
     torch.save({"state_dict": lora(), **metadata}, tmp_path / "old.pt")
@@ -192,13 +191,13 @@ def test_impossible_metadata_is_refused_by_name(tmp_path: Path, metadata: dict[s
     (lora(alpha=torch.tensor(2.0)), {"ss_network_alpha": "0", "ss_network_dim": "0"}, {}, 1.0),
     (lora(alpha=torch.tensor(2.0)), {"ss_network_alpha": "None", "ss_network_dim": "None"}, {}, 1.0),
 ])
-def test_what_programs_write_is_not_refused(tmp_path: Path, tensors: Tensors, metadata: dict[str, str],
-                                            config: dict[str, Any], expected: float) -> None:
+def test_unusual_alphas_are_accepted(tmp_path: Path, tensors: Tensors, metadata: dict[str, str], config: dict[str, Any],
+                                     expected: float) -> None:
     """A negative alpha is applied as it is by PEFT and ComfyUI; kohya writes 0 where alpha is the rank."""
     assert scale(read(written(tmp_path, tensors, metadata, **config))) == expected
 
 
-def test_settings_of_other_kinds_are_not_taken_for_damaged(tmp_path: Path) -> None:
+def test_foreign_settings_are_not_damage(tmp_path: Path) -> None:
     """AdaLoRA keeps lists where LoRA has ranks."""
     settings = {"peft_type": "ADALORA", "r": RANK, "lora_alpha": 6, "rank_pattern": {f"{Q}.lora_E": [True, False]}}
     content = read(written(tmp_path, lora(lora_E=numbers(RANK, 1)), **settings))
@@ -215,7 +214,7 @@ def test_settings_of_other_kinds_are_not_taken_for_damaged(tmp_path: Path) -> No
     ("encoder.a.alpha", torch.tensor(math.nan), r"encoder\.a\.alpha \(torch.float32, \(\) nan\) holds"),
     ("encoder.a.a1.weight", torch.full((2, 2), math.nan), r"encoder\.a\.a1.* holds something else"),
 ])
-def test_kinds_of_the_host_have_finite_numbers(tmp_path: Path, key: str, wrong: Tensor, message: str) -> None:
+def test_host_kinds_must_be_finite(tmp_path: Path, key: str, wrong: Tensor, message: str) -> None:
     """Alphas of foreign kinds are checked like those of our own."""
     tensors = {f"diffusion_model.{place}.{part}": numbers(2, 2) for place in (f"decoder.{Q}", "encoder.a")
                for part in ("a1.weight", "a2.weight", "b1.weight", "b2.weight")}
@@ -225,26 +224,26 @@ def test_kinds_of_the_host_have_finite_numbers(tmp_path: Path, key: str, wrong: 
         read(written(tmp_path, tensors | {key: wrong}))
 
 
-def test_a_rotation_without_a_bound_has_alpha_zero(tmp_path: Path) -> None:
+def test_unbounded_rotation_has_alpha_zero(tmp_path: Path) -> None:
     parts = {f"{LYCORIS}.oft_blocks": numbers(2, 2, 2), f"{LYCORIS}.alpha": torch.tensor(0.0)}
     assert read(written(tmp_path, parts)).host_only[Q]["alpha"] == 0
 
 
-def test_a_given_alpha_helps_where_nothing_else_does(tmp_path: Path) -> None:
+def test_given_alpha_is_last_resort(tmp_path: Path) -> None:
     content = read(written(tmp_path, lora(), r=16, lora_alpha=32), alpha=4.0)
     assert scale(content) == 2.0
     formats.require_use(4.0, [content])
 
 
 @pytest.mark.parametrize("alpha", [-1.0, math.nan, math.inf, 4.0])
-def test_a_given_alpha_without_use_is_an_error(tmp_path: Path, alpha: float) -> None:
+def test_unused_alpha_is_an_error(tmp_path: Path, alpha: float) -> None:
     content = read(written(tmp_path, lora(alpha=torch.tensor(2.0))), 4.0)
     with pytest.raises(AdapterError, match="alpha"):
         formats.require_use(alpha, [content])
     formats.require_use(0.0, [content])
 
 
-def test_lokr_of_whole_matrices_has_the_rank_only_outside(tmp_path: Path) -> None:
+def test_whole_lokr_takes_outside_rank(tmp_path: Path) -> None:
     parts = {f"lycoris_layers_0_self_attn_q_proj.{name}": tensor for name, tensor in {
         "lokr_w1": numbers(3, 2), "lokr_w2": numbers(2, 2), "alpha": torch.tensor(8.0)}.items()}
     assert scale(read(written(tmp_path, parts))) == 1.0
@@ -254,7 +253,7 @@ def test_lokr_of_whole_matrices_has_the_rank_only_outside(tmp_path: Path) -> Non
     assert w1.equal(2 * numbers(3, 2))
 
 
-def test_kinds() -> None:
+def test_every_kind_is_read() -> None:
     hada = {f"hada_w{number}_{side}": numbers(*((OUT, RANK) if side == "a" else (RANK, IN)), seed=number)
             for number in (1, 2) for side in "ab"}
     loha = HadamardDelta(first=(hada["hada_w1_a"], hada["hada_w1_b"]), second=(hada["hada_w2_a"], hada["hada_w2_b"]),
@@ -302,7 +301,7 @@ def test_damage_is_named(tmp_path: Path, damage: str) -> None:
         read(written(tmp_path, tensors(), r=RANK, lora_alpha=4))
 
 
-def test_a_file_of_another_model_has_no_pieces(tmp_path: Path) -> None:
+def test_other_models_match_nothing(tmp_path: Path) -> None:
     path = written(tmp_path, lora("lora_unet_double_blocks_0_img_attn_qkv") | {"logit_scale": torch.ones(1)})
     content = read(path)
     assert not content.modules
@@ -311,7 +310,7 @@ def test_a_file_of_another_model_has_no_pieces(tmp_path: Path) -> None:
         content.matched(lambda name: (OUT, IN))
 
 
-def test_half_a_foreign_file(tmp_path: Path) -> None:
+def test_partial_match_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path, lora(alpha=torch.tensor(2.0)) | {"encoder.lora_A.weight": torch.ones(2, 2)})
     content = read(path)
     matched = content.matched(lambda name: (OUT, IN) if name.endswith("weight") else None)
@@ -327,7 +326,7 @@ def test_both_sizes_are_named(tmp_path: Path) -> None:
         read(path).matched(lambda name: (4096, 2560))
 
 
-def test_a_full_change_must_have_the_shape_of_its_weight(tmp_path: Path) -> None:
+def test_full_delta_needs_weight_shape(tmp_path: Path) -> None:
     """The host would leave it out in silence."""
     content = read(written(tmp_path, {"proj_in.1.diff": numbers(OUT, IN)}))
     with pytest.raises(AdapterError, match="proj_in.1 is 6 x 4 there and 6 x 2 x 2 in the model"):
@@ -335,7 +334,7 @@ def test_a_full_change_must_have_the_shape_of_its_weight(tmp_path: Path) -> None
     assert content.matched(lambda name: (OUT, IN)).keys() == {"proj_in.1"}
 
 
-def test_a_bias_that_the_model_has_not_is_said(tmp_path: Path) -> None:
+def test_missing_bias_is_reported(tmp_path: Path) -> None:
     content = read(written(tmp_path, lora(alpha=torch.tensor(2.0), **{"lora_B.bias": torch.ones(OUT)})))
     assert content.modules[Q].bias is not None
     matched = content.matched(lambda name: (OUT, IN) if name.endswith("weight") else None)
@@ -343,7 +342,7 @@ def test_a_bias_that_the_model_has_not_is_said(tmp_path: Path) -> None:
     assert content.left_out(content.matched(lambda name: (OUT, IN) if name.endswith("weight") else (OUT,))) == ""
 
 
-def test_a_bias_must_have_the_width_of_the_models(tmp_path: Path) -> None:
+def test_bias_needs_model_width(tmp_path: Path) -> None:
     """A transposed convolution has its outputs second."""
     shapes = {"proj_out.1.weight": (IN, OUT), "proj_out.1.bias": (OUT,)}
     path = written(tmp_path, {"proj_out.1.diff": numbers(IN, OUT), "proj_out.1.diff_b": numbers(OUT)})
@@ -352,14 +351,14 @@ def test_a_bias_must_have_the_width_of_the_models(tmp_path: Path) -> None:
         read(path).matched((shapes | {"proj_out.1.bias": (IN,)}).get)
 
 
-def test_lengths_of_another_width_are_said(tmp_path: Path) -> None:
+def test_magnitude_width_is_checked(tmp_path: Path) -> None:
     """A change of one dimension where the model has a matrix."""
     content = read(written(tmp_path, {f"{Q}.w_norm": numbers(OUT)}))
     with pytest.raises(AdapterError, match="q_proj is 6 there and 6 x 4 in the model"):
         content.matched(lambda name: (OUT, IN) if name.endswith("weight") else None)
 
 
-def test_a_bias_alone_counts_where_there_is_one(tmp_path: Path) -> None:
+def test_bias_alone_is_applied(tmp_path: Path) -> None:
     content = read(written(tmp_path, {f"{Q}.diff_b": numbers(OUT), "proj_in.1.diff_b": numbers(OUT)}))
     matched = content.matched(lambda name: None if name == f"{Q}.bias" else (OUT, IN)[:2 - name.endswith("bias")])
     assert matched.keys() == {"proj_in.1"}
@@ -373,7 +372,7 @@ class Evil:
         return Path.touch, (Path("evil"),)
 
 
-def test_a_pickle_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": lora(), "evil": Evil()}, tmp_path / "evil.pt")
     (tmp_path / "evil.bin").write_bytes(pickle.dumps(Evil()))
@@ -384,7 +383,7 @@ def test_a_pickle_cannot_run_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not (tmp_path / "evil").exists()
 
 
-def test_a_pickle_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+def test_oversized_pickle_is_refused(tmp_path: Path) -> None:
     endless = {name: tensor[:1].expand(1 << 40, tensor.shape[1]) for name, tensor in lora().items()}
     torch.save(endless, tmp_path / "endless.pt")
     with pytest.raises(AdapterError, match=r"endless\.pt is damaged: .* claims to be larger than the file"):
@@ -392,7 +391,7 @@ def test_a_pickle_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("wrap", [lambda tensors: tensors, lambda tensors: {"a": 1, "lora": {"state_dict": tensors}}])
-def test_tensors_of_a_pickle_are_read(tmp_path: Path, wrap: Callable[[Tensors], Any]) -> None:
+def test_pickle_tensors_are_read(tmp_path: Path, wrap: Callable[[Tensors], Any]) -> None:
     torch.save(wrap(lora(alpha=torch.tensor(3.0))), tmp_path / "old.pt")
     assert scale(read(tmp_path / "old.pt")) == 1.5
     assert formats.open_file(tmp_path / "old.pt") == Adapter(path=tmp_path / "old.pt")
@@ -403,7 +402,7 @@ def test_tensors_of_a_pickle_are_read(tmp_path: Path, wrap: Callable[[Tensors], 
         read(tmp_path / "training_state.pt")
 
 
-def test_folders(tmp_path: Path) -> None:
+def test_adapter_folders(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"holds no adapter: none of adapter_model\.safetensors"):
         read(tmp_path)
     written(tmp_path, lora(alpha=torch.tensor(2.0))).rename(tmp_path / "lokr_weights.safetensors")
@@ -415,7 +414,7 @@ def test_folders(tmp_path: Path) -> None:
         read(tmp_path / "a.gguf")
 
 
-def test_a_training_starts_from_any_lora(tmp_path: Path) -> None:
+def test_training_starts_from_any_lora(tmp_path: Path) -> None:
     tensors = lora(f"lora_unet_decoder_{Q.replace('.', '_')}", alpha=torch.tensor(3.0))
     state = formats.as_own_state(written(tmp_path, tensors))
     assert state.keys() == {f"base_model.model.{Q}.{part}" for part in ("lora_A.weight", "lora_B.weight", "alpha")}
@@ -436,7 +435,7 @@ def test_a_training_starts_from_any_lora(tmp_path: Path) -> None:
      r"also changes parts outside the decoder \(1 tensors: diffusion_model\.encoder\.a\.diff\)"),
     ({"other.lora_A.weight": numbers(2, 2)}, "has nothing for ACE-Step 1.5's decoder: other.lora_A.weight"),
 ])
-def test_what_no_training_can_go_on_from(tmp_path: Path, tensors: Tensors, message: str) -> None:
+def test_untrainable_kinds_are_refused(tmp_path: Path, tensors: Tensors, message: str) -> None:
     with pytest.raises(AdapterError, match=message):
         formats.as_own_state(written(tmp_path, tensors))
 
@@ -444,7 +443,7 @@ def test_what_no_training_can_go_on_from(tmp_path: Path, tensors: Tensors, messa
 LYCORIS = "lycoris_" + Q.replace(".", "_")
 
 
-def test_every_kind_is_read_as_it_is_defined(tmp_path: Path) -> None:
+def test_deltas_follow_the_definitions(tmp_path: Path) -> None:
     """The formulas, element by element, as the formats' inventors wrote them down."""
     random = torch.Generator().manual_seed(1)
     weight, down, up = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in ((6, 4), (2, 4), (6, 2)))
@@ -471,7 +470,7 @@ def test_every_kind_is_read_as_it_is_defined(tmp_path: Path) -> None:
         assert add(Q.replace("0", "1"), weight) is None
 
 
-def test_our_own_files_say_everything_themselves(tmp_path: Path) -> None:
+def test_own_files_ignore_settings(tmp_path: Path) -> None:
     """Settings of another adapter in the same folder would make a LoKR of two whole blocks four times as strong."""
     tensors = {f"{LYCORIS}.{name}": tensor for name, tensor in {
         "lokr_w1": numbers(3, 2), "lokr_w2": numbers(2, 2), "alpha": torch.tensor(64.0)}.items()}
@@ -493,13 +492,13 @@ def test_settings_of_another_adapter_are_named(tmp_path: Path, config: dict[str,
 
 
 @pytest.mark.parametrize("setting", ["kasa_config", "use_qalora", "alora_invocation_tokens"])
-def test_another_arithmetic_is_refused_by_name(tmp_path: Path, setting: str) -> None:
+def test_other_arithmetic_is_named(tmp_path: Path, setting: str) -> None:
     path = written(tmp_path, lora(), r=RANK, lora_alpha=2, **{setting: [1]})
     with pytest.raises(AdapterError, match="a kind that is not read"):
         read(path)
 
 
-def test_added_is_what_the_factors_are(tmp_path: Path) -> None:
+def test_delta_fn_multiplies_factors(tmp_path: Path) -> None:
     add = formats.delta_fn(written(tmp_path, lora(alpha=torch.tensor(3.0))))
     found = add(Q, torch.zeros(OUT, IN))
     assert found is not None

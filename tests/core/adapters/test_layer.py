@@ -74,7 +74,7 @@ def added(layer: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("rank", [4, 6])
 @pytest.mark.parametrize("config", SEPARATE.values(), ids=SEPARATE)
-def test_lycoris_makes_the_same_change_of_our_file(config: AdapterConfig, rank: int) -> None:
+def test_lycoris_reads_equal_deltas(config: AdapterConfig, rank: int) -> None:
     base = linear(48, 64)
     layer, reference = ours(config, base, rank), theirs(config, base, rank).eval()
     result = reference.load_state_dict(layer.saved())
@@ -90,7 +90,7 @@ def test_lycoris_makes_the_same_change_of_our_file(config: AdapterConfig, rank: 
 
 
 @pytest.mark.parametrize("config", SEPARATE.values(), ids=SEPARATE)
-def test_lycoris_has_the_same_gradients(config: AdapterConfig) -> None:
+def test_lycoris_has_equal_gradients(config: AdapterConfig) -> None:
     base = linear(48, 64)
     layer, reference = ours(config, base, 4), theirs(config, base, 4).eval()
     reference.load_state_dict(layer.saved())
@@ -110,7 +110,7 @@ def test_lycoris_has_the_same_gradients(config: AdapterConfig) -> None:
 @pytest.mark.parametrize("factor", [-1, 1, 2, 4, 6, 8, 512, 5000])
 @pytest.mark.parametrize("dim", [1, 7, 64, 128])
 @pytest.mark.parametrize("both", [True, False])
-def test_a_lokr_is_cut_as_lycoris_cuts_it(factor: int, dim: int, both: bool) -> None:
+def test_lokr_blocks_match_lycoris(factor: int, dim: int, both: bool) -> None:
     config = LokrConfig(factor=factor, linear_dim=dim, decompose_both=both)
     for rows, columns in ((2048, 2048), (1024, 2048), (6144, 2048), (4096, 2560), (2560, 9728), (127, 250)):
         with torch.device("meta"):
@@ -123,7 +123,7 @@ def test_a_lokr_is_cut_as_lycoris_cuts_it(factor: int, dim: int, both: bool) -> 
 @pytest.mark.parametrize("config", [LoraConfig(rank=8, alpha=8.0, dora=True),
                                     LokrConfig(linear_dim=8, alpha=8.0, factor=4, weight_decompose=True),
                                     LohaConfig(rank=8, alpha=8.0)])
-def test_a_small_change_over_a_bfloat16_base_is_not_lost(config: AdapterConfig) -> None:
+def test_small_delta_survives_bfloat16(config: AdapterConfig) -> None:
     """Why LyCORIS's modules are not used: they round the sum of weight and change."""
     base = linear(256, 256, torch.bfloat16)
     layer, reference = ours(config, base, 8, size=3e-4), theirs(config, base, 8).eval()
@@ -136,7 +136,7 @@ def test_a_small_change_over_a_bfloat16_base_is_not_lost(config: AdapterConfig) 
     assert deviation(lost, expected) > 5 * BF16
 
 
-def test_dropped_inputs_are_dropped_before_the_change_and_nowhere_else() -> None:
+def test_dropout_acts_on_adapter_input() -> None:
     base = linear(48, 64)
     for config in LYCORIS.values():
         layer = ours(config, base, 4)
@@ -153,8 +153,7 @@ def test_dropped_inputs_are_dropped_before_the_change_and_nowhere_else() -> None
 
 @pytest.mark.parametrize(("module", "message"), [("layers.9.self_attn.q_proj", "which this decoder does not have"),
                                                  ("layers.0.self_attn.q_norm", "a RMSNorm, not a linear layer")])
-def test_modules_that_cannot_be_adapted_are_an_error_before_anything_changes(checkpoint: Checkpoint, module: str,
-                                                                            message: str) -> None:
+def test_bad_target_changes_nothing(checkpoint: Checkpoint, module: str, message: str) -> None:
     decoder = fresh(checkpoint)
     before = [type(part) for part in decoder.modules()]
     with pytest.raises(AdapterError, match=message):
@@ -164,7 +163,7 @@ def test_modules_that_cannot_be_adapted_are_an_error_before_anything_changes(che
 
 @pytest.mark.parametrize("name", ["lokr-scalar", "lokr-full-scalar", "loha-scalar", "lokr-both-scalar"])
 @pytest.mark.parametrize("scalar", [0.7, -1 / 3, 1e-6, 0.0])
-def test_a_trained_scalar_is_part_of_alpha_and_comes_back_exactly(name: str, scalar: float) -> None:
+def test_scalar_round_trips_through_alpha(name: str, scalar: float) -> None:
     base = linear(48, 64)
     one, other = ours(LYCORIS[name], base, 3), ours(LYCORIS[name], base, 3, size=0.2)
     assert one.scalar is not None

@@ -31,7 +31,7 @@ def by_hand(x: torch.Tensor, factors: dict[str, torch.Tensor], strength: float) 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", LOKRS.values(), ids=LOKRS)
-def test_output_is_the_formula_bit_for_bit(config: LokrConfig, dtype: torch.dtype) -> None:
+def test_output_equals_formula_bitwise(config: LokrConfig, dtype: torch.dtype) -> None:
     random = rng.generator("lokr")
     factors = {name: torch.randn(one.rows, one.columns, generator=random)
                for name, one in Lokr().matrices(config, 3, 48, 64).items()}

@@ -28,7 +28,7 @@ TALL = DecoderGeometry(width=32, layers=12, heads=2, kv_heads=1, head_width=16, 
 
 @pytest.mark.parametrize("projections", [PROJECTIONS, ("v_proj", "q_proj"), ("o_proj",)])
 @pytest.mark.parametrize("ranks", [(), ("layers.1.*=7", "layers.11.*=3")])
-def test_layers_one_and_eleven_are_not_confused(projections: tuple[str, ...], ranks: tuple[str, ...]) -> None:
+def test_target_names_are_exact(projections: tuple[str, ...], ranks: tuple[str, ...]) -> None:
     """PEFT takes names for patterns."""
     config = LoraConfig(rank=2, target_modules=projections, module_ranks=ranks)
     decoder = Decoder(TALL)
@@ -44,7 +44,7 @@ def test_layers_one_and_eleven_are_not_confused(projections: tuple[str, ...], ra
     assert len(live.parameters) == len(shapes) == 2 * len(modules)
 
 
-def test_modules_that_are_not_there_are_an_error() -> None:
+def test_missing_modules_are_an_error() -> None:
     modules = {"layers.0.self_attn.q_proj": 2, "layers.99.self_attn.q_proj": 2}
     with pytest.raises(AdapterError, match=r"2 modules but sits on 1; differing: layers\.99\.self_attn\.q_proj"):
         registry.attach(Decoder(TALL), LoraConfig(rank=2), modules, seed=0)
@@ -53,8 +53,8 @@ def test_modules_that_are_not_there_are_an_error() -> None:
 @pytest.mark.parametrize(("rank", "alpha"), [(4, 6.0), (8, 4.0), (1, 128.0)])
 @pytest.mark.parametrize("rslora", [True, False])
 @pytest.mark.parametrize("ranks", [(), ("layers.0.*=3",)])
-def test_the_file_says_what_strength_one_means(checkpoint: Checkpoint, rank: int, alpha: float, rslora: bool,
-                                               ranks: tuple[str, ...]) -> None:
+def test_file_holds_trained_scale(checkpoint: Checkpoint, rank: int, alpha: float, rslora: bool,
+                                  ranks: tuple[str, ...]) -> None:
     config = LoraConfig(rank=rank, alpha=alpha, attention_type="cross", target_modules=("q_proj", "v_proj"),
                         rslora=rslora, module_ranks=ranks)
     _, live = taught(checkpoint, config)
@@ -75,7 +75,7 @@ def test_the_file_says_what_strength_one_means(checkpoint: Checkpoint, rank: int
 
 
 @pytest.mark.parametrize("config", LORAS.values(), ids=LORAS)
-def test_peft_opens_the_file_to_the_same_model(checkpoint: Checkpoint, config: LoraConfig, tmp_path: Path) -> None:
+def test_peft_loads_equal_model(checkpoint: Checkpoint, config: LoraConfig, tmp_path: Path) -> None:
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model, set_peft_model_state_dict
 
@@ -90,7 +90,7 @@ def test_peft_opens_the_file_to_the_same_model(checkpoint: Checkpoint, config: L
     assert torch.equal(velocity(theirs.base_model.model), velocity(decoder.eval()))
 
 
-def test_what_peft_saved_without_alpha_is_taken_too(checkpoint: Checkpoint) -> None:
+def test_peft_file_without_alpha_loads(checkpoint: Checkpoint) -> None:
     config = LORAS["lora"]
     decoder, live = taught(checkpoint, config)
     bare = {name: tensor for name, tensor in live.state_dict().items() if not name.endswith(".alpha")}
@@ -102,7 +102,7 @@ def test_what_peft_saved_without_alpha_is_taken_too(checkpoint: Checkpoint) -> N
         wider.load_state_dict(bare)
 
 
-def test_without_peft_it_is_said_what_to_install(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peft_names_the_package(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingDependency, match="pip install --upgrade peft"):
         attached(checkpoint, LORAS["lora"])

@@ -50,7 +50,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> TinyPaths:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_only_what_is_changed_changes(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_only_changed_weights_differ(tmp_path: Path, dtype: torch.dtype) -> None:
     paths = write_tiny_models(tmp_path, dtype=dtype)
     before = read_tensors(paths.model)
     write_tensors(paths.model, before, {"author": "me"})
@@ -66,7 +66,7 @@ def test_only_what_is_changed_changes(tmp_path: Path, dtype: torch.dtype) -> Non
     assert metadata == {"author": "me", "sidestep_merged": json.dumps([FACTS])}
 
 
-def test_the_merged_model_opens_as_what_it_is(tmp_path: Path, split: TinyPaths) -> None:
+def test_merged_model_opens(tmp_path: Path, split: TinyPaths) -> None:
     source = opened(split)
     found = merge.merge(source, PATCH, tmp_path / "mine_turbo.safetensors", FACTS)
     again = open_checkpoint(found, text_encoder=split.text_encoder, vae=split.vae)
@@ -76,7 +76,7 @@ def test_the_merged_model_opens_as_what_it_is(tmp_path: Path, split: TinyPaths) 
     assert merge.merged_facts(twice) == [FACTS, {"more": 1}]
 
 
-def test_an_all_in_one_stays_one(tmp_path: Path) -> None:
+def test_all_in_one_stays_one_file(tmp_path: Path) -> None:
     paths = write_tiny_all_in_one(tmp_path)
     found = merge.merge(open_checkpoint(paths.model), PATCH, tmp_path / "new_turbo.safetensors", FACTS)
     before, after = raw(paths.model), raw(found)
@@ -86,7 +86,7 @@ def test_an_all_in_one_stays_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_an_official_folder_becomes_one_file(tmp_path: Path, sharded: bool) -> None:
+def test_official_folder_becomes_one_file(tmp_path: Path, sharded: bool) -> None:
     paths = write_tiny_official(tmp_path / "official", sharded=sharded)
     source = open_checkpoint(paths.model)
     found = merge.merge(source, PATCH, tmp_path / "mine_turbo.safetensors", FACTS)
@@ -100,7 +100,7 @@ def test_an_official_folder_becomes_one_file(tmp_path: Path, sharded: bool) -> N
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_quantised_model_is_written_whole(tmp_path: Path, style: str) -> None:
+def test_quantised_model_is_written_bfloat16(tmp_path: Path, style: str) -> None:
     paths = write_tiny_all_in_one(tmp_path)
     prefix = "model.diffusion_model."
     quantise(paths.model, style, prefix)
@@ -122,11 +122,11 @@ def test_a_quantised_model_is_written_whole(tmp_path: Path, style: str) -> None:
         assert json.loads(read_metadata(found)["_quantization_metadata"])["layers"].keys() == {"text.layer"}
 
 
-def test_a_whole_model_is_not_called_quantised(split: TinyPaths) -> None:
+def test_whole_model_is_not_quantised(split: TinyPaths) -> None:
     assert not merge.quantised(opened(split))
 
 
-def test_a_stop_leaves_nothing(tmp_path: Path, split: TinyPaths) -> None:
+def test_cancel_leaves_no_file(tmp_path: Path, split: TinyPaths) -> None:
     reports = []
 
     def stop(progress: Progress) -> None:
@@ -140,26 +140,26 @@ def test_a_stop_leaves_nothing(tmp_path: Path, split: TinyPaths) -> None:
     assert all(report.stage == "save" and report.step <= report.total for report in reports)
 
 
-def test_no_file_is_overwritten_and_none_made_twice(tmp_path: Path, split: TinyPaths) -> None:
+def test_merge_never_overwrites(tmp_path: Path, split: TinyPaths) -> None:
     source, target = opened(split), tmp_path / "mine_turbo.safetensors"
     target.write_text("something else", encoding="utf-8")
-    place, done = merge.place(source, target, FACTS)
+    place, done = merge.free_path(source, target, FACTS)
     assert (place.name, done) == ("mine_turbo-2.safetensors", False)
     merge.merge(source, PATCH, place, FACTS)
-    assert merge.place(source, target, FACTS) == (place, True)
-    assert merge.place(source, target, {"other": 1}) == (tmp_path / "mine_turbo-3.safetensors", False)
+    assert merge.free_path(source, target, FACTS) == (place, True)
+    assert merge.free_path(source, target, {"other": 1}) == (tmp_path / "mine_turbo-3.safetensors", False)
     assert target.read_text(encoding="utf-8") == "something else"
 
 
 @pytest.mark.parametrize(("name", "expected"), [
     ("mine", "mine_turbo"), ("mine turbo 2", "mine turbo 2"), ("Turbo-mix", "Turbo-mix"), ("turbocharged",
                                                                                         "turbocharged_turbo")])
-def test_the_name_says_the_variant(name: str, expected: str) -> None:
+def test_name_holds_the_variant(name: str, expected: str) -> None:
     assert merge.stem(name, "turbo") == expected
 
 
 @pytest.mark.parametrize("name", ["base mix", "turbo_base", "sft"])
-def test_no_name_says_another_variant(name: str) -> None:
+def test_name_of_other_variant_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"means (base|sft), but the model is turbo"):
         merge.stem(name, "turbo")
 
@@ -170,15 +170,14 @@ def test_no_name_says_another_variant(name: str) -> None:
     (Patch(frozenset(CHANGED), lambda name, weight: weight * math.nan), "is not finite"),
     (Patch(frozenset(CHANGED), lambda name, weight: weight + 1e38), "is too large for F16"),
 ])
-def test_what_cannot_be_merged_is_said_and_leaves_nothing(tmp_path: Path, patch: Patch, message: str) -> None:
+def test_failed_merge_leaves_no_file(tmp_path: Path, patch: Patch, message: str) -> None:
     paths = write_tiny_models(tmp_path / "model", dtype=torch.float16)
     with pytest.raises(AdapterError, match=message):
         merge.merge(opened(paths), patch, tmp_path / "out" / "new_turbo.safetensors", FACTS)
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, split: TinyPaths,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_checked_first(tmp_path: Path, split: TinyPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")  # noqa: PYI024 (as shutil has it)
     monkeypatch.setattr(merge.shutil, "disk_usage", lambda folder: usage(100, 99, 1))
     with pytest.raises(CheckpointError, match=r"needs \d+\.\d GB and .* has 0\.0 GB free"):
@@ -186,7 +185,7 @@ def test_a_full_disk_is_said_before_anything_is_written(tmp_path: Path, split: T
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_facts_are_said(tmp_path: Path) -> None:
+def test_damaged_facts_are_named(tmp_path: Path) -> None:
     write_tensors(tmp_path / "odd.safetensors", {"x": torch.ones(1)}, {"sidestep_merged": "{"})
     with pytest.raises(CheckpointError, match=r"odd\.safetensors has damaged metadata"):
         merge.merged_facts(tmp_path / "odd.safetensors")

@@ -45,8 +45,8 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("mlp", [True, False])
 @pytest.mark.parametrize("ranks", [(), ("*=3", "layers.1.*.q_proj=0")], ids=["one rank", "ranks"])
 @pytest.mark.parametrize("name", SOME)
-def test_it_sits_on_exactly_what_was_asked(checkpoint: Checkpoint, name: str, attention: str, mlp: bool,
-                                           ranks: tuple[str, ...]) -> None:
+def test_adapter_sits_on_listed_modules(checkpoint: Checkpoint, name: str, attention: str, mlp: bool,
+                                        ranks: tuple[str, ...]) -> None:
     config = replace(SOME[name], attention_type=attention, target_mlp=mlp, module_ranks=ranks)
     decoder, live = attached(checkpoint, config)
     training = [name for name, parameter in decoder.named_parameters() if parameter.requires_grad]
@@ -58,7 +58,7 @@ def test_it_sits_on_exactly_what_was_asked(checkpoint: Checkpoint, name: str, at
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @every_kind
-def test_at_first_no_bit_changes(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype) -> None:
+def test_start_changes_no_bit(checkpoint: Checkpoint, config: AdapterConfig, dtype: torch.dtype) -> None:
     decoder, _ = attached(checkpoint, config, dtype=dtype)
     expected = velocity(fresh(checkpoint, dtype))
     for mode in (True, False):
@@ -67,14 +67,14 @@ def test_at_first_no_bit_changes(checkpoint: Checkpoint, config: AdapterConfig, 
 
 
 @every_kind
-def test_it_is_float32_over_a_bfloat16_base(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_parameters_are_float32(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     decoder, _ = attached(checkpoint, config, dtype=torch.bfloat16)
     kinds = {(parameter.requires_grad, parameter.dtype) for parameter in decoder.parameters()}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
 
 
 @every_kind
-def test_the_gradient_reaches_all_of_it_and_nothing_else(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_gradients_reach_adapter_only(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     decoder, live = taught(checkpoint, config, torch.bfloat16)
     before = {name: parameter.clone() for name, parameter in decoder.named_parameters()}
     velocity(decoder.train()).square().mean().backward()
@@ -85,7 +85,7 @@ def test_the_gradient_reaches_all_of_it_and_nothing_else(checkpoint: Checkpoint,
 
 
 @every_kind
-def test_the_base_is_left_as_it_is(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_base_weights_are_untouched(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     decoder, live = taught(checkpoint, config)
     own = {id(parameter) for parameter in live.parameters}
     kept = {name.replace(".base_layer", ""): parameter for name, parameter in decoder.named_parameters()
@@ -96,7 +96,7 @@ def test_the_base_is_left_as_it_is(checkpoint: Checkpoint, config: AdapterConfig
 
 
 @every_kind
-def test_the_start_is_a_pure_function_of_the_seed(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_start_depends_on_seed_only(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     def starts(seed: int) -> list[Tensor]:
         return list(attached(checkpoint, config, seed)[1].parameters)
 
@@ -111,7 +111,7 @@ def test_the_start_is_a_pure_function_of_the_seed(checkpoint: Checkpoint, config
 
 
 @every_kind
-def test_no_two_random_starts_are_alike(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_modules_start_differently(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     matrices = [parameter for parameter in attached(checkpoint, config)[1].parameters
                 if parameter.ndim == 2 and parameter.shape[0] > 1 and parameter.any()]
     pairs = [(one, two) for index, one in enumerate(matrices) for two in matrices[:index] if one.shape == two.shape]
@@ -120,7 +120,7 @@ def test_no_two_random_starts_are_alike(checkpoint: Checkpoint, config: AdapterC
 
 
 @every_kind
-def test_what_it_adds_is_what_the_decoder_computes_with(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_merged_delta_equals_live_output(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     decoder, live = taught(checkpoint, config)
     merged, wrong = fresh(checkpoint), fresh(checkpoint)
     for change in live.deltas():
@@ -134,7 +134,7 @@ def test_what_it_adds_is_what_the_decoder_computes_with(checkpoint: Checkpoint, 
 
 
 @every_kind
-def test_gradient_checkpointing_gives_the_same_numbers(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_recomputation_changes_no_bit(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     gradients = []
     for recomputing in (True, False):
         decoder, live = taught(checkpoint, config)
@@ -146,7 +146,7 @@ def test_gradient_checkpointing_gives_the_same_numbers(checkpoint: Checkpoint, c
 
 
 @every_kind
-def test_inputs_are_dropped_while_training_only(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_dropout_acts_in_training_only(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     decoder, _ = taught(checkpoint, config)
     with torch.no_grad():
         assert torch.equal(velocity(decoder.eval()), velocity(decoder))
@@ -156,7 +156,7 @@ def test_inputs_are_dropped_while_training_only(checkpoint: Checkpoint, config: 
 
 
 @every_kind
-def test_saved_content_is_put_back_bit_for_bit(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
+def test_save_load_is_bit_identical(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
     _, live = taught(checkpoint, config)
     state = live.state_dict()
     adapter_file.write(tmp_path / "a.safetensors", state, {})
@@ -168,7 +168,7 @@ def test_saved_content_is_put_back_bit_for_bit(checkpoint: Checkpoint, config: A
 
 
 @every_kind
-def test_even_an_untrained_one_is_put_back_bit_for_bit(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_untrained_round_trip_is_bit_identical(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     _, live = attached(checkpoint, config)
     _, other = attached(checkpoint, config, seed=5)
     other.load_state_dict(live.state_dict())
@@ -176,7 +176,7 @@ def test_even_an_untrained_one_is_put_back_bit_for_bit(checkpoint: Checkpoint, c
 
 
 @every_kind
-def test_what_is_saved_is_a_copy(checkpoint: Checkpoint, config: AdapterConfig) -> None:
+def test_state_dict_is_a_copy(checkpoint: Checkpoint, config: AdapterConfig) -> None:
     _, live = taught(checkpoint, config)
     state = live.state_dict()
     before = {name: tensor.clone() for name, tensor in state.items()}
@@ -196,8 +196,7 @@ def others(name: str) -> dict[str, AdapterConfig]:
 
 
 @pytest.mark.parametrize(("name", "other"), [(name, other) for name in SOME for other in others(name)])
-def test_what_another_adapter_saved_is_refused_before_anything_changes(checkpoint: Checkpoint, name: str,
-                                                                      other: str) -> None:
+def test_foreign_state_changes_nothing(checkpoint: Checkpoint, name: str, other: str) -> None:
     decoder, live = taught(checkpoint, SOME[name])
     before = [parameter.clone() for parameter in live.parameters]
     with pytest.raises(AdapterError, match=r"layers.*in the saved adapter.*It belongs to another run"):
@@ -215,7 +214,7 @@ def written(live: LiveAdapter, folder: Path, change: str = "") -> Path:
 
 
 @every_kind
-def test_our_own_loader_reads_what_was_trained(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
+def test_own_loader_proves_every_kind(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
     _, live = taught(checkpoint, config, size=1e-3 if config in LYCORIS.values() else 0.1)
     path = written(live, tmp_path)
     proof = prove(path, live.deltas(), formats.delta_fn)
@@ -227,8 +226,7 @@ def test_our_own_loader_reads_what_was_trained(checkpoint: Checkpoint, config: A
 @pytest.mark.parametrize(("name", "part"), [("lora", "lora_B"), ("dora", "lora_up"), ("dora", "dora_scale"),
                                             ("lokr", "lokr_w2_b"), ("lokr-dora", "dora_scale"), ("loha", "hada_w1_b"),
                                             ("lora", "alpha"), ("lokr", "alpha"), ("loha", "alpha")])
-def test_a_file_that_means_something_else_is_found_out(checkpoint: Checkpoint, name: str, part: str,
-                                                      tmp_path: Path) -> None:
+def test_altered_file_fails_the_proof(checkpoint: Checkpoint, name: str, part: str, tmp_path: Path) -> None:
     _, live = taught(checkpoint, KINDS[name])
     path = written(live, tmp_path, change=part)
     with pytest.raises(AdapterError, match="not usable"):
@@ -236,7 +234,7 @@ def test_a_file_that_means_something_else_is_found_out(checkpoint: Checkpoint, n
 
 
 @every_kind
-def test_the_same_adapter_is_the_same_file(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
+def test_equal_adapters_give_equal_files(checkpoint: Checkpoint, config: AdapterConfig, tmp_path: Path) -> None:
     contents = set()
     for _ in range(3):
         contents.add(written(taught(checkpoint, config)[1], tmp_path).read_bytes())
@@ -252,13 +250,13 @@ def test_the_same_adapter_is_the_same_file(checkpoint: Checkpoint, config: Adapt
     (LokrConfig(factor=8), "2B", 192, 5_517_312),
     (LohaConfig(rank=32), "2B", 192, 44_040_192),
 ])  # fmt: skip
-def test_the_size_of_an_adapter_on_the_real_models(config: AdapterConfig, size: str, modules: int, total: int) -> None:
+def test_capacity_on_real_models(config: AdapterConfig, size: str, modules: int, total: int) -> None:
     found = capacity(config, SIZES[size])
     assert len(found.parameters) == modules
     assert found.total == total
 
 
-def test_the_factor_is_what_a_lokr_can_learn_by() -> None:
+def test_lokr_capacity_follows_factor() -> None:
     """The larger block is full by default: rank and alpha have no effect, and there is little capacity."""
     default = capacity(LokrConfig(), SIZES["2B"])
     assert len(default.full) == 192

@@ -20,8 +20,7 @@ from sidestep_core.model.decoder import load_decoder
 
 @pytest.mark.parametrize(("layers", "one", "mlp"), [(24, 96, 72), (32, 128, 96)], ids=["2B", "XL"])
 @pytest.mark.parametrize(("attention", "count"), [("self", 1), ("cross", 1), ("both", 2)])
-def test_the_real_models_have_as_many_targets_as_the_documentation_says(layers: int, one: int, mlp: int,
-                                                                       attention: str, count: int) -> None:
+def test_target_counts_match_documentation(layers: int, one: int, mlp: int, attention: str, count: int) -> None:
     assert len(target_modules(LoraConfig(attention_type=attention), layers)) == count * one
     assert len(target_modules(LoraConfig(attention_type=attention, target_mlp=True), layers)) == count * one + mlp
 
@@ -29,8 +28,8 @@ def test_the_real_models_have_as_many_targets_as_the_documentation_says(layers: 
 @pytest.mark.parametrize("attention", ["both", "self", "cross"])
 @pytest.mark.parametrize("projections", [PROJECTIONS, ("q_proj",), ("k_proj", "o_proj")])
 @pytest.mark.parametrize("mlp", [True, False])
-def test_targets_are_the_decoders_own_in_its_own_order(checkpoint: Checkpoint, attention: str,
-                                                      projections: tuple[str, ...], mlp: bool) -> None:
+def test_targets_follow_decoder_order(checkpoint: Checkpoint, attention: str, projections: tuple[str, ...],
+                                      mlp: bool) -> None:
     decoder = load_decoder(checkpoint.model_weights().under("decoder."), torch.float32, torch.device("cpu"))
     wanted = {("self_attn", projection) for projection in projections if attention != "cross"}
     wanted |= {("cross_attn", projection) for projection in projections if attention != "self"}
@@ -41,12 +40,12 @@ def test_targets_are_the_decoders_own_in_its_own_order(checkpoint: Checkpoint, a
     assert list(target_modules(config, 2)) == expected
 
 
-def test_the_order_in_which_projections_are_named_means_nothing() -> None:
+def test_order_of_projections_is_ignored() -> None:
     orders = permutations(("q_proj", "k_proj", "v_proj"))
     assert len({tuple(target_modules(LoraConfig(target_modules=order), 2)) for order in orders}) == 1
 
 
-def test_self_and_cross_attention_can_have_lists_of_their_own() -> None:
+def test_attentions_have_own_lists() -> None:
     config = LoraConfig(target_modules=("o_proj",), self_target_modules=("v_proj", "q_proj"))
     assert list(target_modules(config, 1)) == [
         "layers.0.self_attn.q_proj", "layers.0.self_attn.v_proj", "layers.0.cross_attn.o_proj"]
@@ -56,11 +55,11 @@ def test_self_and_cross_attention_can_have_lists_of_their_own() -> None:
 
 @pytest.mark.parametrize("config", [LoraConfig(rank=5), LoraConfig(rank=5, dora=True), LokrConfig(linear_dim=5),
                                     LohaConfig(rank=5)])
-def test_every_module_has_the_rank_of_the_config(config: AdapterConfig) -> None:
+def test_modules_have_base_rank(config: AdapterConfig) -> None:
     assert set(target_modules(config, 3).values()) == {5}
 
 
-def test_the_last_pattern_that_fits_gives_the_rank_and_zero_leaves_out() -> None:
+def test_last_matching_pattern_counts() -> None:
     config = LoraConfig(rank=4, attention_type="self", target_modules=("q_proj", "v_proj"),
                         module_ranks=("layers.1.*=0", "*.q_proj=16", "layers.1?.*=3", "layers.0.self_attn.v_proj=1"))
     ranks = target_modules(config, 11)
@@ -81,7 +80,7 @@ def test_the_last_pattern_that_fits_gives_the_rank_and_zero_leaves_out() -> None
     ("*.cross_attn.q_proj=3", r"fits only modules that are not chosen: attention_type is 'self'"),
     ("*=0", r"leaves out every module"),
 ])  # fmt: skip
-def test_a_pattern_without_effect_is_an_error(entry: str, message: str) -> None:
+def test_unused_pattern_is_an_error(entry: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         target_modules(LoraConfig(attention_type="self", module_ranks=("layers.0.*=2", entry)), 4)
 
@@ -94,5 +93,5 @@ def test_a_pattern_without_effect_is_an_error(entry: str, message: str) -> None:
     (LoraConfig(rank=8, alpha=16.0, rslora=True), 4, 8.0),
     (LoraConfig(rank=8, alpha=16.0, rslora=True, dora=True), 64, 2.0),
 ])  # fmt: skip
-def test_a_module_of_another_rank_is_as_strong(config: AdapterConfig, rank: int, expected: float) -> None:
+def test_scale_ignores_module_rank(config: AdapterConfig, rank: int, expected: float) -> None:
     assert config.scaling(rank) == expected

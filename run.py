@@ -23,7 +23,7 @@ LAUNCH = ("import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = sy
           "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)")
 """Code that runs a module of this folder, for the same reason."""
 
-MOST_WORKERS = 4
+MAX_WORKERS = 4
 """Upper limit of test processes; each may run its own ComfyUI and Chromium, about 3 GB."""
 
 
@@ -96,7 +96,7 @@ def benchmarks() -> list[str]:
 
 def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
     """Run ruff, mypy and pytest; non-zero if one failed.  pytest comes last, so its verdict is the last line."""
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    workers = min(MAX_WORKERS, os.cpu_count() or 1)
     # glibc would keep gigabytes that a model has freed in a worker's heap for the rest of the tests.
     env = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20), **env}
     everything = ["-n", str(workers), "--durations", "10", "tests"]

@@ -16,7 +16,7 @@ from .host.wording import sentence
 from .host.worker import run_stage
 from .sockets import CATEGORY, SongsSocket
 
-MOST_BYTES = 8 << 30
+MAX_BYTES = 8 << 30
 """All clips together, as ComfyUI holds them in memory at once."""
 BYTES_PER_SECOND = decode.SAMPLE_RATE * 2 * 4
 
@@ -49,7 +49,7 @@ class SongAudio(io.ComfyNode):
     @classmethod
     def execute(cls, songs: SongFolder, seconds: float, start: float) -> io.NodeOutput:
         size = len(songs.songs) * seconds * BYTES_PER_SECOND
-        if size > MOST_BYTES:
+        if size > MAX_BYTES:
             raise ConfigError(f"{len(songs.songs)} clips of {seconds:g} s would take {size / 2**30:.0f} GB of memory. "
                               "Lower seconds, or caption the songs folder by folder.")
         made = run_stage(cls.hidden.unique_id, "clips", lambda report: list(_clips(songs, seconds, start, report)),

@@ -31,4 +31,4 @@ def path_of(choice: str) -> Path:
 
 def load(choice: str) -> Estimate:
     """The estimate behind a choice.  ConfigError when it is not one of the choices, or not an estimate."""
-    return result.read(strict_json.read_bytes(path_of(choice), most=result.MAX_CHARACTERS), choice)
+    return result.read(strict_json.read_bytes(path_of(choice), max_bytes=result.MAX_CHARACTERS), choice)

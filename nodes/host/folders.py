@@ -31,7 +31,7 @@ _ESTIMATES = "sidestep_estimates"
 _OFFICIAL = "official"
 _OFFICIAL_MARK = "silence_latent.pt"
 """A file that every official ACE-Step 1.5 folder has and no other model has."""
-MOST_CHARACTERS, MOST_BYTES = 80, 200
+MAX_CHARACTERS, MAX_BYTES = 80, 200
 """File systems take 255 bytes, and more is added to a name, such as the step; outside ASCII a character has up to 4."""
 _WINDOWS_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|clock\$|(com|lpt)[\d\u00b9\u00b2\u00b3])\s*(\..*)?",
                                re.IGNORECASE)
@@ -53,9 +53,9 @@ def safe_name(name: str, what: str) -> str:
                           "and spaces before them.")
     if wrong := bad_character(name):
         raise ConfigError(f"{what} {name!r} {wrong}. Type it again.")
-    if len(name) > MOST_CHARACTERS or len(name.encode()) > MOST_BYTES:
+    if len(name) > MAX_CHARACTERS or len(name.encode()) > MAX_BYTES:
         raise ConfigError(f"{what} has {len(name)} characters, {len(name.encode())} bytes; use at most "
-                          f"{MOST_CHARACTERS} of at most {MOST_BYTES}.")
+                          f"{MAX_CHARACTERS} of at most {MAX_BYTES}.")
     if _WINDOWS_RESERVED.fullmatch(name):
         raise ConfigError(f"{what} {name!r} is a name that Windows keeps for itself. Choose another.")
     return name

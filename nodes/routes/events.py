@@ -25,7 +25,7 @@ from .history import History, Point, Preview, finite
 
 EVENT = "sidestep.progress"
 SECONDS_BETWEEN_EVENTS = 0.1
-MOST_HISTORIES = 64
+MAX_HISTORIES = 64
 NO_RUN = ""
 UNSAVED = "00000000-0000-0000-0000-000000000000"
 
@@ -133,7 +133,7 @@ def _history(node_id: str, run: str) -> History:
     if history is None or history.run != run:
         history = History(node_id=str(node_id), run=str(run), workflow=_workflow_of(node_id))
     _histories[node_id] = history
-    if len(_histories) > MOST_HISTORIES:
+    if len(_histories) > MAX_HISTORIES:
         oldest, _ = _histories.popitem(last=False)
         _sent_at.pop(oldest, None)
     return history

@@ -22,8 +22,8 @@ UNITS = {"analyze": "song", "split": "song", "clip": "song", "preprocess": "song
 """The work of a stage that is finished before a stop."""
 Metrics = dict[str, float | None]
 
-MOST_POINTS = 2000
-MOST_PREVIEWS = 100
+MAX_POINTS = 2000
+MAX_PREVIEWS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Preview:
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """Where a run stands, with at most MOST_POINTS points of its curves and MOST_PREVIEWS previews, by their steps."""
+    """Where a run stands, with at most MAX_POINTS points of its curves and MAX_PREVIEWS previews, by their steps."""
 
     node_id: str
     run: str
@@ -119,17 +119,17 @@ class History:
         elif self.points and not self._is_kept(self.points[-1]):
             self.points.pop()
         self.points.append(point)
-        while len(self.points) > MOST_POINTS:
+        while len(self.points) > MAX_POINTS:
             self.stride *= 2
             kept = [point for point in self.points[:-1] if self._is_kept(point)]
             # Held-out points are always kept, so a run with thousands of them would never get shorter.
-            self.points = (kept if len(kept) < MOST_POINTS else kept[::2]) + self.points[-1:]
+            self.points = (kept if len(kept) < MAX_POINTS else kept[::2]) + self.points[-1:]
 
     def add_preview(self, preview: Preview) -> None:
         """Put a preview in its place, instead of an earlier one of the same step; the first and the newest stay."""
         others = [other for other in self.previews if other.step != preview.step]
         self.previews = sorted([*others, preview], key=lambda each: each.step)
-        if len(self.previews) > MOST_PREVIEWS:
+        if len(self.previews) > MAX_PREVIEWS:
             del self.previews[1]
 
     def preview_file(self, step: int) -> Path | None:

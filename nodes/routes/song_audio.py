@@ -29,7 +29,7 @@ BLOCK_SECONDS = 60.0
 """Audio decoded at once, which bounds memory."""
 PEAKS = 120
 PEAKS_PER_SECOND = 10
-MOST_REMEMBERED = 4096
+MAX_REMEMBERED = 4096
 
 _peaks: OrderedDict[str, list[int]] = OrderedDict()
 _lock = threading.Lock()
@@ -77,7 +77,7 @@ def peaks(song: Song) -> list[int]:
     computed = _computed_peaks(song)
     with _lock:
         _peaks[identity] = computed
-        while len(_peaks) > MOST_REMEMBERED:
+        while len(_peaks) > MAX_REMEMBERED:
             _peaks.popitem(last=False)
     return computed
 

@@ -24,14 +24,14 @@ from ...sidestep_core.songs.song import Song, SongFolder
 from ..host.wording import readable, sentence
 from . import song_audio
 
-MOST_SHOWN = 64
+MAX_SHOWN = 64
 """Song folders kept; the oldest are dropped."""
-MOST_ROWS = 100
+MAX_ROWS = 100
 """Rows in one answer."""
-MOST_PROBLEMS = 200
-MOST_CHARACTERS = 100_000
+MAX_PROBLEMS = 200
+MAX_CHARACTERS = 100_000
 """Characters of a text that is written into a sidecar."""
-MOST_REMEMBERED = 100_000
+MAX_REMEMBERED = 100_000
 """Songs kept, in all folders together."""
 
 
@@ -83,7 +83,7 @@ def show(found: SongFolder) -> dict[str, object]:
     key = secrets.token_urlsafe(16)
     with _lock:
         _shown[key] = _Shown(folder=found, read=tuple(_found.get(song.path) for song in found.songs))
-        while len(_shown) > MOST_SHOWN:
+        while len(_shown) > MAX_SHOWN:
             _shown.popitem(last=False)
     text = f"{len(found.songs)} song{'s' * (len(found.songs) != 1)}"
     message = f"{text}, {len(found.problems)} left out." if found.problems else f"{text}."
@@ -106,9 +106,9 @@ def song_at(key: str, index: int) -> Song:
 
 
 def rows(key: str, first: int, count: int) -> dict[str, object]:
-    """Rows of the table from `first` on, at most MOST_ROWS; reads the headers of files without a report."""
+    """Rows of the table from `first` on, at most MAX_ROWS; reads the headers of files without a report."""
     found = _folder(key)
-    last = min(len(found.songs), first + min(count, MOST_ROWS))
+    last = min(len(found.songs), first + min(count, MAX_ROWS))
     return {
         "total": len(found.songs), "first": first, "rows": _rows(found, range(first, last)),
         "left_out": _reasons(found),
@@ -123,7 +123,7 @@ def remember(found: SongFolder, given: Path) -> None:
         for song in found.songs:
             _found.pop(song.path, None)
             _found[song.path] = None if described_elsewhere else text_fields(song)
-        while len(_found) > MOST_REMEMBERED:
+        while len(_found) > MAX_REMEMBERED:
             _found.popitem(last=False)
 
 
@@ -211,8 +211,8 @@ def _checked(fields: Mapping[str, object]) -> dict[str, str]:
     for name, text in fields.items():
         if name not in TextFields.__annotations__ or not isinstance(text, str):
             raise ConfigError(f"{name!r} is not a text that can be edited here.")
-        if len(text) > MOST_CHARACTERS:
-            raise ConfigError(f"{name} has {len(text)} characters; at most {MOST_CHARACTERS} can be written.")
+        if len(text) > MAX_CHARACTERS:
+            raise ConfigError(f"{name} has {len(text)} characters; at most {MAX_CHARACTERS} can be written.")
         texts[name] = text.replace("\r\n", "\n").strip()
     return texts
 
@@ -241,7 +241,7 @@ def _folder(key: str) -> SongFolder:
 def _reasons(found: SongFolder) -> list[dict[str, str]]:
     """Files that are left out, with the reasons."""
     return [{"name": problem.name, "reason": readable(problem.reason)}
-            for problem in found.problems[:MOST_PROBLEMS]]
+            for problem in found.problems[:MAX_PROBLEMS]]
 
 
 def _rows(found: SongFolder, places: range) -> list[dict[str, object]]:

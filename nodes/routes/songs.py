@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 ROWS = 20
 """Default number of rows."""
-MOST_BYTES = 10_000_000
+MAX_BYTES = 10_000_000
 """Bytes of a request; more than all editable texts in any encoding."""
 SONG = r"/sidestep/songs/{key}/{index:\d{1,9}}"
 
@@ -73,7 +73,7 @@ async def post_all_notes(request: web.Request) -> web.Response:
     """Write the new text fields of every song to its sidecars."""
     await body(request)
     written = await work(lambda: song_previews.save_all(request.match_info["key"]))
-    return answer({"songs": written.songs, "problems": list(written.problems[:song_previews.MOST_PROBLEMS])})
+    return answer({"songs": written.songs, "problems": list(written.problems[:song_previews.MAX_PROBLEMS])})
 
 
 def _peaks(song: song_previews.Song) -> list[int]:
@@ -101,8 +101,8 @@ async def body(request: web.Request) -> Mapping[str, object]:
     """Read the JSON object of a request; other content types, which other sites can send, are refused."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Send JSON.")
-    if (request.content_length or 0) > MOST_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MOST_BYTES, request.content_length or 0)
+    if (request.content_length or 0) > MAX_BYTES:
+        raise web.HTTPRequestEntityTooLarge(MAX_BYTES, request.content_length or 0)
     try:
         # Half a character is refused with the field that it is in.
         return strict_json.as_object(strict_json.loads(await request.read(), "The request", unicode=False),

@@ -26,8 +26,8 @@ _FEWEST = 20
 _OVERLAP = 0.5
 """Share of the shorter song that has to be in both."""
 # Words that more songs share than that (fade-outs, held tones) tell nothing, and would take long.
-_MOST_PLACES = 64
-_MOST_SHIFTS = 8
+_MAX_PLACES = 64
+_MAX_SHIFTS = 8
 _SHIFTS = 4096
 """More than there are shifts of a fingerprint in either direction."""
 
@@ -62,10 +62,10 @@ def _alike(words: Sequence[Tensor]) -> Iterator[tuple[int, int, int]]:
     times = torch.cat([torch.empty(0, dtype=torch.long), *(torch.arange(len(song)) for song in words)])
     order = texts.argsort(stable=True)
     _, places = texts[order].unique_consecutive(return_counts=True)
-    order = order[(places.repeat_interleave(places) <= _MOST_PLACES) & (texts[order] != 0)]
+    order = order[(places.repeat_interleave(places) <= _MAX_PLACES) & (texts[order] != 0)]
     texts, songs, times = texts[order], songs[order], times[order]
     found = [torch.empty(0, dtype=torch.long)]
-    for apart in range(1, min(_MOST_PLACES, len(texts))):
+    for apart in range(1, min(_MAX_PLACES, len(texts))):
         same = ((texts[apart:] == texts[:-apart]) & (songs[apart:] != songs[:-apart])).nonzero().flatten()
         pairs = songs[same] * len(words) + songs[same + apart]
         found.append(pairs * _SHIFTS + times[same] - times[same + apart] + _SHIFTS // 2)
@@ -75,7 +75,7 @@ def _alike(words: Sequence[Tensor]) -> Iterator[tuple[int, int, int]]:
     order = order[(alike[order] // _SHIFTS).argsort(stable=True)]
     pairs = alike[order] // _SHIFTS
     earlier = torch.searchsorted(pairs, pairs)
-    for one in alike[order][torch.arange(len(pairs)) - earlier < _MOST_SHIFTS].tolist():
+    for one in alike[order][torch.arange(len(pairs)) - earlier < _MAX_SHIFTS].tolist():
         pair, shift = divmod(one, _SHIFTS)
         yield *divmod(pair, len(words)), shift - _SHIFTS // 2
 

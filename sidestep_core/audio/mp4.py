@@ -10,7 +10,7 @@ _HEADER = {b"meta": 4, b"data": 8}
 """Bytes of these atoms before what they hold: a version; a type and a language."""
 _LONGEST = 8
 """Bytes of an integer."""
-_MOST_ATOMS = 100_000
+_MAX_ATOMS = 100_000
 """Side by side, as in a recording of a whole day; millions of empty ones are no music."""
 
 
@@ -33,7 +33,7 @@ def tempo(path: Path) -> int | None:
 
 def _atom(file: BinaryIO, name: bytes, start: int, end: int) -> tuple[int, int] | None:
     """Where the first atom of this name among those from `start` to `end` begins to hold something, and ends."""
-    for _ in range(_MOST_ATOMS):
+    for _ in range(_MAX_ATOMS):
         if start + 8 > end:
             break
         file.seek(start)

@@ -58,8 +58,8 @@ def _entries(folder: Path) -> tuple[list[str], list[Problem]]:
     samples = manifest.get("samples") if isinstance(manifest, dict) else manifest
     if not isinstance(samples, list) or not samples or not all(isinstance(entry, str) for entry in samples):
         return found, [*problems, _unused("has no list of samples")]
-    if len(samples) > walk.MOST_ENTRIES:
-        return found, [*problems, _unused(f"lists {len(samples)} samples, more than {walk.MOST_ENTRIES}")]
+    if len(samples) > walk.MAX_ENTRIES:
+        return found, [*problems, _unused(f"lists {len(samples)} samples, more than {walk.MAX_ENTRIES}")]
     return samples, []
 
 

@@ -45,7 +45,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SAME_SILENCE = 1e-2
 """How far the silences of two songs may be apart, as one may have been stored in bfloat16."""
 SETTINGS = "preprocess_meta.json"
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 """Of a file; ten minutes take 20 MB."""
 
 
@@ -118,8 +118,8 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
 
 def _read(path: Path, width: int) -> _Song:
     """DatasetError or BadTorchFile, whose text is the reason, where the file is no song for this checkpoint."""
-    if path.stat().st_size > MOST_BYTES:
-        raise DatasetError(f"is larger than {MOST_BYTES >> 20} MB, which no song is")
+    if path.stat().st_size > MAX_BYTES:
+        raise DatasetError(f"is larger than {MAX_BYTES >> 20} MB, which no song is")
     content = torch_pickle.read(path)
     if not isinstance(content, dict):
         raise DatasetError(f"holds {type(content).__name__}, not the dictionary of a song")

@@ -28,10 +28,10 @@ from . import tensor_file
 from .sample_info import SampleInfo
 
 MANIFEST = "manifest.json"
-MOST_BYTES = 256_000_000
+MAX_BYTES = 256_000_000
 """Of a manifest: ten thousands of songs with their lyrics."""
-MOST_FRAMES = 25 * 3600 * 24
-MOST_REPEATS = 1_000_000
+MAX_FRAMES = 25 * 3600 * 24
+MAX_REPEATS = 1_000_000
 _FILE = re.compile(r"[\w-][\w.-]*\.safetensors")
 FORMAT = 4
 READABLE = (2, 3, FORMAT)
@@ -140,7 +140,7 @@ def open_dataset(folder: Path) -> Dataset:
         raise DatasetError(f"{folder} holds no dataset: {MANIFEST} is missing. Preprocess the songs again, or choose "
                            "another folder.")
     try:
-        values = strict_json.as_object(strict_json.read(path, most=MOST_BYTES), MANIFEST)
+        values = strict_json.as_object(strict_json.read(path, max_bytes=MAX_BYTES), MANIFEST)
         if values.get("format") not in READABLE:
             raise DatasetError(f"{MANIFEST} of {folder.name} has format {strict_json.shown(values.get('format'))}, "
                                f"this version reads {FORMAT}. Preprocess the songs again.")
@@ -174,8 +174,8 @@ class _Manifest:
             if not _FILE.fullmatch(name):
                 raise strict_json.BadJson(f"{MANIFEST}: samples: {strict_json.shown(name)} is no file of a dataset.")
         for sample in self.samples:
-            for field, value, least, most in (("frames", sample.frames, 1, MOST_FRAMES),
-                                              ("repeats", sample.repeats, 1, MOST_REPEATS)):
+            for field, value, least, most in (("frames", sample.frames, 1, MAX_FRAMES),
+                                              ("repeats", sample.repeats, 1, MAX_REPEATS)):
                 if not least <= value <= most:
                     raise strict_json.BadJson(f"{MANIFEST}: {field} of {strict_json.shown(sample.name)} is {value}; it "
                                               f"must lie between {least} and {most}.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from re import Pattern
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
-from .strict_json import MOST_SHOWN, BadJson, Json, as_object, shown
+from .strict_json import MAX_SHOWN, BadJson, Json, as_object, shown
 
 Parsed = TypeVar("Parsed")
 
@@ -84,7 +84,7 @@ def parse(value: Json, annotation: Any, where: str = "") -> Any:
     if origin in (dict, Mapping):
         kind = get_args(annotation)[1] if get_args(annotation) else Any
         values = as_object(value, _subject(where)).items()
-        return {name: parse(item, kind, _inside(where, name[:MOST_SHOWN])) for name, item in values}
+        return {name: parse(item, kind, _inside(where, name[:MAX_SHOWN])) for name, item in values}
     if not _fits(value, origin, annotation):
         raise BadJson(f"{_subject(where)} must be {describe(annotation)}, got {shown(value)}.")
     return origin(value) if origin in (float, Path) else value

@@ -22,9 +22,9 @@ from .strict_json import BadJson
 if TYPE_CHECKING:
     from torch import Tensor
 
-LARGEST_HEADER = 16_000_000
+MAX_HEADER_BYTES = 16_000_000
 """Bytes; a hundred times the largest header known."""
-MOST_DIMENSIONS = 16
+MAX_DIMENSIONS = 16
 METADATA = "__metadata__"
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -149,7 +149,7 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
-            if not 8 < start <= min(size, LARGEST_HEADER):
+            if not 8 < start <= min(size, MAX_HEADER_BYTES):
                 raise BadJson("is not a safetensors file, or was cut off.")
             content = file.read(start - 8)
         header = strict_json.loads(content, "is not a safetensors file: its header")
@@ -169,7 +169,7 @@ def _stored(name: str, value: Any, start: int) -> StoredTensor:
     entry = parse(value, _HeaderEntry, where)
     begin, end = entry.data_offsets
     bits = _BITS.get(entry.dtype)
-    fits = 0 <= begin <= end and len(entry.shape) <= MOST_DIMENSIONS and all(size >= 0 for size in entry.shape)
+    fits = 0 <= begin <= end and len(entry.shape) <= MAX_DIMENSIONS and all(size >= 0 for size in entry.shape)
     # The size of an unknown dtype cannot be checked; a reader that needs the tensor refuses it.
     if not fits or (bits is not None and math.prod(entry.shape) * bits != (end - begin) * 8):
         raise BadJson(f"{where} says shape {strict_json.shown(str(entry.shape))} and bytes {begin} to {end}.")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ..errors import DatasetError
 
-MOST_ENTRIES = 200_000
-MOST_DEPTH = 32
+MAX_ENTRIES = 200_000
+MAX_DEPTH = 32
 TICK_EVERY = 500
 """Entries between two calls of `tick`."""
 
@@ -27,8 +27,8 @@ def walk(root: Path, on_skip: OnSkip = lambda path, reason: None, tick: Tick = l
          hidden: bool = True) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder from `root` down with the sorted names of its files; no file is opened.
 
-    Links are not followed out of `root`.  Folders deeper than MOST_DEPTH are skipped, and with `hidden` False those
-    that begin with a dot.  `tick` is called every TICK_EVERY entries and may raise.  DatasetError beyond MOST_ENTRIES.
+    Links are not followed out of `root`.  Folders deeper than MAX_DEPTH are skipped, and with `hidden` False those
+    that begin with a dot.  `tick` is called every TICK_EVERY entries and may raise.  DatasetError beyond MAX_ENTRIES.
     """
     top = os.path.realpath(root)
     waiting, count = [(root, 0)], itertools.count(1)
@@ -49,18 +49,18 @@ def walk(root: Path, on_skip: OnSkip = lambda path, reason: None, tick: Tick = l
             on_skip(folder, f"The folder cannot be read: {error.strerror}.")
             continue
         yield folder, sorted(files)
-        if depth < MOST_DEPTH:
+        if depth < MAX_DEPTH:
             waiting += [(folder / name, depth + 1) for name in sorted(below, reverse=True)
                         if hidden or not name.startswith(".")]
         elif below:
-            on_skip(folder, f"Folders more than {MOST_DEPTH} levels down are not read.")
+            on_skip(folder, f"Folders more than {MAX_DEPTH} levels down are not read.")
 
 
 def _bound(count: int, root: Path, tick: Tick) -> None:
     if count % TICK_EVERY == 0:
         tick()
-    if count > MOST_ENTRIES:
-        raise DatasetError(f"The folder {root.name} holds more than {MOST_ENTRIES} files and folders. Choose the one "
+    if count > MAX_ENTRIES:
+        raise DatasetError(f"The folder {root.name} holds more than {MAX_ENTRIES} files and folders. Choose the one "
                            "that your songs are in.")
 
 

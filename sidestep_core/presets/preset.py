@@ -22,7 +22,7 @@ from .text import apply_changes, parse_lines, require_known
 
 VERSION = 1
 VERSION_KEY = "sidestep_preset"
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 FOLDER = Path(__file__).parents[2] / "presets"
 BUILT_IN = ("recommended", "high_quality", "quick_test", "vram_24gb_plus", "vram_16gb", "vram_12gb", "vram_8gb")
 """Side-Step's seven, with the values of its 0.8 series."""
@@ -137,7 +137,7 @@ def from_adapter(path: Path) -> Preset:
 
 def _content(source: Path | str) -> str | bytes:
     if isinstance(source, Path):
-        return strict_json.read_bytes(source, most=MOST_BYTES)
-    if len(source) > MOST_BYTES:
-        raise ConfigError(f"A preset has at most {MOST_BYTES} bytes, this has {len(source)}. Is it the right one?")
+        return strict_json.read_bytes(source, max_bytes=MAX_BYTES)
+    if len(source) > MAX_BYTES:
+        raise ConfigError(f"A preset has at most {MAX_BYTES} bytes, this has {len(source)}. Is it the right one?")
     return source

@@ -72,7 +72,7 @@ def _shared_position(found: SongFolder) -> str:
 def _says_already(path: Path, content: Json) -> bool:
     """Whether a file says this, whenever it was made."""
     try:
-        there = strict_json.read(path, most=LARGEST_LIST)
+        there = strict_json.read(path, max_bytes=LARGEST_LIST)
     except strict_json.BadJson:
         return False
     return bool(_timeless(there) == _timeless(content))

@@ -17,13 +17,13 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..io.text import read_text
-from ..io.walk import MOST_ENTRIES, Tick
+from ..io.walk import MAX_ENTRIES, Tick
 from .metadata import QUOTED, Entry, Remarks, SongMetadata, Source, field_of, json_entries, merge, parse_entries
 from .sidecars import SidecarText, parse_json
 
 NAME_KEY = "song"
 """Key of our own for the name of a song whose path is not its name, such as a section."""
-_MOST_SECONDS = 1_000_000
+_MAX_SECONDS = 1_000_000
 _PATH_NAMES = ("audio_path", "file", "filename", "file_name", "path", "audio", "audio_file", "audio_filepath", "song")
 """Names of the path of a song, in lower case."""
 _METADATA = {"custom_tag": "custom_tag", "tag_position": "tag_position", "all_instrumental": "is_instrumental"}
@@ -33,7 +33,7 @@ _SEPARATOR = re.compile(r"sep=(.)\n", re.IGNORECASE)
 """First line of a table that names its separator, as Excel writes it."""
 LARGEST_LIST = 1 << 26
 """Bytes."""
-MOST_ROWS, MOST_COLUMNS = MOST_ENTRIES, 1000
+MAX_ROWS, MAX_COLUMNS = MAX_ENTRIES, 1000
 LIST_ENDINGS = (".csv", ".json", ".jsonl", ".tsv")
 DATASET_FILE = "dataset.json"
 LIST_FILES = ("key_bpm.csv", "metadata.csv", "metadata.jsonl", DATASET_FILE)
@@ -125,10 +125,10 @@ def read_list(path: Path) -> DatasetList:
 
 
 def _bounded(rows: Iterable[Row], file: str) -> tuple[Row, ...]:
-    """Collect the rows; DatasetError beyond MOST_ROWS, as each takes a kilobyte of memory."""
-    found = tuple(itertools.islice(rows, MOST_ROWS + 1))
-    if len(found) > MOST_ROWS:
-        raise DatasetError(f"{file} lists more than {MOST_ROWS} songs. Divide it.")
+    """Collect the rows; DatasetError beyond MAX_ROWS, as each takes a kilobyte of memory."""
+    found = tuple(itertools.islice(rows, MAX_ROWS + 1))
+    if len(found) > MAX_ROWS:
+        raise DatasetError(f"{file} lists more than {MAX_ROWS} songs. Divide it.")
     return found
 
 
@@ -187,7 +187,7 @@ def _sample(sample: Mapping[str, Any], shared: Sequence[Entry], where: str, file
     reference = next((lower[name] for name in _PATH_NAMES if lower.get(name) and name != NAME_KEY), lower.get(NAME_KEY))
     if not isinstance(reference, str):
         raise DatasetError(f"{where} has no audio_path. Add the path of its song, relative to {file}.")
-    start, stop = (_number(sample.get(name), _MOST_SECONDS, f"{where}: {name}") for name in ("start", "stop"))
+    start, stop = (_number(sample.get(name), _MAX_SECONDS, f"{where}: {name}") for name in ("start", "stop"))
     name = sample.get(NAME_KEY)
     return Row(reference=reference, where=where, entries=json_entries(sample, where), shared=shared, start=start,
                stop=stop, name=name if isinstance(name, str) and name.strip() else "")
@@ -211,8 +211,8 @@ def table_rows(path: Path) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         names = reader.fieldnames or ()
-        if len(names) > MOST_COLUMNS:
-            raise DatasetError(f"{path.name} has {len(names)} columns; at most {MOST_COLUMNS} are read.")
+        if len(names) > MAX_COLUMNS:
+            raise DatasetError(f"{path.name} has {len(names)} columns; at most {MAX_COLUMNS} are read.")
         column = next((name for name in names if name.strip().lower() in _PATH_NAMES), None)
         if column is None:
             raise DatasetError(f"{path.name} has no column 'file' in its first line. Add it, or rename the table.")

@@ -17,10 +17,10 @@ _BACKUP = ".bak"
 _SYSTEM = frozenset(("desktop.ini", "thumbs.db"))
 _SNIFFED = 512
 """Bytes that tell whether a file of another ending is text."""
-_MOST_SNIFFED = 1000
+_MAX_SNIFFED = 1000
 _LARGEST = 1 << 20
 _NAMED_ALONE, _NAMED_IN_ALL = 5, 20
-_MOST_UNKNOWN = 50
+_MAX_UNKNOWN = 50
 """Names that are told one by one."""
 
 
@@ -36,7 +36,7 @@ def unread(others: Sequence[str], songs: Sequence[str], reasons: Mapping[str, st
     for name in others:
         named = name in reasons or PurePosixPath(name).suffix.lower() in _TEXT_ENDINGS
         (texts if named else strange).append(name)
-    texts = sorted([*texts, *(name for name in strange[:_MOST_SNIFFED] if _is_text(root / name))])
+    texts = sorted([*texts, *(name for name in strange[:_MAX_SNIFFED] if _is_text(root / name))])
     texts = [name for name in texts if PurePosixPath(name).name.lower() not in _SYSTEM and not name.endswith(_BACKUP)]
     for name in texts[:_NAMED_ALONE]:
         yield name, reasons.get(name) or _reason(name, stems)
@@ -52,14 +52,14 @@ def unknown(values: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, str]]:
     for song, entry in values:
         by_name[plain_name(entry.name)].append((song, entry))
     found = list(by_name.values())
-    for (song, entry), *others in found[:_MOST_UNKNOWN]:
+    for (song, entry), *others in found[:_MAX_UNKNOWN]:
         where = entry.where.removesuffix(f": {entry.name}")
         more = f" There are {len(others)} more of this name." if others else ""
         near = difflib.get_close_matches(plain_name(entry.name)[:QUOTED], NAMES, n=1)
         hint = f" The nearest is {near[0]}." if near else ""
         yield song, (f"{where} says {entry.name:.{QUOTED}}: {str(entry.value)!r:.{QUOTED}}, which is not used, as "
                      f"nothing is called so.{hint}{more}")
-    if rest := found[_MOST_UNKNOWN:]:
+    if rest := found[_MAX_UNKNOWN:]:
         song, entry = rest[0][0]
         where = entry.where.removesuffix(f": {entry.name}")
         yield song, f"{where} says {len(rest)} more names that mean nothing, such as {entry.name:.{QUOTED}}."

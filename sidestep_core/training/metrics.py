@@ -16,7 +16,7 @@ from ..model.flow_matching import HELDOUT_TIMES
 
 FILE = "metrics.jsonl"
 SMOOTHING = 0.95
-MOST_BYTES = 512_000_000
+MAX_BYTES = 512_000_000
 """Of a metrics file: a million steps and more."""
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def read(path: Path) -> list[Row]:
     if not path.is_file():
         return []
     rows: list[Row] = []
-    for line in strict_json.read_lines(path, most=MOST_BYTES):
+    for line in strict_json.read_lines(path, max_bytes=MAX_BYTES):
         try:
             row: dict[str, Any] = parse(strict_json.loads(line, path.name), dict[str, float | str | None], path.name)
             words = [key for key, value in row.items() if isinstance(value, str) and key != MEASURED_ON]

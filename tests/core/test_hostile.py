@@ -50,7 +50,7 @@ FACTS = {"checkpoint": "x", "variant": "turbo", "trigger_word": "t", "steps": 3,
 SAMPLE = {"audio_path": "a.wav", "caption": "x", "bpm": 90, "lyrics": "la", "start": 0, "stop": 0, "song": "a"}
 
 
-MOST_SAID = 1000
+MAX_QUOTED = 1000
 """Characters of a sentence that holds the path of a temporary folder."""
 
 
@@ -196,7 +196,7 @@ def numbers(m: Materials) -> Reader:
 
 
 def estimate(path: Path) -> None:
-    result.read(strict_json.read_bytes(path, most=result.MAX_CHARACTERS), path.name)
+    result.read(strict_json.read_bytes(path, max_bytes=result.MAX_CHARACTERS), path.name)
 
 
 def lines(text: bytes) -> bytes:
@@ -257,10 +257,10 @@ def test_hostile_text_is_refused_briefly(name: str, checkpoint: Checkpoint, tmp_
         try:
             reader.read()
         except SideStepError as error:
-            if len(str(error)) > MOST_SAID:
-                raw[label] = str(error)[:MOST_SAID]
+            if len(str(error)) > MAX_QUOTED:
+                raw[label] = str(error)[:MAX_QUOTED]
         except BaseException as error:  # noqa: BLE001 (each is a failure, and all are shown)
-            raw[label] = repr(error)[:MOST_SAID]
+            raw[label] = repr(error)[:MAX_QUOTED]
     assert raw == {}
 
 

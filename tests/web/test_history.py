@@ -48,10 +48,10 @@ def test_a_long_run_is_thinned_evenly_and_keeps_every_heldout_loss(history: Modu
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(1, 50_001):
         run.update(step(number, loss=1.0, **({"heldout": 2.0} if number % 500 == 0 else {})))
-        assert len(run.points) <= history.MOST_POINTS
+        assert len(run.points) <= history.MAX_POINTS
     steps = [point.step for point in run.points]
     assert steps[-1] == 50_000
-    assert len(steps) > history.MOST_POINTS / 3
+    assert len(steps) > history.MAX_POINTS / 3
     assert max(later - earlier for earlier, later in zip(steps, steps[1:], strict=False)) <= run.stride
     assert [point.step for point in run.points if "heldout" in point.metrics] == list(range(500, 50_001, 500))
 
@@ -60,7 +60,7 @@ def test_more_heldout_losses_than_points_stay_bounded(history: ModuleType) -> No
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(1, 10_001):
         run.update(step(number, heldout=2.0))
-    assert len(run.points) <= history.MOST_POINTS
+    assert len(run.points) <= history.MAX_POINTS
     assert run.points[-1].step == 10_000
 
 
@@ -108,8 +108,8 @@ def test_of_many_previews_the_first_and_the_newest_stay(history: ModuleType) -> 
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(0, 5000, 10):
         run.add_preview(history.Preview(step=number))
-    assert len(run.previews) == history.MOST_PREVIEWS
-    assert [run.previews[place].step for place in (0, 1, -1)] == [0, 5000 - 10 * (history.MOST_PREVIEWS - 1), 4990]
+    assert len(run.previews) == history.MAX_PREVIEWS
+    assert [run.previews[place].step for place in (0, 1, -1)] == [0, 5000 - 10 * (history.MAX_PREVIEWS - 1), 4990]
 
 
 def test_what_json_does_not_know_becomes_null(history: ModuleType) -> None:

@@ -231,10 +231,10 @@ def test_a_link_out_of_the_folder_is_left_out(take: Take, tensors: Path, tmp_pat
 
 
 def test_a_folder_without_end_is_refused(take: Take, tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(walk, "MAX_ENTRIES", 2)
     with pytest.raises(DatasetError, match="holds more than 2 files"):
         take()
-    monkeypatch.setattr(walk, "MOST_ENTRIES", 4)
+    monkeypatch.setattr(walk, "MAX_ENTRIES", 4)
     (tensors / "manifest.json").write_text(json.dumps([f"{number}.pt" for number in range(9)]), encoding="utf-8")
     assert "lists 9 samples, more than 4; every .pt file is taken instead" in problem(take())
 

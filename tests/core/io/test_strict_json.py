@@ -65,4 +65,4 @@ def test_lines_are_read_within_bounds(tmp_path: Path) -> None:
     with pytest.raises(strict_json.BadJson, match=r"a.jsonl has a line of more than 1000000 bytes"):
         next(lines)
     with pytest.raises(strict_json.BadJson, match="at most 10 are read"):
-        list(strict_json.read_lines(path, most=10))
+        list(strict_json.read_lines(path, max_bytes=10))

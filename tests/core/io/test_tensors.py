@@ -60,7 +60,7 @@ def test_huge_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "huge.safetensors"
     write_tensors(path, {"x": torch.ones(10)})
     assert TensorFile(path).stored
-    monkeypatch.setattr(tensors, "LARGEST_HEADER", 50)
+    monkeypatch.setattr(tensors, "MAX_HEADER_BYTES", 50)
     with pytest.raises(BadTensorFile, match=r"huge\.safetensors is not a safetensors file"):
         TensorFile(path)
 

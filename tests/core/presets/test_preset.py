@@ -116,7 +116,7 @@ OURS = '{"sidestep_preset": 1, '
     ('{"sidestep_preset": 2}', "version 2"),
     ('{"sidestep_preset": true}', "version True"),
     ('{"lerning_rate": 2}', "lerning_rate"),
-    (" " * (presets.MOST_BYTES + 1), "at most 1000000 bytes"),
+    (" " * (presets.MAX_BYTES + 1), "at most 1000000 bytes"),
 ])
 def test_bad_preset_is_refused(text: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
@@ -129,7 +129,7 @@ def test_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.json").write_bytes('{"name": "M\u00fcller"}'.encode("latin-1"))
     with pytest.raises(ConfigError, match="UTF-8"):
         read(tmp_path / "latin.json")
-    (tmp_path / "large.json").write_bytes(b" " * (presets.MOST_BYTES + 1))
+    (tmp_path / "large.json").write_bytes(b" " * (presets.MAX_BYTES + 1))
     with pytest.raises(ConfigError, match="has 1000001"):
         read(tmp_path / "large.json")
 

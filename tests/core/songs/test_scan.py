@@ -311,7 +311,7 @@ def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch:
 
     with pytest.raises(Cancelled):
         find_songs(tmp_path, stop)
-    monkeypatch.setattr(walk, "MOST_ENTRIES", 20)
+    monkeypatch.setattr(walk, "MAX_ENTRIES", 20)
     with pytest.raises(DatasetError, match="holds more than 20 files and folders"):
         find_songs(tmp_path)
 
@@ -319,7 +319,7 @@ def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch:
 def test_folders_far_down_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a" / "song.wav")
     write(tmp_path / "a" / "b" / "song.wav")
-    monkeypatch.setattr(walk, "MOST_DEPTH", 1)
+    monkeypatch.setattr(walk, "MAX_DEPTH", 1)
     scan = find_songs(tmp_path)
     assert names(scan) == ["a/song.wav"]
     assert "more than 1 levels down" in scan.problems[0].reason
@@ -388,7 +388,7 @@ def test_an_endless_path_in_a_list_is_none(tmp_path: Path) -> None:
 ])
 def test_a_list_of_more_songs_than_there_can_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
                                                            content: str) -> None:
-    monkeypatch.setattr(lists, "MOST_ROWS", 7)
+    monkeypatch.setattr(lists, "MAX_ROWS", 7)
     write(tmp_path / "a.wav")
     write(tmp_path / name, content)
     with pytest.raises(DatasetError, match=f"{name} lists more than 7 songs"):

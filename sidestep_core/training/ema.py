@@ -1,4 +1,4 @@
-"""The exponential moving average of an adapter's weights, which is smoother than any of its moments."""
+"""Exponential moving average of an adapter's weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def decay(limit: float, step: int) -> float:
-    """Share of the old average kept after the optimizer step `step` (0-based): min(limit, (1 + n) / (10 + n)).
+    """Share of the old average kept after optimizer step `step` (0-based): min(limit, (1 + step) / (10 + step)).
 
     Without this warm-up an average of decay 0.9999 would still be nine tenths of the first weights after 1000 steps.
     """
@@ -18,7 +18,7 @@ def decay(limit: float, step: int) -> float:
 
 
 class Average:
-    """The average of the parameters, float32, beside them on their device."""
+    """Moving average of the parameters, float32, on their device."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], limit: float) -> None:
         self._parameters = tuple(parameters)
@@ -26,19 +26,19 @@ class Average:
         self.start()
 
     def start(self) -> None:
-        """Take the parameters as they are now for the average."""
+        """Reset the average to the present parameters."""
         self._means = [parameter.detach().float().clone() for parameter in self._parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After the optimizer step `step` (0-based)."""
+        """Update the average after optimizer step `step` (0-based)."""
         new = 1 - decay(self._limit, step)
         for mean, parameter in zip(self._means, self._parameters, strict=True):
             mean.lerp_(parameter.float(), new)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The parameters are the average meanwhile, and bit for bit what they were afterwards."""
+        """Replace the parameters by the average inside the block; they are restored bit for bit."""
         raw = [parameter.data for parameter in self._parameters]
         try:
             for parameter, mean in zip(self._parameters, self._means, strict=True):

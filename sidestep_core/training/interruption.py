@@ -1,4 +1,4 @@
-"""What is kept of a run that ends before its end: by a stop, or by an error."""
+"""Saving of a run that ends early, by a stop or an error."""
 
 from __future__ import annotations
 
@@ -16,41 +16,40 @@ from .step import Training
 
 log = logging.getLogger(__name__)
 
-PROVEN_WHEN_STOPPED = 8
-"""Of so many modules one is proven when a run is stopped: all 192 would take seconds, and someone is waiting."""
+PROOF_STRIDE = 8
+"""One module in this many is proven when a run is stopped: all 192 would take seconds while someone waits."""
 
 
-def keep(training: Training, run: Run, state: RunState, end: BaseException) -> BaseException:
-    """Keep the last finished step; returns what to raise instead of `end`, which says where the run continues.
-
-    A stop also publishes the adapter so far.
+def preserve(training: Training, run: Run, state: RunState, end: BaseException) -> BaseException:
+    """Save the last finished step, and return the exception to raise instead of `end`: its message names the step to
+    continue from.  A stop also publishes the adapter so far.
     """
     if was_stopped(end):
-        return end if state.step == 0 else _keep_stopped(training, run, state, end)
+        return end if state.step == 0 else _preserve_stopped(training, run, state, end)
     first_line = (str(end).strip().splitlines() or [type(end).__name__])[0]
-    told = f"{first_line.removesuffix('.')}. {_keep_failed(training, run, state)}".rstrip()
+    message = f"{first_line.removesuffix('.')}. {_preserve_failed(training, run, state)}".rstrip()
     if isinstance(end, SideStepError) or is_out_of_memory(end):
-        return type(end)(told)
-    return TrainingFailed(f"The training failed in step {state.step + 1}: {told}")
+        return type(end)(message)
+    return TrainingFailed(f"The training failed in step {state.step + 1}: {message}")
 
 
-def _keep_stopped(training: Training, run: Run, state: RunState, stop: BaseException) -> BaseException:
+def _preserve_stopped(training: Training, run: Run, state: RunState, stop: BaseException) -> BaseException:
     message = f"Stopped after step {state.step} of {training.total_steps}."
     if not _is_whole(training):
         continues = _continues(run)
         return Cancelled(f"{message} {continues}".rstrip()) if isinstance(stop, Cancelled) else stop
     try:
-        kept = publish.publish_stopped(training, run, state, PROVEN_WHEN_STOPPED)
-        message = f"{message} The adapter so far: {kept.path.name}. Run again to continue from here."
-    except Exception as error:  # noqa: BLE001 (the person asked to stop, and is told what was not kept)
+        kept = publish.publish_stopped(training, run, state, PROOF_STRIDE)
+        message = f"{message} The adapter so far: {kept.path.name}. Train again to continue from here."
+    except Exception as error:  # noqa: BLE001 (the person asked to stop, and learns what was not kept)
         log.warning("The adapter of step %d could not be published.", state.step, exc_info=True)
         message = f"{message} The adapter so far could not be kept ({error}). {_continues(run)}".rstrip()
     log.info(message)
     return Cancelled(message) if isinstance(stop, Cancelled) else stop
 
 
-def _keep_failed(training: Training, run: Run, state: RunState) -> str:
-    """Save the last finished step, if it can still be read; returns from where the run continues."""
+def _preserve_failed(training: Training, run: Run, state: RunState) -> str:
+    """Save the last finished step if it can still be read; return a sentence about the point to continue from."""
     if state.step:
         try:
             if _is_whole(training):
@@ -61,7 +60,7 @@ def _keep_failed(training: Training, run: Run, state: RunState) -> str:
 
 
 def _is_whole(training: Training) -> bool:
-    """Whether the weights are those of a finished step, and numbers."""
+    """Return True if the weights are those of a finished step, and finite."""
     return not training.updating.is_set() and all(
         bool(torch.isfinite(parameter).all()) for parameter in training.adapter.parameters)
 

@@ -24,7 +24,7 @@ from . import batches
 from .batches import Batch
 from .config import ResolvedConfig
 from .data import Sample
-from .metrics import CALLED, MeasuredOn
+from .metrics import LOSS_NAMES, MeasuredOn
 from .resolve import Resolved
 
 
@@ -122,6 +122,6 @@ def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Prog
         advice = (f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual), or use fp32."
                   if progress.step else
                   "Nothing was learned yet: use precision fp32. If that does not help, preprocess the songs again.")
-        raise TrainingDiverged(f"The {CALLED[measured_on]} is {mean} at step {progress.step}. {advice}")
+        raise TrainingDiverged(f"The {LOSS_NAMES[measured_on]} is {mean} at step {progress.step}. {advice}")
     by_time = flat.view(-1, len(flow_matching.HELDOUT_TIMES)).mean(dim=0)
     return HeldoutLoss(mean=mean, by_time=tuple(by_time.tolist()))

@@ -1,4 +1,4 @@
-"""The learning rate, as a pure function of the step: nothing to save, and a resumed run cannot be elsewhere on it."""
+"""Learning rate as a pure function of the step, so that a resumed run needs no saved schedule."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import math
 from .config import ResolvedConfig
 
 WARMUP_START = 0.1
-"""Warm-up begins at this share of the learning rate ..."""
+"""Share of the learning rate at the start of warm-up."""
 END = 0.01
-"""... and cosines and the line end at this one."""
+"""Share of the learning rate at the end of cosines and the line."""
 WARMUP_SHARE = 10
-"""Warm-up takes at most one part in so many of the run."""
+"""Warm-up takes at most 1 / WARMUP_SHARE of the run."""
 
 
 def warmup_steps(config: ResolvedConfig, total: int) -> int:
-    """Steps of warm-up really made in a run of `total`: as asked, but at most a tenth; constant makes none."""
+    """Steps of warm-up in a run of `total`: the setting, but at most a tenth; none for constant."""
     return 0 if config.schedule == "constant" else min(config.warmup_steps, total // WARMUP_SHARE)
 
 
 def learning_rate(config: ResolvedConfig, total: int, step: int) -> float:
-    """The rate of optimizer step `step` (0-based) of `total`: linear warm-up, then what the schedule is called."""
+    """Learning rate of optimizer step `step` (0-based) of `total`: linear warm-up, then the schedule."""
     warmup = warmup_steps(config, total)
     if step < warmup:
         return config.learning_rate * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
@@ -43,7 +43,7 @@ def _cosine(progress: float) -> float:
 
 
 def _cycle(cycles: int, steps: int, step: int) -> tuple[int, int]:
-    """First step of the cycle that `step` is in, and of the next one.
+    """First step of the cycle around `step`, and of the next one.
 
     Cycles differ by one step where `steps` is no multiple of them, so that the last ends with the run: a fixed length
     would let the run end just after a restart, at the full rate.

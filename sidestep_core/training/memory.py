@@ -1,7 +1,7 @@
-"""How much device memory a training needs, before it starts, and how many layers it therefore recomputes.
+"""Estimate of a training's device memory before it starts, and the number of layers to recompute.
 
-What a layer keeps for its backward pass follows from its sizes (see `layer_bytes`); what nothing tells beforehand,
-such as how a kernel works inside, is covered by a margin.  Shapes: see decoder.py.
+Memory that a layer keeps for its backward pass follows from its sizes (see `layer_bytes`); a margin covers the rest,
+such as the workspace of kernels.  Shapes: see decoder.py.
 """
 
 from __future__ import annotations
@@ -25,45 +25,46 @@ log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 USABLE = 0.85
-"""Share of the free memory that is planned with: the rest is lost between blocks, and taken by kernels."""
+"""Usable share of the free memory: fragmentation and kernels take the rest."""
 _FP32 = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The largest batch of a training."""
+    """Size of the largest batch of a training."""
 
     samples: int
     frames: int
     tokens: int
-    """Of the condition."""
+    """Condition tokens."""
     bytes: int
-    """Per number, in the decoder's dtype."""
+    """Bytes per number in the decoder's dtype."""
     mask_bytes: int
-    """Per number, of dropout's mask."""
+    """Bytes per number of dropout's mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """Bytes of device memory that a training needs, by what for."""
+    """Bytes of device memory that a training needs, by purpose."""
 
     weights: int
-    """Of the frozen decoder."""
+    """Weights of the frozen decoder."""
     adapter: int
-    """Its parameters."""
+    """Parameters of the adapter."""
     trained: int
     """Gradients, optimizer state and average of the adapter."""
     layer: int
-    """What one layer keeps for its backward pass."""
+    """Activations that one layer keeps for its backward pass."""
     layer_input: int
-    """What it keeps when it is recomputed."""
+    """Activations that a recomputed layer keeps."""
     layers: int
     recomputed: int
-    """So many layers are recomputed."""
+    """Number of recomputed layers."""
 
     @property
     def activations(self) -> int:
-        """At the end of the forward pass, and once more a layer: its own gradients, or what it is recomputed into."""
+        """Peak of the activations: those kept at the end of the forward pass, and one more layer for its gradients or
+        its recomputation."""
         kept = (self.layers - self.recomputed) * self.layer + self.recomputed * self.layer_input
         return kept + (2 if self.recomputed else 1) * self.layer
 
@@ -80,9 +81,9 @@ class Need:
 
 def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Iterable[str], dropout: float,
          samples: Sequence[Sample], config: ResolvedConfig) -> Need:
-    """What the training will need, with as many layers recomputed as the setting or the free memory asks for.
+    """Estimate the memory, and choose the number of recomputed layers by the setting or the free memory.
 
-    To be called with decoder and adapter on their device, and nothing else of the training there yet.
+    Call it with decoder and adapter on their device, before anything else of the training is there.
     """
     geometry = decoder.geometry
     adapter = sum(parameter.numel() for parameter in parameters)
@@ -108,7 +109,7 @@ def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Iterable
 
 
 def fit(need: Need, free: int) -> Need:
-    """The same with the fewest layers recomputed that leave it in the free memory; with all, if none does."""
+    """Recompute the fewest layers that make the training fit into the free memory; all of them if none does."""
     for recomputed in range(need.layers):
         tried = replace(need, recomputed=recomputed)
         if tried.trained + tried.activations <= USABLE * free:
@@ -117,7 +118,7 @@ def fit(need: Need, free: int) -> Need:
 
 
 def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, mask_bytes: int) -> Batch:
-    """As if the longest song met the longest condition in a full batch."""
+    """Return a full batch of the longest crop with the longest condition."""
     frames = max(sample.latents_TC.shape[0] for sample in samples)
     return Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),
                  tokens=max(sample.condition_SD.shape[0] for sample in samples), bytes=number_bytes,
@@ -125,10 +126,10 @@ def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_byte
 
 
 def layer_bytes(geometry: DecoderGeometry, modules: Iterable[str], batch: Batch) -> int:
-    """What one layer keeps for its backward pass, the mean over the layers.
+    """Bytes that one layer keeps for its backward pass, averaged over the layers.
 
-    Float32, whatever the decoder is in: what its norms take in, which are 3 widths per position, the queries of both
-    attentions, and the keys.  In the decoder's dtype: of each attention queries and outputs (of self-attention keys and
+    Always in float32: the inputs of its norms, which are 3 widths per position, the queries of both attentions, and
+    the keys.  In the decoder's dtype: of each attention queries and outputs (of self-attention keys and
     values too, in a sliding layer three times, and the mask), and of the MLP gate, its activation and up.  An adapted
     module keeps its input, and the mask of its dropout.
     """

@@ -1,4 +1,4 @@
-"""The numbers of a run: one JSON line per step in `metrics.jsonl`, and smoothed losses."""
+"""Metrics of a run: one JSON line per step in `metrics.jsonl`, and smoothed losses."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..model.flow_matching import HELDOUT_TIMES
 FILE = "metrics.jsonl"
 SMOOTHING = 0.95
 MAX_BYTES = 512_000_000
-"""Of a metrics file: a million steps and more."""
+"""Limit of a metrics file: a million steps and more."""
 
 log = logging.getLogger(__name__)
 
 MEASURED_ON = "measured_on"
-"""Key beside `heldout`: which songs it was measured on."""
+"""Key of the songs that `heldout` was measured on."""
 MeasuredOn = Literal["held_out", "trained"]
-CALLED: Mapping[MeasuredOn, str] = {"held_out": "held-out loss", "trained": "loss of the trained songs"}
-"""What is measured, in sentences, by the songs."""
+LOSS_NAMES: Mapping[MeasuredOn, str] = {"held_out": "held-out loss", "trained": "loss of the trained songs"}
+"""Name of the measured loss in messages."""
 Row = dict[str, Any]
-"""Numbers by name, and a word under MEASURED_ON."""
+"""Numbers by name, and a value of MeasuredOn under MEASURED_ON."""
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a metrics file; a last line torn by a crash is left out."""
+    """Read the rows of a metrics file; a last line torn by a crash is left out."""
     if not path.is_file():
         return []
     rows: list[Row] = []
@@ -52,33 +52,35 @@ def read(path: Path) -> list[Row]:
 
 
 def keep_until(path: Path, step: int, measured_step: int | None = None) -> list[Row]:
-    """Forget what was noted after `step`, and held-out losses after `measured_step`, which will be measured again;
-    returns what is left."""
+    """Remove rows after `step`, and held-out losses after `measured_step`, which will be measured again.
+
+    Returns the rest.
+    """
     last = step if measured_step is None else measured_step
     return write(path, [row for row in read(path) if row["step"] <= (last if "heldout" in row else step)])
 
 
 def write(path: Path, rows: Iterable[Row]) -> list[Row]:
-    """Make these the rows of the file."""
+    """Replace the rows of the file."""
     kept = list(rows)
     atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
     return kept
 
 
 def time_bin(t: float) -> str:
-    """Key of the bin that a time lies in: of width 0.2 around each of flow.HELDOUT_TIMES."""
+    """Key of the bin that a time lies in: of width 0.2 around each of HELDOUT_TIMES."""
     count = len(HELDOUT_TIMES)
     return f"t{HELDOUT_TIMES[min(int(t * count), count - 1)]}"
 
 
 class Metrics:
-    """Appends to a run's metrics file, continuing after the step the run resumes from."""
+    """Writer of a run's metrics file, continuing after the step that the run resumes from."""
 
     def __init__(self, path: Path, *, after_step: int, measured_step: int | None = None) -> None:
         self._path = path
         self._unwritten: list[Row] = []
         self.failure = ""
-        """Why rows could not be written, for telling people; they are kept, and written before the next ones."""
+        """Message if rows could not be written; they are kept, and written before the next ones."""
         self._average = self._weight = 0.0
         self._by_time: dict[str, float] = {}
         keys = [time_bin(t) for t in HELDOUT_TIMES]
@@ -88,13 +90,13 @@ class Metrics:
                 self._by_time = {key: row[key] for key in keys if key in row}
 
     def _smooth(self, loss: float) -> float:
-        """Exponential moving average, corrected for its start at zero."""
+        """Update the moving average; return it corrected for its start at zero."""
         self._average = SMOOTHING * self._average + (1 - SMOOTHING) * loss
         self._weight = SMOOTHING * self._weight + (1 - SMOOTHING)
         return self._average / self._weight
 
     def _smooth_by_time(self, samples: Iterable[tuple[float, float]]) -> dict[str, float]:
-        """The same per bin of time, from its first loss on: its state is only what the last row shows."""
+        """Update the moving averages per bin of time, from their first losses on; the last row holds their state."""
         for t, loss in samples:
             key = time_bin(t)
             before = self._by_time.get(key, loss)
@@ -103,21 +105,23 @@ class Metrics:
 
     def add_step(self, step: int, numbers: Mapping[str, float],
                  samples: Sequence[tuple[float, float]] = ()) -> dict[str, float]:
-        """Write the row of a finished step (1-based), whose samples had these (time, loss); returns it with `smoothed`
-        losses, overall and per bin of time."""
-        return self._note({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
+        """Write the row of a finished step (1-based) with these (time, loss) per sample.
+
+        Returns it with `smoothed` losses, overall and per bin of time.
+        """
+        return self._write_row({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
                             **self._smooth_by_time(samples)})
 
     def add_heldout(self, step: int, mean: float, by_time: Sequence[float] = (), *,
                     measured_on: MeasuredOn = "held_out") -> dict[str, float]:
-        """Write the row of a measurement of these songs after `step` finished steps; returns its numbers."""
+        """Write the row of a measurement after `step` finished steps; return its numbers."""
         times = zip(HELDOUT_TIMES, by_time, strict=bool(by_time))
         numbers = {"step": step, "heldout": mean, **{f"heldout_t{time}": loss for time, loss in times}}
-        self._note({**numbers, MEASURED_ON: measured_on})
+        self._write_row({**numbers, MEASURED_ON: measured_on})
         return numbers
 
-    def _note(self, row: Row) -> Row:
-        """Write the row after those that could not be written before.  No number is worth a training."""
+    def _write_row(self, row: Row) -> Row:
+        """Write the row after those that could not be written before.  A failure never ends a training."""
         self._unwritten.append(row)
         try:
             while self._unwritten:

@@ -21,7 +21,7 @@ _BETWEEN = "/"
 
 
 def build(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer over the adapter's parameters.  MissingDependency with the pip line where its package lacks."""
+    """Build the optimizer over the parameters.  MissingDependency, with the pip line, if its package is missing."""
     if config.optimizer == "adamw8bit":
         return _adamw8bit(config, parameters)
     if config.optimizer == "adafactor":
@@ -40,8 +40,8 @@ def _adamw8bit(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch
 
 
 def _adafactor(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch's own cannot switch off its scaling by the size of a parameter, which keeps a LoRA's B, zero at first, at a
-    thousandth of the rate."""
+    """Build transformers' Adafactor: torch's cannot switch off scaling by parameter size, which keeps a LoRA's B, zero
+    at first, at a thousandth of the rate."""
     with _needs("adafactor", "transformers"):
         from transformers.optimization import Adafactor
     optimizer = Adafactor(parameters, lr=config.learning_rate, weight_decay=config.weight_decay,
@@ -62,7 +62,7 @@ def _needs(optimizer: Optimizer, package: str) -> AbstractContextManager[None]:
 
 
 def require(optimizer: str) -> None:
-    """Build the optimizer over nothing much, so that its package is imported.  Raises MissingDependency."""
+    """Raise MissingDependency if the optimizer's package cannot be imported."""
     builders = {"adamw8bit": _adamw8bit, "adafactor": _adafactor, "prodigy": _prodigy}
     if optimizer in builders:
         builders[optimizer](TrainConfig(), [nn.Parameter(torch.zeros(1))])

@@ -1,4 +1,4 @@
-"""Time that is left of a run: steps at their recent pace, and what is done between them at its measured cost."""
+"""Remaining time of a run: steps at their recent pace, and other work at its measured cost."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Literal
 from .config import ResolvedConfig
 
 RECENT = 50
-"""Durations of each kind that are remembered."""
+"""Number of remembered durations of each kind of work."""
 
 Work = Literal["step", "heldout", "save", "preview"]
 
 
 class Pace:
-    """Durations of a run's steps, measurements, saves and previews, each by itself."""
+    """Durations of a run's steps, measurements, saves and previews."""
 
     def __init__(self, config: ResolvedConfig, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._total = total
@@ -29,18 +29,18 @@ class Pace:
 
     @contextlib.contextmanager
     def measured(self, work: Work) -> Iterator[None]:
-        """Take the time of what is done inside."""
+        """Time the work inside the block."""
         began = self._clock()
         yield
         self._seconds[work].append(self._clock() - began)
 
     def seconds_left(self, step: int) -> float:
-        """Seconds from the end of `step` to the end of the run; work that was never measured counts for nothing."""
+        """Seconds from the end of `step` to the end of the run; work that was never timed counts as 0."""
         return sum(statistics.median(seconds) * self._due(work, step)
                    for work, seconds in self._seconds.items() if seconds)
 
     def _due(self, work: Work, step: int) -> int:
-        """Number of times that `work` is still to be done after `step`; the last step is always measured and saved."""
+        """Number of times that `work` is due after `step`; the last step is always measured and saved."""
         every = self._every[work]
         due = self._total // every - step // every if every > 0 else 0
         unscheduled_end = every <= 0 or self._total % every != 0

@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints, the best adapter and the final one, and the adapter that people use, proven."""
+"""Output of a run: checkpoints, the best and the final adapter, and the published adapter, proven."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Writer = Callable[[Path], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where the results of a training go, what is written into them, and by which loader they are proven."""
+    """Destination of a training's results, their metadata, and the loader that proves them."""
 
     folder: Path
     target: Path
@@ -37,54 +37,54 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """The adapter of the lowest held-out loss so far."""
+        """File of the adapter with the lowest held-out loss so far."""
         return self.folder / "best" / ADAPTER_FILE
 
 
 def rehearse(training: Training, run: Run, every: int) -> None:
-    """Write the adapter as it is, and read every n-th module of it back with the loader that will prove it."""
+    """Write the untrained adapter, and read every n-th module back with the loader that will prove it."""
     file = run.folder / "rehearsal.safetensors"
     try:
-        adapter_file.write(file, _begun(training.adapter.state_dict()), run.facts)
+        adapter_file.write(file, _with_unit_scales(training.adapter.state_dict()), run.facts)
         adapter_proof.rehearse(file, training.adapter.deltas(every), run.load)
     finally:
         file.unlink(missing_ok=True)
 
 
-def _begun(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with scales that training begins at 0 (a learned scalar) as 1: readers rightly take a 0 for damage."""
+def _with_unit_scales(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Set scales that training begins at 0 (a learned scalar) to 1: readers rightly take a 0 for damage."""
     return {name: torch.ones_like(tensor) if tensor.numel() == 1 and not tensor.any() else tensor
             for name, tensor in state.items()}
 
 
 def save_checkpoint(training: Training, run: Run, state: RunState, *, prune: bool = True) -> Path:
-    """Write the checkpoint of the present step, with everything that continuing from it needs.
+    """Write the checkpoint of the present step, complete for resuming.
 
-    `prune`: older ones than the last keep_checkpoints are removed.
+    `prune` removes all but the last keep_checkpoints.
     """
     files = _adapter_files(training, _facts(training, run, state))
     if training.heldout and state.best_step:
-        # The run may be continued from here after best/ holds a later one.
+        # The run may be resumed from here after best/ holds a later one.
         files[BEST_FILE] = functools.partial(atomic.copy, run.best)
     return run_checkpoint.save(run.folder, state, training.optimizer, files,
                           training.config.keep_checkpoints if prune else 0)
 
 
 def save_best(training: Training, run: Run, state: RunState) -> None:
-    """Make the adapter of the present step, as it was measured, the best one."""
+    """Save the adapter of the present step, as measured, as the best one."""
     with training.averaged():
         adapter_file.write(run.best, training.adapter.state_dict(), _facts(training, run, state))
 
 
 def usable(checkpoint: Path) -> Path:
-    """The adapter file of a checkpoint folder, or of final/, that was measured: the average where there is one."""
+    """Adapter file of a checkpoint folder, or of final/, that was measured: the average if there is one."""
     average = checkpoint / AVERAGE_FILE
     return average if average.is_file() else checkpoint / ADAPTER_FILE
 
 
 def publish(training: Training, run: Run, state: RunState, source: Path, target: Path, *, every: int = 1) -> Adapter:
-    """Prove an adapter file on every n-th module against the live adapter, which must hold the same, then copy it to
-    where people will use it."""
+    """Prove every n-th module of an adapter file against the live adapter of the same state, then copy the file to
+    `target`."""
     proof = adapter_proof.prove(source, training.adapter.deltas(every), run.load)
     return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
                    variant=run.facts["variant"], trigger_word=run.facts["trigger_word"], steps=state.step,
@@ -93,7 +93,7 @@ def publish(training: Training, run: Run, state: RunState, source: Path, target:
 
 
 def publish_stopped(training: Training, run: Run, state: RunState, every: int) -> Adapter:
-    """Keep the present step as a checkpoint, and its adapter, under a name that tells the step."""
+    """Save the present step as a checkpoint, and publish its adapter under a name with the step."""
     source = usable(save_checkpoint(training, run, state))
     target = run.target.with_stem(f"{run.target.stem}-step-{state.step}")
     with training.averaged():
@@ -101,7 +101,7 @@ def publish_stopped(training: Training, run: Run, state: RunState, every: int) -
 
 
 def publish_final(training: Training, run: Run, state: RunState, ended: str) -> Adapter:
-    """Write final/, put the last or the best adapter where people will use it, and record that the run is complete."""
+    """Write final/, publish the last or the best adapter, and mark the run as complete."""
     save_checkpoint(training, run, state)
     files = _adapter_files(training, {**_facts(training, run, state), "ended": ended})
     best = training.config.publish == "best"
@@ -126,7 +126,7 @@ def publish_final(training: Training, run: Run, state: RunState, ended: str) -> 
 
 
 def _adapter_files(training: Training, facts: Mapping[str, Any]) -> dict[str, Writer]:
-    """The adapter as it trains, its average if there is one, and the one of them that people use for PEFT."""
+    """Writers of the trained adapter, its average if there is one, and the published one of them for PEFT."""
     tensors = training.adapter.state_dict()
     files = {ADAPTER_FILE: _writer(tensors, facts)}
     if training.average is not None:
@@ -141,7 +141,7 @@ def _writer(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Writer:
 
 
 def _peft_files(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict[str, Writer]:
-    """What makes a folder one that PEFT opens; nothing for kinds that it would compute in another way."""
+    """Writers of the files that PEFT opens; none for kinds that PEFT would compute in another way."""
     if peft_layout.settings(tensors) is None:
         return {}
     return {peft_layout.CONFIG_NAME: lambda path: adapter_file.write_peft_config(path, tensors),
@@ -149,6 +149,6 @@ def _peft_files(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict
 
 
 def _facts(training: Training, run: Run, state: RunState) -> dict[str, Any]:
-    """For the metadata of an adapter of the present step."""
+    """Metadata of an adapter of the present step."""
     return {**run.facts, "steps": state.step, "heldout_first": state.heldout_first, "heldout_last": state.heldout_last,
             MEASURED_ON: training.measured_name}

@@ -1,4 +1,4 @@
-"""Where a run starts: where it was stopped, at a checkpoint that someone chose, or at the weights of an adapter."""
+"""Start of a run: at its newest checkpoint, at a chosen checkpoint, or at the weights of an adapter file."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 Identity = Mapping[str, Any]
 
 ESSENTIAL = ("train.optimizer", "train.seed", "train.heldout_songs")
-"""Settings that a checkpoint is continued with only as they were: its state is of that optimizer, and by the other two
-songs are held out, which must not be among those that it has learned from."""
+"""Settings that must equal those of a resumed checkpoint: its state belongs to the optimizer, and the other two choose
+the held-out songs, which must not be among those already trained on."""
 
 
 def checkpoint_fingerprint(path: Path) -> str:
-    """Changes with any byte of what a run would continue from.  AdapterError when there is no checkpoint."""
+    """Fingerprint of every byte of a checkpoint.  AdapterError if there is no checkpoint."""
     files = sorted(path.glob("*.*"))
     if not (path / ADAPTER_FILE).is_file():
         raise AdapterError(f"{path} holds no checkpoint. Choose a folder checkpoint-step-N of a run, or use start_from "
@@ -41,20 +41,20 @@ def checkpoint_fingerprint(path: Path) -> str:
 
 
 def adapter_fingerprint(path: Path) -> str:
-    """Changes with any byte of the adapter file whose weights a run would start from, and of what says its alpha."""
+    """Fingerprint of every byte of an adapter file, and of the file that holds its alpha."""
     file = formats.open_file(path).path
     settings = settings_file(file)
     return content_fingerprint(file) + (content_fingerprint(settings) if settings else "")
 
 
-def place(folder: Path, identity: Identity, resume_from: Path | None, total_steps: int) -> None:
-    """Make the folder this run's.  A checkpoint to continue from is made the newest in it.
+def prepare_run_dir(folder: Path, identity: Identity, resume_from: Path | None, total_steps: int) -> None:
+    """Bind the folder to this run, and make the checkpoint to resume from the newest in it.
 
-    Nothing is touched when that checkpoint is damaged, beyond the end of this run, or of a run with another adapter,
-    optimizer, dataset, checkpoint or choice of held-out songs: ConfigError says what differs.
+    ConfigError, before anything is touched, if that checkpoint is damaged, beyond the end of this run, or of a run
+    with another adapter, optimizer, dataset, model or choice of held-out songs; the message names the differences.
     """
     if resume_from is None:
-        run_checkpoint.claim(folder, identity)
+        run_checkpoint.lock(folder, identity)
         return
     _check_continuable(resume_from, identity)
     step = run_checkpoint.read(resume_from).state.step
@@ -65,7 +65,7 @@ def place(folder: Path, identity: Identity, resume_from: Path | None, total_step
         _rewind(folder, resume_from, step)
         run_checkpoint.change_identity(folder, identity)
         return
-    run_checkpoint.claim(folder, identity)
+    run_checkpoint.lock(folder, identity)
     if not run_checkpoint.checkpoints(folder):
         rows = [row for row in metrics.read(resume_from.parent / metrics.FILE) if row["step"] <= step]
         metrics.write(folder / metrics.FILE, rows)
@@ -76,12 +76,12 @@ def place(folder: Path, identity: Identity, resume_from: Path | None, total_step
 
 
 def is_own(folder: Path, resume_from: Path | None) -> bool:
-    """Whether a checkpoint is of the run in the folder."""
+    """Return True if the checkpoint is one of the run in the folder."""
     return resume_from is not None and resume_from.resolve().parent == folder.resolve()
 
 
 def _rewind(folder: Path, checkpoint: Path, step: int) -> None:
-    """Make the checkpoint the newest of its run."""
+    """Remove everything of the run after the checkpoint."""
     run_checkpoint.reopen(folder)
     for later in reversed(run_checkpoint.checkpoints(folder)):
         if later.name == checkpoint.name:
@@ -92,7 +92,7 @@ def _rewind(folder: Path, checkpoint: Path, step: int) -> None:
 
 
 def _check_continuable(checkpoint: Path, identity: Identity) -> None:
-    """ConfigError if continuing from there would not be the same training; other differences are logged."""
+    """Raise ConfigError if resuming there would not be the same training; log other differences."""
     there = run_checkpoint.read_identity(checkpoint.resolve().parent)
     differing = dict(_differences("", there, identity))
     essential = [f"{key} is {was!r} there and {now!r} here" for key, (was, now) in differing.items()
@@ -115,22 +115,22 @@ def _differences(prefix: str, there: Identity, here: Identity) -> list[tuple[str
     return found
 
 
-def begin(training: Training, run: Run, start_from: Path | None, tell: Callable[[str], None]) -> RunState:
-    """Put adapter, average and optimizer where the run stands: at its newest whole checkpoint, else at the weights of
-    `start_from`, else at the beginning.
+def restore(training: Training, run: Run, start_from: Path | None, notify: Callable[[str], None]) -> RunState:
+    """Restore adapter, average and optimizer from the newest whole checkpoint; if the run has none, load the weights of
+    `start_from` if given.
 
-    `tell` is given a sentence for each damaged checkpoint, which is set aside.  AdapterError when all are damaged.
+    `notify` receives a sentence for each damaged checkpoint, which is set aside.  AdapterError if all are damaged.
     """
     saved = run_checkpoint.checkpoints(run.folder)
     for checkpoint in reversed(saved):
         try:
-            return _continue(training, run, checkpoint)
+            return _restore(training, run, checkpoint)
         except AdapterError as error:
             if checkpoint == saved[0]:
                 raise AdapterError(f"{error} The run {run.folder.name} has no other checkpoint. Delete its folder to "
                                    "train from the beginning.") from error
             run_checkpoint.set_aside(checkpoint)
-            tell(f"{error} The run continues from the checkpoint before.")
+            notify(f"{error} The run continues from the checkpoint before.")
     if start_from is not None:
         training.adapter.load_state_dict(_weights(start_from, training.adapter.state_dict()))
         log.info("Starting from the weights of %s.", start_from)
@@ -139,7 +139,7 @@ def begin(training: Training, run: Run, start_from: Path | None, tell: Callable[
     return RunState()
 
 
-def _continue(training: Training, run: Run, checkpoint: Path) -> RunState:
+def _restore(training: Training, run: Run, checkpoint: Path) -> RunState:
     saved = run_checkpoint.read(checkpoint)
     run_checkpoint.restore_optimizer(saved, training.optimizer)
     if training.average is not None:
@@ -151,15 +151,15 @@ def _continue(training: Training, run: Run, checkpoint: Path) -> RunState:
     if best.is_file():
         atomic.copy(best, run.best)
         return saved.state
-    # None was found until then, or none was kept because no song was held out.
+    # There was none by then, or none was kept because no song was held out.
     run.best.unlink(missing_ok=True)
     return replace(saved.state, best_step=0, best_loss=None, stale=0)
 
 
 def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """What an adapter file of any layout makes of an adapter with the content `own`, brought to its alphas.
+    """Read an adapter file of any layout as the state of an adapter with the state `own`, scaled to its alphas.
 
-    AdapterError where it is of another kind, rank or place.
+    AdapterError if kind, rank or modules differ.
     """
     found = formats.as_own_state(path)
     # A LoKR of two whole blocks has no use for its alpha.

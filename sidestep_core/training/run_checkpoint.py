@@ -1,15 +1,15 @@
-"""The folder of one training run, from which it continues exactly where it stopped.
+"""Folder of one training run, from which the run resumes exactly where it stopped.
 
-    run.json                 what the run is: fingerprints and every setting
+    run.json                 identity of the run: fingerprints and every setting
     metrics.jsonl            one line per step
     checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
                              optimizer.safetensors, state.json, checksums.json; of a LoRA, adapter_config.json and
                              adapter_model.safetensors make it a folder that PEFT opens
     best/                    the adapter of the lowest held-out loss so far
-    final/                   the adapter of the last step, its average, and the best one if that was to be published;
+    final/                   the adapter of the last step, its average, and the best one if publish asks for it;
                              a folder for PEFT as well
-    tensorboard/  previews/   where asked for
-    finished.json            the finished adapter; asking for the same run again returns it
+    tensorboard/  previews/   if enabled
+    finished.json            the finished adapter, returned when the same run is started again
 
 All randomness of a step is a pure function of the seed and the step (flow.py), so there is none to save.
 """
@@ -48,7 +48,7 @@ FIRST_SCALE = 65536.0
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """Where a run stands after its last finished step."""
+    """State of a run after its last finished step, without its tensors."""
 
     step: int = 0
     heldout_step: int = -1
@@ -66,10 +66,10 @@ class RunState:
     previewed_step: int = -1
     """Step of the last preview."""
     scale: float = FIRST_SCALE
-    """What losses are multiplied by in fp16."""
+    """Loss scale in fp16."""
 
     def with_heldout(self, loss: float) -> RunState:
-        """After measuring at the present step."""
+        """Return the state after a measurement at the present step."""
         first = loss if self.heldout_first is None else self.heldout_first
         measured = replace(self, heldout_step=self.step, heldout_first=first, heldout_last=loss,
                            heldout_before=self.heldout_last)
@@ -82,19 +82,19 @@ class RunState:
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """A checkpoint read back whole, and nothing restored from it yet."""
+    """Content of a checkpoint."""
 
     path: Path
     state: RunState
     adapter: Mapping[str, Tensor]
     average: Mapping[str, Tensor] | None
-    """The adapter of averaged weights, where the run has an average."""
+    """State of the averaged adapter, if the run has an average."""
     optimizer: tuple[Mapping[str, Tensor], strict_json.Json]
     """State of the optimizer, as `optimizers.state_dict` returns it."""
 
 
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make the folder this run's, or check that it is.  ConfigError names what differs."""
+def lock(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Bind the folder to this run.  ConfigError names the differences if it belongs to another."""
     temp_files.remove_all(folder)
     path = folder / _RUN_FILE
     if not path.is_file():
@@ -107,13 +107,13 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def change_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make the folder this run's, whichever it was."""
+    """Bind the folder to this run, whichever it held."""
     temp_files.remove_all(folder)
     atomic.write_json(folder / _RUN_FILE, identity)
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """What the run in the folder is.  AdapterError when there is none, or it is damaged."""
+    """Read the identity of the run in the folder.  AdapterError if there is none, or it is damaged."""
     path = folder / _RUN_FILE
     if not path.is_file():
         raise AdapterError(f"{path} is missing, so {folder} is no run of Side-Step. To take only the weights of an "
@@ -126,21 +126,23 @@ def read_identity(folder: Path) -> dict[str, Any]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The run's whole checkpoints, oldest first."""
+    """List the run's complete checkpoints, oldest first."""
     found = [(int(match[1]), path) for path in folder.glob("checkpoint-step-*")
              if (match := re.fullmatch(r"checkpoint-step-(\d+)", path.name))]
     return [path for _, path in sorted(found)]
 
 
 def step_of(checkpoint: Path) -> int:
-    """Step of a checkpoint, by the name of its folder."""
+    """Step in the name of a checkpoint's folder."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
          files: Mapping[str, Callable[[Path], None]], keep: int) -> Path:
-    """A new checkpoint with these files (name -> what writes it), whole or absent; older ones beyond the last `keep`
-    are removed afterwards, none if that is 0."""
+    """Write a checkpoint with these files (name -> writer), whole or absent.
+
+    Then all but the last `keep` are removed; none if that is 0.
+    """
     path = folder / f"checkpoint-step-{state.step}"
     if not path.is_dir():
         with atomic.atomic_folder(path) as temporary:
@@ -160,7 +162,7 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
 
 
 def read(path: Path) -> Saved:
-    """A checkpoint.  AdapterError when any part of it is missing or damaged."""
+    """Read a checkpoint.  AdapterError if any part of it is missing or damaged."""
     try:
         hashing.verify_checksums(path)
         values = strict_json.as_object(strict_json.read(path / _STATE_FILE), _STATE_FILE)
@@ -176,7 +178,7 @@ def read(path: Path) -> Saved:
 
 
 def set_aside(path: Path) -> None:
-    """Rename a damaged checkpoint, so that it is none any more and its place is free."""
+    """Rename a damaged checkpoint, so that it is ignored and its name is free."""
     aside = path.with_name(f"{path.name}.damaged")
     if aside.exists():
         atomic.remove_folder(aside)
@@ -184,7 +186,7 @@ def set_aside(path: Path) -> None:
 
 
 def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
-    """Put the optimizer where it was.  AdapterError when the checkpoint is of another one."""
+    """Load the saved state into the optimizer.  AdapterError if it is of another optimizer."""
     try:
         optimizers.load_state_dict(optimizer, *saved.optimizer)
     except (ValueError, KeyError, TypeError) as error:
@@ -193,23 +195,23 @@ def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
 
 
 def finish(folder: Path, adapter: Adapter, ended: str) -> None:
-    """Record that the run is complete, why it ended, and what came out of it."""
+    """Mark the run as complete, with its adapter and the reason of its end."""
     atomic.write_json(folder / _FINISHED_FILE, {"ended": ended, "adapter": adapter.to_json(),
                                                  "sha256": hashing.hash_file(adapter.path)})
 
 
 def reopen(folder: Path) -> None:
-    """The run is no longer complete."""
+    """Remove the mark of a complete run."""
     (folder / _FINISHED_FILE).unlink(missing_ok=True)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run is complete, whatever became of its adapter since."""
+    """Return True if the run is complete, whatever became of its adapter since."""
     return (folder / _FINISHED_FILE).is_file()
 
 
 def finished(folder: Path) -> Adapter | None:
-    """What the run produced, if it is complete and its adapter is still where it was put, byte for byte."""
+    """Adapter of the run, if the run is complete and the published file is unchanged."""
     path = folder / _FINISHED_FILE
     if not path.is_file():
         return None

@@ -1,8 +1,7 @@
-"""One training step: what it needs, and the step itself.
+"""One training step.
 
-A step is a pure function of the seed and its number: which songs, which windows, which noise, which times, which
-dropped conditions.  So a run that was stopped and continued equals one that was never stopped, and the batch size
-changes only the speed.
+A step is a pure function of the seed and its number: its songs, crops, noise, times and dropped conditions.  So a
+resumed run equals an uninterrupted one, and the batch size changes only the speed.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ log = logging.getLogger(__name__)
 LARGE_WEIGHT = 10.0
 """Weights of adapters stay far below 1; beyond this the steps were too large."""
 SCALE_DOUBLES_EVERY = 2000
-"""Steps, in fp16: a scale that an overflow halved finds its way back."""
+"""Steps in fp16 after which the loss scale doubles, so that it recovers from an overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +45,22 @@ class Training:
     adapter: LiveAdapter
     optimizer: torch.optim.Optimizer
     average: Average | None
-    """Of the adapter's weights, with ema_decay above 0; it is what is measured and published then."""
+    """Moving average of the adapter's weights, measured and published instead of them; None if ema_decay is 0."""
     trained_on: tuple[Sample, ...]
     heldout: tuple[Sample, ...]
     need: memory.Need
-    """Of device memory, for telling people."""
+    """Estimated device memory, for messages."""
     updating: threading.Event = field(default_factory=threading.Event)
-    """Set while the weights change: they are then those of no step."""
+    """Set while the weights change: until cleared they belong to no step."""
 
     @property
     def measured_on(self) -> tuple[Sample, ...]:
-        """Held-out songs; the trained ones when none are held out."""
+        """Held-out samples, or the trained ones if none are held out."""
         return self.heldout or self.trained_on
 
     @property
     def measured_name(self) -> MeasuredOn:
-        """Name of those songs in metrics and messages."""
+        """Name of the measured samples in metrics and messages."""
         return "held_out" if self.heldout else "trained"
 
     @property
@@ -75,32 +74,32 @@ class Training:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """The adapter is its average meanwhile, if there is one."""
+        """Replace the adapter by its average inside the block, if there is one."""
         with contextlib.nullcontext() if self.average is None else self.average.applied():
             yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step tells."""
+    """Numbers of one step."""
 
     numbers: Mapping[str, float]
-    """loss, gradient, lr, epoch; weighted (loss) and (fp16's) scale where there are such."""
+    """loss, gradient, lr, epoch; also weighted (loss) and scale (in fp16) if used."""
     samples: tuple[tuple[float, float], ...]
     """(time, unweighted loss) of every sample."""
     layer_gradients: Mapping[str, float]
-    """Norm of the gradient per layer before clipping, if it was asked for."""
+    """Gradient norm per layer before clipping; empty unless requested."""
     scale: float
-    """What the loss was multiplied by in the end; the next step begins with it."""
+    """Loss scale in the end, with which the next step begins."""
 
 
 def optimizer_step(training: Training, step: int, report: Report = ignore, *, scale: float = 1.0,
                    by_layer: bool = False) -> StepResult:
-    """One optimizer step (0-based) over the samples that are its.
+    """Take one optimizer step (0-based) on its draws.
 
-    The gradient is that of the mean loss per sample.  TrainingDiverged, before anything is changed, when the loss or
-    the gradient is not finite or no gradient arrives.  In fp16 the loss is multiplied by `scale`, and a step whose
-    gradients overflow is made again with half of it; that changes nothing but the rounding.
+    The gradient is that of the mean loss per sample.  TrainingDiverged, before anything is changed, if the loss or the
+    gradient is not finite or no gradient arrives.  In fp16 the loss is multiplied by `scale`, and a step whose
+    gradients overflow is repeated with half of it; that changes nothing but the rounding.
     """
     config = training.config
     fp16 = training.objective.dtype == torch.float16
@@ -135,7 +134,7 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
 
 
 def _update(training: Training, step: int) -> None:
-    """Change the weights by their gradients.  HalfStep where that fails: some may have changed and some not."""
+    """Update the weights by their gradients.  HalfStep if that fails: some may have changed and some not."""
     training.updating.set()
     try:
         training.optimizer.step()
@@ -148,7 +147,7 @@ def _update(training: Training, step: int) -> None:
 
 
 def _backward(training: Training, step: int, scale: float, report: Report) -> list[BatchLoss]:
-    """Gradients of the step's mean loss times `scale`, and the losses of its batches, without their graphs."""
+    """Compute gradients of the step's mean loss times `scale`; return the losses of its batches without graphs."""
     config, objective = training.config, training.objective
     count = len(batches.draws_of_step(config, training.epoch, step))
     objective.decoder.train()
@@ -176,7 +175,7 @@ def _unscale(training: Training, scale: float) -> None:
 
 
 def _layer_gradients(training: Training) -> dict[str, float]:
-    """Norm of the gradient of each decoder layer's part of the adapter, by `layer_N`."""
+    """Gradient norm of the adapter in each decoder layer, by `layer_N`."""
     layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in training.objective.decoder.named_parameters():
         if parameter.grad is not None and (match := re.match(r"layers\.(\d+)\.", name)):
@@ -185,7 +184,7 @@ def _layer_gradients(training: Training) -> dict[str, float]:
 
 
 def _check_healthy(training: Training, numbers: Mapping[str, float], step: int) -> None:
-    """TrainingDiverged, with the cause as far as it can be known, when a step cannot be taken."""
+    """Raise TrainingDiverged, with the likely cause, if the step cannot be taken."""
     for name in ("loss", "gradient"):
         if not math.isfinite(numbers[name]):
             raise TrainingDiverged(f"The {name} became {numbers[name]} in step {step + 1}. "
@@ -208,7 +207,7 @@ def _too_fast(config: ResolvedConfig) -> str:
 
 
 def _before_learning(training: Training) -> str:
-    """Advice for a loss that is no number before anything was learned, which no learning rate explains."""
+    """Advice for a loss that is not finite before anything was learned, which no learning rate explains."""
     return (f"Nothing was learned yet, so it is the precision ({str(training.objective.dtype).removeprefix('torch.')}) "
             "or a damaged file. Use precision fp32. If that does not help, get the model again, and leave out "
             "start_from. Preprocess the songs again if the dataset may be damaged.")

@@ -1,4 +1,4 @@
-"""The numbers of a run for TensorBoard, in the run's folder `tensorboard`.  Through torch; the package is optional."""
+"""Curves for TensorBoard, in the run's folder `tensorboard`, written through torch; the package is optional."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Board:
-    """Writes what is due after a step; steps count from 1."""
+    """Writer of the entries that are due after a step; steps count from 1."""
 
     def __init__(self, writer: SummaryWriter, config: ResolvedConfig) -> None:
         self._writer = writer
@@ -31,8 +31,11 @@ class Board:
 
     def add_step(self, step: int, numbers: Mapping[str, float], times: Sequence[float],
                  layer_gradients: Mapping[str, float]) -> None:
-        """Loss and rate every log_every steps; every log_heavy_every the gradient norm per layer, and a histogram of
-        the times of all samples since the last one (or since the run was continued)."""
+        """Write loss and learning rate every log_every steps, and the larger entries every log_heavy_every steps.
+
+        These are the gradient norm per layer, and a histogram of all samples' times since the last one (or since the
+        run was resumed).
+        """
         self._times += times
         if step % self._config.log_every == 0:
             self._writer.add_scalar("train/loss", numbers["loss"], step)
@@ -44,7 +47,7 @@ class Board:
             self._times = []
 
     def add_heldout(self, row: Mapping[str, float], measured_on: MeasuredOn) -> None:
-        """A row of metrics.Metrics.add_heldout, as heldout/heldout_t0.5 or trained_songs/trained_songs_t0.5."""
+        """Write a row of `Metrics.add_heldout`, as heldout/heldout_t0.5 or trained_songs/trained_songs_t0.5."""
         name = TAGS[measured_on]
         for key, value in row.items():
             if key != "step":
@@ -57,7 +60,7 @@ class Board:
 
 
 def written(write: Callable[[], None]) -> str:
-    """Write to the board; returns why that was not possible, for telling people, as no curve is worth a training."""
+    """Write to the board; return a message if that fails, as a curve must never end a training."""
     try:
         write()
     except Exception as error:  # noqa: BLE001 (its writer is a thread, and raises what that died of)
@@ -67,15 +70,15 @@ def written(write: Callable[[], None]) -> str:
 
 
 def is_heavy(config: ResolvedConfig, step: int) -> bool:
-    """Whether TensorBoard gets its larger entries after this step (1-based)."""
+    """Return True if TensorBoard gets its larger entries after this step (1-based)."""
     return config.tensorboard and step % config.log_heavy_every == 0
 
 
 @contextlib.contextmanager
 def board(folder: Path, config: ResolvedConfig, after_step: int) -> Iterator[Board | None]:
-    """The board of the run in `folder`, or None where none is asked for.
+    """Open the board of the run in `folder`; None if the setting is off.
 
-    What a stopped run had written after `after_step`, from which it continues, is marked as void.
+    Entries of a stopped run after `after_step`, from which it resumes, are marked as void.
     """
     if not config.tensorboard:
         yield None

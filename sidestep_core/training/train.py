@@ -1,4 +1,4 @@
-"""Training: the only loop.  Measures, steps, saves, and keeps what is finished when it is stopped."""
+"""The training loop: measures, steps, saves, and preserves finished work when interrupted."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from ..progress import Cancelled, Progress, Report, ignore
 from . import early_stopping, optimizers, publish, resume, run_checkpoint
 from .config import TrainConfig
 from .data import ensure_conditions
-from .interruption import PROVEN_WHEN_STOPPED, keep
+from .interruption import PROOF_STRIDE, preserve
 from .loss import heldout_loss
-from .metrics import CALLED, Metrics
 from .metrics import FILE as METRICS_FILE
+from .metrics import LOSS_NAMES, Metrics
 from .pace import Pace
 from .publish import Run
 from .resolve import Resolved, resolve
@@ -57,13 +57,13 @@ MakePreview = Callable[[Path | None, int], None]
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
           load: Loader = formats.delta_fn, preview: MakePreview | None = None, report: Report = ignore) -> Adapter:
-    """Train an adapter and put it, proven, at `target` (or the next free name beside it).
+    """Train an adapter, prove its file, and publish it at `target` (or the next free name).
 
-    `folder` is the run's own: a finished run is returned at once, a stopped one continues, and InUse says that another
-    process is training it.  `resume_from`, a folder
-    checkpoint-step-N of this or another run, is continued exactly instead; `start_from`, an adapter file, gives only
-    the first weights.  `load` is the program that the saved file is proven with.  When `report` raises `Cancelled` (or
-    anything that is no Exception rises), the last finished step is kept as a checkpoint and as a usable adapter.
+    `folder` is the run's own: a finished run is returned at once, a stopped one resumes, and InUse is raised if another
+    process trains it.  `resume_from`, a folder checkpoint-step-N of this or another run, is resumed exactly instead;
+    `start_from`, an adapter file, gives only the initial weights.  `load` is the loader that proves the saved file.  If
+    `report` raises `Cancelled` (or anything that is no Exception rises), the last finished step is saved as a
+    checkpoint and as a usable adapter.
     """
     settings = resolve(config, checkpoint, dataset)
     own = resume.is_own(folder, resume_from)
@@ -75,7 +75,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
              "inference": {"shift": settings.config.shift, "steps": settings.config.inference_steps}}
     run = Run(folder=folder, target=target, facts=facts, load=load)
     with locks.held(folder, "trained"):
-        resume.place(folder, run_identity, resume_from, settings.total_steps)
+        resume.prepare_run_dir(folder, run_identity, resume_from, settings.total_steps)
         done = run_checkpoint.finished(folder)
         if done is not None and _sampling_facts(done.path) == facts["inference"]:
             log.info("This run is already finished: %s", done.path)
@@ -89,7 +89,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
 def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,
                   settings: Resolved, run: Run, start_from: Path | None, preview: MakePreview | None,
                   report: Report) -> Adapter:
-    """Bring the model and the state of the run onto the device, and train."""
+    """Load the model, restore the state of the run, and train."""
     report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
     device = settings.device
     try:
@@ -102,11 +102,11 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
                     log.warning(notice)
                     report(Progress(stage="load", step=0, total=1, message=notice, notice=notice))
 
-                state = resume.begin(training, run, start_from, notify)
+                state = resume.restore(training, run, start_from, notify)
                 for notice in settings.notices:
                     notify(notice)
                 if state.step == 0:
-                    publish.rehearse(training, run, PROVEN_WHEN_STOPPED)
+                    publish.rehearse(training, run, PROOF_STRIDE)
                 return _run(training, run, state, preview, report)
     finally:
         release_memory(device)
@@ -133,7 +133,7 @@ def _sampling_facts(adapter: Path) -> object:
 
 
 def _run(training: Training, run: Run, state: RunState, preview: MakePreview | None, report: Report) -> Adapter:
-    """The loop: measure, save, preview when they are due, and step; on an interruption keep what is finished."""
+    """Run the loop: measure, save, preview when due, and step; preserve finished work on an interruption."""
     config, total = training.config, training.total_steps
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     pace, saved_at = Pace(config, total), time.monotonic()
@@ -168,7 +168,7 @@ def _run(training: Training, run: Run, state: RunState, preview: MakePreview | N
                 report(Progress(stage="train", step=state.step, total=total, notice=metrics.failure or trouble,
                                 metrics={**row, "eta_seconds": pace.seconds_left(state.step)}))
         except BaseException as end:  # noqa: BLE001 (raised again, saying what is kept)
-            raised = keep(training, run, state, end)
+            raised = preserve(training, run, state, end)
             if raised is end:
                 raise
             raise raised from end
@@ -176,7 +176,7 @@ def _run(training: Training, run: Run, state: RunState, preview: MakePreview | N
 
 
 def _step(training: Training, state: RunState, report: Report) -> StepResult:
-    """Take one step.  Where the memory does not suffice, all layers are recomputed and the same step is made again."""
+    """Take one step.  If memory runs out, repeat the step with all layers recomputed."""
     decoder = training.objective.decoder
     by_layer = is_heavy(training.config, state.step + 1)
     try:
@@ -188,10 +188,10 @@ def _step(training: Training, state: RunState, report: Report) -> StepResult:
     training.optimizer.zero_grad(set_to_none=True)
     decoder.recomputed_layers = decoder.geometry.layers
     release_memory(training.objective.device)
-    told = (f"Out of memory in step {state.step + 1}: from here on every layer is computed again in the backward pass, "
-            "which is slower. The result is the same.")
-    log.warning(told)
-    report(Progress(stage="train", step=state.step, total=training.total_steps, notice=told))
+    notice = (f"Out of memory in step {state.step + 1}: from here on every layer is recomputed in the backward pass, "
+              "which is slower. The result is the same.")
+    log.warning(notice)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, notice=notice))
     return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
 
 
@@ -207,9 +207,9 @@ def _due(step: int, every: int, done_at: int) -> bool:
 
 def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, shown: Board | None,
              report: Report) -> RunState:
-    """The held-out loss of the present step, of the average where there is one; the best adapter so far is kept."""
+    """Measure the held-out loss of the present step, of the average if there is one; save the best adapter so far."""
     at = Progress(stage="train", step=state.step, total=training.total_steps,
-                  message=f"Measuring the {CALLED[training.measured_name]}")
+                  message=f"Measuring the {LOSS_NAMES[training.measured_name]}")
     with training.averaged():
         loss = heldout_loss(training.objective, training.measured_on, at, report, measured_on=training.measured_name)
     state = state.with_heldout(loss.mean)

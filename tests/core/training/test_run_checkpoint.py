@@ -121,11 +121,11 @@ def test_a_checkpoint_that_is_in_use_is_removed_later(tmp_path: Path, monkeypatc
 
 
 def test_what_a_kill_left_behind_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
-    run_checkpoint.claim(tmp_path, IDENTITY)
+    run_checkpoint.lock(tmp_path, IDENTITY)
     for name in (".0a1b-1-00000a.tmp/adapter.safetensors", ".0a1b-1-00000b.tmp", "best/.0a1b-1-00000c.tmp",
                  "best/adapter.safetensors"):
         atomic.write_text(tmp_path / name, "half")
-    run_checkpoint.claim(tmp_path, IDENTITY)
+    run_checkpoint.lock(tmp_path, IDENTITY)
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["best/adapter.safetensors", "run.json"]
 
@@ -178,8 +178,8 @@ def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_belongs_to_the_run_that_claimed_it(tmp_path: Path) -> None:
-    run_checkpoint.claim(tmp_path, IDENTITY)
-    run_checkpoint.claim(tmp_path, json.loads(json.dumps(IDENTITY)))
+    run_checkpoint.lock(tmp_path, IDENTITY)
+    run_checkpoint.lock(tmp_path, json.loads(json.dumps(IDENTITY)))
     assert strict_json.read(tmp_path / "run.json") == IDENTITY
 
 
@@ -190,9 +190,9 @@ def test_a_folder_belongs_to_the_run_that_claimed_it(tmp_path: Path) -> None:
     ({**IDENTITY, "more": 1}, "more"),
 ])  # fmt: skip
 def test_another_run_is_told_what_differs(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
-    run_checkpoint.claim(tmp_path, IDENTITY)
+    run_checkpoint.lock(tmp_path, IDENTITY)
     with pytest.raises(ConfigError, match=rf"holds another run; {named} differ.*Use another run name"):
-        run_checkpoint.claim(tmp_path, changed)
+        run_checkpoint.lock(tmp_path, changed)
     assert strict_json.read(tmp_path / "run.json") == IDENTITY
 
 

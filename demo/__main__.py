@@ -20,9 +20,11 @@ from .verify import verify
 WORKFLOW = Path(__file__).parent / "train_then_generate.api.json"
 TIMEOUT = 12 * 3600.0
 """Seconds; a real checkpoint on a slow machine may take all night."""
-REAL_MODEL = {"learning_rate": 1e-4, "chunk_duration": 60.0, "gradient_checkpointing": "auto"}
+TRAINER, SETTINGS = "SideStepTrainAdapter", "SideStepTrainingSettings"
+REAL_MODEL = {TRAINER: {"learning_rate": 1e-4, "chunk_duration": "60"}, SETTINGS: {"gradient_checkpointing": "auto"}}
 """Settings for a model of real size; those of the workflow suit the embedded one."""
-FULL_SIZE = {"max_steps": 4, "warmup_steps": 1, "gradient_accumulation": 1, "heldout_every": 2, "precision": "bf16"}
+FULL_SIZE = {TRAINER: {"max_steps": 4},
+             SETTINGS: {"warmup_steps": 1, "gradient_accumulation": 1, "heldout_every": 2, "precision": "bf16"}}
 """Settings for the embedded model of real size, which is also trained without a GPU."""
 LINE_SECONDS = 2.0
 """Seconds between two progress lines of one node."""
@@ -57,12 +59,12 @@ def play(setup: Setup) -> dict[str, Any]:
     for node in prompt.values():
         if node["class_type"] == "SideStepPreprocessAudioFolder":
             node["inputs"]["folder"] = str(setup.songs)
-        if node["class_type"] == "SideStepTrainAdapter":
+        if node["class_type"] == TRAINER:
             node["inputs"]["if_already_trained"] = "train again"  # every demo shows a training, not an earlier one
-            if not setup.embedded:
-                node["inputs"] |= REAL_MODEL
-            if setup.full_size:
-                node["inputs"] |= FULL_SIZE
+        if not setup.embedded:
+            node["inputs"] |= REAL_MODEL.get(node["class_type"], {})
+        if setup.full_size:
+            node["inputs"] |= FULL_SIZE.get(node["class_type"], {})
     print(f"Starting ComfyUI ({setup.host})", flush=True)
     with ComfyUI(setup.host, setup.base, pack=PACK, extra_args=setup.extra_args) as server:
         print(f"ComfyUI answers at {server.address}; its log is {server.log}", flush=True)

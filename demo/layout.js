@@ -18,6 +18,7 @@
       let y = GROUP.top + TITLE;
       for (const type of types) {
         const node = graph.nodes.find((each) => each.type === type);
+        if (!node) continue; // the demo's own
         node.pos = [x, y];
         node.setSize([width, height(node)]);
         y += height(node) + TITLE + GAP.y;

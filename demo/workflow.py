@@ -34,7 +34,7 @@ VIEW = {"width": 2400, "height": 1600}
 SCALE = 0.8
 BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "Comfy.Graph.CanvasInfo": False}
 
-TRAINER, LOADER = "SideStepTrainAdapter", "SideStepLoadACEStepCheckpoint"
+TRAINER, SETTINGS, LOADER = "SideStepTrainAdapter", "SideStepTrainingSettings", "SideStepLoadACEStepCheckpoint"
 PREPROCESS, LORA, NOTE = "SideStepPreprocessAudioFolder", "SideStepConfigureLoRA", "MarkdownNote"
 EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 40, "PreviewImage": 380, "PreviewAny": 380}
 """Pixels added to a node's minimum height, so that its text or picture is legible."""
@@ -95,7 +95,7 @@ GENERATE = Example(
     name="Train, then generate", prompt=HERE / "train_then_generate.api.json",
     groups=(
         Group(title="1. Train", color=BLUE, columns=(
-            Column(width=340, types=(NOTE, LOADER, LORA)),
+            Column(width=340, types=(NOTE, LOADER, LORA, SETTINGS)),
             Column(width=400, types=(PREPROCESS, TRAINER)))),
         Group(title="2. Generate", color=GREEN, columns=(
             Column(width=320, types=("UNETLoader", "DualCLIPLoader", "VAELoader", "SideStepApplyAdapter",
@@ -110,7 +110,7 @@ ESTIMATE = Example(
     name="Estimate, choose, train", prompt=HERE / "estimate_choose_train.api.json",
     groups=(
         Group(title="1. Estimate, choose, train", color=BLUE, columns=(
-            Column(width=340, types=(NOTE, LOADER, LORA)),
+            Column(width=340, types=(NOTE, LOADER, LORA, SETTINGS)),
             Column(width=400, types=(PREPROCESS, "SideStepEstimateGradients")),
             Column(width=380, types=(TRAINER,)))),
         Group(title="2. What it found", color=GREEN, columns=(
@@ -123,7 +123,7 @@ BUILD = Example(
     name="Build a dataset, then train", prompt=HERE / "build_then_train.api.json",
     groups=(
         Group(title="1. Songs, dataset, training", color=BLUE, columns=(
-            Column(width=340, types=(NOTE, LOADER, LORA)),
+            Column(width=340, types=(NOTE, LOADER, LORA, SETTINGS)),
             Column(width=540, types=("SideStepBuildDataset", "SideStepAnalyzeSongs")),
             Column(width=400, types=(PREPROCESS, TRAINER)))),
         Group(title="2. What is in it", color=GREEN, columns=(
@@ -179,7 +179,8 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
                for name, value in LoraConfig().to_json().items() if name != "target_mlp"}
               | SelectionConfig().to_json(),
         "SideStepEstimateGradients": {**EstimateConfig().to_json(), "top_k": SelectionConfig.top_k},
-        TRAINER: {**TrainConfig().to_json(), "chunk_duration": SECONDS, "adapter_name": "my_lora"},
+        TRAINER: {**TrainConfig().to_json(), "chunk_duration": f"{SECONDS:g}", "preview_every": "never",
+                  "adapter_name": "my_lora"},
         "UNETLoader": {"unet_name": MODEL},
         "DualCLIPLoader": {"clip_name1": TEXT_ENCODER, "clip_name2": LANGUAGE_MODEL},
         "VAELoader": {"vae_name": VAE},
@@ -187,8 +188,10 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
         "EmptyAceStep1.5LatentAudio": {"seconds": SECONDS},
         "SaveAudio": {"filename_prefix": "audio/my_lora"},
     }
-    changed: dict[str, Any] = copy.deepcopy(dict(prompt))
+    changed: dict[str, Any] = {number: copy.deepcopy(node) for number, node in prompt.items()
+                               if node["class_type"] != SETTINGS}
     for node in changed.values():
+        node["inputs"].pop("settings", None)
         new = values.get(node["class_type"], {})
         node["inputs"] |= {name: new[name] for name in node["inputs"].keys() & new.keys()}
     return changed

@@ -29,6 +29,7 @@ from .save_preset import SavePreset
 from .song_audio import SongAudio
 from .split_songs import SplitSongs
 from .train_adapter import TrainAdapter
+from .training_settings import TrainingSettings
 
 NODES: list[type[io.ComfyNode]] = [
     LoadACEStepCheckpoint,
@@ -48,6 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     ConfigureLoRA,
     ConfigureLoKR,
     ConfigureLoHA,
+    TrainingSettings,
     TrainAdapter,
     SavePreset,
     LoadAdapter,

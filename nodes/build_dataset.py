@@ -49,7 +49,7 @@ class BuildDataset(io.ComfyNode):
                 io.Float.Input("genre_ratio", default=BuildConfig.genre_ratio, min=0.0, max=1.0, step=0.05,
                                advanced=True, tooltip=(
                     "How often a song shows its genre in place of its caption: 0.2 is one time in five. Used if "
-                    "genre_ratio of Train LoRA (ACE-Step) is -1.")),
+                    "genre_ratio of Training Settings is automatic.")),
                 io.Combo.Input("prompt_override", options=[AS_WRITTEN, "caption", "genre"], default=AS_WRITTEN,
                                advanced=True, tooltip=(
                     "caption or genre: songs always show that, unless their notes say otherwise. As written: only "

@@ -9,8 +9,8 @@ from ..sidestep_core.estimate.selection import SelectionConfig, apply_selection
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.model.flow_matching import FRAMES_PER_SECOND
 from ..sidestep_core.training.config import TrainConfig
-from .configured import Configured
 from .estimate_gradients import measure
+from .sockets import Configured
 
 
 def chosen(node_id: str, checkpoint: Checkpoint, dataset: Dataset, configured: Configured, config: TrainConfig,

@@ -8,10 +8,9 @@ from comfy_api.latest import io
 
 from ..sidestep_core.presets import preset as presets
 from ..sidestep_core.presets.preset import Imported
-from .configured import Configured
+from . import train_widgets
 from .host import folders, preset_files
-from .sockets import CATEGORY, AdapterConfigSocket, TrainConfigSocket
-from .train_widgets import to_widgets
+from .sockets import CATEGORY, AdapterConfigSocket, Configured, GivenSettings, TrainConfigSocket
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class LoadPreset(io.ComfyNode):
                     "of this memory. Your own are in output/sidestep/presets.")),
                 io.String.Input("changes", default="", multiline=True, optional=True, tooltip=(
                     "Other values of single settings, one on each line: rank: 32 or learning_rate: 0.0002. The names "
-                    "are those of the widgets of Train LoRA (ACE-Step) and of the Configure nodes.")),
+                    "are those of the widgets of Train LoRA (ACE-Step), Training Settings and the Configure nodes.")),
                 io.String.Input("json", default="", multiline=True, optional=True, advanced=True, tooltip=(
                     "The text of a preset file, to be read instead of the choice above: one of Save Preset, of "
                     "Side-Step or of ace-lora-trainer. What has no place here is named in the log.")),
@@ -51,9 +50,10 @@ class LoadPreset(io.ComfyNode):
         for note in found.notes:
             log.warning("Preset %s: %s", name, note)
         description = _describe(found)
-        return io.NodeOutput(Configured(config=chosen.adapter), chosen.train, description, ui={"sidestep": [{
+        return io.NodeOutput(Configured(config=chosen.adapter), GivenSettings(config=chosen.train, complete=True),
+                             description, ui={"sidestep": [{
             "name": name, "description": chosen.description, "notes": list(found.notes), "message": description,
-            "adapter": chosen.adapter.to_json(), "settings": to_widgets(chosen.train),
+            "adapter": chosen.adapter.to_json(), "settings": train_widgets.shown(chosen.train),
         }]})
 
     @classmethod

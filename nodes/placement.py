@@ -14,8 +14,7 @@ from ..sidestep_core.estimate.result import Estimate
 from ..sidestep_core.estimate.selection import Criterion, Granularity, SelectionConfig, apply_selection
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.presets.text import parse_setting
-from .configured import Configured
-from .sockets import EstimateSocket
+from .sockets import Configured, EstimateSocket
 
 SELECTION = tuple(field.name for field in fields(SelectionConfig))
 """Names of the widgets that say how an estimate chooses."""

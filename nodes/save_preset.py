@@ -12,10 +12,9 @@ from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.io import atomic
 from ..sidestep_core.presets import preset as presets
 from ..sidestep_core.presets.preset import Preset
-from ..sidestep_core.training.config import TrainConfig
-from .configured import Configured
+from . import train_widgets
 from .host import preset_files
-from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, TrainConfigSocket
+from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, Configured, GivenSettings, TrainConfigSocket
 
 _made: dict[str, Path] = {}
 """The file of each name that this process wrote, for noticing that it is gone."""
@@ -42,7 +41,9 @@ class SavePreset(io.ComfyNode):
                     "Replace a preset of this name. Otherwise a name that is taken is an error.")),
                 AdapterConfigSocket.Input("adapter_config", optional=True, tooltip=(
                     "From a Configure node or Load Preset.")),
-                TrainConfigSocket.Input("settings", optional=True, tooltip="From Load Preset."),
+                TrainConfigSocket.Input("settings", optional=True, tooltip=(
+                    "From Load Preset or Training Settings. Those that Training Settings has not, such as the length, "
+                    "are taken from the adapter below, or are the defaults.")),
                 AdapterSocket.Input("adapter", optional=True, tooltip=(
                     "A finished adapter, from Train LoRA (ACE-Step) or Load Adapter: its file says how it was trained. "
                     "What is connected above counts instead.")),
@@ -52,7 +53,7 @@ class SavePreset(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str, description: str, overwrite: bool, adapter_config: Configured | None = None,
-                settings: TrainConfig | None = None, adapter: Adapter | None = None) -> io.NodeOutput:
+                settings: GivenSettings | None = None, adapter: Adapter | None = None) -> io.NodeOutput:
         path = preset_files.own_file(name)
         known = _known(adapter_config, settings, adapter)
         preset = replace(known, name=name.strip(), description=description.strip()).portable()
@@ -71,11 +72,11 @@ class SavePreset(io.ComfyNode):
         return float("nan") if name in _made and not _made[name].is_file() else ""
 
 
-def _known(configured: Configured | None, settings: TrainConfig | None, adapter: Adapter | None) -> Preset:
+def _known(configured: Configured | None, settings: GivenSettings | None, adapter: Adapter | None) -> Preset:
     """What is connected, over what the adapter was trained with, over the defaults."""
     if configured is None and settings is None and adapter is None:
         raise ConfigError("Nothing is connected. Connect what the preset is to hold: adapter_config, settings, or a "
                           "finished adapter.")
     known = presets.from_adapter(adapter.path) if adapter is not None else Preset(name="")
     return replace(known, adapter=known.adapter if configured is None else configured.config,
-                   train=settings or known.train)
+                   train=known.train if settings is None else settings.completed(train_widgets.own_of(known.train)))

@@ -18,13 +18,20 @@ from ..sidestep_core.io.tensors import TensorFile
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
-from . import estimate_inline, placement
-from .configured import Configured
+from . import estimate_inline, placement, train_widgets
 from .host import choices, folders, models, previews
 from .host.worker import run_stage
 from .routes import events
-from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, CheckpointSocket, DatasetSocket, TrainConfigSocket
-from .train_widgets import method_inputs, to_config
+from .sockets import (
+    CATEGORY,
+    AdapterConfigSocket,
+    AdapterSocket,
+    CheckpointSocket,
+    Configured,
+    DatasetSocket,
+    GivenSettings,
+    TrainConfigSocket,
+)
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +62,13 @@ class TrainAdapter(io.ComfyNode):
                 DatasetSocket.Input("dataset"),
                 AdapterConfigSocket.Input("adapter_config", tooltip="From a Configure node or Load Preset."),
                 TrainConfigSocket.Input("settings", optional=True, tooltip=(
-                    "From Load Preset. When connected it gives every setting of the training, and the widgets of this "
-                    "node for them, from max_steps on, are dimmed and show what it sets. Change single ones on Load "
-                    "Preset.")),
+                    "From Training Settings, which adds to the settings of this node, or from Load Preset, which sets "
+                    "all of them: the widgets here are then dimmed and show its values.")),
                 AdapterSocket.Input("start_from", optional=True, tooltip=(
                     "Begin with the weights of this adapter instead of none. It must be of the same kind and size.")),
                 io.String.Input("adapter_name", default="my_lora", tooltip=(
                     "Name of the file in models/loras. An existing file is never overwritten: -2, -3 ... is added.")),
-                *method_inputs(),
+                *train_widgets.own_inputs(),
                 io.Combo.Input("if_already_trained", options=[CONTINUE, TRAIN_AGAIN], default=CONTINUE, optional=True,
                                advanced=True, tooltip=(
                     "The same songs and settings again: take the finished adapter, or train another one. A run that "
@@ -82,15 +88,16 @@ class TrainAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: Configured, adapter_name: str,
-                settings: TrainConfig | None = None, start_from: Adapter | None = None,
+                settings: GivenSettings | None = None, start_from: Adapter | None = None,
                 if_already_trained: str = CONTINUE, resume_from: str = choices.LATEST, auto_estimate: bool = False,
-                top_k: int = SelectionConfig.top_k, **method: object) -> io.NodeOutput:
+                top_k: int = SelectionConfig.top_k, **own: object) -> io.NodeOutput:
         from ..sidestep_core.training import run_checkpoint
         from ..sidestep_core.training.train import identity, train
 
-        if settings is not None:
-            log.info("The settings of this training come from the input 'settings'; the node's widgets are not used.")
-        config = settings or to_config(method)
+        given = settings or GivenSettings(config=TrainConfig(), complete=False)
+        if given.complete:
+            log.info("The settings of this training come from a preset; the node's own are not used.")
+        config = given.completed(train_widgets.values(own))
         target = folders.adapter_file(adapter_name)
         node_id = cls.hidden.unique_id
         if auto_estimate:

@@ -1,27 +1,42 @@
-// Shows what a connected preset sets in the widgets of a training that do not count meanwhile.  What a person entered there
-// stays in the workflow and in what is sent to run, and comes back when the preset is disconnected.
+// Dims the widgets of a training that do not count because of connected settings, and shows in them what a preset sets.
+// The person's own values stay in the workflow and in what is sent to run, and return when the preset is disconnected.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
 const INPUT = "settings";
 const PRESET = "SideStepLoadPreset";
-const OF_PRESET = ["preset", "changes", "json"];
+const OTHER_SETTINGS = "SideStepTrainingSettings";
+const OWN = ["max_steps", "learning_rate", "chunk_duration", "seed", "preview_every"]; // set by a preset too
+const WATCHED = { [PRESET]: ["preset", "changes", "json"], [OTHER_SETTINGS]: ["epochs"] };
+const BY_STEPS = ["use max_steps", "0", ""]; // values of `epochs` with which max_steps counts
 
-/** Let the widgets of Train LoRA (ACE-Step) follow the preset that is connected. */
-export function showPresetValues(node) {
-  const own = new Map(); // widget -> what the person entered
+/** Let the widgets of Train LoRA (ACE-Step) follow the settings that are connected. */
+export function followSettings(node) {
+  const own = new Map(); // widget -> the person's value
   let request = 0;
 
   async function update() {
     const asked = ++request;
-    const settings = await settingsOf(presetOf(node));
-    if (asked !== request) return; // something was changed meanwhile
+    dim();
+    const source = sourceOf(node);
+    const settings = await settingsOf(source?.comfyClass === PRESET ? source : null);
+    if (asked !== request) return; // a later change is on its way
     for (const widget of node.widgets) {
       if (settings && widget.name in settings) show(widget, settings[widget.name]);
       else if (own.has(widget)) giveBack(widget);
     }
     app.canvas.setDirty(true, true);
+  }
+
+  function dim() {
+    const source = sourceOf(node);
+    const others = source?.comfyClass === OTHER_SETTINGS;
+    const all = node.inputs.some(({ name, link }) => name === INPUT && link != null) && !others;
+    const byEpochs = others && !BY_STEPS.includes(valueOf(source, "epochs").trim().toLowerCase());
+    for (const widget of node.widgets.filter(({ name }) => OWN.includes(name))) {
+      widget.disabled = all || (byEpochs && widget.name === "max_steps");
+    }
   }
 
   function show(widget, value) {
@@ -53,24 +68,25 @@ export function showPresetValues(node) {
   };
   node.onConfigure = function () {
     onConfigure?.apply(this, arguments);
-    own.clear(); // the widgets hold what was saved, which is the person's
+    own.clear(); // the widgets hold the saved values, which are the person's
     void update();
   };
   node.onConnectionsChange = function () {
     onConnectionsChange?.apply(this, arguments);
     void update();
   };
-  node.presetChanged = update;
+  node.settingsChanged = update;
+  dim();
 }
 
-/** Have the trainings that a preset is connected to show what it sets now. */
-export function watchPreset(node) {
+/** Have the connected trainings follow a change of these settings. */
+export function watchSettings(node) {
   const tell = () => {
     for (const output of node.outputs) {
-      for (const link of output.links ?? []) node.graph?.getNodeById(node.graph.links.get(link)?.target_id)?.presetChanged?.();
+      for (const link of output.links ?? []) node.graph?.getNodeById(node.graph.links.get(link)?.target_id)?.settingsChanged?.();
     }
   };
-  for (const widget of node.widgets.filter(({ name }) => OF_PRESET.includes(name))) {
+  for (const widget of node.widgets.filter(({ name }) => WATCHED[node.comfyClass].includes(name))) {
     const { callback } = widget;
     widget.callback = function () {
       callback?.apply(this, arguments);
@@ -85,27 +101,25 @@ export function watchPreset(node) {
   node.showsAgain = tell;
 }
 
-const presetOf = (node) => {
-  const source = node.getInputNode(node.inputs.findIndex(({ name }) => name === INPUT));
-  return source?.comfyClass === PRESET ? source : null;
-};
+const sourceOf = (node) => node.getInputNode(node.inputs.findIndex(({ name }) => name === INPUT));
+const valueOf = ({ widgets }, name) => String(widgets.find((widget) => widget.name === name)?.value ?? "");
 
-/** The settings that a preset gives; null where there is none, or nobody can tell before it has run. */
+/** Settings that a preset gives; null without one, or when they are unknown before it has run. */
 async function settingsOf(preset) {
   if (!preset) return null;
   if (preset.inputs.some(({ link, widget }) => widget && link != null)) return lastSettings(preset);
-  const widgets = preset.widgets.filter(({ name }) => OF_PRESET.includes(name));
+  const widgets = preset.widgets.filter(({ name }) => WATCHED[PRESET].includes(name));
   const body = JSON.stringify(Object.fromEntries(widgets.map(({ name, value }) => [name, String(value ?? "")])));
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body };
   try {
     const response = await api.fetchApi("/sidestep/preset", post);
-    return response.ok ? (await response.json()).settings : null; // what is wrong with it the node says when it runs
+    return response.ok ? (await response.json()).settings : null; // the node shows what is wrong when it runs
   } catch {
     return null; // ComfyUI does not answer
   }
 }
 
-/** What it gave when it ran last, with texts from other nodes. */
+/** Settings of its latest run, with texts from other nodes. */
 const lastSettings = ({ widgets }) => widgets.find(({ panel }) => panel)?.panel.state?.output?.settings ?? null;
 
 function text({ value, options }) {

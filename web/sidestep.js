@@ -5,17 +5,18 @@ import { app } from "../../scripts/app.js";
 import { grow, rootGraph, zoomCanvas } from "./canvas.js";
 import { createNote, hasCapacity } from "./progress/note.js";
 import { createPanel } from "./progress/panel.js";
-import { showPresetValues, watchPreset } from "./preset_values.js";
+import { followSettings, watchSettings } from "./preset_values.js";
 import { advance, explains, failed, fromOutput, refusal, withLater } from "./progress/progress.js";
 import { refusals, remember } from "./refusals.js";
 import { addSongTable } from "./songs/songs.js";
+import { dimUnused } from "./training_settings.js";
 
 const EVENT = "sidestep.progress";
 const WIDGET = "sidestep_progress";
-const BESIDE_SETTINGS = [WIDGET, "adapter_name", "if_already_trained", "resume_from", "auto_estimate", "top_k"];
 const OF_ESTIMATE = ["choose", "granularity", "top_k", "percentile", "million_parameters", "minimum_per_category",
   "rank_by_score", "min_rank", "max_rank"];
 const MAKE_NO_CHOICE = new Set(["analyze", "split", "clip", "preprocess"]); // stages after which no list has a new entry
+const SETTINGS = new Set(["SideStepLoadPreset", "SideStepTrainingSettings"]);
 const UNDER_WAY = new Set(["running", "stopping"]);
 const MAKE_CHOICES = new Set(["SideStepMergeAdapter", "SideStepSavePreset", "SideStepSaveEstimate"]); // without a panel
 const MARGIN = 10;
@@ -145,7 +146,6 @@ function watchInput(node, input, counts) {
   update();
 }
 
-const besideSettings = (name, linked) => !linked || BESIDE_SETTINGS.includes(name);
 const besideSongs = (name, linked) => !linked || name !== "folder";
 const besideEstimate = (name, linked) => linked || !OF_ESTIMATE.includes(name);
 
@@ -188,11 +188,9 @@ app.registerExtension({
     if (hasCapacity(node)) watchInput(node, "estimate", besideEstimate);
     if (MAKE_CHOICES.has(node.comfyClass)) refreshChoices(node);
     foldAdvanced(node);
-    if (node.comfyClass === "SideStepTrainAdapter") {
-      watchInput(node, "settings", besideSettings);
-      showPresetValues(node);
-    }
-    if (node.comfyClass === "SideStepLoadPreset") watchPreset(node);
+    if (node.comfyClass === "SideStepTrainAdapter") followSettings(node);
+    if (SETTINGS.has(node.comfyClass)) watchSettings(node);
+    if (node.comfyClass === "SideStepTrainingSettings") dimUnused(node);
     if (node.comfyClass === "SideStepPreprocessAudioFolder") watchInput(node, "songs", besideSongs);
   },
   afterConfigureGraph: restoreAll,

@@ -1,4 +1,4 @@
-"""Answers what a preset sets, for the widgets of a training that do not count while one is connected.
+"""Settings of a preset, for the widgets of a training that are dimmed while one is connected.
 
 The browser side is `web/preset_values.js`.
 """
@@ -11,15 +11,17 @@ from aiohttp import web
 from server import PromptServer
 
 from ...sidestep_core.io.record import parse
+from .. import train_widgets
 from ..host import preset_files
-from ..train_widgets import to_widgets
 from .songs import answer, body, work
 
 
 @PromptServer.instance.routes.post("/sidestep/preset")
 async def post_preset(request: web.Request) -> web.Response:
-    """The settings of a training as Load Preset gives them with these widgets.  Nothing is changed: a POST as the texts
-    may be long."""
+    """Answer the settings that Load Preset gives with these widgets.
+
+    Nothing is changed; it is a POST because the texts may be long.
+    """
     widgets = await body(request)
     return answer({"settings": await work(lambda: _settings(widgets))})
 
@@ -27,4 +29,4 @@ async def post_preset(request: web.Request) -> web.Response:
 def _settings(widgets: Mapping[str, object]) -> Mapping[str, object]:
     texts = parse(widgets, dict[str, str], "The request")
     _, chosen = preset_files.chosen(*(texts.get(name, "") for name in ("preset", "changes", "json")))
-    return to_widgets(chosen.train)
+    return train_widgets.shown(chosen.train)

@@ -1,30 +1,39 @@
-"""Settings as text: `name: value`, one per line."""
+"""Settings as text: `name: value`, one per line, with words such as `automatic` for some numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from difflib import get_close_matches
-from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
 from ..config import Config
 from ..errors import ConfigError
 from ..io.record import field_types
 
-_AUTOMATIC = ("auto", "automatic", "null")
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+AUTOMATIC = "automatic"
+_SYNONYMS = {"auto": AUTOMATIC, "null": AUTOMATIC}
+WORDS = {
+    "cfg_ratio": AUTOMATIC, "genre_ratio": AUTOMATIC, "heldout_songs": AUTOMATIC, "shift": AUTOMATIC,
+    "inference_steps": AUTOMATIC, "estimate_batches": AUTOMATIC, "epochs": "use max_steps", "ema_decay": "off",
+    "chunk_duration": "whole songs", "max_seconds": "whole songs", "early_stopping": "never", "target_loss": "never",
+    "save_minutes": "never", "keep_checkpoints": "all", "preview_every": "never",
+}  # fmt: skip
+"""Numeric setting -> word for its default if that is `automatic`, else for 0."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def parse_setting(kind: type[Config], name: str, text: str) -> Any:
-    """Convert the text to the setting's type; return it unchanged if it cannot be, for the config to refuse."""
+    """Convert the text to the setting's type; return it unchanged if it cannot be, for the config to refuse.
+
+    ConfigError for text that is neither a number nor the setting's word.
+    """
     expected = field_types(kind)[name]
-    if isinstance(expected, UnionType) and NoneType in get_args(expected):
-        if text.lower() in _AUTOMATIC:
-            return None
-        expected, *_ = get_args(expected)
+    if name in WORDS:
+        return _number_or_word(kind, name, text.strip())
     if get_origin(expected) is tuple:
         return tuple(text.replace(",", " ").split())
     if expected is bool:
@@ -35,6 +44,27 @@ def parse_setting(kind: type[Config], name: str, text: str) -> Any:
         except ValueError:
             return text
     return text
+
+
+def _number_or_word(kind: type[Config], name: str, text: str) -> float | None:
+    if _SYNONYMS.get(text.lower(), text.lower()) == WORDS[name]:
+        return _meaning(kind, name)
+    hint = field_types(kind)[name]
+    try:
+        return int(text) if int in (hint, *get_args(hint)) else float(text)
+    except ValueError:
+        raise ConfigError(f"{name} must be a number or {WORDS[name]!r}, got {text!r}.") from None
+
+
+def _meaning(kind: type[Config], name: str) -> float | None:
+    """Value that the setting's word stands for."""
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(kind)}
+    return defaults[name] if WORDS[name] == AUTOMATIC else 0
+
+
+def spell(kind: type[Config], name: str, value: float | None) -> str:
+    """Write the value of a setting of WORDS as its word or as digits; `parse_setting` reads it back."""
+    return WORDS[name] if value == _meaning(kind, name) else f"{value:.12g}"
 
 
 def parse_lines(text: str) -> dict[str, str]:

@@ -88,8 +88,8 @@ def whole() -> dict[str, Any]:
                          model_files(BASE / "models" / DEMO_MODEL))
     return with_inputs(prompt, {
         PREPROCESSING: {"max_seconds": SECONDS, "dataset_name": "demo"},
-        TRAINING: {"max_steps": 3, "adapter_name": "whole", "gradient_accumulation": 1, "heldout_every": 3,
-                   "save_every": 100, "chunk_duration": 0.0},
+        TRAINING: {"max_steps": 3, "adapter_name": "whole", "chunk_duration": "whole songs"},
+        "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 3, "save_every": 100},
     })
 
 

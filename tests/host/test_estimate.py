@@ -39,8 +39,8 @@ def short() -> dict[str, Any]:
     return with_inputs(prompt, {
         "SideStepPreprocessAudioFolder": {"max_seconds": SECONDS, "dataset_name": "demo"},
         ESTIMATING: {"estimate_batches": 8},
-        TRAINING: {"max_steps": 3, "adapter_name": "estimated", "gradient_accumulation": 1, "heldout_every": 3,
-                   "save_every": 100, "chunk_duration": 0.0},
+        TRAINING: {"max_steps": 3, "adapter_name": "estimated", "chunk_duration": "whole songs"},
+        "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 3, "save_every": 100},
     })
 
 

@@ -15,7 +15,9 @@ from demo.server import ComfyUI, Outcome, Prompt
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.io.tensors import TensorFile, read_tensors
 from sidestep_core.presets import preset
+from sidestep_core.presets.text import parse_setting
 from sidestep_core.training import metrics
+from sidestep_core.training.config import TrainConfig
 from tests.tolerance import EFFECT, SAME_LOSS
 
 SECONDS = 2.0
@@ -49,8 +51,8 @@ def short(prompt: Prompt) -> dict[str, Any]:
     """The demo's workflow with little to do."""
     return with_inputs(prompt, {
         "SideStepPreprocessAudioFolder": {"max_seconds": SECONDS, "dataset_name": "demo"},
-        "SideStepTrainAdapter": {"max_steps": 6, "adapter_name": "pipeline", "gradient_accumulation": 1,
-                                 "heldout_every": 3, "save_every": 100},
+        "SideStepTrainAdapter": {"max_steps": 6, "adapter_name": "pipeline"},
+        "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 3, "save_every": 100},
         "TextEncodeAceStepAudio1.5": {"duration": SECONDS},
         "EmptyAceStep1.5LatentAudio": {"seconds": SECONDS},
         "KSampler": {"steps": 2},
@@ -143,9 +145,9 @@ def test_a_lora_list_has_the_new_adapter(server: ComfyUI, trained: Outcome) -> N
 def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, short: dict[str, Any], trained: Outcome,
                                                            again: str) -> None:
     name = f"stopped {again}"
-    prompt = upstream(with_inputs(short, {"SideStepTrainAdapter": {
-        "adapter_name": name, "max_steps": 400, "heldout_every": 1000, "if_already_trained": again}}),
-        "SideStepTrainAdapter")
+    prompt = upstream(with_inputs(short, {
+        "SideStepTrainAdapter": {"adapter_name": name, "max_steps": 400, "if_already_trained": again},
+        "SideStepTrainingSettings": {"heldout_every": 1000}}), "SideStepTrainAdapter")
     asked: list[float] = []
 
     def interrupt_at_step_5(event: tuple[str, dict[str, Any]]) -> None:
@@ -195,7 +197,7 @@ def test_settings_that_are_connected_take_the_place_of_the_widgets(server: Comfy
     assert facts(ran(server, prompt), prompt, "SideStepTrainAdapter")["steps"] == 2
     [run] = (server.base / "output" / "sidestep" / "runs").glob("by preset-*")
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["train"]["warmup_steps"] == 10
-    assert "the node's widgets are not used" in server.log.read_text(encoding="utf-8", errors="replace")
+    assert "the node's own are not used" in server.log.read_text(encoding="utf-8", errors="replace")
 
 
 def test_the_settings_of_a_finished_adapter_become_a_preset(server: ComfyUI, short: dict[str, Any],
@@ -206,13 +208,11 @@ def test_the_settings_of_a_finished_adapter_become_a_preset(server: ComfyUI, sho
         "adapter": [node_of(prompt, "SideStepTrainAdapter"), 0]}}
     ran(server, prompt)
     found = preset.read(server.base / "output" / "sidestep" / "presets" / "of the adapter.json").preset
-    asked = prompt[node_of(prompt, "SideStepTrainAdapter")]["inputs"]
+    asked = {name: parse_setting(TrainConfig, name, value) if isinstance(value, str) else value
+             for node in ("SideStepTrainAdapter", "SideStepTrainingSettings")
+             for name, value in prompt[node_of(prompt, node)]["inputs"].items() if name in TrainConfig().to_json()}
     # A preset keeps what was automatic for another dataset and model.
-    assert asked["genre_ratio"] == -1.0
-    automatic = {"cfg_ratio": -1.0, "genre_ratio": -1.0, "heldout_songs": -1, "shift": 0.0, "inference_steps": 0}
-    assert found.train.to_json().items() <= {
-        name: None if automatic.get(name) == value else value for name, value in asked.items()
-        if isinstance(value, (bool, int, float, str))}.items()
+    assert found.train.to_json() == TrainConfig().to_json() | asked
     assert found.adapter == LoraConfig(rank=16, alpha=32.0)
 
 
@@ -228,8 +228,8 @@ def test_training_begins_with_the_weights_of_another_adapter(server: ComfyUI, sh
 
 def test_training_goes_on_from_a_checkpoint_of_the_list(server: ComfyUI, short: dict[str, Any],
                                                         trained: Outcome) -> None:
-    origin = upstream(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "origin", "save_every": 2}}),
-                      "SideStepTrainAdapter")
+    origin = upstream(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "origin"},
+                                          "SideStepTrainingSettings": {"save_every": 2}}), "SideStepTrainAdapter")
     first = facts(ran(server, origin), origin, "SideStepTrainAdapter")
     listed = server.get_json("/object_info/SideStepTrainAdapter")["SideStepTrainAdapter"]["input"]["optional"]
     [choice] = [choice for choice in listed["resume_from"][1]["options"]
@@ -266,10 +266,12 @@ def weights(path: Path) -> dict[str, bytes]:
     ("SideStepPreprocessAudioFolder", {"dataset_name": "../../escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "..\\escape"}, "cannot be a file name"),
     ("SideStepTrainAdapter", {"adapter_name": "con"}, "Windows keeps for itself"),
-    ("SideStepTrainAdapter", {"device": "cuda:7", "seed": 1}, "not available here"),
+    ("SideStepTrainingSettings", {"device": "cuda:7", "heldout_every": 2}, "not available here"),
     ("SideStepConfigureLoRA", {"target_modules": "q_projj"}, "q_projj"),
     ("SideStepConfigureLoRA", {"module_ranks": "layers.0.*"}, "layers.0.*"),
-    ("SideStepTrainAdapter", {"heldout_songs": 3}, "none would be left"),
+    ("SideStepTrainingSettings", {"heldout_songs": 3}, "none would be left"),
+    ("SideStepTrainingSettings", {"heldout_songs": "some"}, "heldout_songs must be a number or 'automatic'"),
+    ("SideStepTrainAdapter", {"chunk_duration": "long"}, "chunk_duration must be a number or 'whole songs'"),
 ])
 def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any], trained: Outcome, class_type: str,
                                            inputs: dict[str, Any], said: str) -> None:

@@ -14,6 +14,7 @@ from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.presets import preset as presets
 from sidestep_core.presets.preset import Preset
+from sidestep_core.presets.text import WORDS, parse_setting
 from sidestep_core.training.config import TrainConfig
 
 LOAD, CONFIGURE, SAVE = "load", "configure", "save"
@@ -102,7 +103,11 @@ def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, inputs: dict[str, st
 def test_the_page_is_told_what_a_preset_sets(server: ComfyUI) -> None:
     asked = {"preset": "recommended", "changes": "max_steps: 77"}
     settings = server.post_json("/sidestep/preset", asked)["settings"]
-    assert settings == presets.load_built_in("recommended").train.to_json() | {"max_steps": 77}
+    words = {name: settings[name] for name in WORDS if name in settings}
+    assert {name: parse_setting(TrainConfig, name, word) for name, word in words.items()}.items() <= (
+        presets.load_built_in("recommended").train.to_json().items())
+    assert settings == presets.load_built_in("recommended").train.to_json() | {"max_steps": 77} | words
+    assert (settings["preview_every"], settings["heldout_songs"]) == ("never", "automatic")
 
 
 @pytest.mark.parametrize(("asked", "said"), [

@@ -47,8 +47,8 @@ def end_by(sent: signal.Signals, prompt: Prompt, base: Path) -> tuple[int, int]:
 def test_signals_keep_the_last_step(prompt: Prompt, tmp_path: Path) -> None:
     training = upstream(with_inputs(prompt, {
         "SideStepPreprocessAudioFolder": {"max_seconds": 2.0},
-        "SideStepTrainAdapter": {"max_steps": 100_000, "gradient_accumulation": 1, "heldout_every": 100_000,
-                                 "save_every": 100_000, "adapter_name": "ended"},
+        "SideStepTrainAdapter": {"max_steps": 100_000, "adapter_name": "ended"},
+        "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 100_000, "save_every": 100_000},
     }), "SideStepTrainAdapter")
     last = 0
     for sent, expected in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)):

@@ -18,22 +18,22 @@ from sidestep_core.estimate.selection import SelectionConfig
 from sidestep_core.presets.text import parse_setting
 from sidestep_core.training.config import TrainConfig
 
-TRAINER = "SideStepTrainAdapter"
+TRAINER, SETTINGS = "SideStepTrainAdapter", "SideStepTrainingSettings"
 ESTIMATING = "SideStepEstimateGradients"
 OF_THE_NODE = {"checkpoint", "dataset", "adapter_config", "settings", "start_from", "adapter_name",
                "if_already_trained", "resume_from", "auto_estimate", "estimate"}
 OF_THE_PICTURE = {TRAINER: {"top_k"}, ESTIMATING: {"top_k"}}
 """Not a setting of that node's config."""
-BASIC = ["max_steps", "learning_rate", "chunk_duration", "seed"]
+OWN = ["max_steps", "learning_rate", "chunk_duration", "seed", "preview_every"]
+"""Settings of a training on the trainer itself; the others are on Training Settings."""
+MERGED = {"max_latent_length"}
 NODES: list[tuple[str, type[Config]]] = [
-    (TRAINER, TrainConfig), ("SideStepConfigureLoRA", LoraConfig), ("SideStepConfigureLoKR", LokrConfig),
-    ("SideStepConfigureLoHA", LohaConfig), (ESTIMATING, EstimateConfig),
+    (TRAINER, TrainConfig), (SETTINGS, TrainConfig), (ESTIMATING, EstimateConfig),
+    ("SideStepConfigureLoRA", LoraConfig), ("SideStepConfigureLoKR", LokrConfig), ("SideStepConfigureLoHA", LohaConfig),
     *((node, SelectionConfig) for node in ("SideStepConfigureLoRA", "SideStepConfigureLoKR", "SideStepConfigureLoHA")),
 ]
 BETWEEN: list[tuple[str, type[Config], str, float]] = [
-    (TRAINER, TrainConfig, "cfg_ratio", -0.5), (TRAINER, TrainConfig, "chunk_duration", 0.5),
-    (TRAINER, TrainConfig, "max_latent_length", 12), ("SideStepConfigureLoKR", LokrConfig, "factor", 0),
-    (ESTIMATING, EstimateConfig, "chunk_duration", 0.5), (ESTIMATING, EstimateConfig, "estimate_batches", 3)]
+    ("SideStepConfigureLoKR", LokrConfig, "factor", 0)]
 """Numbers that lie between two valid ones of a widget; the config refuses them by name."""
 
 
@@ -47,15 +47,15 @@ def widgets_of(server: ComfyUI, node: str, kind: type[Config]) -> dict[str, tupl
             if name not in others}
 
 
-AUTOMATIC = {"cfg_ratio": -1.0, "genre_ratio": -1.0, "heldout_songs": -1, "shift": 0.0, "inference_steps": 0}
-"""Number of a widget that stands for None in the config."""
-
-
 def setting(kind: type[Config], name: str, value: object) -> object:
     """Setting that the node makes of a widget's value."""
-    if kind is TrainConfig and AUTOMATIC.get(name) == value:
-        return None
     return parse_setting(kind, name, value) if isinstance(value, str) else value
+
+
+def settings_of(node: str, kind: type[Config]) -> list[str]:
+    """Settings of the config that the node has, in their order."""
+    names = [field.name for field in fields(kind) if field.name not in MERGED]
+    return {TRAINER: OWN, SETTINGS: [name for name in names if name not in OWN]}.get(node, names)
 
 
 def as_config(kind: type[Config], name: str, value: object) -> Config:
@@ -66,8 +66,10 @@ def as_config(kind: type[Config], name: str, value: object) -> Config:
 @pytest.mark.parametrize(("node", "kind"), NODES)
 def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, node: str, kind: type[Config]) -> None:
     widgets = widgets_of(server, node, kind)
-    assert widgets.keys() == {field.name for field in fields(kind)}
+    assert sorted(widgets) == sorted(settings_of(node, kind))
     for field in fields(kind):
+        if field.name not in widgets:
+            continue
         assert field.default is not MISSING
         assert setting(kind, field.name, widgets[field.name][1]["default"]) == field.default
 
@@ -75,7 +77,7 @@ def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, no
 @pytest.mark.parametrize(("node", "kind"), NODES)
 def test_the_choices_are_all_that_there_are(server: ComfyUI, node: str, kind: type[Config]) -> None:
     choices = {name: list(get_args(hint)) for name, hint in get_type_hints(kind).items()
-               if get_origin(hint) is Literal}
+               if get_origin(hint) is Literal and name in settings_of(node, kind)}
     found = {name: options["options"] for name, (_, options) in widgets_of(server, node, kind).items()
              if "options" in options}
     assert found == choices
@@ -92,7 +94,7 @@ def test_what_a_widget_allows_is_valid(server: ComfyUI, node: str, kind: type[Co
             assert options["min"] <= options["default"] <= options["max"]
             for value in (options["min"], options["max"]):
                 as_config(kind, name, value)
-    assert numbers >= 3
+    assert numbers >= 2
 
 
 @pytest.mark.parametrize(("node", "kind", "name", "value"), BETWEEN)
@@ -104,19 +106,35 @@ def test_what_lies_between_is_refused_by_name(server: ComfyUI, node: str, kind: 
         as_config(kind, name, value)
 
 
-def test_the_basic_ones_come_first_and_the_others_are_advanced_in_their_groups(server: ComfyUI) -> None:
-    widgets = widgets_of(server, TRAINER, TrainConfig)
-    others = [field.name for field in fields(TrainConfig) if field.name not in BASIC]
-    assert list(widgets) == [*BASIC, *others]
-    assert [name for name, (_, options) in widgets.items() if not options.get("advanced")] == BASIC
+@pytest.mark.parametrize("node", [TRAINER, SETTINGS])
+def test_settings_keep_their_order(server: ComfyUI, node: str) -> None:
+    assert list(widgets_of(server, node, TrainConfig)) == settings_of(node, TrainConfig)
 
 
-def test_advanced_settings_need_not_be_named_by_a_prompt(server: ComfyUI) -> None:
+def test_trainer_shows_few_widgets(server: ComfyUI) -> None:
     inputs = server.get_json(f"/object_info/{TRAINER}")[TRAINER]["input"]
-    assert set(inputs["required"]) == {"checkpoint", "dataset", "adapter_config", "adapter_name", *BASIC}
+    assert set(inputs["required"]) == {"checkpoint", "dataset", "adapter_config", "adapter_name", *OWN}
+    shown = [name for name, (kind, options) in {**inputs["required"], **inputs["optional"]}.items()
+             if not kind.startswith("SIDESTEP_") and not options.get("advanced")]
+    assert shown == ["adapter_name", *OWN]
 
 
-@pytest.mark.parametrize(("name", "said"), [
+def test_training_settings_are_optional(server: ComfyUI) -> None:
+    assert not server.get_json(f"/object_info/{SETTINGS}")[SETTINGS]["input"].get("required")
+
+
+@pytest.mark.parametrize(("node", "name", "word"), [
+    (TRAINER, "chunk_duration", "whole songs"), (TRAINER, "preview_every", "never"),
+    (SETTINGS, "epochs", "use max_steps"), (SETTINGS, "cfg_ratio", "automatic"),
+    (SETTINGS, "heldout_songs", "automatic"), (SETTINGS, "early_stopping", "never"), (SETTINGS, "shift", "automatic"),
+])
+def test_numbers_without_meaning_are_words(server: ComfyUI, node: str, name: str, word: str) -> None:
+    io_type, options = widgets_of(server, node, TrainConfig)[name]
+    assert (io_type, options["default"]) == ("STRING", word)
+    assert options["tooltip"].endswith(f"A number, or: {word}.")
+
+
+@pytest.mark.parametrize(("name", "stated"), [
     ("timestep_mode", ("larger of two", "one draw", "eight times", "turbo")),
     ("cfg_ratio", ("turbo", "0.15", "guidance")),
     ("loss_weighting", ("damps nearly clean times", "not the noisy ones")),
@@ -130,9 +148,9 @@ def test_advanced_settings_need_not_be_named_by_a_prompt(server: ComfyUI) -> Non
     ("shift", ("metadata", "never")),
     ("inference_steps", ("metadata", "never")),
 ])
-def test_the_words_are_honest(server: ComfyUI, name: str, said: tuple[str, ...]) -> None:
-    tooltip = widgets_of(server, TRAINER, TrainConfig)[name][1]["tooltip"]
-    assert [part for part in said if part not in tooltip] == []
+def test_tooltips_state_the_facts(server: ComfyUI, name: str, stated: tuple[str, ...]) -> None:
+    tooltip = widgets_of(server, TRAINER if name in OWN else SETTINGS, TrainConfig)[name][1]["tooltip"]
+    assert [part for part in stated if part not in tooltip] == []
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)

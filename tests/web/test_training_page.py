@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, load, open_page
 from demo.server import ComfyUI, Prompt
-from demo.workflow import TRAINER
+from demo.workflow import SETTINGS, TRAINER
 
 STEPS = 10
 HELDOUT_EVERY = 5
@@ -43,7 +43,9 @@ def previewed(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
     changed = training_part(prompt, "previews")
     [number] = [node for node, content in changed.items() if content["class_type"] == TRAINER]
     changed[PREVIEWED] = changed.pop(number)
-    changed[PREVIEWED]["inputs"] |= {"preview_every": STEPS, "preview_seconds": PREVIEW_SECONDS, "inference_steps": 2}
+    changed[PREVIEWED]["inputs"] |= {"preview_every": str(STEPS)}
+    [settings] = [content for content in changed.values() if content["class_type"] == SETTINGS]
+    settings["inputs"] |= {"preview_seconds": PREVIEW_SECONDS, "inference_steps": "2"}
     outcome = server.run(changed, timeout=580)
     assert outcome.status == "success", outcome.exception_message
     return changed
@@ -57,9 +59,11 @@ def training_part(prompt: Prompt, name: str) -> dict[str, Any]:
         node = needed.pop()
         found[node] = copy.deepcopy(prompt[node])
         needed += [value[0] for value in found[node]["inputs"].values() if isinstance(value, list)]
-    found[trainer]["inputs"] |= {"adapter_name": name, "max_steps": STEPS, "gradient_accumulation": 1,
-                                 "heldout_songs": 0, "heldout_every": HELDOUT_EVERY, "save_every": 1000}
+    found[trainer]["inputs"] |= {"adapter_name": name, "max_steps": STEPS}
     for content in found.values():
+        if content["class_type"] == SETTINGS:
+            content["inputs"] |= {"gradient_accumulation": 1, "heldout_songs": "0", "heldout_every": HELDOUT_EVERY,
+                                  "save_every": 1000}
         if "max_seconds" in content["inputs"]:
             content["inputs"]["max_seconds"] = 2.0
     return found

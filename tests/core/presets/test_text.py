@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.config import Config
 from sidestep_core.errors import ConfigError
-from sidestep_core.presets.text import apply_changes, parse_lines, parse_setting, require_known
+from sidestep_core.presets.text import WORDS, apply_changes, parse_lines, parse_setting, require_known, spell
 from sidestep_core.training.config import TrainConfig
 
 
@@ -25,6 +26,12 @@ from sidestep_core.training.config import TrainConfig
     (TrainConfig, "tensorboard", "Yes", True),
     (TrainConfig, "tensorboard", "off", False),
     (TrainConfig, "tensorboard", "1", "1"),
+    (TrainConfig, "chunk_duration", "60", 60.0),
+    (TrainConfig, "chunk_duration", "Whole songs", 0),
+    (TrainConfig, "keep_checkpoints", "all", 0),
+    (TrainConfig, "save_every", "100", 100),
+    (TrainConfig, "heldout_songs", "automatic", TrainConfig.heldout_songs),
+    (TrainConfig, "cfg_ratio", "0.1", 0.1),
     (LoraConfig, "target_modules", "q_proj, v_proj k_proj", ("q_proj", "v_proj", "k_proj")),
     (LoraConfig, "self_target_modules", "", ()),
     (TrainConfig, "cfg_ratio", "auto", None), (TrainConfig, "cfg_ratio", "0.2", 0.2),
@@ -35,6 +42,14 @@ def test_text_is_converted(kind: type[Config], name: str, text: str, value: Any)
     found = parse_setting(kind, name, text)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("name", WORDS.keys() & {field.name for field in fields(TrainConfig)})
+def test_words_and_numbers_are_read_back(name: str) -> None:
+    values = [0, 1, 25, getattr(TrainConfig, name)]
+    assert [parse_setting(TrainConfig, name, spell(TrainConfig, name, value)) for value in values] == values
+    with pytest.raises(ConfigError, match=f"{name} must be a number or '{WORDS[name]}', got 'some'"):
+        parse_setting(TrainConfig, name, "some")
 
 
 def test_lines_are_parsed() -> None:

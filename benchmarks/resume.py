@@ -62,7 +62,7 @@ def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
     model, text_encoder, vae = sorted(materials.glob("*.safetensors"), key=_part)
     config = TrainConfig.from_json({
         "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
-        "gradient_accumulation": 2, "optimizer": optimizer, "ema_decay": 0.9, "max_latent_length": 40,
+        "gradient_accumulation": 2, "optimizer": optimizer, "ema_decay": 0.9, "chunk_duration": 1.6,
         "device": "cpu", "publish": "best", "gradient_checkpointing": "off",
     })  # fmt: skip
     optimizers.build(config, [torch.nn.Parameter(torch.zeros(1))])

@@ -1,6 +1,7 @@
 // Runs in ComfyUI's page: arranges the open graph as columns in two groups, the note at the top left.
-// groups: [{title, color, columns: [{width, types}]}]; heights: {node id: height}; note: {title, height, text}.
-({ groups, heights, note }) => {
+// groups: [{title, color, columns: [{width, types}]}]; heights: {node id: height}; note: {title, height, text};
+// collapsed: types of nodes shown as their title.
+({ groups, heights, note, collapsed }) => {
   const GAP = { x: 50, y: 20 };
   const TITLE = 30; // a node's title bar lies above its position
   const GROUP = { side: 20, top: 50, bottom: 20, between: 30 };
@@ -9,7 +10,7 @@
   graph.add(text);
   text.title = note.title;
   text.widgets[0].value = note.text;
-  const height = (node) => (node === text ? note.height : heights[node.id]);
+  const height = (node) => (node === text ? note.height : node.flags.collapsed ? 0 : heights[node.id]);
 
   function arrange({ title, color, columns }, left) {
     let x = left + GROUP.side;
@@ -20,6 +21,7 @@
         const node = graph.nodes.find((each) => each.type === type);
         if (!node) continue; // the demo's own
         node.pos = [x, y];
+        node.flags.collapsed = collapsed.includes(type);
         node.setSize([width, height(node)]);
         y += height(node) + TITLE + GAP.y;
       }

@@ -202,7 +202,8 @@ def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
     page.evaluate("([prompt, name]) => window.app.loadApiJson(prompt, name)", [prompt, example.name])
     layout = (HERE / "layout.js").read_text(encoding="utf-8")
     page.evaluate(layout, {"groups": [asdict(group) for group in example.groups], "heights": heights(page, example),
-                           "note": {"title": "How to use this", "height": NOTE_HEIGHT, "text": example.note}})
+                           "note": {"title": "How to use this", "height": NOTE_HEIGHT, "text": example.note},
+                           "collapsed": [SETTINGS]})
     graph: dict[str, Any] = json.loads(page.evaluate("() => JSON.stringify(window.app.graph.serialize())"))
     # Without an id every copy that a person opens gets its own, and keeps its own training history.
     del graph["id"]

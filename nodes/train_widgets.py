@@ -20,8 +20,6 @@ BASIC = ("epochs", "optimizer", "schedule", "warmup_steps", "batch_size", "gradi
          "cfg_ratio", "heldout_songs", "early_stopping", "publish", "save_every", "preview_caption", "preview_lyrics",
          "preview_seconds", "gradient_checkpointing")
 """Settings of Training Settings that are not folded away as advanced."""
-MERGED = ("max_latent_length",)
-"""Settings that another one gives in another unit."""
 MULTILINE = ("preview_lyrics",)
 
 MANY = 1_000_000
@@ -150,7 +148,7 @@ def own_inputs() -> list[io.Input]:
 def other_inputs() -> list[io.Input]:
     """Widgets of Training Settings, in the order of TrainConfig; optional, so that a prompt need not name them all."""
     return [_input(field, optional=True, advanced=field.name not in BASIC or None) for field in fields(TrainConfig)
-            if field.name not in (*OWN, *MERGED)]
+            if field.name not in OWN]
 
 
 def values(widgets: Mapping[str, object]) -> dict[str, object]:

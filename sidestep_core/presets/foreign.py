@@ -23,6 +23,9 @@ Found = tuple[Settings, list[str]]
 SONGS = 10
 """Songs for which intervals in epochs are converted to steps."""
 
+LATENT_FRAMES = 25
+"""Latent frames per second, the unit of other trainers' max_latent_length."""
+
 TRAIN = {
     "learning_rate": "learning_rate", "batch_size": "batch_size", "gradient_accumulation": "gradient_accumulation",
     "gradient_accumulation_steps": "gradient_accumulation", "warmup_steps": "warmup_steps", "seed": "seed",
@@ -223,7 +226,9 @@ def _crop(given: Settings) -> Found:
     lengths = {name: length for name in units if (length := _whole(given, name))}
     unused = [name for name in lengths if mode not in ("", units[name])]
     notes = [f"{', '.join(unused)}: not used, as crop_mode is {mode}."] if unused else []
-    return {name: length for name, length in lengths.items() if name not in unused}, notes
+    used = {name: length for name, length in lengths.items() if name not in unused}
+    seconds = used["max_latent_length"] / LATENT_FRAMES if "max_latent_length" in used else used.get("chunk_duration")
+    return {} if seconds is None else {"chunk_duration": seconds}, notes
 
 
 def _checkpointing(given: Settings) -> Found:

@@ -73,8 +73,6 @@ class TrainConfig(Config):
     """Chance of codes if context_mode is mixed."""
     chunk_duration: float = 0.0
     """Seconds of the random crop drawn from each song; 0 trains on whole songs."""
-    max_latent_length: int = 0
-    """Length of the crop in latent frames (25 per second); 0: chunk_duration counts."""
 
     heldout_songs: int | None = None
     """Songs never trained on, for the held-out loss.  None: one in ten, none below four songs.  All sections of a song
@@ -136,9 +134,6 @@ class TrainConfig(Config):
         require(0 <= self.ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {self.ema_decay}.")
         require(self.chunk_duration == 0 or self.chunk_duration >= 1,
                 f"chunk_duration must be 0 (whole songs) or at least 1, got {self.chunk_duration}.")
-        require(self.max_latent_length == 0 or self.max_latent_length >= FRAMES_PER_SECOND,
-                f"max_latent_length must be 0 (chunk_duration counts) or at least {FRAMES_PER_SECOND}, got "
-                f"{self.max_latent_length}.")
         require(5 <= self.preview_seconds <= 600, f"preview_seconds must be 5 to 600, got {self.preview_seconds}.")
 
     def _check_automatic(self) -> None:
@@ -156,7 +151,7 @@ class TrainConfig(Config):
     @property
     def chunk_frames(self) -> int:
         """Length of the crop in latent frames; 0 for whole songs."""
-        return self.max_latent_length or round(self.chunk_duration * FRAMES_PER_SECOND)
+        return round(self.chunk_duration * FRAMES_PER_SECOND)
 
     @property
     def samples_per_step(self) -> int:

@@ -80,7 +80,7 @@ def test_a_foreign_preset_is_imported_with_notes(server: ComfyUI) -> None:
     text = json.dumps({"lora_r": 8, "lora_alpha": 4, "torch_compile": True, "max_latent_length": 750})
     outcome = ran(server, loaded("imported", json=text))
     assert saved(server, "imported").adapter == LoraConfig(rank=8, alpha=4)
-    assert saved(server, "imported").train == TrainConfig(max_latent_length=750)
+    assert saved(server, "imported").train == TrainConfig(chunk_duration=30.0)
     [shown] = outcome.outputs[LOAD]["sidestep"]
     assert shown["notes"] == ["torch_compile: not used, it is not offered."]
     assert "torch_compile" in saved(server, "imported").description

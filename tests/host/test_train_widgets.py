@@ -26,7 +26,6 @@ OF_THE_PICTURE = {TRAINER: {"top_k"}, ESTIMATING: {"top_k"}}
 """Not a setting of that node's config."""
 OWN = ["max_steps", "learning_rate", "chunk_duration", "seed", "preview_every"]
 """Settings of a training on the trainer itself; the others are on Training Settings."""
-MERGED = {"max_latent_length"}
 NODES: list[tuple[str, type[Config]]] = [
     (TRAINER, TrainConfig), (SETTINGS, TrainConfig), (ESTIMATING, EstimateConfig),
     ("SideStepConfigureLoRA", LoraConfig), ("SideStepConfigureLoKR", LokrConfig), ("SideStepConfigureLoHA", LohaConfig),
@@ -54,7 +53,7 @@ def setting(kind: type[Config], name: str, value: object) -> object:
 
 def settings_of(node: str, kind: type[Config]) -> list[str]:
     """Settings of the config that the node has, in their order."""
-    names = [field.name for field in fields(kind) if field.name not in MERGED]
+    names = [field.name for field in fields(kind)]
     return {TRAINER: OWN, SETTINGS: [name for name in names if name not in OWN]}.get(node, names)
 
 

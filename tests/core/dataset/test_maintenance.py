@@ -90,7 +90,7 @@ def test_a_song_that_left_leaves_nothing(dataset: Dataset) -> None:
     write_manifest(left)
     tensor_file.write(left.silence, "silence", tensor_file.read(dataset.silence, "silence", "")[:51])
     assert clean(dataset.folder).orphans == 1 + 1 + 4 + 1
-    config = settled(max_latent_length=30, genre_ratio=0.5, context_mode="codes")
+    config = settled(chunk_duration=1.2, genre_ratio=0.5, context_mode="codes")
     assert len(load_samples(left, config)[0]) == 2
 
 

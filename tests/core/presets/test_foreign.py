@@ -69,7 +69,7 @@ def test_ace_lora_trainer_presets() -> None:
     assert found.adapter == LoraConfig(rank=128, alpha=256, dropout=0.05, attention_type="self")
     assert found.train == TrainConfig(
         optimizer="prodigy", learning_rate=5e-5, epochs=1000, save_every=625, warmup_steps=200,
-        gradient_checkpointing="off", max_latent_length=1500, cfg_ratio=0.15, loss_weighting="min_snr",
+        gradient_checkpointing="off", chunk_duration=60, cfg_ratio=0.15, loss_weighting="min_snr",
         early_stopping=10, timestep_preset="custom", timestep_mu=-0.8, timestep_sigma=0.8, preview_every=50,
         preview_caption="warm")
 
@@ -136,7 +136,7 @@ def test_wrong_value_is_refused(values: dict[str, Any], problem: str) -> None:
     ({"shift": 3.0}, TrainConfig(), "every variant"),
     ({"num_inference_steps": 8}, TrainConfig(), "every variant"),
     ({"max_steps": 300, "epochs": 100}, TrainConfig(max_steps=300), "epochs: not used"),
-    ({"crop_mode": "latent", "chunk_duration": 60, "max_latent_length": 750}, TrainConfig(max_latent_length=750), ""),
+    ({"crop_mode": "latent", "chunk_duration": 60, "max_latent_length": 750}, TrainConfig(chunk_duration=30), ""),
     ({"crop_mode": "full", "chunk_duration": 60}, TrainConfig(), ""),
     ({"gradient_checkpointing": True, "gradient_checkpointing_ratio": 0.0},
      TrainConfig(gradient_checkpointing="off"), ""),

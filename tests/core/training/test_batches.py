@@ -204,12 +204,8 @@ def test_crops_depend_on_the_draw_only() -> None:
     assert first_frames(settled(chunk_duration=1, seed=1), 6, samples) != singles
 
 
-def test_max_latent_length_overrides_chunk_duration() -> None:
-    samples = songs(60, 80)
-    exact = first_frames(settled(max_latent_length=30), 6, samples)
-    assert first_frames(settled(chunk_duration=1.2), 6, samples) == exact
-    assert first_frames(settled(chunk_duration=2, max_latent_length=30), 6, samples) == exact
-    assert [crop_frames(frames, settled(max_latent_length=30)) for frames in (20, 30, 31)] == [20, 30, 30]
+def test_songs_shorter_than_the_crop_stay_whole() -> None:
+    assert [crop_frames(frames, settled(chunk_duration=1.2)) for frames in (20, 30, 31)] == [20, 30, 30]
     assert crop_frames(31, CONFIG) == 31
 
 

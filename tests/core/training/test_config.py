@@ -38,7 +38,7 @@ FIELDS = dict(
     snr_gamma=positive, cfg_ratio=st.none() | share, genre_ratio=st.none() | share,
     context_mode=one_of(train_config.ContextMode), codes_ratio=share,
     chunk_duration=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
-    max_latent_length=st.just(0) | st.integers(25, 10**6), heldout_songs=st.none() | from_zero, heldout_every=counts,
+    heldout_songs=st.none() | from_zero, heldout_every=counts,
     early_stopping=from_zero, target_loss=not_negative, publish=one_of(train_config.Publish), save_every=counts,
     save_minutes=not_negative, keep_checkpoints=from_zero, tensorboard=st.booleans(), log_every=counts,
     log_heavy_every=counts,
@@ -81,8 +81,6 @@ WRONG: list[tuple[str, Any, str]] = [
     ("ema_decay", 1.0, "1.0"),
     ("chunk_duration", 0.5, "0.5"),
     ("chunk_duration", -2.0, "-2.0"),
-    ("max_latent_length", 24, "24"),
-    ("max_latent_length", -25, "-25"),
     ("heldout_songs", -1, "-1"),
     ("shift", 0.0, "0.0"),
     ("shift", -1.0, "-1.0"),
@@ -119,10 +117,10 @@ def test_defaults_match_side_step() -> None:
     assert (config.log_every, config.log_heavy_every) == (10, 50)
 
 
-def test_frames_override_seconds() -> None:
+def test_crop_in_frames() -> None:
     assert TrainConfig().chunk_frames == 0
     assert TrainConfig(chunk_duration=60).chunk_frames == 1500
-    assert TrainConfig(chunk_duration=60, max_latent_length=750).chunk_frames == 750
+    assert all(TrainConfig(chunk_duration=frames / 25).chunk_frames == frames for frames in range(25, 15_000))
 
 
 @pytest.mark.parametrize(("values", "songs", "steps"), [

@@ -101,3 +101,11 @@ def test_settings_in_the_text_exist(page: str) -> None:
 def test_every_other_name_is_used() -> None:
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
     assert {name for name in OTHER_NAMES if name not in text} == set()
+
+
+def test_output_folders_are_listed() -> None:
+    source = (ROOT / "nodes" / "host" / "folders.py").read_text(encoding="utf-8")
+    written = set(re.findall(r'_output\("(\w+)"\)', source))
+    page = (ROOT / "docs" / "guide" / "files.md").read_text(encoding="utf-8")
+    assert len(written) > 3
+    assert set(re.findall(r"`output/sidestep/(\w+)/", page)) == written

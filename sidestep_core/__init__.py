@@ -8,7 +8,8 @@
     songs/       audio files, their metadata, analysis            scan.find_songs, analyze.analyze, split.split
     model/       checkpoint, decoder, encoders, flow matching     checkpoint.open_checkpoint, decoder.load_decoder
     audio/       decoding, container facts, measurements          decode.decode, container.facts
-    io/          atomic writes, bounded reads, locks              atomic.write_json, strict_json.read
+    io/          files: atomic, bounded, typed, locked            atomic.write_json, tensors.read_tensors, record.Record
+    errors, progress, config, device, rng, optional               for every package
 
 Each package imports only those below it; tests/test_architecture.py holds the table.
 

@@ -35,8 +35,8 @@ def imports(package: str, purpose: str, otherwise: str = "") -> Iterator[None]:
         named = f"the package {package}" if broken == package else f"the package {package}, and that imports {broken}"
         # A missing name: either its package is too old, or the one that imports it.
         both = [importer] if importer not in (None, broken) and not isinstance(error, ModuleNotFoundError) else []
-        says = str(error).strip() or type(error).__name__
-        raise MissingDependency(f"{purpose} needs {named}, which says: {says.removesuffix('.')}. "
+        reason = str(error).strip() or type(error).__name__
+        raise MissingDependency(f"{purpose} needs {named}, which raised: {reason.removesuffix('.')}. "
                                 f"{_line([*both, broken])}{otherwise}.") from error
 
 

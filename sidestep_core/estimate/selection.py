@@ -45,8 +45,8 @@ class SelectionConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("top_k", "min_rank"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, value in (("top_k", self.top_k), ("min_rank", self.min_rank)):
+            require(value >= 1, f"{name} must be at least 1, got {value}.")
         require(0 < self.percentile <= 100, f"percentile must be above 0 and at most 100, got {self.percentile}.")
         require(self.million_parameters > 0, f"million_parameters must be above 0, got {self.million_parameters}.")
         require(self.minimum_per_category >= 0,

@@ -172,7 +172,7 @@ def _stored(name: str, value: Any, start: int) -> StoredTensor:
     fits = 0 <= begin <= end and len(entry.shape) <= MAX_DIMENSIONS and all(size >= 0 for size in entry.shape)
     # The size of an unknown dtype cannot be checked; a reader that needs the tensor refuses it.
     if not fits or (bits is not None and math.prod(entry.shape) * bits != (end - begin) * 8):
-        raise BadJson(f"{where} says shape {strict_json.shown(str(entry.shape))} and bytes {begin} to {end}.")
+        raise BadJson(f"{where} has shape {strict_json.shown(str(entry.shape))} and bytes {begin} to {end}.")
     return StoredTensor(entry.dtype, entry.shape, start + begin, end - begin)
 
 

@@ -69,7 +69,7 @@ NOT_HERE = {
     "the encoded songs are in memory, and no other process reads them":
         ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers"),
     "the adapted layers have no bias": ("bias",),
-    "the adapter of the lowest held-out loss is always kept in the run's folder; publish says which one you get":
+    "the adapter of the lowest held-out loss is always kept in the run's folder; publish selects it":
         ("save_best", "save_best_after", "auto_save_best_after", "save_best_every_n_steps"),
     "there the loss of single steps steers the learning rate; target_loss here is a held-out loss, of other numbers":
         ("target_loss", "target_loss_floor", "target_loss_warmup", "target_loss_smoothing"),
@@ -83,8 +83,8 @@ NOT_HERE = {
     "warm-up starts at 10 % and a cosine ends at 1 % of the learning rate":
         ("warmup_start_factor", "cosine_eta_min_ratio"),
     "formulas are not run": ("scheduler_formula",),
-    "the moving average warms up by itself": ("ema_start_step",),
-    "heldout_songs counts songs; by itself it keeps one in ten": ("val_split",),
+    "the moving average warms up automatically": ("ema_start_step",),
+    "heldout_songs counts songs; by default one in ten is held out": ("val_split",),
     "it has no effect at batch size 1 there": ("adaptive_timestep_ratio",),
     "it has no effect there": ("data_proportion", "dynamic_shift"),
     "crops are spread evenly over a song automatically": ("chunk_decay_every",),
@@ -241,7 +241,7 @@ def _checkpointing(given: Settings) -> Found:
         return {"gradient_checkpointing": "off"}, []
     if share is not None and share < 1:
         return {"gradient_checkpointing": "auto"}, [
-            "gradient_checkpointing_ratio: as many layers as the free memory asks for, chosen by itself."]
+            "gradient_checkpointing_ratio: the number of layers is chosen by the free memory."]
     return ({} if on is None and share is None else {"gradient_checkpointing": "on"}), []
 
 

@@ -175,7 +175,7 @@ def judged(path: Path) -> None:
     checkpoint.open_checkpoint(path)
 
 
-def beside(m: Materials) -> Reader:
+def peft_config(m: Materials) -> Reader:
     write_tensors(m.folder / "adapter_model.safetensors", LORA)
     return Reader(file=m.file("adapter_config.json"), good=CONFIG,
                   read=lambda: apply(m.folder / "adapter_model.safetensors"))
@@ -219,7 +219,7 @@ READERS: dict[str, Callable[[Materials], Reader]] = {
     "metadata, kohya": lambda m: m.metadata("ss_network_alpha", 2, apply),
     "metadata, merged": lambda m: m.metadata(merge.METADATA_KEY, [{}], judged),
     "metadata, quantised": lambda m: m.metadata("_quantization_metadata", {"layers": {"a": {"format": "x"}}}, judged),
-    "adapter_config.json": beside,
+    "adapter_config.json": peft_config,
     "config.json": lambda m: m.model("acestep-v15-turbo/config.json"),
     "index of shards": lambda m: m.model("acestep-v15-turbo/model.safetensors.index.json"),
     "manifest.json": Materials.dataset,

@@ -42,7 +42,7 @@ def test_broken_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     name = f"broken_{abs(hash(raised))}"
     package(tmp_path, name, f"raise {raised}")
     package(tmp_path, f"user_of_{name}", f"import {name}")
-    with pytest.raises(MissingDependency, match=f"imports {name}, which says: .*--upgrade {name}, with"):
+    with pytest.raises(MissingDependency, match=f"imports {name}, which raised: .*--upgrade {name}, with"):
         load(f"user_of_{name}")
 
 
@@ -51,7 +51,7 @@ def test_missing_name_updates_both_packages(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.syspath_prepend(tmp_path)
     package(tmp_path, "given_one", "")
     package(tmp_path, "asking_one", "from given_one import NewName")
-    with pytest.raises(MissingDependency, match="imports given_one, which says: cannot import name 'NewName'.*"
+    with pytest.raises(MissingDependency, match="imports given_one, which raised: cannot import name 'NewName'.*"
                                                 "--upgrade asking_one given_one, with"):
         load("asking_one")
 
@@ -64,7 +64,7 @@ def test_command_has_the_pip_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, name, raising=False)
     package(tmp_path, name, "raise OSError('undefined symbol')")
-    with pytest.raises(MissingDependency, match=f"imports {name}, which says: undefined symbol. Run: .*{line}"):
+    with pytest.raises(MissingDependency, match=f"imports {name}, which raised: undefined symbol. Run: .*{line}"):
         load(name)
     sys.modules.pop(name, None)
 

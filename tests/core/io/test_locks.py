@@ -49,8 +49,8 @@ def holder(folder: Path) -> subprocess.Popen[str]:
 
 def test_other_process_is_named(tmp_path: Path) -> None:
     process = holder(tmp_path / "my_run")
-    told = rf"my_run is being trained by another program, process {process.pid} since \d{{4}}-"
-    with pytest.raises(InUse, match=told), locks.held(tmp_path / "my_run", "trained"):
+    message = rf"my_run is being trained by another program, process {process.pid} since \d{{4}}-"
+    with pytest.raises(InUse, match=message), locks.held(tmp_path / "my_run", "trained"):
         pass
     process.communicate()
     with locks.held(tmp_path / "my_run", "trained"):

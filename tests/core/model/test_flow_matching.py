@@ -63,7 +63,7 @@ def test_times_follow_their_distribution(distribution: TimestepDistribution) -> 
     assert worst_quantile(times, distribution) < SAMPLED
     for other in LOGIT_NORMAL:
         if other != distribution:
-            assert worst_quantile(times, other) > SAMPLED, f"{other} is not told from {distribution}"
+            assert worst_quantile(times, other) > SAMPLED, f"{other} is not distinguished from {distribution}"
 
 
 @pytest.mark.parametrize("mode", ["continuous", "logit_normal"])

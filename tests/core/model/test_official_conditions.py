@@ -133,8 +133,8 @@ def encoded(checkpoint: Checkpoint, source: TinySource, tmp_path: Path) -> Calla
 
 @pytest.mark.parametrize("prompt", [*TWENTY.values(), LONG], ids=[*TWENTY, "longest"])
 def test_texts_match_official(official: Official, prompt: Prompt) -> None:
-    told = replace(prompt, style=OFFICIAL)
-    assert (told.caption_text, told.lyrics_text) == official.texts(prompt)
+    official_prompt = replace(prompt, style=OFFICIAL)
+    assert (official_prompt.caption_text, official_prompt.lyrics_text) == official.texts(prompt)
 
 
 @pytest.mark.parametrize("prompt", [*TWENTY.values(), LONG], ids=[*TWENTY, "longest"])
@@ -171,9 +171,9 @@ def test_styles_differ(official: Official, encoded: Callable[[Prompt, str], Tens
 
 def test_long_texts_are_truncated(checkpoint: Checkpoint, tokenizer_folder: Path) -> None:
     texts = TextEncoder(checkpoint.text_encoder_weights(), tokenizer_folder, CPU)
-    told = replace(LONG, style=OFFICIAL)
-    for ids, text, limit in ((texts.caption_ids(told), told.caption_text, CAPTION_TOKENS),
-                             (texts.lyrics_ids(told), told.lyrics_text, LYRICS_TOKENS)):
+    official_prompt = replace(LONG, style=OFFICIAL)
+    for ids, text, limit in ((texts.caption_ids(official_prompt), official_prompt.caption_text, CAPTION_TOKENS),
+                             (texts.lyrics_ids(official_prompt), official_prompt.lyrics_text, LYRICS_TOKENS)):
         assert ids == [*texts.tokenize(text)[:limit - 1], END_OF_TEXT]
         assert len(ids) == limit < len(texts.tokenize(text))
     assert len(texts.caption_ids(LONG)) > CAPTION_TOKENS

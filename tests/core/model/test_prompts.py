@@ -55,15 +55,15 @@ def test_lyrics_text_matches_comfyui() -> None:
     assert UNKNOWN.lyrics_text == "# Languages\nunknown\n\n# Lyric\n[Instrumental]<|endoftext|><|endoftext|>"
 
 
-@pytest.mark.parametrize(("typed", "said"), [("4/4", "4"), ("6/8", "6"), ("3", "3"), (" 3 / 4", "3"), ("", "N/A"),
+@pytest.mark.parametrize(("typed", "written"), [("4/4", "4"), ("6/8", "6"), ("3", "3"), (" 3 / 4", "3"), ("", "N/A"),
                                              ("  ", "N/A")])
-def test_signature_is_its_beats(typed: str, said: str) -> None:
-    assert f"\n- timesignature: {said}\n" in replace(PROMPT, signature=typed).caption_text
+def test_signature_is_its_beats(typed: str, written: str) -> None:
+    assert f"\n- timesignature: {written}\n" in replace(PROMPT, signature=typed).caption_text
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(8.0, 8), (8.04, 9), (7.96, 8), (0.04, 1), (239.99, 240)])
-def test_duration_is_rounded_up(seconds: float, said: int) -> None:
-    assert f"\n- duration: {said} seconds\n" in replace(PROMPT, seconds=seconds).caption_text
+@pytest.mark.parametrize(("seconds", "written"), [(8.0, 8), (8.04, 9), (7.96, 8), (0.04, 1), (239.99, 240)])
+def test_duration_is_rounded_up(seconds: float, written: int) -> None:
+    assert f"\n- duration: {written} seconds\n" in replace(PROMPT, seconds=seconds).caption_text
 
 
 def test_parentheses_are_unescaped() -> None:
@@ -78,15 +78,15 @@ def test_braces_stay_text() -> None:
     assert "# Lyric\n{lyrics}<|" in prompt.lyrics_text
 
 
-@pytest.mark.parametrize(("typed", "said"), [
+@pytest.mark.parametrize(("typed", "written"), [
     ("A minor", "A minor"), ("Am", "A minor"), ("am", "A minor"), ("F#m", "F# minor"), ("Bb maj", "Bb major"),
     ("A MINOR", "A minor"), ("c\u266f min", "C# minor"), ("B\u266d", "Bb major"),
     ("C", "C major"), ("CM", "C major"), ("D Major", "D major"), ("a Minor", "A minor"), ("eb min", "Eb minor"),
     ("", "N/A"), ("H-Moll", "H-Moll"),
 ])
-def test_keys_are_spelled_out(typed: str, said: str) -> None:
+def test_keys_are_spelled_out(typed: str, written: str) -> None:
     prompt = Prompt(caption="", lyrics="", language="en", bpm=None, key=typed, signature="", seconds=1.0)
-    assert f"- keyscale: {said}\n" in prompt.caption_text
+    assert f"- keyscale: {written}\n" in prompt.caption_text
 
 
 def test_official_text_matches_diffusers() -> None:
@@ -109,12 +109,12 @@ def test_official_text_matches_diffusers() -> None:
     assert "- bpm: N/A\n- timesignature: N/A\n- keyscale: N/A\n" in replace(UNKNOWN, style="official").caption_text
 
 
-@pytest.mark.parametrize(("seconds", "said", "frames"), [(8.0, 8, 200), (8.96, 8, 224), (0.04, 0, 1)])
-def test_official_duration_and_timbre(seconds: float, said: int, frames: int) -> None:
+@pytest.mark.parametrize(("seconds", "written", "frames"), [(8.0, 8, 200), (8.96, 8, 224), (0.04, 0, 1)])
+def test_official_duration_and_timbre(seconds: float, written: int, frames: int) -> None:
     prompt = replace(PROMPT, seconds=seconds)
     assert prompt.timbre_frames == frames
     official = replace(prompt, style="official")
-    assert f"\n- duration: {said} seconds\n" in official.caption_text
+    assert f"\n- duration: {written} seconds\n" in official.caption_text
     assert official.timbre_frames == 750
 
 

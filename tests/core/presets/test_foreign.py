@@ -83,7 +83,7 @@ def test_every_setting_is_used(values: dict[str, Any]) -> None:
         less = translate({name: value for name, value in values.items() if name != key} | {"seed": 42})
         if (less.adapter, less.train) == (whole.adapter, whole.train) and not any(key in n for n in whole.notes):
             silent.append((key, values[key]))
-    # What is left says what our default says, or nothing.
+    # The rest states our default, or nothing.
     defaults = {**LoraConfig().to_json(), **TrainConfig().to_json(), "gradient_accumulation_steps": 4,
                 "optimizer_type": "adamw", "scheduler_type": "cosine", "adapter_type": "lora", "max_steps": 0,
                 "target_modules_str": "q_proj k_proj v_proj o_proj", "gradient_checkpointing": True,

@@ -42,7 +42,7 @@ def test_built_in_presets_match_side_step(name: str) -> None:
     usual = TrainConfig(learning_rate=1e-4, epochs=100, warmup_steps=100, schedule="cosine", cfg_ratio=0.15,
                         gradient_accumulation=4, gradient_checkpointing="on", **{})
     expected = replace(usual, **other)
-    # There saving counts epochs; of ten songs these are so many steps.
+    # Side-Step counts epochs between saves; with ten songs they convert to these steps.
     assert found.train.save_every == -(-epochs_between_saves * 10 // expected.samples_per_step)
     assert replace(found.train, save_every=expected.save_every) == expected
     assert found.adapter == LoraConfig(rank=rank, alpha=2 * rank, dropout=0.1)

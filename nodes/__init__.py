@@ -9,9 +9,7 @@ from .apply_adapter import ApplyAdapter
 from .build_dataset import BuildDataset
 from .caption_songs import CaptionSongs
 from .compare_estimates import CompareEstimates
-from .configure_loha import ConfigureLoHA
-from .configure_lokr import ConfigureLoKR
-from .configure_lora import ConfigureLoRA
+from .configure_adapter import CONFIGURE_NODES
 from .dataset_cache import DatasetCache
 from .estimate_gradients import EstimateGradients
 from .host import termination
@@ -46,9 +44,7 @@ NODES: list[type[io.ComfyNode]] = [
     SaveEstimate,
     CompareEstimates,
     LoadPreset,
-    ConfigureLoRA,
-    ConfigureLoKR,
-    ConfigureLoHA,
+    *CONFIGURE_NODES,
     TrainingSettings,
     TrainAdapter,
     SavePreset,
@@ -61,7 +57,7 @@ for _node in NODES:
 
 
 class SideStepExtension(ComfyExtension):
-    """What ComfyUI loads."""
+    """Extension that ComfyUI loads."""
 
     async def on_load(self) -> None:
         """Called once, when ComfyUI starts."""

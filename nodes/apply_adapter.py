@@ -1,4 +1,4 @@
-"""ApplyAdapter: puts an adapter on a model for generating, and says whether it really fits."""
+"""Put an adapter on a model for generating, and report how many of its modules matched."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class ApplyAdapter(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: object, adapter: Adapter, strength: float, alpha: float = 0.0) -> io.NodeOutput:
-        told: list[str] = []
-        patched, matched, total = models.patch(model, adapter.path, strength, alpha, told.append)
+        notices: list[str] = []
+        patched, matched, total = models.patch(model, adapter.path, strength, alpha, notices.append)
         log.info("%s: %d of %d modules matched, strength %.2f.", adapter.path.name, matched, total, strength)
         return io.NodeOutput(patched, ui={"sidestep": [
-            {"matched": matched, "total": total, "strength": strength} | warned(told)]})
+            {"matched": matched, "total": total, "strength": strength} | warned(notices)]})

@@ -11,7 +11,7 @@ from .sockets import CATEGORY, EstimateSocket
 
 
 class CompareEstimates(io.ComfyNode):
-    """two to four Estimates -> pictures beside each other, table"""
+    """two to four Estimates -> pictures in a row, table"""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

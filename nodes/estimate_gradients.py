@@ -77,7 +77,7 @@ def setting_inputs() -> list[io.Input]:
             "Also measure the three matrices of every MLP.")),
         io.Combo.Input("attention_type", options=list(get_args(kinds["attention_type"])), default=usual.attention_type,
                        optional=True, advanced=True, tooltip="Which attentions are measured."),
-        # The page would give a seed a widget that randomises it after each run, which would measure anew each time.
+        # The page would give a seed a widget that randomises it after each run, which would measure again each time.
         io.Int.Input("seed", default=usual.seed, min=0, max=2**53, control_after_generate=False, optional=True,
                      advanced=True, tooltip="The same seed, songs and settings give the same estimate."),
         io.String.Input("device", default=usual.device, optional=True, advanced=True, tooltip=(
@@ -102,7 +102,7 @@ def measure(node_id: str, checkpoint: Checkpoint, dataset: Dataset, config: Esti
 
 
 def _summary(found: Estimate) -> str:
-    """What was measured, and how sure the ranking is."""
+    """Sentence on the measured modules and the certainty of their ranking."""
     best = ", ".join(score.module.removeprefix("layers.") for score in found.ranked()[:3])
     return (f"{len(found.scores)} modules measured on {found.batches} samples; two halves of them agree by "
             f"{found.agreement:.2f}. Most to learn: {best}.")

@@ -27,7 +27,7 @@ class ImportTensors(io.ComfyNode):
             display_name="Import Tensors",
             category=CATEGORY,
             description="Takes songs that Side-Step or ACE-Step's own trainer encoded into .pt files. Nothing in those "
-                        "files can run. Where you still have the songs, encode them anew: that trains better.",
+                        "files can run. Better encode the songs again if you still have them.",
             search_aliases=["pt", "preprocessed tensors", "side-step"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -61,7 +61,7 @@ class ImportTensors(io.ComfyNode):
 
 
 def _summary(done: Preprocessed) -> str:
-    """How many songs were taken over, and which were not and why."""
+    """Sentence on the imported songs, and on those left out with the reason."""
     text = f"{len(done.dataset.samples)} songs imported, with the conditioning of another program."
     shown = "; ".join(f"{problem.name}: {problem.reason}" for problem in done.problems[:PROBLEMS_SHOWN])
     more = len(done.problems) - PROBLEMS_SHOWN

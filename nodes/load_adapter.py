@@ -37,7 +37,7 @@ class LoadAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter_file: str) -> str:
-        """By content, of the settings beside it too: a file replaced under the same name is loaded again."""
+        """Fingerprint of the content, with its settings file: a file replaced under the same name is loaded again."""
         path = folders.adapter_path(adapter_file)
         settings = settings_file(path)
         return content_fingerprint(path) + (content_fingerprint(settings) if settings else "")

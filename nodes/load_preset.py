@@ -64,5 +64,5 @@ class LoadPreset(io.ComfyNode):
 
 
 def _describe(found: Imported) -> str:
-    """What the preset says of itself, then what of a foreign one has no place here."""
+    """Description of the preset, then the settings of a foreign one without an equivalent."""
     return "\n".join(part for part in (found.preset.description, *found.notes) if part)

@@ -62,12 +62,12 @@ class MergeAdapter(io.ComfyNode):
         facts = _facts(checkpoint, adapters, alpha)
         target, done = merge.free_path(checkpoint, folders.merged_file(checkpoint, model_name), facts)
         result = f"{target.name} is in your model list."
-        told = run_stage(cls.hidden.unique_id, target.stem,
+        notices = run_stage(cls.hidden.unique_id, target.stem,
                          lambda report: _merge(checkpoint, adapters, alpha, None if done else target, facts, report),
                          summary=lambda _: result)
         _made[model_name] = target
         return io.NodeOutput(_open(target, checkpoint), target.name, ui={"sidestep": [
-            {"model": str(target)} | warned(told, result)]})
+            {"model": str(target)} | warned(notices, result)]})
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, **_: object) -> float | str:
@@ -81,7 +81,7 @@ def _strength(name: str, *, optional: bool = False) -> io.Input:
 
 
 def _facts(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha: float) -> dict[str, object]:
-    """What is merged into what, for the file's metadata."""
+    """Model and adapters of a merge, for the file's metadata."""
     return {"model": checkpoint.name, "checkpoint": checkpoint.fingerprint, "variant": checkpoint.variant,
             "alpha": alpha, "adapters": [{"file": path.name, "content": content_fingerprint(path), "strength": strength}
                                          for path, strength in adapters]}
@@ -90,14 +90,14 @@ def _facts(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha
 @torch.no_grad()
 def _merge(checkpoint: Checkpoint, adapters: Sequence[tuple[Path, float]], alpha: float, target: Path | None,
            facts: dict[str, object], report: Report) -> list[str]:
-    """Write the merged model, unless it is there already (no target); what is to be told of it."""
+    """Write the merged model, unless it exists already (no target); return its notices."""
     weights = checkpoint.model_weights()
-    patch, told = patches.combine(adapters, alpha, {name: weights.shape(name) for name in weights.names})
+    patch, notices = patches.combine(adapters, alpha, {name: weights.shape(name) for name in weights.names})
     if merge.quantised(checkpoint):
-        told.append(f"{checkpoint.name} is quantised; the merged model is bf16, which is larger.")
+        notices.append(f"{checkpoint.name} is quantised; the merged model is bf16, which is larger.")
     if target is not None:
         merge.merge(checkpoint, patch, target, facts, report=report)
-    return told
+    return notices
 
 
 def _open(target: Path, source: Checkpoint) -> Checkpoint:

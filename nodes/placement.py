@@ -1,4 +1,4 @@
-"""What the nodes that configure an adapter share: the inputs for its place, and how widgets become a config."""
+"""Inputs for the place of an adapter, and conversion of widgets to its config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..sidestep_core.presets.text import parse_setting
 from .sockets import Configured, EstimateSocket
 
 SELECTION = tuple(field.name for field in fields(SelectionConfig))
-"""Names of the widgets that say how an estimate chooses."""
+"""Names of the widgets of selection_inputs."""
 UNKNOWN = "modules and parameters are counted on your model when a training with it begins."
 EVERY = SelectionConfig(choose="percentile", percentile=100.0)
 """All modules that an estimate has and the adapter may sit on."""
@@ -29,7 +29,7 @@ def dropout_input() -> io.Input:
 
 
 def inputs() -> list[io.Input]:
-    """Where the adapter sits."""
+    """Inputs for the place of the adapter."""
     return [
         io.Combo.Input("attention_type", options=["both", "self", "cross"], default=AdapterConfig.attention_type,
                        tooltip=(
@@ -51,7 +51,7 @@ def inputs() -> list[io.Input]:
 
 
 def selection_inputs() -> list[io.Input]:
-    """Where an estimate chooses the place, and how."""
+    """Inputs for choosing the place by an estimate."""
     usual = SelectionConfig
     return [
         EstimateSocket.Input("estimate", optional=True, tooltip=(
@@ -84,7 +84,7 @@ def selection_inputs() -> list[io.Input]:
 
 def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
               estimate: Estimate | None = None) -> io.NodeOutput:
-    """The config of these widgets on the modules that the estimate chooses, and for the page what it adapts."""
+    """Make the config of these widgets on the modules that the estimate chooses, and its facts for the page."""
     values = {name: value for name, value in widgets.items() if name not in SELECTION}
     config = kind(**{name: parse_setting(kind, name, value) if isinstance(value, str) else value
                      for name, value in values.items()})
@@ -116,19 +116,19 @@ def facts(config: AdapterConfig) -> dict[str, object]:
 
 
 def trained_facts(config: AdapterConfig, checkpoint: Checkpoint) -> dict[str, object]:
-    """The same on the model that a training uses."""
+    """Modules and parameters on the model that a training uses."""
     from ..sidestep_core.adapters.registry import capacity
     from ..sidestep_core.model.decoder import DecoderGeometry
 
     made = capacity(config, DecoderGeometry.from_weights(checkpoint.model_weights().under("decoder.")))
     count = len(made.parameters)
-    told = f"{count} modules and {made.total:,} parameters on {checkpoint.name}"
+    counted = f"{count} modules and {made.total:,} parameters on {checkpoint.name}"
     return {"modules": {checkpoint.size: count}, "parameters": {checkpoint.size: made.total},
-            "message": f"{config.kind}: {told}.{_full(len(made.full))}"}
+            "message": f"{config.kind}: {counted}.{_full(len(made.full))}"}
 
 
 def chosen_facts(config: AdapterConfig, estimate: Estimate, allowed: int) -> dict[str, object]:
-    """The same for modules that an estimate chose among so many, on the model that it was made for."""
+    """Settings, modules and parameters of an adapter on the modules that an estimate chose among `allowed`."""
     from ..sidestep_core.adapters.registry import capacity_of
     from ..sidestep_core.adapters.targets import target_modules
     from ..sidestep_core.estimate.heatmap import Grid

@@ -119,7 +119,7 @@ def _found(folder: Path) -> SongFolder:
 
 
 def _summary(done: Preprocessed, found: tuple[Problem, ...]) -> str:
-    """How many songs are ready, and which are not and why."""
+    """Sentence on the songs that are ready, and on those left out with the reason."""
     ready = len(done.dataset.samples)
     text = f"{ready} song{'s' * (ready != 1)} ready, {done.made} encoded now."
     problems = (*found, *done.problems)

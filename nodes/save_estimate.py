@@ -58,7 +58,7 @@ class SaveEstimate(io.ComfyNode):
 
 
 def _holds(path: Path, estimate: Estimate) -> bool:
-    """Whether the file is this estimate already."""
+    """True if the file is this estimate already."""
     if not path.is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""SavePreset: settings under a name, to load them again or to share them."""
+"""Save settings under a name, to load them again or to share them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class SavePreset(io.ComfyNode):
 
 
 def _known(configured: Configured | None, settings: GivenSettings | None, adapter: Adapter | None) -> Preset:
-    """What is connected, over what the adapter was trained with, over the defaults."""
+    """Connected settings, over those that the adapter was trained with, over the defaults."""
     if configured is None and settings is None and adapter is None:
         raise ConfigError("Nothing is connected. Connect what the preset is to hold: adapter_config, settings, or a "
                           "finished adapter.")

@@ -1,1 +1,1 @@
-"""What touches ComfyUI: its models, folders, patches and log, and the thread that a stage runs in."""
+"""Everything that touches ComfyUI: its models, folders, patches and log, and the thread that a stage runs in."""

@@ -1,4 +1,4 @@
-"""Where things are found and put: ComfyUI's model folders for reading, its output and LoRA folders for writing.
+"""Paths of models to read, and of outputs, runs and adapters to write, in ComfyUI's folders.
 
 Names come from workflows, which people share: a name is one path component, so nothing lands outside these folders.
 """
@@ -44,7 +44,7 @@ folder_paths.add_model_folder_path(_ESTIMATES, str(Path(folder_paths.models_dir)
 
 
 def safe_name(name: str, what: str) -> str:
-    """The name, if it can be a file name everywhere; ConfigError says why not."""
+    """Strip a name that can be a file name everywhere; ConfigError gives the reason why one cannot."""
     name = name.strip()
     if not name:
         raise ConfigError(f"{what} is empty. Give it a name.")
@@ -62,12 +62,12 @@ def safe_name(name: str, what: str) -> str:
 
 
 def dataset_folder(name: str) -> Path:
-    """Where the dataset of this name lives."""
+    """Folder of the dataset of this name."""
     return _output("datasets") / safe_name(name, "dataset_name")
 
 
 def songs_folder(name: str) -> Path:
-    """Where the dataset.json and the report of the songs of this name are written."""
+    """Folder for the dataset.json and the report of the songs of this name."""
     return _output("songs") / safe_name(name, "dataset_name")
 
 
@@ -77,32 +77,32 @@ def analysis_folder() -> Path:
 
 
 def run_folder(name: str, key: str) -> Path:
-    """Where the training run of this name and identity lives."""
+    """Folder of the training run of this name and identity."""
     return _output("runs") / f"{safe_name(name, 'adapter_name')}-{key}"
 
 
 def runs_folder() -> Path:
-    """Where all training runs live."""
+    """Folder of all training runs."""
     return _output("runs")
 
 
 def presets_folder() -> Path:
-    """Where a person's own presets live."""
+    """Folder of a person's own presets."""
     return _output("presets")
 
 
 def estimates_folder() -> Path:
-    """Where estimates are put: in ComfyUI's models folder, or what extra_model_paths.yaml names first."""
+    """Folder of estimates: in ComfyUI's models folder, or the first of extra_model_paths.yaml."""
     return Path(folder_paths.get_folder_paths(_ESTIMATES)[0])
 
 
 def kept_estimates_folder(dataset: Dataset) -> Path:
-    """Where the estimates that were made of a dataset are kept."""
+    """Folder of the estimates made of a dataset."""
     return estimates_folder() / dataset.folder.name
 
 
 def estimate_file(name: str) -> Path:
-    """Where an estimate is saved under a name.  ConfigError when the name cannot be a file name."""
+    """File of a saved estimate of this name.  ConfigError when the name cannot be a file name."""
     return estimates_folder() / f"{safe_name(name, 'name')}.json"
 
 
@@ -119,7 +119,7 @@ def _output(kind: str) -> Path:
 
 
 def adapter_file(name: str) -> Path:
-    """Where an adapter of this name, with or without its ending, is put: ComfyUI's first LoRA folder."""
+    """File of an adapter of this name, with or without its ending, in ComfyUI's first LoRA folder."""
     stem = safe_name(name.strip().removesuffix(".safetensors"), "adapter_name")
     return Path(folder_paths.get_folder_paths("loras")[0]) / f"{stem}.safetensors"
 
@@ -141,7 +141,7 @@ def adapter_path(choice: str) -> Path:
 
 
 def merged_file(checkpoint: Checkpoint, name: str) -> Path:
-    """Where a merged model of this name is put: beside models of its kind, all-in-one or split."""
+    """File of a merged model of this name, in the folder of its kind: all-in-one or split."""
     kind = "checkpoints" if checkpoint.vae in checkpoint.model else "diffusion_models"
     stem = merge.stem(safe_name(name, "model_name"), checkpoint.variant)
     return Path(folder_paths.get_folder_paths(kind)[0]) / f"{stem}.safetensors"
@@ -206,7 +206,7 @@ def _official_folders() -> list[Path]:
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether the folder is ACE-Step's model, and not the text encoder beside it."""
+    """Tell ACE-Step's model folder from that of its text encoder."""
     try:
         config = strict_json.as_object(strict_json.read(folder / "config.json"), "config.json")
     except strict_json.BadJson as error:
@@ -216,7 +216,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def is_split(choice: str) -> bool:
-    """Whether a choice of `model_choices` is a diffusion model alone, without text encoder and VAE."""
+    """True for a choice of `model_choices` that is a diffusion model without text encoder and VAE."""
     return _kind_and_name(choice)[0] == "diffusion_models"
 
 

@@ -18,26 +18,26 @@ _one_at_a_time = threading.RLock()
 
 
 def answer(work: Callable[[], Result]) -> Result | None:
-    """What the host's function returns; None if it logs a warning or an error, or raises one.
+    """Call a function of the host; return None if it logs a warning or an error, or raises one.
 
-    Those do not reach the log, where they would stand without a context: the caller says what is not used.  Out of
-    memory is raised, and so is what is no Exception.
+    Those do not reach the log, where they would stand without a context: the caller reports what is not used.  Out
+    of memory and exceptions that are no Exception are raised.
     """
     found: Result | None = None
-    with _Listening() as heard:
+    with _Listening() as caught:
         try:
             found = work()
         except Exception as error:  # noqa: BLE001 (another program's; whatever it is, the host cannot do this)
             if isinstance(error, MemoryError) or is_out_of_memory(error):
                 raise
             log.debug("ComfyUI cannot do this.", exc_info=True)
-    for sentence in heard.said:
+    for sentence in caught.said:
         log.debug("ComfyUI: %s", sentence)
-    return None if heard.said else found
+    return None if caught.said else found
 
 
 class _Listening(logging.Filter):
-    """Keeps what this thread says on the root logger from warnings on, whatever level people want to see."""
+    """Filter that keeps this thread's records on the root logger from warnings on, at every --verbose level."""
 
     def __init__(self) -> None:
         super().__init__()

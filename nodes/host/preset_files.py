@@ -44,7 +44,7 @@ def path_of(choice: str) -> Path:
 
 
 def own_file(name: str) -> Path:
-    """Where an own preset of this name is put.  ConfigError when the name cannot be a file name."""
+    """File of an own preset of this name.  ConfigError when the name cannot be a file name."""
     return folders.presets_folder() / f"{folders.safe_name(name, 'name')}.json"
 
 

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 MakePreview = Callable[[Path | None, int], None]
 """(adapter file, or None for the model alone; finished steps) -> a preview on the disk and on the node."""
 Conditioning = list[list[Any]]
-"""As it travels between ComfyUI's nodes: [[embedding, facts], ...]."""
+"""Conditioning of ComfyUI's nodes: [[embedding, facts], ...]."""
 
 FOLDER = "previews"
 FILE = "step-{:06d}.flac"
@@ -51,7 +51,7 @@ FILE_NAME = re.compile(r"step-(\d+)\.flac")
 SETTINGS = "settings.json"
 INSTRUMENTAL = "[Instrumental]"
 TEXT_ENCODER_PREFIX = "model."
-"""Of the text encoder's weights in the file that ComfyUI loads."""
+"""Prefix of the text encoder's weights in the file that ComfyUI loads."""
 OUT_OF_MEMORY = "Lower preview_seconds, or set preview_every to 0; the training goes on."
 GUIDANCE = {"turbo": 1.0, "base": 6.0, "sft": 7.0}
 """CFG of each variant, as in ComfyUI's templates."""
@@ -59,7 +59,7 @@ GUIDANCE = {"turbo": 1.0, "base": 6.0, "sft": 7.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What stays the same from preview to preview."""
+    """Settings that all previews of a run share."""
 
     caption: str
     lyrics: str
@@ -76,10 +76,10 @@ class Settings:
 
 def preview_maker(node_id: str, run: Path, checkpoint: Checkpoint, config: TrainConfig, caption: str,
                 report: Report = ignore) -> MakePreview | None:
-    """What generates a run's previews into its folder and shows them on the node; None where none are asked for.
+    """Make the function that generates a run's previews and shows them on the node; None if none are requested.
 
     Those that the run has already are shown at once, unless they were made with other settings, as they cannot be
-    compared then.  `caption` is used where config.preview_caption is empty; `report` is called at every step of
+    compared then.  `caption` is used if config.preview_caption is empty; `report` is called at every step of
     sampling, and what it raises passes through, as does ComfyUI's interrupt.
     """
     folder = run / FOLDER
@@ -91,7 +91,7 @@ def preview_maker(node_id: str, run: Path, checkpoint: Checkpoint, config: Train
 
 @dataclass(frozen=True)
 class _PreviewMaker:
-    """Generates the previews of a run."""
+    """Callable that generates the previews of a run."""
 
     node_id: str
     run: str
@@ -101,9 +101,9 @@ class _PreviewMaker:
     report: Report
 
     def __call__(self, adapter: Path | None, step: int) -> None:
-        """Make a preview, and the one without the adapter where it is missing.
+        """Make a preview, and the missing one without the adapter.
 
-        One that fails says so on the node and lets the training go on.
+        A failure is shown on the node, and the training continues.
         """
         before = self.folder / FILE.format(0)
         if adapter is not None and not (before.is_file() and _are_made_with(self.folder, self.settings)):
@@ -188,7 +188,7 @@ def _settings(checkpoint: Checkpoint, config: TrainConfig, caption: str) -> Sett
 
 
 def _denoise(model: Any, conditioning: Conditioning, settings: Settings, show: Callable[[int], None]) -> Tensor:
-    """The latent [1, 64, frames] as ComfyUI's KSampler makes it of an empty one; `show` is told the steps done."""
+    """Sample the latent [1, 64, frames] from an empty one as ComfyUI's KSampler does; `show` gets finished steps."""
     from comfy_extras.nodes_model_advanced import ModelSamplingAuraFlow
 
     [model] = ModelSamplingAuraFlow().patch_aura(model, settings.shift)
@@ -220,7 +220,7 @@ def _model(checkpoint: Checkpoint) -> Any:
 
 
 def _encode(checkpoint: Checkpoint, settings: Settings) -> Conditioning:
-    """What ComfyUI's text node makes of the prompt, on the CPU.
+    """Encode the prompt as ComfyUI's text node does, on the CPU.
 
     The text encoder is put together here: the host's loader adds a language model of 3 GB, for audio codes.
     """
@@ -252,7 +252,7 @@ def _load(files: tuple[Path, ...]) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _negative(conditioning: Conditioning) -> Conditioning:
-    """What ComfyUI's ConditioningZeroOut makes of it: the model then takes its embedding of no prompt."""
+    """Zero the conditioning as ComfyUI's ConditioningZeroOut does: the model then uses its null embedding."""
     lyrics = "conditioning_lyrics"
     return [[torch.zeros_like(embedding), {**facts, lyrics: torch.zeros_like(facts[lyrics])}]
             for embedding, facts in conditioning]

@@ -1,8 +1,8 @@
-"""Which folders of songs a workflow may name, and which songs a list in them: any while only this computer reaches
-ComfyUI, else those in folders that are shared.
+"""Access to folders and files of songs named by workflows and lists: any while only this computer reaches ComfyUI,
+else those in shared folders.
 
 Workflows and lists are strangers' input.  Where others reach ComfyUI, nothing outside of its input and output folders
-and those that the administrator lists can be read, nor can it be told whether it exists.
+and those that the administrator lists can be read or found to exist.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from comfy.cli_args import args
 from ...sidestep_core.errors import DatasetError
 
 KIND = "sidestep_songs"
-"""Of folder in extra_model_paths.yaml."""
+"""Key of shared song folders in extra_model_paths.yaml."""
 _NETWORK = re.compile(r"[\\/]{2}")
-"""What shares of other computers and devices begin with on Windows: \\\\server, //server, \\\\?\\, \\\\.\\."""
+"""Beginning of shares of other computers and of devices on Windows: \\\\server, //server, \\\\?\\, \\\\.\\."""
 
 
 def require_readable(folder: Path, text: str, *, windows: bool = os.name == "nt") -> None:
@@ -33,7 +33,7 @@ def require_readable(folder: Path, text: str, *, windows: bool = os.name == "nt"
 
 
 def may_read(path: Path, *, windows: bool = os.name == "nt") -> bool:
-    """Whether a file or folder that a workflow or a list names may be looked at; where not, nothing of it is told.
+    """True if a file or folder named by a workflow or a list may be read; otherwise nothing of it is revealed.
 
     Links count as what they lead to.  On Windows a name on another computer is never asked for, as that would log in
     there.
@@ -59,7 +59,7 @@ def unreadable(text: str) -> DatasetError:
 
 
 def only_this_computer(listen: str, cors: str | None) -> bool:
-    """Whether no other computer, and no page of another site, reaches a ComfyUI with these options."""
+    """True if no other computer and no page of another site reaches a ComfyUI with these options."""
     return cors is None and all(map(_is_loopback, (listen or "").split(",")))
 
 

@@ -1,4 +1,4 @@
-"""Every error of a node ends on the node itself, in words; what a node shows is kept for pages that open later."""
+"""Show every error of a node on the node itself, in words, and keep its output for pages that open later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The node itself, whose execute now tells the page how it ended; an interrupt is no error.
+    """Wrap the node's execute so that the page learns its outcome; an interrupt is no error.
 
     The id comes from the host's context: asked for as a hidden input it would be part of what results are cached by.
     """
@@ -36,12 +36,12 @@ def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         except Exception as error:
             if was_stopped(error):
                 raise
-            told = wording.sentence(error)
-            events.fail(node_id, told)
+            message = wording.sentence(error)
+            events.fail(node_id, message)
             if isinstance(error, SideStepError):
-                error.args = (told,)  # ComfyUI's own dialog shows it too
+                error.args = (message,)  # ComfyUI's own dialog shows it too
             raise
-        output.ui = wording.told(output.ui)  # ComfyUI sends it to the page as it is
+        output.ui = wording.readable_json(output.ui)  # ComfyUI sends it to the page as it is
         events.remember(node_id, (output.ui or {}).get("sidestep", [{}])[0])
         return output
 
@@ -49,9 +49,9 @@ def reported(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     return node
 
 
-def warned(told: Sequence[str], result: str = "") -> dict[str, object]:
-    """For what a node shows: its result, and sentences that warn of a partial one, which are logged too."""
-    sentences = [wording.readable(sentence) for sentence in told]
+def warned(warnings: Sequence[str], result: str = "") -> dict[str, object]:
+    """Message of a node: its result, and warnings of a partial one, which are logged too."""
+    sentences = [wording.readable(sentence) for sentence in warnings]
     for sentence in sentences:
         log.warning("%s", sentence)
     message = " ".join([*([result] if result else []), *sentences])

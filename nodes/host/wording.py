@@ -50,13 +50,13 @@ def sentence(error: Exception) -> str:
                           "Please report it, with ComfyUI's log.")
 
 
-def told(content: Any) -> Any:
+def readable_json(content: Any) -> Any:
     """Copy of a JSON value with `readable` applied to every text in it."""
     if isinstance(content, str):
         return readable(content)
     if isinstance(content, Mapping):
-        return {key: told(value) for key, value in content.items()}
-    return [told(value) for value in content] if isinstance(content, (list, tuple)) else content
+        return {key: readable_json(value) for key, value in content.items()}
+    return [readable_json(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def readable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs a stage of the core as ComfyUI wants it: in a thread of its own, with progress, stopped by the host's button."""
+"""Run a stage of the core for ComfyUI: in a thread of its own, with progress, stopped by the host's button."""
 
 from __future__ import annotations
 
@@ -138,6 +138,6 @@ def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException |
     message = str(raised) if isinstance(raised, Cancelled) else "Stopped."
     events.finish(node_id, run, "cancelled", message)
     if interrupt is None and isinstance(raised, Cancelled):
-        # The interrupt was heard by a part of the host that the stage called.
+        # A part of the host that the stage called took the interrupt.
         interrupt = comfy.model_management.InterruptProcessingException()
     raise interrupt or raised

@@ -1,1 +1,1 @@
-"""What the page asks for: live progress, history, songs and presets."""
+"""Answers to the page: live progress, history, songs and presets."""

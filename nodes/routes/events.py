@@ -20,7 +20,7 @@ from server import PromptServer
 from ...sidestep_core.io import strict_json
 from ...sidestep_core.progress import Progress
 from ...sidestep_core.training.metrics import MEASURED_ON
-from ..host.wording import told
+from ..host.wording import readable_json
 from .history import History, Point, Preview, finite
 
 EVENT = "sidestep.progress"
@@ -56,7 +56,7 @@ def flush(node_id: str) -> None:
 
 
 def done(node_id: str, run: str) -> tuple[int, int]:
-    """What ComfyUI's own bar shows: units done and in all, of the training where there is one."""
+    """Units done and in all for ComfyUI's own bar, of the training if there is one."""
     with _lock:
         history = _history(node_id, run)
         return history.training or (history.step, history.total)
@@ -170,7 +170,7 @@ def _running() -> list[tuple]:
 
 
 def _send(event: dict[str, object]) -> None:
-    event = told(event)
+    event = readable_json(event)
     # A payload that json cannot serialise ends the host's publish loop and with it the whole server: prove it here.
     dumps(event)
     PromptServer.instance.send_sync(EVENT, event)
@@ -182,7 +182,7 @@ async def get_history(request: web.Request) -> web.Response:
     with _lock:
         history = _histories.get(request.match_info["node_id"])
         # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
-        return web.json_response(told(history.answer()), dumps=dumps) if history else web.Response(status=204)
+        return web.json_response(readable_json(history.answer()), dumps=dumps) if history else web.Response(status=204)
 
 
 @PromptServer.instance.routes.get(r"/sidestep/nodes/{node_id}/runs/{run}/previews/{step:\d{1,9}}")

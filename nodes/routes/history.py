@@ -1,4 +1,4 @@
-"""What a node has reported in its latest run, small enough to send to a page that was opened or reloaded meanwhile.
+"""Reports of a node's latest run, small enough to send to a page that was opened or reloaded during it.
 
 Standard library only; `events.py` keeps one `History` per node.
 """
@@ -43,13 +43,13 @@ class Preview:
     message: str = ""
 
     def answer(self) -> dict[str, object]:
-        """What the page is told: enough to ask for the audio, and no path."""
+        """Message for the page: enough to ask for the audio, without a path."""
         return {"step": self.step, "message": self.message}
 
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """Where a run stands, with at most MAX_POINTS points of its curves and MAX_PREVIEWS previews, by their steps."""
+    """State of a run, with at most MAX_POINTS points of its curves and MAX_PREVIEWS previews, by their steps."""
 
     node_id: str
     run: str
@@ -66,7 +66,7 @@ class History:
     previews: list[Preview] = field(default_factory=list)
     stride: int = 1
     output: Mapping[str, object] = field(default_factory=dict)
-    """What the node itself shows of its latest result, such as the key of its songs."""
+    """Content that the node itself shows of its latest result, such as the key of its songs."""
     training: tuple[int, int] | None = None
     """Step and total of the training, also while a preview is made or the adapter is saved."""
     measured_on: str = ""
@@ -74,10 +74,10 @@ class History:
     unsent: list[Point] = field(default_factory=list)
     """Points that no event has carried yet."""
     changed: bool = False
-    """Whether anything is unsent."""
+    """True while anything is unsent."""
 
     def update(self, progress: Progress) -> None:
-        """Take over where the stage stands, and the point of the curves if there is one."""
+        """Take over the state of the stage, and the point of the curves if there is one."""
         if self.status not in UNDER_WAY:
             self.training, self.notices = None, []  # the run goes on in another prompt
         if progress.stage != self.stage and self.training is None:
@@ -99,13 +99,13 @@ class History:
             self.unsent.append(point)
 
     def stop(self) -> None:
-        """Take over that the person asked to stop, and the work in hand is finished first."""
+        """Take over a request to stop, which first finishes the work in hand."""
         self.status, self.changed = "stopping", True
         self.message = f"Stopping after this {UNITS.get(self.stage, 'file')}. What is done is kept."
         self.metrics.pop("eta_seconds", None)
 
     def end(self, status: Status, message: str) -> None:
-        """Take over how the run ended."""
+        """Take over the end of the run."""
         self.status, self.changed = status, True
         self.message = " ".join([str(message), *(self.notices if status == "finished" else ())])
         self.metrics.pop("eta_seconds", None)
@@ -133,7 +133,7 @@ class History:
             del self.previews[1]
 
     def preview_file(self, step: int) -> Path | None:
-        """Where the audio of the preview after `step` lies; None where there is none."""
+        """Audio file of the preview after `step`, or None."""
         return next((preview.file for preview in self.previews if preview.step == step), None)
 
     def _is_kept(self, point: Point) -> bool:

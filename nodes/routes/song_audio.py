@@ -36,7 +36,7 @@ _lock = threading.Lock()
 
 
 def browsers_play(path: Path) -> bool:
-    """Whether browsers usually play the file itself."""
+    """True for files that browsers usually play."""
     return path.suffix.lower() in PLAYED
 
 

@@ -92,7 +92,7 @@ def show(found: SongFolder) -> dict[str, object]:
 
 
 def is_known(key: str) -> bool:
-    """Whether the songs of this id are kept."""
+    """True while the songs of this id are kept."""
     with _lock:
         return key in _shown
 

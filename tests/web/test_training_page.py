@@ -150,7 +150,7 @@ def test_previews_and_losses_by_time_are_there_and_switching_keeps_the_place(
     buttons.nth(1).click()
     expect(buttons.nth(1)).to_have_attribute("aria-pressed", "true")
     wait_until_played(page, 1.0)
-    assert page.evaluate("() => document.querySelector('.sidestep-heard audio').duration") == PREVIEW_SECONDS
+    assert page.evaluate("() => document.querySelector('.sidestep-listen audio').duration") == PREVIEW_SECONDS
     buttons.nth(0).click()
     expect(buttons.nth(0)).to_have_attribute("aria-pressed", "true")
     expect(buttons.nth(1)).to_have_attribute("aria-pressed", "false")
@@ -284,10 +284,10 @@ def look_at(page: Page, node: str) -> None:
 def wait_until_played(page: Page, seconds: float) -> float:
     """Wait until the player of the previews is playing at so many seconds or later; where it is then."""
     page.wait_for_function("""seconds => {
-        const audio = document.querySelector('.sidestep-heard audio');
+        const audio = document.querySelector('.sidestep-listen audio');
         return !audio.paused && audio.readyState >= 3 && audio.currentTime >= seconds;
     }""", arg=seconds, timeout=PATIENCE)
-    place: float = page.evaluate("() => document.querySelector('.sidestep-heard audio').currentTime")
+    place: float = page.evaluate("() => document.querySelector('.sidestep-listen audio').currentTime")
     return place
 
 

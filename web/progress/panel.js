@@ -3,7 +3,7 @@
 
 import { make, makeSvg } from "../dom.js";
 import { dots, line, ranges, ticks } from "./loss_chart.js";
-import { count, decimal, measured, meanwhile, newest, passes, power, share, timeLeft, title } from "./progress.js";
+import { count, decimal, measured, besideTraining, newest, passes, power, share, timeLeft, title } from "./progress.js";
 import { createPreviews } from "./previews.js";
 import { createTimeBins } from "./time_bins.js";
 
@@ -49,7 +49,7 @@ export function createPanel({ chart, idle, hint, address }) {
     const done = state ? share(state) : 0;
     fill.classList.toggle("sidestep-unknown", status === "running" && done === null);
     fill.style.width = done === null ? "" : `${100 * done}%`;
-    note.textContent = note.title = state ? [meanwhile(state), state.message].filter(Boolean).join(": ") : hint;
+    note.textContent = note.title = state ? [besideTraining(state), state.message].filter(Boolean).join(": ") : hint;
     left.textContent = status === "running" ? timeLeft(state.metrics.eta_seconds) : "";
     for (const part of parts) part.show(state ?? NOTHING);
     // A long text at the end of a run takes its room from the chart; a panel without one grows.

@@ -13,7 +13,7 @@ export function createPreviews(address, heights) {
   const row = make("div", "sidestep-previews");
   const failure = make("div", "sidestep-failure");
   const audio = make("audio", "");
-  const element = make("div", "sidestep-heard", row, failure, audio);
+  const element = make("div", "sidestep-listen", row, failure, audio);
   let buttons = new Map(); // by step
   let shown = "";
   let current = null; // step of the preview in the player

@@ -87,8 +87,8 @@ const isBesideTraining = ({ stage, training }) => Boolean(training) && stage !==
 
 export const title = ({ status, stage, training }) => ENDINGS[status] ?? STAGES[training ? "train" : stage] ?? stage;
 
-/** A line below the training: what is done meanwhile, and how far it is; "" where nothing is. */
-export function meanwhile(state) {
+/** Line below the training: other work in progress and its share; "" without any. */
+export function besideTraining(state) {
   if (state.status !== "running" || !isBesideTraining(state)) return "";
   const { stage, step, total } = state;
   return `${STAGES[stage]}${total ? ` ${Math.floor((100 * step) / total)} %` : ""}`;

@@ -1,4 +1,4 @@
-"""TrainAdapter: trains in the background of the queue, shows how it goes, keeps everything when stopped."""
+"""Train an adapter in a thread of its own, with live progress; a stop keeps the finished steps."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline, placement, train_widgets
 from .host import choices, folders, models, previews
+from .host.report import issue_report
 from .host.worker import run_stage
 from .routes import events
 from .sockets import (
@@ -39,7 +40,7 @@ CONTINUE = "continue"
 TRAIN_AGAIN = "train again"
 
 _made: dict[str, Path] = {}
-"""Where the adapter of each name was put by this process, for noticing that it is gone."""
+"""Adapter file of each name that this process published, to notice when it is gone."""
 
 
 class TrainAdapter(io.ComfyNode):
@@ -115,6 +116,7 @@ class TrainAdapter(io.ComfyNode):
         run = _run_folder(adapter_name, key, if_already_trained)
         events.replay(node_id, run.name, metrics.read(run / metrics.FILE))
         if run_checkpoint.finished(run) is None:
+            log.info("For an issue report:\n%s", issue_report(checkpoint, adapter_settings, config))
             models.make_room()
         on = replace(config, device=models.device(config.device))
         adapter = run_stage(
@@ -138,7 +140,7 @@ class TrainAdapter(io.ComfyNode):
 
 
 def _run_folder(name: str, key: str, if_already_trained: str) -> Path:
-    """The run of this identity; for 'train again' the first one that is not finished."""
+    """Folder of the run of this identity; for 'train again' the first one that is not finished."""
     from ..sidestep_core.training import run_checkpoint
 
     run, number = folders.run_folder(name, key), 2
@@ -148,7 +150,7 @@ def _run_folder(name: str, key: str, if_already_trained: str) -> Path:
 
 
 def _facts(adapter: Adapter, config: AdapterConfig) -> dict[str, object]:
-    """What the node and the demo show of a finished training."""
+    """Facts of a finished training for the node and the demo."""
     return {
         "adapter": str(adapter.path), "kind": config.kind, "parameters": _parameters(adapter.path),
         "steps": adapter.steps, "trigger_word": adapter.trigger_word,
@@ -160,6 +162,6 @@ def _facts(adapter: Adapter, config: AdapterConfig) -> dict[str, object]:
 
 
 def _parameters(path: Path) -> int:
-    """How many trained numbers an adapter file holds."""
+    """Number of trained parameters in an adapter file."""
     stored = TensorFile(path).stored
     return sum(math.prod(tensor.shape) for name, tensor in stored.items() if not name.endswith(".alpha"))

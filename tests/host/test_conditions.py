@@ -1,4 +1,4 @@
-"""What we cache is what ComfyUI's sampler is fed: token for token, hidden state for hidden state."""
+"""Cached conditions equal the input of ComfyUI's sampler: token for token, hidden state for hidden state."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def encoder(checkpoint: Checkpoint) -> ConditionEncoder:
 
 
 def tokens_of_host(clip: Any, prompt: Prompt) -> dict[str, Any]:
-    """What the node TextEncodeAceStepAudio1.5 asks for, with fields that are unknown left out."""
+    """Text that the node TextEncodeAceStepAudio1.5 makes, without unknown fields."""
     known = {"bpm": prompt.bpm, "keyscale": prompt.key or None,
              "timesignature": int(prompt.signature.split("/")[0]) if prompt.signature else None}
     fields = {name: value for name, value in known.items() if value is not None}

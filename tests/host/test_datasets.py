@@ -24,7 +24,7 @@ from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.test_pipeline import facts, node_of, ran, with_inputs
 
 SECONDS = 2.0
-"""Of each song, in one dataset for all tests of a server: what is encoded already is not encoded again."""
+"""Seconds of each song, in one dataset for all tests of a server: encoded songs are not encoded again."""
 SECTION = 20.0
 """Longest."""
 NAMES = ["neon drive.wav", "paper waltz.ogg", "slow rain.flac"]
@@ -55,7 +55,7 @@ def preprocessing(songs: str, name: str, **changes: Any) -> dict[str, dict[str, 
 
 
 def told(outcome: Outcome, name: str) -> dict[str, Any]:
-    """What a node, by its id, says of its work."""
+    """Message of a node, by its id."""
     [found] = outcome.outputs[name]["sidestep"]
     return found
 

@@ -23,7 +23,7 @@ from tests.host.test_pipeline import facts, node_of, ran, upstream, with_inputs
 
 SECONDS = 2.0
 MODULES = 44
-"""Of the demo's model: four layers of two attentions with four matrices each and an MLP with three."""
+"""Modules of the demo's model: four layers of two attentions with four matrices each and an MLP with three."""
 CHOSEN = 8
 ESTIMATING, TRAINING, CONFIGURING = "SideStepEstimateGradients", "SideStepTrainAdapter", "SideStepConfigureLoRA"
 LEGACY = [{"module": "decoder.layers.2.self_attn.v_proj", "sensitivity": 0.5},
@@ -62,7 +62,7 @@ def kept(server: ComfyUI) -> Estimate:
 
 
 def trained_modules(path: Path) -> set[str]:
-    """Which modules an adapter file changes."""
+    """Modules that an adapter file changes."""
     names = [re.fullmatch(r"base_model\.model\.(.+)\.lora_A\.weight", name) for name in TensorFile(path).stored]
     return {name[1] for name in names if name is not None}
 

@@ -1,4 +1,4 @@
-"""What this pack does not compute is handed to the host and counted, or refused by the name of its kind."""
+"""Kinds that this pack does not compute are handed to the host and counted, or refused by name."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_tucker_on_a_convolution_is_really_applied(model: Any, base: dict[str, T
 
 
 def test_parts_outside_the_decoder_are_applied(model: Any, tmp_path: Path) -> None:
-    """As ComfyUI's own trainer writes them."""
+    """Tensors as written by ComfyUI's own trainer."""
     module = next(key.removesuffix(".weight") for key, tensor in model.model.state_dict().items()
                   if key.startswith("diffusion_model.encoder.") and key.endswith(".weight") and tensor.dim() == 2)
     rows, columns = model.model.state_dict()[f"{module}.weight"].shape

@@ -1,4 +1,4 @@
-"""A stage in its own thread: however it is stopped, the page is told what came of it."""
+"""Stage in its own thread: the page learns its outcome, however it is stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NODE, RUN = "4", "run"
 
 @pytest.fixture(scope="module")
 def host(comfy: ModuleType) -> Any:
-    """nodes/host.py in this process, with a server that nobody is connected to."""
+    """nodes/host/worker.py in this process, with a server that nobody is connected to."""
     import server
 
     server.PromptServer(asyncio.new_event_loop())

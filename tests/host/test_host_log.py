@@ -20,7 +20,7 @@ LEVELS = (logging.DEBUG, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
 class Seen(logging.Handler):
-    """What reaches the log."""
+    """Records that reach the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def test_two_threads_hear_themselves(host_log: Any, seen: Seen) -> None:
 
 
 def test_what_the_host_leaves_out_is_said_at_every_level(host_log: Any, seen: Seen, tmp_path: Any) -> None:
-    """A tensor that the host does not know: it says so in the log, and applies the rest of the module."""
+    """Tensor that the host does not know: it logs that and applies the rest of the module."""
     model = effect.host_model("2B")
     made = lycoris(tmp_path, effect.decoder_weights(model), "glora")
     name = next(name for name in read_tensors(made.path) if name.endswith("a1.weight"))

@@ -43,7 +43,7 @@ def host(comfy: ModuleType) -> Any:
 
 @pytest.fixture(scope="module")
 def small(host: Any, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """The same as a checkpoint."""
+    """The model as a checkpoint."""
     path = tmp_path_factory.mktemp("small") / "small_turbo.safetensors"
     write_tensors(path, dict(host.model.diffusion_model.state_dict()))
     return open_checkpoint(path, text_encoder=checkpoint.text_encoder[0], vae=checkpoint.vae)

@@ -24,7 +24,7 @@ def model(server: ComfyUI) -> Iterator[Path]:
 
 
 def choices(server: ComfyUI) -> list[str]:
-    """Of models, as the page gets them."""
+    """Lists of models, as the page gets them."""
     info = server.get_json("/object_info/SideStepLoadACEStepCheckpoint")["SideStepLoadACEStepCheckpoint"]
     found: list[str] = info["input"]["required"]["model"][1]["options"]
     return found

@@ -1,4 +1,4 @@
-"""What loading the pack adds to ComfyUI's start, measured in a process of its own."""
+"""Time that the pack adds to ComfyUI's start, measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SHARE = 0.25
-"""Of the time of loading the pack with peft imported at once."""
+"""Share of the time of loading the pack with peft imported at once."""
 HOST = """
 import asyncio, gc, importlib.util, sys, time
 host, pack = sys.argv[1:]
@@ -48,5 +48,5 @@ def seconds(first: str = "") -> float:
 
 
 def test_loading_the_pack_is_light() -> None:
-    """Beside one heavy import, which is what would be noticed."""
+    """Compared with one heavy import, which people would notice."""
     assert seconds() <= SHARE * seconds("import peft")

@@ -93,7 +93,7 @@ def test_a_wrong_file_is_seen(model: Any, row: Callable[..., Made], tmp_path: Pa
 
 
 def test_dora_as_the_host_streams_weights(model: Any, tmp_path: Path) -> None:
-    """In low memory the host copies every change to the device in one piece, and reckons when the layer runs."""
+    """In low memory the host copies every change to the device in one piece, and computes when the layer runs."""
     import comfy.lora
     import comfy.model_patcher
 

@@ -35,7 +35,7 @@ def made(comfy: ModuleType, checkpoint: Checkpoint, tmp_path_factory: pytest.Tem
 
 
 def shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Of all parameters of the model."""
+    """Share of all parameters of the model."""
     weights = checkpoint.model_weights()
     return {name: weights.shape(name) for name in weights.names}
 

@@ -1,4 +1,4 @@
-"""What of an adapter file is not used is said on the node that leaves it out, and nothing is said where all is used."""
+"""Unused parts of an adapter file are named on the node that leaves them out, and nothing is if all is used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Q = "layers.0.self_attn.q_proj"
 
 @pytest.fixture(scope="module")
 def loras(server: ComfyUI, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """whole.safetensors, and in a folder partial.safetensors beside the settings of another adapter."""
+    """whole.safetensors, and in a folder partial.safetensors with the settings of another adapter."""
     decoder = checkpoint.model_weights().under("decoder.")
     weights = {name.removesuffix(".weight"): decoder.tensor(name, torch.float32, torch.device("cpu"))
                for name in decoder.names if "_attn." in name and name.endswith("_proj.weight")}
@@ -57,7 +57,7 @@ def run(server: ComfyUI, file: str, model_name: str = "partial test") -> Outcome
 
 
 def shown(server: ComfyUI, outcome: Outcome, node: str) -> dict[str, Any]:
-    """What a node shows: to a page that is open, and to one that is opened later."""
+    """Output of a node: for a page that is open, and to one that is opened later."""
     [facts] = outcome.outputs[node]["sidestep"]
     assert server.get_json(f"/sidestep/nodes/{node}/history")["output"] == facts
     return dict(facts)

@@ -61,7 +61,7 @@ def short(prompt: Prompt) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def generate_only(short: dict[str, Any]) -> dict[str, Any]:
-    """The same generation without the adapter and without training."""
+    """Generation without the adapter and without training."""
     loader = node_of(short, "UNETLoader")
     rewired = with_inputs(short, {"ModelSamplingAuraFlow": {"model": [loader, 0]}})
     return upstream(rewired, "SaveAudio")
@@ -74,7 +74,7 @@ def ran(server: ComfyUI, prompt: Prompt) -> Outcome:
 
 
 def audio_digest(server: ComfyUI, outcome: Outcome) -> str:
-    """Of the samples, not the file: the host writes the whole workflow into the file's tags."""
+    """Hash of the samples, not of the file: the host writes the whole workflow into the file's tags."""
     from sidestep_core.audio.decode import decode
 
     [saved] = [audio for output in outcome.outputs.values() for audio in output.get("audio", [])]
@@ -89,7 +89,7 @@ def facts(outcome: Outcome, prompt: Prompt, class_type: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def untouched(server: ComfyUI, generate_only: dict[str, Any]) -> str:
-    """What the model makes before anything was trained."""
+    """Output of the model before any training."""
     return audio_digest(server, ran(server, generate_only))
 
 
@@ -285,7 +285,7 @@ def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any
 
 
 def test_a_prompt_without_a_workflow_is_no_trouble(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
-    """What an API client may send; the workflow's id is only asked for to tell browser tabs apart."""
+    """Extra data of an API client; the workflow's id only tells browser tabs apart."""
     body = {"prompt": upstream(short, "SideStepTrainAdapter"), "client_id": server.client_id,
             "extra_data": {"extra_pnginfo": {"workflow": None}}}
     outcome = server.wait(server.post_json("/prompt", body)["prompt_id"], 300)

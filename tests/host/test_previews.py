@@ -62,7 +62,7 @@ def adapter(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def listeners() -> list[Callable[[Progress], None]]:
-    """Who is told of the progress of sampling."""
+    """Listeners to the progress of sampling."""
     return []
 
 
@@ -100,7 +100,7 @@ def history(previews: ModuleType) -> Any:
 
 
 def plain_workflow(comfy: ModuleType, checkpoint: Checkpoint, text_encoders: list[str]) -> Tensor:
-    """What ComfyUI's own nodes make of the same prompt and seed, as a person connects them."""
+    """Audio that ComfyUI's own nodes make of this prompt and seed, as a person connects them."""
     from comfy_extras import nodes_ace, nodes_audio, nodes_model_advanced
 
     import nodes

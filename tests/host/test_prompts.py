@@ -38,7 +38,7 @@ class Host:
     source: Any
 
     def tokens(self, prompt: Prompt) -> dict[str, Any]:
-        """What the node TextEncodeAceStepAudio1.5 asks for, with fields that are unknown left out."""
+        """Text that the node TextEncodeAceStepAudio1.5 makes, without unknown fields."""
         known = {"bpm": prompt.bpm, "keyscale": {"": None, " a min ": "A minor"}.get(prompt.key, prompt.key),
                  "timesignature": int(prompt.signature.split("/")[0]) if prompt.signature else None}
         fields = {name: value for name, value in known.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What the registry publishes: all that a user needs, nothing else, with metadata that ComfyUI's own parser reads."""
+"""Registry archive: all that a user needs, nothing else, with metadata that ComfyUI's own parser reads."""
 
 from __future__ import annotations
 

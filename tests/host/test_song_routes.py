@@ -93,7 +93,7 @@ def test_other_files_are_sent_as_flac(server: ComfyUI, folder: Path, key: str) -
 
 @pytest.mark.parametrize("query", ["", "?as=flac"])
 def test_only_songs_are_sent(server: ComfyUI, folder: Path, key: str, query: str) -> None:
-    """What has vanished, is no audio, or leads elsewhere since the folder was read."""
+    """Songs that vanished, are no audio, or lead elsewhere since the folder was read."""
     secret = folder / "secret.txt"
     secret.write_text("a letter " * 1000, encoding="utf-8")
     for name in NAMES:

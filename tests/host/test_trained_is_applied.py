@@ -99,7 +99,7 @@ def base(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def merged(checkpoint: Checkpoint, trained: Trained, strength: float) -> Tensor:
-    """What the decoder predicts with the trained change added to its weights."""
+    """Prediction of the decoder with the trained change added to its weights."""
     decoder = load_decoder(checkpoint.model_weights().under("decoder."), torch.float32, CPU)
     for change in trained.adapter.deltas():
         weight = decoder.get_submodule(change.module).weight
@@ -175,7 +175,7 @@ def test_the_proof_notices_whatever_is_wrong(comfy: ModuleType, trained: Trained
 
 
 def idle(state: dict[str, Tensor]) -> bool:
-    """Whether alpha has no effect: where both blocks of a LoKR are full."""
+    """True if alpha has no effect: both blocks of a LoKR are full."""
     return any(name.endswith("lokr_w2") for name in state) and not any("lokr_w1_a" in name for name in state)
 
 

@@ -1,4 +1,4 @@
-"""Two copies of the pack in custom_nodes of a real ComfyUI: the first works, the second says that it stays out."""
+"""Two copies of the pack in custom_nodes of a real ComfyUI: the first works, the second logs that it stays out."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 HOST_SIZES = Geometry(
     heads=8, kv_heads=8, head_dim=128, encoder_heads=8, lyric_layers=8, timbre_layers=4, text_hidden=1024
 )
-"""As small as the host's class goes: it fixes head size, key heads and the depths of its encoders."""
+"""Smallest sizes of the host's class: it fixes head size, key heads and the depths of its encoders."""
 HOST_QUANTIZER = (
     ("tokenizer.quantizer.project_in.weight", Fill((6, 2048), 0.1)),
     ("tokenizer.quantizer.project_out.weight", Fill((2048, 6), 0.1)),
@@ -76,7 +76,7 @@ def with_metadata(dtype: torch.dtype, name: str, prefix: str = "") -> Stored:
 
 
 def stored_as(kind: str) -> Stored:
-    """The same model in one of FORMATS."""
+    """The model in one of FORMATS."""
     casts = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32,
              "fp8": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2}  # fmt: skip
     if kind in casts:

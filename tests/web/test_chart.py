@@ -21,7 +21,7 @@ def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
 
 
 def call(page: Page, module: str, function: str, *arguments: Any) -> Any:
-    """What the function of a module of the pack returns."""
+    """Result of a function of a module of the pack."""
     return page.evaluate("async ([url, name, values]) => (await import(url))[name](...values)",
                          [f"/extensions/{PACK_NAME}/progress/{module}.js", function, arguments])
 

@@ -96,7 +96,7 @@ def test_one_missing_file_is_one_line(page: Page, path: Path) -> None:
 
 
 def asked_by(page: Page, path: Path) -> Prompt:
-    """What the page would ask for with that workflow open."""
+    """Prompt that the page would send with that workflow open."""
     show(page, path)
     prompt: Prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
     return prompt
@@ -129,7 +129,7 @@ def plain(value: object) -> object:
 
 
 def overlap(a: list[float], b: list[float]) -> bool:
-    """Whether two boxes [x, y, width, height] share a point; a node's title bar lies above its y."""
+    """True if two boxes [x, y, width, height] share a point; a node's title bar lies above its y."""
     apart = (a[0] + a[2] <= b[0] or b[0] + b[2] <= a[0] or a[1] + a[3] <= b[1] - TITLE_BAR
              or b[1] + b[3] <= a[1] - TITLE_BAR)
     return not apart

@@ -1,4 +1,4 @@
-"""What goes wrong is said on the node, in the real page and in both render modes."""
+"""Failures are shown on the node, in the real page and in both render modes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.web.test_training_page import open_workflow
 PATIENCE = 60_000
 KEPT = """() => [localStorage, sessionStorage].some(storage => Object.values(storage).some(
     text => text.includes(window.app.graph.id) && text.includes('SideStepBuildDataset')))"""
-"""Whether ComfyUI has kept the open workflow for the next time the page is loaded."""
+"""True if ComfyUI has kept the open workflow for the next time the page is loaded."""
 EMPTY = "no_songs_yet"
 NOTE = ".sidestep-capacity[data-status='failed']"
 

@@ -18,7 +18,7 @@ from demo.workflow import TRAINER
 NODE = "1"
 PANEL = ".sidestep-panel:has(.sidestep-curves)"
 BEHIND_SECONDS = 1.0
-"""Of the page behind the file."""
+"""Lag of the page behind the file."""
 LOOKS = 5
 PAUSE = 4.0
 """Seconds in which a preview is decoded at the end."""

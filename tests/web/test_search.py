@@ -1,4 +1,4 @@
-"""What the page's own search offers first of this pack, for the words that people type."""
+"""First nodes of this pack in the page's own search, for words that people type."""
 
 from __future__ import annotations
 

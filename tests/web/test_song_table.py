@@ -69,7 +69,7 @@ def row(table: Locator, name: str) -> Locator:
 
 
 def complaints_of(page: Page) -> list[str]:
-    """What the page will complain of, as it comes."""
+    """Complaints of the page, as they come."""
     found: list[str] = []
     page.on("pageerror", lambda error: found.append(str(error)))
     page.on("console", lambda message: found.append(f"{message.text} {message.location['url']}")

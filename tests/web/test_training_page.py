@@ -52,7 +52,7 @@ def previewed(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
 
 
 def training_part(prompt: Prompt, name: str) -> dict[str, Any]:
-    """What the trainer needs of the prompt, made small: one short song, few steps."""
+    """Part of the prompt that the trainer needs, made small: one short song, few steps."""
     trainer = next(node for node, content in prompt.items() if content["class_type"] == TRAINER)
     needed, found = [trainer], {}
     while needed:
@@ -203,7 +203,7 @@ def test_widgets_that_settings_replace_are_disabled(page: Page, prompt: Prompt) 
 
 SHOWN = """type => Object.fromEntries(window.app.graph.nodes.find(node => node.type === type).widgets
     .map(widget => [widget.name, String(widget.computedDisabled ? widget._displayValue : widget.value)]))"""
-"""What the classic canvas writes into each widget."""
+"""Text that the classic canvas draws into each widget."""
 
 
 def shown_values(page: Page) -> dict[str, str]:
@@ -302,7 +302,7 @@ def open_workflow(page: Page, prompt: Prompt, name: str) -> None:
 
 
 def trainer_inputs(page: Page) -> dict[str, Any]:
-    """What pressing Run would send for the trainer."""
+    """Inputs of the trainer that pressing Run would send."""
     inputs: dict[str, Any] = page.evaluate("""async type => {
         const { output } = await window.app.graphToPrompt();
         return Object.values(output).find(node => node.class_type === type).inputs;
@@ -311,13 +311,13 @@ def trainer_inputs(page: Page) -> dict[str, Any]:
 
 
 def curve_length(page: Page) -> int:
-    """How long the path of the loss curve is, as text."""
+    """Length of the path of the loss curve, as text."""
     length: int = page.evaluate("() => document.querySelector('.sidestep-raw').getAttribute('d').length")
     return length
 
 
 def count_points(page: Page, selector: str) -> int:
-    """How many points a path has."""
+    """Number of points of a path."""
     count: int = page.evaluate("selector => document.querySelector(selector).getAttribute('d').match(/[ML]/g).length",
                                selector)
     return count

@@ -1,4 +1,4 @@
-"""What a song's prompt says of it: caption, genre and lyrics, with the trigger word in its place."""
+"""Text of a song's prompt: caption, genre and lyrics, with the trigger word in its place."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from ..songs.song import Song
 from .config import PreprocessConfig
 
 INSTRUMENTAL = "[Instrumental]"
-"""What the model knows as the lyrics of music without any."""
+"""Lyrics that the model knows for instrumental music."""
 
 
 def caption_of(song: Song, config: PreprocessConfig) -> str:
-    """The caption, or else the genre, with the trigger word in its place; where the song says so, always the genre."""
+    """Caption, or else the genre, with the trigger word in its place; always the genre if the song overrides it."""
     texts = (song.genre, song.caption) if song.prompt_override == "genre" else (song.caption, song.genre)
     return _with_trigger_word(next((text.strip() for text in texts if text.strip()), ""), song, config)
 
 
 def genre_of(song: Song, config: PreprocessConfig) -> str:
-    """The genre with the trigger word in its place; empty where it would not differ from the caption, or where the
-    song says which of the two it always shows."""
+    """Genre with the trigger word in its place; empty if it would not differ from the caption, or if the song always
+    shows one of the two."""
     if song.prompt_override or not song.genre.strip():
         return ""
     genre = _with_trigger_word(song.genre.strip(), song, config)
@@ -25,7 +25,7 @@ def genre_of(song: Song, config: PreprocessConfig) -> str:
 
 
 def lyrics_of(song: Song) -> str:
-    """What is sung; [Instrumental] where nothing is, or where the song says so whatever its lyrics."""
+    """Lyrics; [Instrumental] if there are none, or if the song is marked as instrumental."""
     return INSTRUMENTAL if song.instrumental or not song.lyrics else song.lyrics
 
 

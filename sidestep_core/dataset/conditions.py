@@ -39,7 +39,7 @@ REMEMBERED = 8
 
 
 def missing(prompts: Mapping[Path, tuple[str, Prompt]]) -> dict[Path, tuple[str, Prompt]]:
-    """Select the prompts whose condition file does not exist."""
+    """Select the prompts without a condition file."""
     return {path: named for path, named in prompts.items() if not path.is_file()}
 
 

@@ -9,20 +9,20 @@ from ..config import Conditioning, Config, Normalise, TriggerPosition, require
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig(Config):
-    """How a folder of songs becomes a dataset."""
+    """Settings that turn a folder of songs into a dataset."""
 
     trigger_word: str = ""
     """Trigger word put into every caption; a song's own (sidecar) takes its place."""
     trigger_position: TriggerPosition = "prepend"
-    """Where the trigger word goes; `replace` makes it the whole caption."""
+    """Position of the trigger word; `replace` makes it the whole caption."""
     max_seconds: float = 0.0
-    """Only the first seconds of longer songs are used; 0 uses whole songs."""
+    """Length to which longer songs are cut; 0 uses whole songs."""
     tile_seconds: float = 10.0
-    """How much audio the VAE encodes at once; affects memory, never the result."""
+    """Seconds of audio that the VAE encodes at once; affects memory, never the result."""
     normalise: Normalise = "none"
     """none; peak: loudest sample at -1 dBFS; lufs: loudness at -14 LUFS, less where a true peak would pass -1 dBTP."""
     conditioning: Conditioning = "comfyui"
-    """Whose generation the conditions are those of: ComfyUI's, or that of the official program and of diffusers."""
+    """Program whose conditions are reproduced: ComfyUI, or the official program and diffusers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""The .pt files of a folder that another trainer encoded: all of them, or those that its manifest lists."""
+"""Find the .pt files in a folder that another trainer encoded: all of them, or those that its manifest lists."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .manifest import MANIFEST
 
 
 def listed(folder: Path) -> tuple[list[Path], list[Problem]]:
-    """The files to import, and what is left out: those of the manifest, or every .pt file where none can be read.
+    """List the files to import, and the problems: files of the manifest, or every .pt file if it cannot be read.
 
-    Links out of the folder are not followed.  DatasetError where there is no file, or more than a folder may hold.
+    Links out of the folder are not followed.  DatasetError if there is no file, or more than a folder may hold.
     """
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}. Choose the folder of the .pt files.")
@@ -68,9 +68,9 @@ def _unused(reason: str) -> Problem:
 
 
 def _inside(folder: Path, entry: str) -> Path | None:
-    """The file that an entry of the manifest means; never one outside the folder.
+    """Resolve an entry of the manifest to a file, never one outside the folder.
 
-    A path from elsewhere, as of the computer that the folder was made on, means the file of that name.
+    A path from elsewhere, such as of the computer that made the folder, means the file of that name.
     """
     for place in (entry.replace("\\", "/"), PureWindowsPath(entry).name):
         try:

@@ -1,4 +1,4 @@
-"""Datasets of other trainers: a folder of .pt tensors, by Side-Step or ACE-Step's own trainer, becomes a dataset here.
+"""Import of .pt tensors that Side-Step or ACE-Step's own trainer encoded, as a dataset.
 
 Each file is a dictionary of one song (T latent frames, L condition tokens, D width):
 
@@ -7,7 +7,7 @@ Each file is a dictionary of one song (T latent frames, L condition tokens, D wi
 
 The condition is padded there to 769 tokens, and those trainers' decoder attended to the padding too: the model uses no
 mask.  It is cut off here, as no generation has it.  What is left is what the real tokens are by themselves, because the
-encoders that made them did use the masks.  It still is foreign: other words around the caption, lyrics without their
+encoders that made them did use the masks.  It still is foreign: another template of the caption, lyrics without their
 heading, a timbre reference of zeros.  Sources: Side-Step's data/preprocess.py and data_module.py.
 """
 
@@ -33,7 +33,7 @@ from . import foreign_files, tensor_file
 from .captions import INSTRUMENTAL
 from .conditions import STYLE_NOTICES
 from .manifest import IMPORTED, Dataset, write_manifest
-from .preprocess import Preprocessed, what_is_done_is_kept
+from .preprocess import Preprocessed, explain_interruption
 from .sample_info import SampleInfo
 
 log = logging.getLogger(__name__)
@@ -43,15 +43,15 @@ VERSION = 1
 CHANNELS = 64
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SAME_SILENCE = 1e-2
-"""How far the silences of two songs may be apart, as one may have been stored in bfloat16."""
+"""Tolerance between the silences of two songs, as one may have been stored in bfloat16."""
 SETTINGS = "preprocess_meta.json"
 MAX_BYTES = 1 << 30
-"""Of a file; ten minutes take 20 MB."""
+"""Limit of one file; ten minutes take 20 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Song:
-    """What a file holds: float32 tensors without padding, and words."""
+    """Content of a file: float32 tensors without padding, and metadata."""
 
     latents_TC: Tensor
     condition_SD: Tensor
@@ -62,15 +62,15 @@ class _Song:
 
 def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
                    report: Report = ignore) -> Preprocessed:
-    """Make a dataset in `folder` of the .pt files in `source_folder`, which stays as it is.
+    """Import the .pt files of `source_folder`, which stays as it is, into a dataset in `folder`.
 
-    A file that cannot be used is reported and left out; DatasetError when none is left.  The checkpoint must be the one
-    that the files were made with: only the widths can be checked.  Nothing is run from the files.
+    A file that cannot be used is reported and left out; DatasetError if none is left.  The checkpoint must be the one
+    that made the files: only the widths can be checked.  No code of the files is run.
     """
     if folder.resolve() == source_folder.resolve():
         raise DatasetError(f"The dataset cannot be made in {folder}, which holds the files. Choose another name.")
     files, problems = foreign_files.listed(source_folder)
-    with locks.held(folder, "imported"), what_is_done_is_kept(folder):
+    with locks.held(folder, "imported"), explain_interruption(folder):
         dataset, made = _imported(files, problems, source_folder, checkpoint, folder, report)
     for problem in problems:
         log.warning("%s is left out: %s", problem.name, problem.reason)
@@ -81,18 +81,18 @@ def import_tensors(source_folder: Path, checkpoint: Checkpoint, folder: Path, *,
 
 def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Path, checkpoint: Checkpoint,
               folder: Path, report: Report) -> tuple[Dataset, int]:
-    """The dataset of these files, and for how many of them something was written now."""
+    """Import the files; return the dataset, and the number of songs with newly written files."""
     width = checkpoint.model_weights().shape("encoder.text_projector.weight")[0]
     samples: list[SampleInfo] = []
     trigger_words: set[str] = set()
     made = 0
-    silence_TC, told = torch.empty(0, CHANNELS), ""
+    silence_TC, silence_of = torch.empty(0, CHANNELS), ""
     for number, path in enumerate(files):
         name = path.relative_to(source_folder).as_posix()
         report(Progress(stage="preprocess", step=number, total=len(files), message=f"Importing {name}"))
         try:
             song = _read(path, width)
-            _check_silence(song, silence_TC, told)
+            _check_silence(song, silence_TC, silence_of)
             sample, new = _write(song, name, path, checkpoint, folder)
         except atomic.CannotWrite:
             raise
@@ -105,7 +105,7 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
             trigger_words.add(song.metadata.get("trigger_word", ""))
             made += new
             if len(song.silence_TC) > len(silence_TC):
-                silence_TC, told = song.silence_TC, name
+                silence_TC, silence_of = song.silence_TC, name
     if not samples:
         raise none_left(f"No file of {source_folder} can be imported", problems)
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=IMPORTED,
@@ -117,7 +117,7 @@ def _imported(files: Sequence[Path], problems: list[Problem], source_folder: Pat
 
 
 def _read(path: Path, width: int) -> _Song:
-    """DatasetError or BadTorchFile, whose text is the reason, where the file is no song for this checkpoint."""
+    """Read a song.  DatasetError or BadTorchFile, with the reason as text, if it is none for this checkpoint."""
     if path.stat().st_size > MAX_BYTES:
         raise DatasetError(f"is larger than {MAX_BYTES >> 20} MB, which no song is")
     content = torch_pickle.read(path)
@@ -146,13 +146,13 @@ def _read(path: Path, width: int) -> _Song:
 
 
 def _texts(metadata: Mapping[Any, Any]) -> dict[str, Any]:
-    """The named plain values.  What overrode the prompt when the condition was made is in the condition."""
+    """Plain values by name, without the prompt override, which is part of the condition already."""
     return {key: value for key, value in metadata.items()
             if isinstance(key, str) and key != "prompt_override" and isinstance(value, (str, int, float))}
 
 
 def _condition(content: Mapping[Any, Any], suffix: str, width: int, limit: int) -> Tensor:
-    """The condition [S, D] without its padding."""
+    """Condition [S, D] without its padding."""
     name = f"encoder_hidden_states{suffix}"
     condition_LD = _tensor(content, name, width, limit)
     tokens = _real(content, f"encoder_attention_mask{suffix}", limit)
@@ -162,7 +162,7 @@ def _condition(content: Mapping[Any, Any], suffix: str, width: int, limit: int) 
 
 
 def _tensor(content: Mapping[Any, Any], name: str, width: int, limit: int) -> Tensor:
-    """A tensor [any, width] of finite numbers, in float32."""
+    """Tensor [any, width] of finite numbers, in float32."""
     value = _stored(content, name, limit)
     if value.dim() != 2 or value.shape[1] != width:
         raise DatasetError(f"{name} has shape {list(value.shape)}, not [any, {width}]; it was made for another model, "
@@ -176,7 +176,7 @@ def _tensor(content: Mapping[Any, Any], name: str, width: int, limit: int) -> Te
 
 
 def _real(content: Mapping[Any, Any], name: str, limit: int) -> int:
-    """How many places a mask says are real; they must be the first ones."""
+    """Number of real tokens in a mask; they must come first."""
     mask = _stored(content, name, limit) != 0
     count = int(mask.sum())
     if mask.dim() != 1 or count == 0 or not mask[:count].all():
@@ -196,7 +196,7 @@ def _stored(content: Mapping[Any, Any], name: str, limit: int) -> Tensor:
 
 
 def _check_silence(song: _Song, silence_TC: Tensor, other: str) -> None:
-    """What stands for the source must be silence, and silence is the same in every song."""
+    """Raise DatasetError unless the source latents are silence, which is the same in every song."""
     if torch.allclose(song.silence_TC, song.latents_TC, rtol=SAME_SILENCE, atol=SAME_SILENCE):
         raise DatasetError("its context is the song itself instead of silence; an adapter would only learn to copy it")
     shared = min(len(song.silence_TC), len(silence_TC))
@@ -206,7 +206,7 @@ def _check_silence(song: _Song, silence_TC: Tensor, other: str) -> None:
 
 
 def _write(song: _Song, name: str, path: Path, checkpoint: Checkpoint, folder: Path) -> tuple[SampleInfo, bool]:
-    """Write what is not there yet; the sample, and whether anything was."""
+    """Write the missing files of a song; return its sample, and True if any was written."""
     digest, facts = hashing.hash_file(path), path.stat()
     key = hashing.fingerprint("imported", VERSION, digest, checkpoint.fingerprint)
     genre = {} if song.genre_SD is None else {"genre": song.genre_SD}
@@ -228,7 +228,7 @@ def _write(song: _Song, name: str, path: Path, checkpoint: Checkpoint, folder: P
 
 
 def _other_variant(folder: Path, checkpoint: Checkpoint) -> str:
-    """A sentence where the settings beside the files name another variant than the checkpoint's."""
+    """Sentence if the settings in the folder name another variant than the checkpoint's; else empty."""
     try:
         settings = strict_json.read(folder / SETTINGS)
     except strict_json.BadJson:

@@ -1,4 +1,4 @@
-"""The first pass of preprocessing: songs become latents by the VAE, the next one decoded while this one is encoded."""
+"""First pass of preprocessing: the VAE encodes songs to latents while the next song is decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from . import tensor_file
 from .prefetch import Tick, one_ahead
 
 VERSION = 1
-"""Part of the latents' names; raised when the same audio would be encoded differently."""
+"""Version in the latents' names; raised if the same audio would be encoded differently."""
 SAMPLES_PER_FRAME = decode.SAMPLE_RATE // flow_matching.FRAMES_PER_SECOND
 TILE_OVERLAP = 8
 """Frames of context on each side of a VAE tile; the encoder reaches 7, so tiles join exactly."""
@@ -32,7 +32,7 @@ TILE_OVERLAP = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """By what an audio file is known to be the same without being read."""
+    """Size and time that identify an unchanged audio file without reading it."""
 
     size: int
     modified: int
@@ -46,21 +46,21 @@ class Stamp:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A section of an audio file as it was when it was looked at."""
+    """Section of an audio file, with the file's state at the time of planning."""
 
     name: str
-    """The song's."""
+    """Name of the song."""
     path: Path
     stamp: Stamp
     audio: str
     """SHA-256 of the file."""
     start: float
     seconds: float
-    """Length at most; 0: to the end of the file."""
+    """Maximum length; 0: to the end of the file."""
     normalise: Normalise
 
     def latents(self, checkpoint: Checkpoint) -> str:
-        """Name of the file of its latents, made of everything that they depend on."""
+        """Name of the latents' file, a hash of everything that they depend on."""
         # What is not used does not count, so that older datasets stay whole.
         used = (self.start, self.normalise) if self.start or self.normalise != "none" else ()
         key = hashing.fingerprint(VERSION, self.audio, self.seconds, checkpoint.fingerprint, *used)
@@ -69,9 +69,9 @@ class Recording:
 
 def encode_recordings(source: ModelSource, checkpoint: Checkpoint, recordings: Sequence[Recording], folder: Path,
                       tile_seconds: float, device: torch.device, report: Report) -> dict[str, str]:
-    """Write the latents of every recording as they are done; returns why others have none, by the latents' name.
+    """Write the latents of every recording; return the reasons for those without, by the latents' name.
 
-    In memory are two songs: the one that is encoded, and the next.
+    Two songs are in memory: the encoded one and the next.
     """
     encode: Callable[[Tensor], Tensor] | None = None
     unusable: dict[str, str] = {}
@@ -94,7 +94,7 @@ def encode_recordings(source: ModelSource, checkpoint: Checkpoint, recordings: S
 
 
 def _prepared(recording: Recording, tick: Tick) -> Tensor | str:
-    """The waveform that is to be encoded, or why it cannot be used."""
+    """Decode the waveform to encode, or return the reason that it cannot be used."""
     try:
         with explain_out_of_memory(f"decoding {recording.name}", "Set max_seconds, or cut it into sections."):
             waveform = decode.decode(recording.path, start=recording.start, max_seconds=recording.seconds, tick=tick)
@@ -112,9 +112,9 @@ def _prepared(recording: Recording, tick: Tick) -> Tensor | str:
 
 def encode_tiled(encode: Callable[[Tensor], Tensor], waveform_CN: Tensor, tile_seconds: float,
                  tick: Tick = lambda: None) -> Tensor:
-    """Latents [T, 64] of stereo audio at 48 kHz, equal to encoding it all at once.
+    """Encode stereo audio at 48 kHz in tiles to latents [T, 64], equal to encoding it all at once.
 
-    The end is padded with silence to a whole frame; tiles overlap by more than the encoder reaches.
+    The end is padded with silence to a whole frame; tiles overlap by more than the encoder's receptive field.
     """
     frames = -(-waveform_CN.shape[1] // SAMPLES_PER_FRAME)
     tile = max(1, round(tile_seconds * flow_matching.FRAMES_PER_SECOND))
@@ -123,7 +123,7 @@ def encode_tiled(encode: Callable[[Tensor], Tensor], waveform_CN: Tensor, tile_s
         tick()
         stop = min(start + tile, frames)
         first, last = max(0, start - TILE_OVERLAP), min(frames, stop + TILE_OVERLAP)
-        piece = waveform_CN[None, :, first * SAMPLES_PER_FRAME:last * SAMPLES_PER_FRAME]
-        piece = F.pad(piece, (0, -piece.shape[2] % SAMPLES_PER_FRAME))
-        parts.append(encode(piece)[0, :, start - first:stop - first].T.float().cpu())
+        tile_1CN = waveform_CN[None, :, first * SAMPLES_PER_FRAME:last * SAMPLES_PER_FRAME]
+        tile_1CN = F.pad(tile_1CN, (0, -tile_1CN.shape[2] % SAMPLES_PER_FRAME))
+        parts.append(encode(tile_1CN)[0, :, start - first:stop - first].T.float().cpu())
     return torch.cat(parts)

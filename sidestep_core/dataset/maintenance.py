@@ -1,7 +1,7 @@
-"""What a dataset's folder holds: how much of it is needed, whether it is sound, and rid of the rest.
+"""Usage of a dataset's folder, verification of its files, and removal of those that are not needed.
 
-Files are told by their names, which only this package gives, directly in the folder; links and everything else are
-never read, counted or removed.  Not for a folder that a training is working in.
+Files are recognised by their names, which only this package gives, directly in the folder; links and everything else
+are never read, counted or removed.  Not for a folder that a training is working in.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _CONDITION = ".condition.safetensors"
 _OURS = re.compile(r"manifest\.json|silence-\d+(-imported)?\.safetensors"
                    r"|[0-9a-f]{16}\.(latents|condition|codes)\.safetensors")
 _CHANNELS = 64
-_WORDS = ("condition", "genre")
+_CONDITION_KINDS = ("condition", "genre")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """The files of ours in a dataset's folder, and those of them that no song of the dataset needs."""
+    """Files of ours in a dataset's folder, and those among them that no song needs."""
 
     files: int
     bytes: int
@@ -40,10 +40,10 @@ class Usage:
 
 
 def usage(folder: Path) -> Usage:
-    """How much a dataset takes, and what `clean` would remove.
+    """Measure a dataset's folder, and what `clean` would remove.
 
-    Where preprocessing has not finished yet nothing is an orphan: it goes on from there.  DatasetError where the
-    manifest cannot be read.
+    Nothing is an orphan while preprocessing is unfinished: it resumes from there.  DatasetError if the manifest cannot
+    be read.
     """
     sizes = _sizes(folder)
     if MANIFEST not in sizes:
@@ -54,8 +54,8 @@ def usage(folder: Path) -> Usage:
 def clean(folder: Path) -> Usage:
     """Remove the orphans: files of songs, captions and lyrics that the dataset no longer has, and of other checkpoints.
 
-    Returns what was there, with the orphans that are gone now.  DatasetError where there is no dataset, or a file
-    cannot be removed; the others are removed all the same.
+    Returns the usage before.  DatasetError if there is no dataset, or a file cannot be removed; the others are removed
+    all the same.
     """
     with locks.held(folder, "cleaned"):
         dataset, sizes = open_dataset(folder), _sizes(folder)
@@ -72,9 +72,9 @@ def clean(folder: Path) -> Usage:
 
 
 def verify(dataset: Dataset, *, report: Report = ignore) -> tuple[Problem, ...]:
-    """Read every file of a dataset; what is missing, damaged or not what the manifest says, each with what to do.
+    """Read every file of a dataset; return a problem, with advice, for each that is missing, damaged or unexpected.
 
-    Damage is found by the checksum in each file; in those of earlier versions by shape and values that are not finite.
+    Damage shows in the checksum of each file; in those of earlier versions in shape and non-finite values.
     """
     checks = [*_checks(dataset), *_made_by_trainings(dataset)]
     problems: dict[Path, Problem] = {}
@@ -86,7 +86,7 @@ def verify(dataset: Dataset, *, report: Report = ignore) -> tuple[Problem, ...]:
         except DatasetError as error:
             problems.setdefault(check.path, Problem(name=check.song, reason=str(error)))
             continue
-        if check.kind in _WORDS and values.ndim == 2:
+        if check.kind in _CONDITION_KINDS and values.ndim == 2:
             width = width or values.shape[1]
         if not check.fits(values, width):
             problems.setdefault(check.path, Problem(name=check.song, reason=(
@@ -97,7 +97,7 @@ def verify(dataset: Dataset, *, report: Report = ignore) -> tuple[Problem, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class _Check:
-    """A file that is to be read, and how many frames it holds; a condition has any number of tokens."""
+    """File to read, and its number of frames; a condition has any number of tokens."""
 
     song: str
     path: Path
@@ -109,14 +109,14 @@ class _Check:
         return f"[{self.frames}, {_CHANNELS}]" if self.frames else "as many per token as the other conditions"
 
     def fits(self, values: Tensor, width: int) -> bool:
-        """Whether the values have the shape that the dataset needs."""
-        if self.kind in _WORDS:
+        """Return True if the values have the shape that the dataset needs."""
+        if self.kind in _CONDITION_KINDS:
             return values.ndim == 2 and len(values) > 0 and values.shape[1] == width
         return values.shape == (self.frames, _CHANNELS)
 
 
 def _checks(dataset: Dataset) -> Iterator[_Check]:
-    """Everything that preprocessing makes."""
+    """Checks of every file that preprocessing makes."""
     longest = max((sample.frames for sample in dataset.samples), default=0)
     yield _Check(song="silence", path=dataset.silence, kind="silence", frames=longest)
     for sample in dataset.samples:
@@ -131,7 +131,7 @@ def _checks(dataset: Dataset) -> Iterator[_Check]:
 
 
 def _made_by_trainings(dataset: Dataset) -> Iterator[_Check]:
-    """Audio codes and conditions of windows, where they are there; also conditions that do not say whose they are."""
+    """Checks of existing audio codes and conditions of crops; also of conditions without an owner."""
     for sample in dataset.samples:
         if dataset.codes(sample).is_file():
             yield _Check(song=sample.name, path=dataset.codes(sample), kind="codes", frames=sample.frames)
@@ -150,20 +150,20 @@ def _orphans(dataset: Dataset, sizes: dict[str, int]) -> list[str]:
     for sample in dataset.samples:
         needed |= {sample.latents, dataset.codes(sample).name}
     owners = _owners(dataset)
-    # A window's condition is named by its length too, so the file itself says whose it is.  One that does not, because
-    # an earlier version made it or it is damaged, counts as needless: a training that asks for it makes it again.
+    # A crop's condition is named by its length too, so the file itself holds its owner.  One without, because
+    # an earlier version made it or it is damaged, counts as an orphan: a training that needs it makes it again.
     return [name for name in sizes if name not in needed
             and not (name.endswith(_CONDITION) and _owner(dataset.folder / name) in owners)]
 
 
 def _of_whole_songs(dataset: Dataset) -> set[str]:
-    """Names of the conditions that preprocessing makes."""
+    """Names of the conditions that preprocessing makes, of whole songs."""
     made = {dataset.condition(prompt).name for sample in dataset.samples for prompt in sample.prompts()}
     return made | {sample.foreign_condition for sample in dataset.samples}
 
 
 def _owners(dataset: Dataset) -> dict[str, str]:
-    """The song that a condition of any length is for, by what the file says of its owner."""
+    """Song of a condition of any length, by the owner stored in the file."""
     return {dataset.prompt_key(prompt): sample.name for sample in dataset.samples for prompt in sample.prompts()}
 
 

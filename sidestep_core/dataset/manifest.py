@@ -2,10 +2,10 @@
 
 On disk, named by what they are made from, so that a stale file can never be taken for a right one:
 
-    manifest.json               the songs, and what is written about them
+    manifest.json               the songs, with their metadata
     *.latents.safetensors       latents [T, 64] of a song
     *.condition.safetensors     condition [S, D] of a prompt and a length; several per song
-    *.codes.safetensors         latents [T, 64] of a song's audio codes; only where a training asked for them
+    *.codes.safetensors         latents [T, 64] of a song's audio codes; only if a training needed them
     silence-N.safetensors       the latent of silence
 
 Shapes: T latent frames, S condition tokens, D width.
@@ -29,7 +29,7 @@ from .sample_info import SampleInfo
 
 MANIFEST = "manifest.json"
 MAX_BYTES = 256_000_000
-"""Of a manifest: ten thousands of songs with their lyrics."""
+"""Limit of a manifest: tens of thousands of songs with their lyrics."""
 MAX_FRAMES = 25 * 3600 * 24
 MAX_REPEATS = 1_000_000
 _FILE = re.compile(r"[\w-][\w.-]*\.safetensors")
@@ -37,10 +37,10 @@ FORMAT = 4
 READABLE = (2, 3, FORMAT)
 """Format 2 had no repeats and no foreign conditions; up to 3, the trigger word was called `tag`."""
 IMPORTED = "imported"
-"""The style of a dataset whose conditions another program made; the others are those of prompts.py."""
+"""Style of a dataset with conditions of another program; the other styles are in prompts.py."""
 CONDITION_VERSION = 1
 CODES_VERSION = 1
-"""Parts of the files' names; raised when the same song or prompt would be encoded differently."""
+"""Versions in the files' names; raised if the same song or prompt would be encoded differently."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,14 @@ class Dataset:
     trigger_word: str
     samples: tuple[SampleInfo, ...]
     genre_ratio: float = 0.0
-    """Chance that a visit shows the genre in place of the caption, where a training leaves it to the dataset."""
+    """Chance that a draw shows the genre in place of the caption, if a training leaves it to the dataset."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any change of audio, text, settings or checkpoint; not with the place on the disk."""
-        # Names too: which song is held out, and the order of visits, depend on them.
-        words = {sample: [path.name for path in self.conditions(sample)] for sample in self.samples}
-        songs = sorted((sample.name, sample.latents, *words[sample], *_often(sample)) for sample in self.samples)
+        """Hash of audio, text, settings and checkpoint, independent of the place on the disk."""
+        # Names too: the held-out songs and the order of draws depend on them.
+        names = {sample: [path.name for path in self.conditions(sample)] for sample in self.samples}
+        songs = sorted((sample.name, sample.latents, *names[sample], *_repeats(sample)) for sample in self.samples)
         return hashing.fingerprint(self.checkpoint, self.style, songs)
 
     @property
@@ -69,7 +69,7 @@ class Dataset:
         return sum(sample.seconds for sample in self.samples)
 
     def is_whole(self) -> bool:
-        """Whether every file of it is there that preprocessing makes."""
+        """Return True if every file that preprocessing makes is there."""
         files = [self.silence]
         for sample in self.samples:
             files += [self.latents(sample), *self.conditions(sample)]
@@ -80,18 +80,18 @@ class Dataset:
         return self.folder / sample.latents
 
     def read_latents(self, sample: SampleInfo) -> Tensor:
-        """A song's latents [T, 64], float32 on the CPU."""
+        """Read a song's latents [T, 64], float32 on the CPU."""
         return tensor_file.read(self.latents(sample), "latents", sample.name)
 
     def condition(self, prompt: Prompt) -> Path:
-        """File of a prompt's condition, whose timbre reference is as long as the prompt says."""
-        told = replace(prompt, style=self.style)
-        key = hashing.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, told.caption_text, told.lyrics_text,
-                                  told.timbre_frames)
+        """File of a prompt's condition, with a timbre reference of the prompt's length."""
+        styled = replace(prompt, style=self.style)
+        key = hashing.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, styled.caption_text,
+                                  styled.lyrics_text, styled.timbre_frames)
         return self.folder / f"{key}.condition.safetensors"
 
     def conditions(self, sample: SampleInfo) -> tuple[Path, ...]:
-        """Files of a song's conditions, of its whole length; one for all lengths where another program made it."""
+        """Files of a song's conditions at its whole length; one for all lengths if another program made it."""
         if sample.foreign_condition:
             return (self.folder / sample.foreign_condition,)
         return tuple(map(self.condition, sample.prompts()))
@@ -102,19 +102,19 @@ class Dataset:
 
     def codes(self, sample: SampleInfo) -> Path:
         """File of the latents that the checkpoint makes of a song's audio codes."""
-        # The latents' name says of which checkpoint they are.
+        # The latents' name depends on the checkpoint.
         return self.folder / f"{hashing.fingerprint(CODES_VERSION, sample.latents)}.codes.safetensors"
 
     @property
     def silence(self) -> Path:
-        """File of the silence latent, as long as the longest song; by its length, so that no other dataset's is it."""
+        """File of the silence latent, as long as the longest song and named by its length."""
         frames = max((sample.frames for sample in self.samples), default=0)
         # Another program's may be rounded.
         return self.folder / f"silence-{frames}{'-imported' if self.style == IMPORTED else ''}.safetensors"
 
 
-def _often(sample: SampleInfo) -> tuple[str, ...]:
-    """What a fingerprint says of a song that is not visited once an epoch."""
+def _repeats(sample: SampleInfo) -> tuple[str, ...]:
+    """Part of the fingerprint for a song with another number of repeats than 1."""
     return (f"x{sample.repeats}",) if sample.repeats != 1 else ()
 
 
@@ -125,7 +125,7 @@ def prompt_key(checkpoint: str, style: str, prompt: Prompt) -> str:
 
 
 def write_manifest(dataset: Dataset) -> None:
-    """Make the dataset's folder describe it; the last thing preprocessing does."""
+    """Write the manifest, the last step of preprocessing."""
     atomic.write_json(dataset.folder / MANIFEST, {
         "format": FORMAT, "checkpoint": dataset.checkpoint, "style": dataset.style,
         "trigger_word": dataset.trigger_word, "genre_ratio": dataset.genre_ratio,
@@ -134,7 +134,7 @@ def write_manifest(dataset: Dataset) -> None:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """The dataset in a folder.  DatasetError when there is none, or it was made by another version."""
+    """Open the dataset in a folder.  DatasetError if there is none, or another version made it."""
     path = folder / MANIFEST
     if not path.is_file():
         raise DatasetError(f"{folder} holds no dataset: {MANIFEST} is missing. Preprocess the songs again, or choose "
@@ -155,7 +155,7 @@ def open_dataset(folder: Path) -> Dataset:
 
 @dataclass(frozen=True, kw_only=True)
 class _Manifest:
-    """As the file has it."""
+    """Content of the manifest."""
 
     format: int
     checkpoint: str

@@ -1,4 +1,4 @@
-"""Work on a thread of its own, one item ahead of the caller who uses what it makes."""
+"""Prefetching on a thread, one item ahead of the caller."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 Tick = Callable[[], None]
-"""Called often during work; may raise to end it."""
+"""Called often during work; may raise to stop it."""
 
 PATIENCE = 0.25
 """Seconds between two ticks while the caller waits."""
 
 
 class _CallerLeft(Exception):
-    """Ends the work that nobody will take."""
+    """Stops work that nobody will take."""
 
 
 @contextlib.contextmanager
 def one_ahead(make: Callable[[Item, Tick], Made], items: Iterable[Item]) -> Iterator[Callable[[Tick], Made]]:
-    """A function `take(tick)` that returns what `make` makes of each item in turn; an exception of `make` rises there.
+    """Yield a function `take(tick)` that returns `make(item)` for each item in turn, or raises its exception.
 
-    The next item is begun when the one before it is taken, so no more than two exist: one with the caller and one that
-    is being made.  `take` calls its tick a few times a second while it waits.  `make` gets a tick of its own, which
-    ends it when the block is left early; the thread has ended when the block has, however that ends.
+    The next item is started when the previous one is taken, so at most two exist: one with the caller and one in the
+    making.  `take` calls its tick a few times a second while it waits.  `make` gets a tick of its own, which stops it
+    if the block is left early; the thread ends with the block.
     """
     left = iter(items)
     coming: list[Future[Made]] = []

@@ -1,7 +1,7 @@
-"""From songs to a dataset: latents by the VAE, conditions by the text and condition encoders, cached by content.
+"""Preprocessing of songs into a dataset: latents by the VAE, conditions by the text and condition encoders.
 
 Two passes, so that the VAE and the encoders are never on the device together: audio first (latents.py), then text
-(encoding.py), which needs the exact length.  Every file is written when it is done; what exists is never made again.
+(conditions.py), which needs the exact length.  Files are named by content; what exists is never encoded again.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ BYTES_PER_FRAME = 64 * 4
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessed:
-    """The dataset, and the songs that are not in it with the reason for each."""
+    """The dataset, and the songs that were left out, with reasons."""
 
     dataset: Dataset
     problems: tuple[Problem, ...]
     made: int
-    """For how many songs something was encoded now; the others were there already."""
+    """Number of songs with newly encoded files; the others were complete already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A song, what is encoded of its audio file, and the file of the latents."""
+    """A song, the section of its audio file to encode, and the file of the latents."""
 
     song: Song
     recording: Recording
@@ -56,34 +56,34 @@ class _Job:
 def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song], folder: Path,
                config: PreprocessConfig, *, genre_ratio: float = 0.0, device: str = "auto",
                report: Report = ignore) -> Preprocessed:
-    """Encode what is new or changed, and write the dataset's manifest.
+    """Encode new and changed songs, and write the dataset's manifest.
 
-    A song that cannot be used is reported and left out; DatasetError when none is left, or nothing can be written.
-    `genre_ratio` is what the songs' dataset.json says of it, for trainings that leave it to the dataset.
+    A song that cannot be used is reported and left out; DatasetError if none is left, or nothing can be written.
+    `genre_ratio` comes from the songs' dataset.json, for trainings that leave it to the dataset.
     """
-    place = choose_device(device)
-    with (locks.held(folder, "encoded"), what_is_done_is_kept(folder),
+    target = choose_device(device)
+    with (locks.held(folder, "encoded"), explain_interruption(folder),
           explain_out_of_memory("preprocessing", "Lower tile_seconds."), torch.inference_mode(False), torch.no_grad()):
-        before = _dataset_before(folder)
+        before = _existing_dataset(folder)
         plan = list(_plan(checkpoint, songs, folder, before, config, report))
         jobs = [job for job in plan if isinstance(job, _Job)]
         new_audio = {job.latents: job.recording for job in jobs if not job.latents.is_file()}
         try:
             unusable = encode_recordings(source, checkpoint, list(new_audio.values()), folder, config.tile_seconds,
-                                         place, report)
-            release_memory(place)
+                                         target, report)
+            release_memory(target)
             known = {sample.latents: sample.frames for sample in before.samples} if before else {}
             samples = tuple(_describe(job, config, known) for job in jobs if job.latents.name not in unusable)
             dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=config.conditioning,
                               trigger_word=config.trigger_word, samples=samples, genre_ratio=genre_ratio)
             prompts = {dataset.condition(prompt): (sample.name, prompt) for sample in samples
                        for prompt in sample.prompts()}
-            new_words = missing(prompts)
-            encode_conditions(source, checkpoint, new_words, dataset.style, place,
+            new_conditions = missing(prompts)
+            encode_conditions(source, checkpoint, new_conditions, dataset.style, target,
                               lambda number, total, message: _tick(report, len(songs) + number, len(songs) + total,
                                                                    message))
         finally:
-            release_memory(place)
+            release_memory(target)
         problems = tuple(_problems(plan, unusable))
         if not samples:
             raise none_left("No song can be used", problems)
@@ -94,14 +94,14 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
             write_manifest(dataset)
     for problem in problems:
         log.warning("%s is left out: %s", problem.name, problem.reason)
-    made = sum(dataset.latents(sample) in new_audio or any(dataset.condition(prompt) in new_words
+    made = sum(dataset.latents(sample) in new_audio or any(dataset.condition(prompt) in new_conditions
                                                            for prompt in sample.prompts()) for sample in samples)
     return Preprocessed(dataset=dataset, problems=problems, made=made)
 
 
 @contextlib.contextmanager
-def what_is_done_is_kept(folder: Path) -> Iterator[None]:
-    """Says so where the person, or the disk, stopped it."""
+def explain_interruption(folder: Path) -> Iterator[None]:
+    """Add to a stop or a full disk that finished work is kept."""
     try:
         yield
     except Cancelled as stop:
@@ -114,7 +114,7 @@ def what_is_done_is_kept(folder: Path) -> Iterator[None]:
 
 def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, before: Dataset | None,
           config: PreprocessConfig, report: Report) -> Iterator[_Job | Problem]:
-    """Content-address every song; an audio file of known size and modification time is not read again."""
+    """Content-address every song; an audio file of unchanged size and modification time is not read again."""
     known = {(sample.name, Stamp(size=sample.size, modified=sample.modified)): sample.audio
              for sample in (before.samples if before else ())}
     # Sections of one file are songs of their own.
@@ -138,7 +138,7 @@ def _plan(checkpoint: Checkpoint, songs: Sequence[Song], folder: Path, before: D
 
 
 def _problems(plan: Sequence[_Job | Problem], unusable: Mapping[str, str]) -> Iterator[Problem]:
-    """What is left out of the plan, in its order."""
+    """Problems of songs that are left out, in the order of the plan."""
     for item in plan:
         if isinstance(item, Problem):
             yield item
@@ -146,14 +146,14 @@ def _problems(plan: Sequence[_Job | Problem], unusable: Mapping[str, str]) -> It
             yield Problem(name=item.song.name, reason=unusable[item.latents.name])
 
 
-def _dataset_before(folder: Path) -> Dataset | None:
-    """What the folder held until now; None where there was none, or its manifest cannot be read."""
+def _existing_dataset(folder: Path) -> Dataset | None:
+    """Dataset in the folder so far; None if there is none, or its manifest cannot be read."""
     if not (folder / MANIFEST).is_file():
         return None
     try:
         return open_dataset(folder)
     except DatasetError as error:
-        log.warning("Every song is looked at anew, because %s", error)
+        log.warning("Every song is read again, because %s", error)
         return None
 
 
@@ -172,7 +172,7 @@ def _describe(job: _Job, config: PreprocessConfig, known: Mapping[str, int]) -> 
 
 
 def _frames(latents: Path, known: Mapping[str, int]) -> int:
-    """How many latent frames a file of them holds: as the manifest knew, where the file is large enough for them."""
+    """Number of latent frames in a file: that of the manifest, if the file is large enough for it."""
     frames = known.get(latents.name, 0)
     if frames and latents.stat().st_size > frames * BYTES_PER_FRAME:
         return frames

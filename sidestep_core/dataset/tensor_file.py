@@ -1,4 +1,4 @@
-"""What the encoders made: one tensor to a file, with its checksum, so that damage is found and never trained on."""
+"""One encoded tensor in a file with its checksum, so that damage is found and never trained on."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from ..errors import DatasetError
 from ..io.tensors import BadTensorFile, read_metadata, read_tensors, write_tensors
 
 Kind = Literal["latents", "condition", "genre", "codes", "silence"]
-"""Also the tensor's name in its file.  An imported condition has its genre in the same file."""
-_NOTE = "content"
-"""Checksum and owner, in one entry: safetensors writes several in any order, and files are to be equal to the byte."""
+"""Kind of a tensor, and its name in the file.  An imported condition has its genre in the same file."""
+_METADATA_KEY = "content"
+"""Metadata entry of checksum and owner: safetensors writes several entries in any order, and files must be equal to the
+byte."""
 
 
 def write(path: Path, kind: Kind, values: Tensor, owner: str = "") -> None:
-    """Write the values, in float32.  `owner` says whose they are, where the file's name does not (see `owner_of`)."""
+    """Write the values in float32.  `owner` identifies their prompt if the file's name does not (see `owner_of`)."""
     values = values.detach().float().cpu().contiguous()
-    write_tensors(path, {kind: values}, {_NOTE: f"{_checksum(values)} {owner}"})
+    write_tensors(path, {kind: values}, {_METADATA_KEY: f"{_checksum(values)} {owner}"})
 
 
 def read(path: Path, kind: Kind, song: str) -> Tensor:
-    """The values, float32 on the CPU.  DatasetError naming the file where it is missing, damaged, or not finite."""
+    """Read the values, float32 on the CPU.  DatasetError names the file if it is missing, damaged, or not finite."""
     if not path.is_file():
         raise DatasetError(f"{path} is missing from the dataset. Preprocess the songs again: only what is missing "
                            "is encoded.")
     try:
-        # A copy: what is mapped into memory keeps its file from being replaced on Windows.
+        # A copy: a memory-mapped file cannot be replaced on Windows.
         values = read_tensors(path)[kind].clone()
-        checksum, _ = _note(path)
+        checksum, _ = _checksum_and_owner(path)
     except (BadTensorFile, KeyError) as error:
         raise DatasetError(f"{path} is damaged ({error}). Delete it. Preprocess the songs again.") from error
     if checksum and checksum != _checksum(values):
@@ -45,13 +46,13 @@ def read(path: Path, kind: Kind, song: str) -> Tensor:
 
 
 def owner_of(path: Path) -> str:
-    """What `write` was told; empty where it was told nothing.  storage.BadTensorFile where the file is none."""
-    return _note(path)[1]
+    """Owner given to `write`; empty if none was.  BadTensorFile if the file is no tensor file."""
+    return _checksum_and_owner(path)[1]
 
 
-def _note(path: Path) -> tuple[str, str]:
+def _checksum_and_owner(path: Path) -> tuple[str, str]:
     """Checksum and owner; files of earlier versions have neither."""
-    checksum, _, owner = read_metadata(path).get(_NOTE, "").partition(" ")
+    checksum, _, owner = read_metadata(path).get(_METADATA_KEY, "").partition(" ")
     return checksum, owner
 
 

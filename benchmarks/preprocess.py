@@ -1,12 +1,11 @@
-"""Preprocessing: whether decoding and encoding overlap, and what many songs cost, in time once they are done and in
-memory.
+"""Preprocessing benchmark: overlap of decoding and encoding, time of a second run, and memory of many songs.
 
 `overlap`: the time of the slower of decoding all songs and encoding all songs, each alone, over the time of the pass
-that does both.  The songs are MP3, FLAC and Ogg files; the encoder is the tiny one of the tests, run over each piece as
-often as makes it take twice as long as decoding.  (A real VAE on a graphics card takes several times as long, which
+that does both.  The songs are MP3, FLAC and Ogg files; the encoder is the tiny one of the tests, repeated so that
+encoding takes twice as long as decoding.  (A real VAE on a graphics card takes several times as long, which
 hides more; one song after the other would give 0.67.)  `balanced` is the same where both take equally long: there most
-can be gained and least hidden.  Beside each is printed what the two loops reach on two threads that hand nothing over,
-which is what the machine's memory and Python's lock leave.  torch computes on one thread in all of them, so that of two
+can be gained and least hidden.  Each is printed with the overlap of two threads that exchange nothing, the limit
+set by the machine's memory and Python's lock.  torch computes on one thread in all of them, so that of two
 processors one decodes and one encodes, as where a graphics card encodes.  They are measured in turn, and the best time
 of each counts: whatever else the machine does only ever adds.  Two processors have to be free for that long.
 `second_run_seconds`: scanning and preprocessing an unchanged folder of 200 songs, the slowest of a few times.
@@ -45,9 +44,9 @@ from tests.tones import encode, tone
 FORMATS = (("mp3", "libmp3lame", "fltp"), ("flac", "flac", "s16"), ("ogg", "vorbis", "fltp"))
 RATE = 44_100
 SONGS, LENGTH = 30, 20.0
-"""Of the overlap."""
+"""Songs of the overlap benchmark, and their seconds."""
 FEW, MANY, SHORT = 10, 200, 10.0
-"""Of the other two."""
+"""Numbers of songs in the other two benchmarks, and their seconds."""
 ROUNDS, TIMES = 6, 5
 CONFIG = PreprocessConfig()
 CPU = torch.device("cpu")
@@ -55,7 +54,7 @@ TARGETS = {"overlap": (">=", 0.9), "second_run_seconds": ("<=", 2.0), "memory_gr
 
 
 def write_songs(folder: Path, count: int, length: float) -> None:
-    """So many songs, each another sound, in the formats in turn, with captions and lyrics."""
+    """Write `count` different songs, in the formats in turn, with captions and lyrics."""
     folder.mkdir(parents=True)
     for number in range(count):
         ending, codec, sample_format = FORMATS[number % len(FORMATS)]
@@ -82,14 +81,14 @@ class RepeatedSource(TinySource):
 
 
 def computed_seconds(work: Work) -> float:
-    """How long the work takes a processor that has nothing else to do."""
+    """Processor time of the work, in seconds."""
     begun = time.process_time()
     work()
     return time.process_time() - begun
 
 
 def measure_overlap(folder: Path, checkpoint: Checkpoint, slower: float) -> float:
-    """How much of decoding is hidden behind encoding, which takes so many times as long: 1 is all of it."""
+    """Share of decoding hidden behind encoding, which takes `slower` times as long; 1 is all of it."""
     write_songs(folder / "songs", SONGS, LENGTH)
     recordings = [Recording(name=path.name, path=path, stamp=Stamp.of(path), audio=path.name, start=0.0, seconds=0.0,
                             normalise="none") for path in sorted((folder / "songs").glob("*.[mfo]*"))]
@@ -152,13 +151,13 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1000)
 
 
-def tell_memory(folder: Path) -> None:
-    """What each process does: preprocess, and tell its peak after the audio and at the end."""
+def print_memory(folder: Path) -> None:
+    """Preprocess, and print the peak of memory after the audio and at the end: the work of each process."""
     torch.set_num_threads(1)
     peaks: list[float] = []
 
     def report(progress: Progress) -> None:
-        if progress.message.startswith("Reading the words") and not peaks:
+        if progress.message.startswith("Reading the text") and not peaks:
             peaks.append(peak_memory())
 
     preprocess_folder(folder, report)
@@ -166,13 +165,13 @@ def tell_memory(folder: Path) -> None:
 
 
 def measure_memory(root: Path) -> float:
-    """By how many MB the peak grows from few songs to many."""
+    """Growth of the peak in MB from few songs to many."""
     peaks = []
     for count in (FEW, MANY):
         write_songs(root / f"{count}" / "songs", count, SHORT)
         command = [*run.launch(Path(sys.executable), "benchmarks.preprocess"), root / f"{count}"]
-        told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=run.bootstrap.ROOT)
-        peaks.append(json.loads(told.stdout))
+        output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=run.bootstrap.ROOT)
+        peaks.append(json.loads(output.stdout))
         print(f"{count} songs: at most {peaks[-1][0]:.0f} MB for the audio, {peaks[-1][1]:.0f} MB in all", flush=True)
     return round(max(many - few for few, many in zip(*peaks, strict=True)), 1)
 
@@ -193,7 +192,7 @@ def measure() -> dict[str, float]:
 
 def main() -> int:
     if len(sys.argv) > 1:
-        tell_memory(Path(sys.argv[1]))
+        print_memory(Path(sys.argv[1]))
         return 0
     found = measure()
     for name, (sign, target) in TARGETS.items():

@@ -1,10 +1,9 @@
-"""Runs that are killed at random moments, inside saves too, or meet an error, and are continued: is anything lost, is
-the end the same?
+"""Resume benchmark: runs are killed at random moments, also inside saves, or hit by an error, and then resumed.
 
-Each run trains a tiny adapter in processes of its own; every second one meets an error (ERRORS), and is killed later
-where the error did not end it.  A kill is `lost` when the process after it cannot continue, or continues from before
-the last checkpoint that was complete; after an error of the device, from before the last finished step.  `identical`:
-every run ends with the very file, byte for byte, of one that was never disturbed.
+Each run trains a tiny adapter in processes of its own; every second process is hit by an error (ERRORS), and killed
+later if the error did not end it.  A kill is `lost` if the next process cannot resume, or resumes from before the last
+complete checkpoint; after an error of the device, from before the last finished step.  `identical`: every run ends with
+the same file, byte for byte, as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ import run
 KILLS = 50
 STEPS, SAVE_EVERY = 60, 2
 OPTIMIZERS = ("adamw", "adafactor", "prodigy", "adamw8bit")
-"""Of the runs, in turn."""
+"""Optimizers of the runs, in turn."""
 ERRORS = ("memory", "device", "metrics", "disk")
-"""Out of memory in a step, a device that fails in one, and a disk that is full: for one row of metrics.jsonl, or for
-everything from a moment on."""
+"""Out of memory in a step, a failing device, and a full disk: for one row of metrics.jsonl, or for everything from a
+moment on."""
 LATEST_ERROR = 12
-"""Steps of a process before its error, at most."""
+"""Maximum steps of a process before its error."""
 LONGEST_LIFE = 0.4
-"""A process is killed at a random moment within this share of the time that a whole run takes."""
+"""Share of a whole run's time within which a process is killed at a random moment."""
 ADAPTER = "adapter.safetensors"
 PATIENCE = 300.0
-"""Seconds after which a process that tells nothing hangs."""
+"""Seconds without output after which a process counts as hanging."""
 
 
 def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
-    """What each process does: train in `folder`/run, tell every finished step, and meet the error, if one is named,
-    after so many."""
-    import peft  # noqa: F401 (loaded before it says ready, so that kills fall into the training)
+    """Train in `folder`/run, print every finished step, and raise the error, if one is named, after `after` steps: the
+    work of each process."""
+    import peft  # noqa: F401 (loaded before it prints ready, so that kills fall into the training)
     import torch
 
     from sidestep_core.adapters.lora import LoraConfig
@@ -124,19 +123,19 @@ def write_materials(folder: Path) -> None:
 
 @dataclass
 class Attempt:
-    """One process of a run, the error that it meets, and what it told."""
+    """One process of a run, its error, and its output."""
 
     process: subprocess.Popen[str]
     error: str
     lines: queue.Queue[str]
     steps: list[int] = field(default_factory=list)
     last: str | None = None
-    """The last line; empty when the process has ended."""
+    """Last line of output; empty after the process has ended."""
     done: bool = False
 
     @classmethod
     def start(cls, folder: Path, optimizer: str, error: str = "") -> Attempt:
-        """A process that is about to train, and meets the error at a random moment."""
+        """Start a process that is about to train, with its error at a random step."""
         folder.mkdir(parents=True, exist_ok=True)
         command = [*run.launch(Path(sys.executable), "benchmarks.resume"), folder, optimizer, error,
                    str(random.randrange(1, LATEST_ERROR))]
@@ -144,24 +143,24 @@ class Attempt:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
                                        cwd=run.bootstrap.ROOT)
         attempt = cls(process, error, queue.Queue())
-        threading.Thread(target=_listen, args=(process.stdout, attempt.lines), daemon=True).start()
+        threading.Thread(target=_read_lines, args=(process.stdout, attempt.lines), daemon=True).start()
         while attempt.last not in ("ready", ""):
-            attempt.hear(PATIENCE)
+            attempt.read_line(PATIENCE)
         return attempt
 
-    def hear(self, seconds: float) -> None:
-        """Note the next line.  queue.Empty when there is none in time."""
+    def read_line(self, seconds: float) -> None:
+        """Read the next line.  queue.Empty if there is none in time."""
         self.last = self.lines.get(timeout=seconds)
         if self.last.isdigit():
             self.steps.append(int(self.last))
         self.done = self.done or self.last == "done"
 
     def kill_after(self, seconds: float) -> bool:
-        """Whether it was still at work then, and is dead now."""
+        """Kill the process after this time; return True if it was still at work."""
         ends = time.monotonic() + seconds
         with contextlib.suppress(queue.Empty):
             while self.last != "":
-                self.hear(max(0.0, ends - time.monotonic()))
+                self.read_line(max(0.0, ends - time.monotonic()))
         at_work = self.last != ""
         self.process.kill()
         self.finish()
@@ -169,32 +168,32 @@ class Attempt:
 
     @property
     def failed(self) -> bool:
-        """Whether its error ended it, before a kill did."""
+        """Return True if its error ended it before a kill did."""
         return self.error in ("device", "disk") and self.process.poll() == 1
 
     def finish(self) -> None:
-        """Hear it out."""
+        """Read the remaining output."""
         while self.last != "":
-            self.hear(PATIENCE)
+            self.read_line(PATIENCE)
         self.process.wait()
 
 
-def _listen(stream: TextIO, lines: queue.Queue[str]) -> None:
+def _read_lines(stream: TextIO, lines: queue.Queue[str]) -> None:
     for line in stream:
         lines.put(line.strip())
     lines.put("")
 
 
 def complete(folder: Path, attempt: Attempt) -> int:
-    """Step of the last complete checkpoint: the last on the disk, and at least the last due before a told step; the
-    last told step itself where the device failed."""
+    """Step of the last complete checkpoint: the last on the disk, at least the last due before a printed step, or the
+    last printed step itself if the device failed."""
     from sidestep_core.training import run_checkpoint
 
     saved = [int(path.name.rpartition("-")[2]) for path in run_checkpoint.checkpoints(folder / "run")]
-    told = attempt.steps[-1] if attempt.steps else 0
+    printed = attempt.steps[-1] if attempt.steps else 0
     if attempt.error == "disk":
         return max([0, *saved])
-    due = told if attempt.failed else max(0, told - 1) // SAVE_EVERY * SAVE_EVERY
+    due = printed if attempt.failed else max(0, printed - 1) // SAVE_EVERY * SAVE_EVERY
     return max([due, *saved])
 
 

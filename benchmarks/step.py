@@ -41,7 +41,7 @@ Work = Callable[[], object]
 
 
 def dense_window(length: int, like: Tensor) -> Mask:
-    """The same window as one [L, L] mask."""
+    """Sliding window as one [L, L] mask."""
     position = torch.arange(length, device=like.device)
     return layers.additive_mask((position[:, None] - position[None, :]).abs() <= WINDOW, like)
 

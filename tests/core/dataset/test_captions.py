@@ -1,4 +1,4 @@
-"""What a song's prompt says: its caption or its genre, its trigger word, and what is sung."""
+"""Text of a song's prompt: caption or genre, trigger word, and lyrics."""
 
 from __future__ import annotations
 

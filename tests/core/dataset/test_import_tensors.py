@@ -32,7 +32,7 @@ from tests.training import settled, trained
 CPU = torch.device("cpu")
 WIDTH = 64
 TOKENS = 769
-"""What those trainers pad every condition to."""
+"""Length to which those trainers pad every condition."""
 SILENCE = torch.randn(200, 64, generator=torch.Generator().manual_seed(1))
 
 

@@ -80,7 +80,7 @@ def test_the_result_is_that_of_one_song_after_the_other(encode_all: Pass, songs:
 
 
 def test_a_section_is_what_lies_between_its_ends(encode_all: Pass, songs: list[Recording]) -> None:
-    """Of lossless audio, to the sample."""
+    """Sections of lossless audio are exact to the sample."""
     flac = songs[1]
     sections = [replace(flac, start=0.0, seconds=1.0), replace(flac, start=1.0, seconds=1.2), replace(flac, start=1.5)]
     assert encode_all(sections) == {}

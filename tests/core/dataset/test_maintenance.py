@@ -1,4 +1,4 @@
-"""What a dataset's folder holds: nothing needed is removed, nothing foreign is touched, no damage is missed."""
+"""Maintenance of a dataset's folder: nothing needed is removed, nothing foreign is touched, no damage is missed."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class Run:
                                      into or self.dataset_folder, config, device="cpu", report=report)
 
     def of(self, songs: Sequence[Song], config: PreprocessConfig = CONFIG) -> Preprocessed:
-        """Of these songs."""
+        """Preprocess these songs."""
         return preprocess.preprocess(self.source, self.checkpoint, songs, self.dataset_folder, config, device="cpu")
 
     def encoded_again(self, config: PreprocessConfig = CONFIG) -> list[int]:
@@ -288,7 +288,7 @@ def test_damaged_latents_are_named_with_what_to_do(run: Run) -> None:
 
 @pytest.mark.parametrize("manifest", ["", "{", '{"format": 1}'])
 def test_a_damaged_manifest_is_written_again(run: Run, manifest: str) -> None:
-    """The error about it says to run this again."""
+    """Its error advises to preprocess again."""
     run()
     before = contents(run.dataset_folder)
     (run.dataset_folder / MANIFEST).write_text(manifest, encoding="utf-8")

@@ -104,7 +104,7 @@ class Nursery:
 
 
 def wait_for_a_write(folder: Path, patience: float) -> bool:
-    """Whether a file is being written within that time."""
+    """Return True if a file is being written within that time."""
     ends = time.monotonic() + patience
     while time.monotonic() < ends:
         if folder.is_dir() and any(path.suffix == ".tmp" for path in folder.iterdir()):

@@ -1,4 +1,4 @@
-"""What a person would have typed to get a song of a dataset, or a window of it."""
+"""Prompts of a song of a dataset, whole or cropped."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def failing(real: Callable[..., Any], error: BaseException, times: int = 1) -> C
 
 
 def tensors(file: bytes) -> bytes:
-    """What follows the header, which names settings that change no result."""
+    """Content after the header, which holds result-invariant settings."""
     return file[8 + int.from_bytes(file[:8], "little"):]
 
 

@@ -99,7 +99,7 @@ def learn(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Learn:
 
 
 def in_bfloat16(training: Training) -> Training:
-    """As peers train: adapter and optimizer state in bfloat16."""
+    """Convert adapter and optimizer state to bfloat16, as other trainers use."""
     for parameter in training.adapter.parameters:
         parameter.data = parameter.data.bfloat16()
     return replace(training, optimizer=optimizers.build(training.config, training.adapter.parameters))

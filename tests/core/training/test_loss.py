@@ -1,4 +1,4 @@
-"""What is minimised: flow matching as written down, by the law and the weights asked for, and measured the same way."""
+"""The training loss: flow matching at the given times and weights; and the held-out loss, equal at every call."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Learning:
         return list(batches.batches(self.samples, self.objective.silence_TC, self.objective.config, step))
 
     def loss(self) -> BatchLoss:
-        """Of the first batch."""
+        """Loss of the first batch."""
         return training_loss(self.objective, self.batches()[0])
 
 
@@ -84,7 +84,7 @@ def of_one_song(checkpoint: Checkpoint, short: Dataset, **settings: Any) -> Lear
 
 @dataclass
 class Seen:
-    """What the decoder was given, and what it made of it."""
+    """Input and output of the decoder."""
 
     x_BTC: Tensor
     t_B: Tensor
@@ -95,7 +95,7 @@ class Seen:
 
 @contextmanager
 def watched(objective: Objective) -> Iterator[list[Seen]]:
-    """Everything that passes through the decoder meanwhile."""
+    """Collect everything that passes through the decoder inside the block."""
     seen: list[Seen] = []
     handle = objective.decoder.register_forward_hook(
         lambda module, inputs, predicted: seen.append(Seen(*inputs, predicted.detach())))

@@ -41,7 +41,7 @@ def adapted(weights: Weights, config: AdapterConfig, dtype: torch.dtype) -> Deco
 
 
 def kept_bytes(decoder: Decoder, batch: Batch, dtype: torch.dtype) -> int:
-    """What autograd keeps of a forward pass, each piece of memory once, parameters left out."""
+    """Bytes that autograd keeps of a forward pass, each storage once, without parameters."""
     own = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
     kept: dict[int, Tensor] = {}
 

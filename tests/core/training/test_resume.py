@@ -1,4 +1,4 @@
-"""Where a run starts: at a checkpoint of this or another run, or at weights; nothing is touched that does not fit."""
+"""Start of a run at a checkpoint of this or another run, or at weights; nothing is touched that does not fit."""
 
 from __future__ import annotations
 

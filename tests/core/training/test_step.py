@@ -52,7 +52,7 @@ def short(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> D
 
 
 def awake(training: Training) -> Training:
-    """As after some steps: with random output matrices, so that every parameter has a gradient."""
+    """Give the adapter random output matrices, as after some steps, so that every parameter has a gradient."""
     random = rng.generator("awake")
     for parameter in training.adapter.parameters:
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=random)
@@ -61,7 +61,7 @@ def awake(training: Training) -> Training:
 
 @dataclass
 class Seen:
-    """What the decoder was last given, and what it made of it."""
+    """Last input and output of the decoder."""
 
     x_BTC: Tensor
     t_B: Tensor
@@ -72,7 +72,7 @@ class Seen:
 
 @contextmanager
 def watched(training: Training) -> Iterator[list[Seen]]:
-    """Everything that passes through the decoder meanwhile."""
+    """Collect everything that passes through the decoder inside the block."""
     seen: list[Seen] = []
     handle = training.objective.decoder.register_forward_hook(
         lambda module, inputs, predicted: seen.append(Seen(*inputs, predicted.detach())))
@@ -331,7 +331,7 @@ def curve(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig = CONFIG
 
 
 def test_the_golden_curve_is_kept(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """A change that claims not to change what is computed keeps it; one that does says so by `python -m
+    """Golden curve: only a change of the computation may renew it, with `python -m
     tests.core.test_step`.  Not bit for bit: instruction sets sum in different orders, which moved it by up to 3e-7."""
     golden = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
     assert curve(checkpoint, dataset) == pytest.approx(golden, rel=GOLDEN)

@@ -30,7 +30,7 @@ from tests.training import CONFIG, LORA, same_tensors, stop_at, trained
 
 
 class Interrupt(BaseException):
-    """As the host's: not an Exception."""
+    """Stop of the host's kind: not an Exception."""
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_what_could_learn_nothing_is_refused(checkpoint: Checkpoint, dataset: Da
 
 
 def test_a_renamed_song_is_another_dataset(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
-    """Which song is held out depends on its name: a run that went on would train on it, or hold out a trained one."""
+    """The held-out choice depends on names: a resumed run would train on a held-out song, or hold out a trained one."""
     renamed = replace(dataset, samples=(replace(dataset.samples[0], name="other.wav"), *dataset.samples[1:]))
     with pytest.raises(Cancelled):
         trained(checkpoint, dataset, tmp_path, report=stop_at(2, Cancelled()))
@@ -332,7 +332,7 @@ def test_every_folder_opens_in_peft(checkpoint: Checkpoint, dataset: Dataset, tm
 
 
 def opened_by_peft(checkpoint: Checkpoint, folder: Path) -> dict[str, Tensor]:
-    """What ACE-Step's own program would add to each module."""
+    """Delta that ACE-Step's own program would add to each module."""
     from peft import PeftModel
 
     model = PeftModel.from_pretrained(fresh(checkpoint), str(folder)).base_model.model

@@ -24,8 +24,8 @@ from sidestep_core.songs.song import Song
     ("", "", "", "", "prepend", ""),
     (" calm ", "", "", " zxq ", "prepend", "zxq, calm"),
 ])  # fmt: skip
-def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own: str, tag: str, position: str,
-                                                  expected: str) -> None:
+def test_trigger_word_position_is_followed(caption: str, genre: str, own: str, tag: str, position: str,
+                                           expected: str) -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, trigger_word=own)
     assert caption_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
 
@@ -39,8 +39,7 @@ def test_the_trigger_word_goes_where_it_was_asked(caption: str, genre: str, own:
     ("lo-fi", "lo-fi", "", "prepend", ""),
     ("calm", "lo-fi", "zxq", "replace", ""),
 ])  # fmt: skip
-def test_a_genre_counts_where_it_says_something_else_than_the_caption(caption: str, genre: str, tag: str,
-                                                                      position: str, expected: str) -> None:
+def test_genre_differs_from_caption(caption: str, genre: str, tag: str, position: str, expected: str) -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre)
     assert genre_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
 
@@ -51,7 +50,7 @@ def test_a_genre_counts_where_it_says_something_else_than_the_caption(caption: s
     ("prepend", "append", "mine", "mine, calm"),
     (None, "append", "mine", "calm, mine"),
 ])  # fmt: skip
-def test_a_song_may_say_where_its_trigger_word_goes(own: Any, position: Any, tag: str, expected: str) -> None:
+def test_songs_override_trigger_position(own: Any, position: Any, tag: str, expected: str) -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", caption="calm", trigger_word=tag, trigger_position=own)
     assert caption_of(song, PreprocessConfig(trigger_word="zxq", trigger_position=position)) == expected
 
@@ -63,7 +62,7 @@ def test_a_song_may_say_where_its_trigger_word_goes(own: Any, position: Any, tag
     ("calm", "", "genre", ("calm", "")),
     ("", "jazz", "caption", ("jazz", "")),
 ])  # fmt: skip
-def test_a_song_may_say_which_it_always_shows(caption: str, genre: str, override: Any, expected: object) -> None:
+def test_prompt_override_is_followed(caption: str, genre: str, override: Any, expected: object) -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", caption=caption, genre=genre, prompt_override=override)
     assert (caption_of(song, PreprocessConfig()), genre_of(song, PreprocessConfig())) == expected
 
@@ -71,7 +70,6 @@ def test_a_song_may_say_which_it_always_shows(caption: str, genre: str, override
 @pytest.mark.parametrize(("lyrics", "instrumental", "expected"), [
     ("la", False, "la"), ("la", True, "[Instrumental]"), ("", False, "[Instrumental]"), ("", True, "[Instrumental]"),
 ])  # fmt: skip
-def test_nothing_is_sung_where_there_are_no_lyrics_or_the_song_says_so(lyrics: str, instrumental: bool,
-                                                                       expected: str) -> None:
+def test_missing_lyrics_are_instrumental(lyrics: str, instrumental: bool, expected: str) -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", lyrics=lyrics, instrumental=instrumental)
     assert lyrics_of(song) == expected

@@ -81,7 +81,7 @@ def problem(found: Preprocessed) -> str:
     return f"{found.problems[0].name}: {found.problems[0].reason}"
 
 
-def test_songs_come_over_bit_for_bit_and_without_padding(take: Take, tensors: Path, checkpoint: Checkpoint) -> None:
+def test_import_strips_padding(take: Take, tensors: Path, checkpoint: Checkpoint) -> None:
     found = take()
     dataset = found.dataset
     assert (names(found), found.problems, found.made) == ([f"album__{n}.pt" for n in range(3)], (), 3)
@@ -100,7 +100,7 @@ def test_songs_come_over_bit_for_bit_and_without_padding(take: Take, tensors: Pa
         "song 1", "[Instrumental]", 120, "C major", "4/4", 103, 1)
 
 
-def test_importing_again_makes_nothing_and_changes_nothing(take: Take) -> None:
+def test_second_import_changes_nothing(take: Take) -> None:
     def contents() -> dict[str, str]:
         return {path.name: hashing.hash_file(path) for path in first.dataset.folder.iterdir()}
 
@@ -129,7 +129,7 @@ def test_repeats_and_genres_come_over(take: Take, tensors: Path) -> None:
     TrainConfig(max_steps=2, context_mode="codes", device="cpu"),
     TrainConfig(max_steps=2, chunk_duration=1.5, context_mode="mixed", batch_size=2, device="cpu"),
 ], ids=["windows", "codes", "mixed windows"])
-def test_it_trains(take: Take, checkpoint: Checkpoint, tmp_path: Path, config: TrainConfig) -> None:
+def test_imported_dataset_trains(take: Take, checkpoint: Checkpoint, tmp_path: Path, config: TrainConfig) -> None:
     reports: list[Progress] = []
     adapter = trained(checkpoint, take().dataset, tmp_path, config=config, report=reports.append)
     assert adapter.steps == config.max_steps
@@ -142,8 +142,7 @@ def test_it_trains(take: Take, checkpoint: Checkpoint, tmp_path: Path, config: T
     assert ("with the condition of the whole song" in notices[0]) == bool(config.chunk_duration)
 
 
-def test_a_window_has_the_condition_of_its_song(take: Take, checkpoint: Checkpoint,
-                                                tokenizer_folder: Path) -> None:
+def test_crops_use_the_song_condition(take: Take, checkpoint: Checkpoint, tokenizer_folder: Path) -> None:
     dataset, config = take().dataset, settled(chunk_duration=1.5)
     before = set(dataset.folder.iterdir())
     ensure_conditions(TinySource(tokenizer_folder, []), checkpoint, dataset, config, CPU)
@@ -152,7 +151,7 @@ def test_a_window_has_the_condition_of_its_song(take: Take, checkpoint: Checkpoi
     assert all(torch.equal(one.condition_SD, other.condition_SD) for one, other in zip(whole, cropped, strict=True))
 
 
-def test_the_import_says_that_it_is_foreign(checkpoint: Checkpoint, tensors: Path, tmp_path: Path) -> None:
+def test_import_reports_foreign_conditions(checkpoint: Checkpoint, tensors: Path, tmp_path: Path) -> None:
     (tensors / "preprocess_meta.json").write_text('{"model_variant": "base"}', encoding="utf-8")
     reports: list[Progress] = []
     import_tensors(tensors, checkpoint, tmp_path / "dataset", report=reports.append)
@@ -207,7 +206,7 @@ LEFT_OUT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", LEFT_OUT)
-def test_a_bad_file_is_left_out_with_its_reason(take: Take, tensors: Path, kind: str) -> None:
+def test_bad_files_are_left_out(take: Take, tensors: Path, kind: str) -> None:
     change, reason = LEFT_OUT[kind]
     torch.save(change(song(60, 9)), tensors / "bad.pt")
     found = take()
@@ -216,13 +215,13 @@ def test_a_bad_file_is_left_out_with_its_reason(take: Take, tensors: Path, kind:
     assert re.search(reason, problem(found))
 
 
-def test_a_file_too_large_for_a_song_is_not_opened(take: Take, tensors: Path) -> None:
+def test_oversized_files_are_not_opened(take: Take, tensors: Path) -> None:
     with (tensors / "huge.pt").open("wb") as file:
         file.truncate(1 << 40)
     assert problem(take()) == "huge.pt: is larger than 1024 MB, which no song is"
 
 
-def test_a_link_out_of_the_folder_is_left_out(take: Take, tensors: Path, tmp_path: Path) -> None:
+def test_outside_links_are_left_out(take: Take, tensors: Path, tmp_path: Path) -> None:
     torch.save(song(60, 9), tmp_path / "secret.pt")
     (tensors / "link.pt").symlink_to(tmp_path / "secret.pt")
     found = take()
@@ -230,7 +229,7 @@ def test_a_link_out_of_the_folder_is_left_out(take: Take, tensors: Path, tmp_pat
     assert problem(found).startswith("link.pt: It is a link that leads out of the folder")
 
 
-def test_a_folder_without_end_is_refused(take: Take, tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_folder_is_rejected(take: Take, tensors: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "MAX_ENTRIES", 2)
     with pytest.raises(DatasetError, match="holds more than 2 files"):
         take()
@@ -239,7 +238,7 @@ def test_a_folder_without_end_is_refused(take: Take, tensors: Path, monkeypatch:
     assert "lists 9 samples, more than 4; every .pt file is taken instead" in problem(take())
 
 
-def test_a_hostile_file_is_refused_and_runs_nothing(take: Take, tensors: Path, tmp_path: Path) -> None:
+def test_hostile_files_run_nothing(take: Take, tensors: Path, tmp_path: Path) -> None:
     torch.save(song(60, 9) | {"metadata": {"caption": Hostile(tmp_path / "target")}}, tensors / "bad.pt")
     (tensors / "cut.pt").write_bytes((tensors / "album__0.pt").read_bytes()[:5000])
     (tensors / "empty.pt").touch()
@@ -250,7 +249,7 @@ def test_a_hostile_file_is_refused_and_runs_nothing(take: Take, tensors: Path, t
     assert all("was cut off" in entry.reason for entry in found.problems[1:])
 
 
-def test_a_full_disk_is_told_as_such(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_reported(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
     take()
     manifest = take().dataset.folder / "manifest.json"
     before = manifest.read_bytes()
@@ -266,14 +265,14 @@ def test_a_full_disk_is_told_as_such(take: Take, monkeypatch: pytest.MonkeyPatch
     assert manifest.read_bytes() == before
 
 
-def test_a_name_that_is_not_unicode_is_told(take: Take, tensors: Path) -> None:
+def test_invalid_names_are_reported(take: Take, tensors: Path) -> None:
     (tensors / "manifest.json").write_text(json.dumps({"samples": ["album__0.pt", "\udcff.pt"]}), encoding="utf-8")
     found = take()
     assert names(found) == ["album__0.pt"]
     assert "not valid Unicode" in problem(found)
 
 
-def test_songs_preprocessed_in_the_same_folder_have_a_silence_of_their_own(take: Take) -> None:
+def test_imports_keep_their_own_silence(take: Take) -> None:
     dataset = take().dataset
     assert replace(dataset, style="comfyui").silence != dataset.silence
     assert maintenance.usage(dataset.folder).orphans == 0
@@ -286,7 +285,7 @@ def test_half_songs_are_left_out(take: Take, tensors: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["paths", "upstream", "estylon", "bare", "windows", "moved"])
-def test_a_manifest_says_which_and_in_which_order(take: Take, tensors: Path, form: str) -> None:
+def test_manifest_chooses_and_orders_files(take: Take, tensors: Path, form: str) -> None:
     files = ["album__2.pt", "album__0.pt"]
     forms: dict[str, Any] = {
         "paths": {"samples": files},
@@ -302,7 +301,7 @@ def test_a_manifest_says_which_and_in_which_order(take: Take, tensors: Path, for
 
 @pytest.mark.parametrize("entry", ["../secret.pt", "..\\secret.pt", "sub/../../secret.pt", "link.pt", "a\0b.pt", "",
                                    "gone.pt"])
-def test_a_manifest_cannot_leave_its_folder(take: Take, tensors: Path, tmp_path: Path, entry: str) -> None:
+def test_manifest_stays_inside_folder(take: Take, tensors: Path, tmp_path: Path, entry: str) -> None:
     torch.save(song(60, 9), tmp_path / "secret.pt")
     (tensors / "link.pt").symlink_to(tmp_path / "secret.pt")
     (tensors / "manifest.json").write_text(json.dumps({"samples": [entry, "album__0.pt"]}), encoding="utf-8")
@@ -312,15 +311,14 @@ def test_a_manifest_cannot_leave_its_folder(take: Take, tensors: Path, tmp_path:
 
 
 @pytest.mark.parametrize("content", ["{", "3", '{"samples": []}', '{"samples": [1]}', '{"samples": {}}', "[" * 100000])
-def test_without_a_usable_manifest_every_file_is_taken(take: Take, tensors: Path, content: str) -> None:
+def test_unusable_manifest_takes_every_file(take: Take, tensors: Path, content: str) -> None:
     (tensors / "manifest.json").write_text(content, encoding="utf-8")
     found = take()
     assert len(found.dataset.samples) == 3
     assert "every .pt file is taken instead" in problem(found)
 
 
-def test_what_cannot_be_imported_at_all_is_an_error(checkpoint: Checkpoint, tensors: Path, tmp_path: Path,
-                                                    take: Take) -> None:
+def test_unusable_folders_are_rejected(checkpoint: Checkpoint, tensors: Path, tmp_path: Path, take: Take) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match=r"holds no \.pt files"):
         import_tensors(tmp_path / "empty", checkpoint, tmp_path / "dataset")
@@ -337,7 +335,7 @@ def test_what_cannot_be_imported_at_all_is_an_error(checkpoint: Checkpoint, tens
         take()
 
 
-def test_codes_of_another_checkpoint_are_other_files(checkpoint: Checkpoint, tensors: Path, tmp_path: Path) -> None:
+def test_codes_depend_on_the_checkpoint(checkpoint: Checkpoint, tensors: Path, tmp_path: Path) -> None:
     one = import_tensors(tensors, checkpoint, tmp_path / "dataset").dataset
     other = import_tensors(tensors, replace(checkpoint, fingerprint="another"), tmp_path / "dataset").dataset
     assert codes(one).isdisjoint(codes(other))
@@ -347,7 +345,7 @@ def codes(dataset: Dataset) -> set[Path]:
     return {dataset.codes(sample) for sample in dataset.samples}
 
 
-def test_padding_would_change_what_is_trained_on(take: Take, tensors: Path) -> None:
+def test_padding_would_change_training(take: Take, tensors: Path) -> None:
     """The twin: the padding that is cut off is not nothing."""
     stored: Tensor = torch.load(tensors / "album__0.pt", weights_only=True)["encoder_hidden_states"]
     condition_SD = load_samples(take().dataset, settled())[0][0].condition_SD

@@ -71,7 +71,7 @@ def threads() -> list[str]:
 # What is made
 
 
-def test_the_result_is_that_of_one_song_after_the_other(encode_all: Pass, songs: list[Recording]) -> None:
+def test_prefetching_changes_no_bit(encode_all: Pass, songs: list[Recording]) -> None:
     assert encode_all(songs) == {}
     encode = encode_all.source.audio_encoder(encode_all.checkpoint, CPU)
     for song in songs:
@@ -79,7 +79,7 @@ def test_the_result_is_that_of_one_song_after_the_other(encode_all: Pass, songs:
     assert threads() == []
 
 
-def test_a_section_is_what_lies_between_its_ends(encode_all: Pass, songs: list[Recording]) -> None:
+def test_sections_are_exact(encode_all: Pass, songs: list[Recording]) -> None:
     """Sections of lossless audio are exact to the sample."""
     flac = songs[1]
     sections = [replace(flac, start=0.0, seconds=1.0), replace(flac, start=1.0, seconds=1.2), replace(flac, start=1.5)]
@@ -91,7 +91,7 @@ def test_a_section_is_what_lies_between_its_ends(encode_all: Pass, songs: list[R
     assert len(list(encode_all.folder.iterdir())) == 3
 
 
-def test_the_name_of_latents_says_everything_they_depend_on(encode_all: Pass, songs: list[Recording]) -> None:
+def test_latents_name_covers_all_inputs(encode_all: Pass, songs: list[Recording]) -> None:
     song = songs[0]
     variants = [song, songs[1], replace(song, start=1.0), replace(song, seconds=1.0),
                 replace(song, start=1.0, seconds=1.0), replace(song, normalise="peak"),
@@ -108,7 +108,7 @@ def test_older_datasets_stay_whole(encode_all: Pass, songs: list[Recording]) -> 
     assert songs[0].latents(encode_all.checkpoint) == f"{before}.latents.safetensors"
 
 
-def test_normalised_audio_is_what_is_encoded(encode_all: Pass, songs: list[Recording]) -> None:
+def test_normalised_audio_is_encoded(encode_all: Pass, songs: list[Recording]) -> None:
     loud = replace(songs[1], normalise="peak")
     encode_all([loud])
     waveform = audio.decode(loud.path)
@@ -121,8 +121,7 @@ def test_normalised_audio_is_what_is_encoded(encode_all: Pass, songs: list[Recor
 # What cannot be used
 
 
-def test_what_cannot_be_decoded_is_said_and_the_rest_is_encoded(encode_all: Pass, songs: list[Recording],
-                                                                tmp_path: Path) -> None:
+def test_undecodable_songs_are_reported(encode_all: Pass, songs: list[Recording], tmp_path: Path) -> None:
     gone, changed, noise = (tmp_path / name for name in ("gone.mp3", "changed.mp3", "noise.mp3"))
     for path in (gone, changed):
         path.write_bytes(songs[0].path.read_bytes() + path.name.encode())
@@ -142,8 +141,7 @@ def test_what_cannot_be_decoded_is_said_and_the_rest_is_encoded(encode_all: Pass
     assert encode_all.of(songs[1]).shape == (75, 64)
 
 
-def test_a_song_that_does_not_fit_into_memory_is_said(encode_all: Pass, songs: list[Recording],
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_song_is_reported(encode_all: Pass, songs: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
     real = audio.decode
 
     def decode(path: Path, **options: Any) -> Tensor:
@@ -154,8 +152,8 @@ def test_a_song_that_does_not_fit_into_memory_is_said(encode_all: Pass, songs: l
     assert "Out of memory while decoding b.flac. Set max_seconds" in reason
 
 
-def test_an_error_of_the_thread_reaches_the_caller(encode_all: Pass, songs: list[Recording],
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_error_reaches_the_caller(encode_all: Pass, songs: list[Recording],
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Tensor:
         raise ZeroDivisionError("a bug")
 
@@ -165,7 +163,7 @@ def test_an_error_of_the_thread_reaches_the_caller(encode_all: Pass, songs: list
     assert threads() == []
 
 
-def test_an_error_of_the_encoder_ends_the_thread(encode_all: Pass, songs: list[Recording]) -> None:
+def test_encoder_error_ends_the_thread(encode_all: Pass, songs: list[Recording]) -> None:
     class Broken(TinySource):
         def audio_encoder(self, checkpoint: Checkpoint, device: torch.device) -> Callable[[Tensor], Tensor]:
             raise RuntimeError("no VAE")
@@ -189,8 +187,8 @@ def cancel_at(number: int, seen: list[Progress]) -> Report:
     return report
 
 
-def test_cancelled_while_a_song_is_decoded_it_ends_at_once(encode_all: Pass, songs: list[Recording],
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelling_interrupts_decoding(encode_all: Pass, songs: list[Recording],
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the song is: this one never ends, and neither the report nor the thread waits for it."""
     real = audio.decode
 
@@ -206,7 +204,7 @@ def test_cancelled_while_a_song_is_decoded_it_ends_at_once(encode_all: Pass, son
     assert threads() == []
 
 
-def test_cancelled_at_any_report_the_thread_ends(encode_all: Pass, songs: list[Recording]) -> None:
+def test_cancelling_ends_the_thread(encode_all: Pass, songs: list[Recording]) -> None:
     reports: list[Progress] = []
     encode_all(songs, reports.append)
     assert len(reports) >= 3 + 2 + 3 + 4
@@ -216,8 +214,7 @@ def test_cancelled_at_any_report_the_thread_ends(encode_all: Pass, songs: list[R
         assert threads() == []
 
 
-def test_two_songs_at_most_are_in_memory(encode_all: Pass, songs: list[Recording],
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_songs_fit_in_memory(encode_all: Pass, songs: list[Recording], monkeypatch: pytest.MonkeyPatch) -> None:
     """While one is encoded the next is decoded, and no other."""
     begun: list[Path] = []
     ahead: list[int] = []
@@ -264,20 +261,20 @@ SOUND = torch.randn(2, 130 * SAMPLES_PER_FRAME + 7, generator=torch.Generator().
 
 
 @pytest.mark.parametrize("seconds", [1.0, 1.04, 1.3, 2.0, 5.2, 5.24, 5.28, 100.0])
-def test_tiles_of_any_size_give_what_the_whole_gives(seconds: float) -> None:
+def test_tiling_matches_whole_encoding(seconds: float) -> None:
     latents_TC = encode_tiled(reach(7), SOUND, seconds)
     padded = torch.nn.functional.pad(SOUND, (0, SAMPLES_PER_FRAME - 7))
     assert latents_TC.shape == (131, 64)
     assert deviation(latents_TC, reach(7)(padded[None])[0].T) < FP32
 
 
-def test_tiles_that_overlap_too_little_are_noticed() -> None:
+def test_short_overlap_is_detected() -> None:
     whole, tiled = encode_tiled(reach(12), SOUND, 100.0), encode_tiled(reach(12), SOUND, 1.0)
     assert deviation(tiled, whole) > PERTURBED
 
 
 @pytest.mark.parametrize("samples", [1, 1919, 1920, 1921, 25 * 1920, 25 * 1920 + 1])
-def test_the_last_frame_is_filled_with_silence(samples: int) -> None:
+def test_last_frame_is_padded(samples: int) -> None:
     sound = SOUND[:, :samples]
     frames = -(-samples // SAMPLES_PER_FRAME)
     padded = torch.nn.functional.pad(sound, (0, frames * SAMPLES_PER_FRAME - samples))

@@ -60,7 +60,7 @@ def put(folder: Path, *files: str) -> None:
 # Usage and cleaning
 
 
-def test_all_of_a_dataset_is_needed(dataset: Dataset) -> None:
+def test_whole_dataset_is_needed(dataset: Dataset) -> None:
     """Three latents, three codes, two prompts each at two lengths, the silence, the manifest."""
     before = names(dataset.folder)
     found = usage(dataset.folder)
@@ -70,7 +70,7 @@ def test_all_of_a_dataset_is_needed(dataset: Dataset) -> None:
     assert names(dataset.folder) == before
 
 
-def test_what_no_song_needs_goes_and_nothing_else(dataset: Dataset) -> None:
+def test_only_orphans_are_removed(dataset: Dataset) -> None:
     needed = names(dataset.folder)
     put(dataset.folder, *STALE, *FOREIGN)
     (dataset.folder / "runs").mkdir()
@@ -84,7 +84,7 @@ def test_what_no_song_needs_goes_and_nothing_else(dataset: Dataset) -> None:
     assert verify(dataset) == ()
 
 
-def test_a_song_that_left_leaves_nothing(dataset: Dataset) -> None:
+def test_removed_songs_leave_nothing(dataset: Dataset) -> None:
     """Its latents, codes and conditions at every length; those of the others stay, and training reads them."""
     left = replace(dataset, samples=dataset.samples[:2])
     write_manifest(left)
@@ -94,7 +94,7 @@ def test_a_song_that_left_leaves_nothing(dataset: Dataset) -> None:
     assert len(load_samples(left, config)[0]) == 2
 
 
-def test_conditions_of_old_words_and_of_other_checkpoints_go(dataset: Dataset) -> None:
+def test_outdated_conditions_are_removed(dataset: Dataset) -> None:
     reworded = replace(dataset.samples[0], caption="other words")
     for other in (replace(dataset, samples=(reworded, *dataset.samples[1:])), replace(dataset, checkpoint="other"),
                   replace(dataset, style="official")):
@@ -103,7 +103,7 @@ def test_conditions_of_old_words_and_of_other_checkpoints_go(dataset: Dataset) -
         assert usage(dataset.folder).orphans == expected
 
 
-def test_a_window_of_an_earlier_version_is_made_again_on_demand(dataset: Dataset) -> None:
+def test_ownerless_crop_conditions_are_orphans(dataset: Dataset) -> None:
     path = dataset.condition(dataset.samples[0].prompt(30))
     write_tensors(path, read_tensors(path))
     assert verify(dataset) == ()
@@ -136,7 +136,7 @@ def test_links_are_left_alone(dataset: Dataset, tmp_path: Path) -> None:
     assert names(outside) == set(STALE)
 
 
-def test_what_a_stopped_preprocessing_made_is_no_orphan(tmp_path: Path) -> None:
+def test_unfinished_preprocessing_has_no_orphans(tmp_path: Path) -> None:
     put(tmp_path, *STALE)
     assert usage(tmp_path) == Usage(files=len(STALE), bytes=100 * len(STALE), orphans=0, orphan_bytes=0)
     with pytest.raises(DatasetError, match="holds no dataset"):
@@ -144,7 +144,7 @@ def test_what_a_stopped_preprocessing_made_is_no_orphan(tmp_path: Path) -> None:
     assert names(tmp_path) == set(STALE)
 
 
-def test_a_damaged_manifest_says_nothing_about_orphans(dataset: Dataset) -> None:
+def test_damaged_manifest_has_no_orphans(dataset: Dataset) -> None:
     (dataset.folder / MANIFEST).write_text("{", encoding="utf-8")
     before = names(dataset.folder)
     for look in (usage, clean):
@@ -158,8 +158,7 @@ def test_no_folder_is_an_error(tmp_path: Path) -> None:
         usage(tmp_path / "nowhere")
 
 
-def test_a_file_that_cannot_be_removed_is_named_and_the_others_go(dataset: Dataset,
-                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undeletable_files_are_named(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     put(dataset.folder, *STALE)
     real = Path.unlink
 
@@ -177,7 +176,7 @@ def test_a_file_that_cannot_be_removed_is_named_and_the_others_go(dataset: Datas
 # Verifying
 
 
-def test_a_sound_dataset_has_no_problem_and_every_file_is_read(dataset: Dataset) -> None:
+def test_sound_dataset_has_no_problems(dataset: Dataset) -> None:
     reports: list[Progress] = []
     assert verify(dataset, report=reports.append) == ()
     read = {progress.message.removeprefix("Reading ") for progress in reports}
@@ -209,7 +208,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("part", ["latents", "condition", "genre", "window", "codes", "silence"])
-def test_every_damage_of_every_file_is_found(dataset: Dataset, part: str, damage: str) -> None:
+def test_every_damage_is_found(dataset: Dataset, part: str, damage: str) -> None:
     song = dataset.samples[1]
     path = {"latents": dataset.latents(song), "condition": dataset.condition(song.prompt()),
             "genre": dataset.condition(song.prompt(genre=True)), "window": dataset.condition(song.prompt(30)),

@@ -20,12 +20,12 @@ def dataset(checkpoint: Checkpoint, tmp_path: Path) -> Dataset:
     return write_dataset(tmp_path / "dataset", checkpoint, (40, 51, 40))
 
 
-def test_a_dataset_is_read_as_it_was_written(dataset: Dataset) -> None:
+def test_manifest_round_trip(dataset: Dataset) -> None:
     assert open_dataset(dataset.folder) == dataset
     assert dataset.seconds == (40 + 51 + 40) / 25
 
 
-def test_a_dataset_may_be_moved(dataset: Dataset, tmp_path: Path) -> None:
+def test_dataset_can_be_moved(dataset: Dataset, tmp_path: Path) -> None:
     shutil.move(dataset.folder, tmp_path / "elsewhere")
     moved = open_dataset(tmp_path / "elsewhere")
     assert moved == replace(dataset, folder=tmp_path / "elsewhere")
@@ -33,7 +33,7 @@ def test_a_dataset_may_be_moved(dataset: Dataset, tmp_path: Path) -> None:
     assert moved.is_whole()
 
 
-def test_the_fingerprint_is_of_the_content(dataset: Dataset) -> None:
+def test_fingerprint_covers_the_content(dataset: Dataset) -> None:
     first = dataset.samples[0]
     others = [
         replace(dataset, checkpoint="another"),
@@ -47,7 +47,7 @@ def test_the_fingerprint_is_of_the_content(dataset: Dataset) -> None:
     assert replace(dataset, samples=dataset.samples[::-1]).fingerprint == dataset.fingerprint
 
 
-def test_a_condition_is_named_by_all_that_it_is_made_from(dataset: Dataset) -> None:
+def test_condition_name_covers_all_inputs(dataset: Dataset) -> None:
     prompt = dataset.samples[0].prompt()
     others = [dataset.samples[1].prompt(), dataset.samples[0].prompt(39), dataset.samples[0].prompt(30)]
     # 39 frames and 40 are both said to be 2 seconds, but their timbre references differ.
@@ -58,14 +58,14 @@ def test_a_condition_is_named_by_all_that_it_is_made_from(dataset: Dataset) -> N
     assert dataset.condition(replace(prompt, caption=" song 0 ")) == dataset.condition(prompt)
 
 
-def test_codes_are_named_by_their_latents(dataset: Dataset) -> None:
+def test_codes_name_follows_latents(dataset: Dataset) -> None:
     first = dataset.samples[0]
     assert len({dataset.codes(sample) for sample in dataset.samples}) == 3
     assert dataset.codes(replace(first, name="other.wav", caption="other")) == dataset.codes(first)
 
 
 @pytest.mark.parametrize("kind", ["latents", "condition", "genre", "silence"])
-def test_a_dataset_without_one_of_its_files_is_not_whole(checkpoint: Checkpoint, tmp_path: Path, kind: str) -> None:
+def test_missing_file_is_not_whole(checkpoint: Checkpoint, tmp_path: Path, kind: str) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (30, 60), genre="jazz")
     assert dataset.is_whole()
     info = dataset.samples[1]
@@ -75,7 +75,7 @@ def test_a_dataset_without_one_of_its_files_is_not_whole(checkpoint: Checkpoint,
     assert not dataset.is_whole()
 
 
-def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
+def test_missing_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"holds no dataset.*Preprocess the songs again"):
         open_dataset(tmp_path)
 
@@ -83,7 +83,7 @@ def test_a_folder_without_a_dataset_says_what_to_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"format": 2}', '{"format": 2, "samples": [{}]}',
                                      '{"format": 2, "samples": 3, "checkpoint": "", "style": "", "tag": ""}',
                                      '{"format": 2, "samples": [{"nonsense": 1}], "checkpoint": ""}'])
-def test_a_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
+def test_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
     (dataset.folder / MANIFEST).write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=r"is damaged.*manifest\.json.*Preprocess the songs"):
         open_dataset(dataset.folder)
@@ -96,27 +96,27 @@ def test_old_manifests_are_read(dataset: Dataset) -> None:
     assert open_dataset(dataset.folder) == replace(dataset, trigger_word="zxq")
 
 
-def test_a_manifest_of_another_version_is_refused(dataset: Dataset) -> None:
+def test_other_version_is_rejected(dataset: Dataset) -> None:
     manifest = strict_json.read(dataset.folder / MANIFEST)
     atomic.write_json(dataset.folder / MANIFEST, {**manifest, "format": 1})
     with pytest.raises(DatasetError, match=r"has format 1, this version reads 4\. Preprocess the songs again"):
         open_dataset(dataset.folder)
 
 
-def test_the_manifest_is_whole_or_the_old_one(dataset: Dataset) -> None:
+def test_manifest_is_written_atomically(dataset: Dataset) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_manifest(replace(dataset, samples=(replace(dataset.samples[0], frames=float("nan")),)))
     assert open_dataset(dataset.folder) == dataset
 
 
-def test_repeats_and_genre_ratio_are_kept(dataset: Dataset) -> None:
+def test_repeats_and_genre_ratio_are_stored(dataset: Dataset) -> None:
     first, *others = dataset.samples
     kept = replace(dataset, samples=(replace(first, repeats=3), *others), genre_ratio=0.25)
     write_manifest(kept)
     assert open_dataset(dataset.folder) == kept
 
 
-def test_a_manifest_that_says_no_genre_ratio_has_none(dataset: Dataset) -> None:
+def test_genre_ratio_defaults_to_zero(dataset: Dataset) -> None:
     manifest = strict_json.read(dataset.folder / MANIFEST)
     del manifest["genre_ratio"]
     atomic.write_json(dataset.folder / MANIFEST, manifest)

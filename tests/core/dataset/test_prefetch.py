@@ -24,7 +24,7 @@ def test_everything_comes_in_order() -> None:
     assert threads() == 0
 
 
-def test_the_next_is_made_while_the_caller_works_and_no_other() -> None:
+def test_one_item_is_prefetched() -> None:
     begun: list[int] = []
     with one_ahead(lambda item, tick: begun.append(item), range(9)) as take:
         for number in range(8):
@@ -36,12 +36,12 @@ def test_the_next_is_made_while_the_caller_works_and_no_other() -> None:
             assert begun == list(range(number + 2))
 
 
-def test_it_is_made_on_another_thread() -> None:
+def test_items_are_made_on_a_thread() -> None:
     with one_ahead(lambda item, tick: threading.get_ident(), [0]) as take:
         assert take(nothing) != threading.get_ident()
 
 
-def test_an_exception_rises_where_the_item_is_taken() -> None:
+def test_exceptions_rise_in_take() -> None:
     def make(item: int, tick: Tick) -> float:
         return 1 / item
 
@@ -52,7 +52,7 @@ def test_an_exception_rises_where_the_item_is_taken() -> None:
     assert threads() == 0
 
 
-def test_the_waiting_caller_is_asked_and_may_leave() -> None:
+def test_waiting_caller_can_leave() -> None:
     asked: list[None] = []
 
     def ask() -> None:
@@ -70,7 +70,7 @@ def test_the_waiting_caller_is_asked_and_may_leave() -> None:
     assert threads() == 0
 
 
-def test_left_early_the_rest_is_not_made() -> None:
+def test_leaving_early_stops_work() -> None:
     begun: list[int] = []
     with one_ahead(lambda item, tick: begun.append(item), range(100)) as take:
         take(nothing)

@@ -116,7 +116,7 @@ def all_files(made: Preprocessed) -> set[str]:
 # What is made
 
 
-def test_samples_are_what_the_encoders_make_of_the_songs(run: Run) -> None:
+def test_samples_match_the_encoders(run: Run) -> None:
     made = run()
     samples, silence_TC = load_samples(made.dataset, WHOLE)
     encode = run.source.audio_encoder(run.checkpoint, CPU)
@@ -139,7 +139,7 @@ def test_samples_are_what_the_encoders_make_of_the_songs(run: Run) -> None:
     assert torch.equal(silence_TC, run.source.silence_latent(51))
 
 
-def test_the_dataset_says_what_it_is(run: Run) -> None:
+def test_dataset_records_its_settings(run: Run) -> None:
     made = run()
     assert made.problems == ()
     assert made.made == 2
@@ -158,7 +158,7 @@ def test_it_works_in_inference_mode(run: Run) -> None:
     assert contents(run.folder.parent / "again") == undisturbed
 
 
-def test_progress_names_every_song_and_ends(run: Run) -> None:
+def test_progress_names_every_song(run: Run) -> None:
     reports: list[Progress] = []
     run(report=reports.append)
     assert {progress.stage for progress in reports} == {"preprocess"}
@@ -171,7 +171,7 @@ def test_progress_names_every_song_and_ends(run: Run) -> None:
 # What is made again
 
 
-def test_the_second_time_nothing_is_encoded(run: Run) -> None:
+def test_second_run_encodes_nothing(run: Run) -> None:
     first = run()
     before = contents(run.dataset_folder)
     times = {path.name: path.stat().st_mtime_ns for path in run.dataset_folder.iterdir()}
@@ -189,7 +189,7 @@ def test_the_second_time_nothing_is_encoded(run: Run) -> None:
     ("calm lo-fi", "wild lo-fi"), ("bpm: 90", "bpm: 91"), ("C major", "D major"), ("4/4", "3/4"),
     ("language: en", "language: de"), ("Rain", "Sun"), ("key:", "tag: own\nkey:"),
 ])  # fmt: skip
-def test_new_words_are_read_without_encoding_the_audio_again(run: Run, old: str, new: str) -> None:
+def test_changed_text_keeps_latents(run: Run, old: str, new: str) -> None:
     before = sample_files(run())
     (run.folder / "a.txt").write_text(NOTES.replace(old, new), encoding="utf-8")
     assert run.encoded_again() == []
@@ -204,7 +204,7 @@ def test_new_words_are_read_without_encoding_the_audio_again(run: Run, old: str,
 
 @pytest.mark.parametrize("config", [PreprocessConfig(trigger_word="other"),
                                     PreprocessConfig(trigger_word="zxq", trigger_position="append")])
-def test_another_tag_changes_every_caption_that_it_is_in(run: Run, config: PreprocessConfig) -> None:
+def test_trigger_word_changes_captions(run: Run, config: PreprocessConfig) -> None:
     before = sample_files(run())
     assert run.encoded_again(config) == []
     after = sample_files(run(config))
@@ -212,7 +212,7 @@ def test_another_tag_changes_every_caption_that_it_is_in(run: Run, config: Prepr
     assert (after["b.wav"] == before["b.wav"]) == (config.trigger_word == CONFIG.trigger_word)
 
 
-def test_new_audio_is_encoded_and_the_rest_is_not(run: Run) -> None:
+def test_only_new_audio_is_encoded(run: Run) -> None:
     before = sample_files(run())
     write_song(run.folder / "a.wav", 1.21, pitch=880.0)
     assert run.encoded_again() == [31 * SAMPLES_PER_FRAME]
@@ -221,7 +221,7 @@ def test_new_audio_is_encoded_and_the_rest_is_not(run: Run) -> None:
     assert after["b.wav"] == before["b.wav"]
 
 
-def test_a_song_that_was_only_touched_or_renamed_is_not_encoded(run: Run) -> None:
+def test_renamed_song_is_not_encoded(run: Run) -> None:
     run()
     os.utime(run.folder / "a.wav", (1, 1))
     assert run.encoded_again() == []
@@ -230,7 +230,7 @@ def test_a_song_that_was_only_touched_or_renamed_is_not_encoded(run: Run) -> Non
     assert [sample.name for sample in open_dataset(run.dataset_folder).samples] == ["a.wav", "c.wav"]
 
 
-def test_a_song_of_the_same_size_and_time_is_not_even_read(run: Run) -> None:
+def test_unchanged_audio_is_not_read(run: Run) -> None:
     """Else a folder of hours of music would be hashed whenever a workflow is queued."""
     before = run().dataset
     times = (run.folder / "a.wav").stat()
@@ -239,7 +239,7 @@ def test_a_song_of_the_same_size_and_time_is_not_even_read(run: Run) -> None:
     assert run().dataset == before
 
 
-def test_another_length_is_cut_from_the_song(run: Run) -> None:
+def test_max_seconds_cuts_the_song(run: Run) -> None:
     before = run().dataset
     config = replace(CONFIG, max_seconds=1.5)
     assert max(run.encoded_again(config)) == 38 * SAMPLES_PER_FRAME
@@ -259,13 +259,13 @@ def test_another_checkpoint_makes_everything_again(run: Run, tmp_path: Path) -> 
         assert set(files_of(after, name)) & set(files_of(before, name)) == set()
 
 
-def test_the_size_of_tiles_changes_nothing(run: Run) -> None:
+def test_tile_size_changes_no_bit(run: Run) -> None:
     before = run().dataset
     assert run.encoded_again(replace(CONFIG, tile_seconds=1.0)) == []
     assert run(replace(CONFIG, tile_seconds=1.0)).dataset == before
 
 
-def test_a_sample_that_was_deleted_is_made_again(run: Run) -> None:
+def test_deleted_files_are_encoded_again(run: Run) -> None:
     made = run()
     before = contents(run.dataset_folder)
     latents, condition = sample_files(made)["b.wav"]
@@ -279,7 +279,7 @@ def test_a_sample_that_was_deleted_is_made_again(run: Run) -> None:
     assert run().made == 1
 
 
-def test_damaged_latents_are_named_with_what_to_do(run: Run) -> None:
+def test_damaged_latents_are_named(run: Run) -> None:
     latents, _ = sample_files(run())["b.wav"]
     (run.dataset_folder / latents).write_bytes(b"cut")
     with pytest.raises(DatasetError, match=rf"{latents} is damaged.*Delete it\. Preprocess the songs again"):
@@ -287,7 +287,7 @@ def test_damaged_latents_are_named_with_what_to_do(run: Run) -> None:
 
 
 @pytest.mark.parametrize("manifest", ["", "{", '{"format": 1}'])
-def test_a_damaged_manifest_is_written_again(run: Run, manifest: str) -> None:
+def test_damaged_manifest_is_rewritten(run: Run, manifest: str) -> None:
     """Its error advises to preprocess again."""
     run()
     before = contents(run.dataset_folder)
@@ -296,7 +296,7 @@ def test_a_damaged_manifest_is_written_again(run: Run, manifest: str) -> None:
     assert contents(run.dataset_folder) == before
 
 
-def test_a_song_that_left_the_folder_leaves_the_dataset(run: Run) -> None:
+def test_removed_song_leaves_the_dataset(run: Run) -> None:
     run()
     (run.folder / "a.wav").unlink()
     (run.folder / "a.txt").unlink()
@@ -306,7 +306,7 @@ def test_a_song_that_left_the_folder_leaves_the_dataset(run: Run) -> None:
 # Stopped and continued
 
 
-def test_stopped_anywhere_and_continued_equals_undisturbed(run: Run, tmp_path: Path) -> None:
+def test_resumed_preprocessing_is_bit_identical(run: Run, tmp_path: Path) -> None:
     reports: list[Progress] = []
     config = replace(CONFIG, tile_seconds=1.0)
     run(config, report=reports.append)
@@ -327,7 +327,7 @@ def test_stopped_anywhere_and_continued_equals_undisturbed(run: Run, tmp_path: P
         assert contents(into) == undisturbed, f"stopped at report {number}: {reports[number].message}"
 
 
-def test_nothing_is_encoded_twice_when_stopped_between_songs(run: Run) -> None:
+def test_stopping_repeats_no_encoding(run: Run) -> None:
     def cancel(progress: Progress) -> None:
         if "text of b.wav" in progress.message:
             raise Cancelled
@@ -353,7 +353,7 @@ def damage(kind: str, path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "reason"), [("silent", "silent"), ("short", "too short (0.5 s"),
                                               ("no audio", "not an audio file")])
-def test_a_bad_song_is_reported_and_the_rest_goes_on(run: Run, kind: str, reason: str) -> None:
+def test_bad_song_is_left_out(run: Run, kind: str, reason: str) -> None:
     damage(kind, run.folder / "bad.wav")
     for _ in range(2):
         made = run()
@@ -364,7 +364,7 @@ def test_a_bad_song_is_reported_and_the_rest_goes_on(run: Run, kind: str, reason
 
 
 @pytest.mark.parametrize("kind", ["silent", "short", "no audio"])
-def test_two_equal_bad_songs_are_both_reported(run: Run, kind: str) -> None:
+def test_equal_bad_songs_are_reported(run: Run, kind: str) -> None:
     damage(kind, run.folder / "bad.wav")
     damage(kind, run.folder / "worse.wav")
     made = run()
@@ -372,7 +372,7 @@ def test_two_equal_bad_songs_are_both_reported(run: Run, kind: str) -> None:
     assert [sample.name for sample in made.dataset.samples] == ["a.wav", "b.wav"]
 
 
-def test_a_song_that_vanished_is_reported(run: Run) -> None:
+def test_vanished_song_is_reported(run: Run) -> None:
     songs = find_songs(run.folder).songs
     (run.folder / "a.wav").unlink()
     made = preprocess.preprocess(run.source, run.checkpoint, songs, run.dataset_folder, CONFIG, device="cpu")
@@ -381,7 +381,7 @@ def test_a_song_that_vanished_is_reported(run: Run) -> None:
     assert [sample.name for sample in made.dataset.samples] == ["b.wav"]
 
 
-def test_without_a_usable_song_there_is_no_dataset(run: Run) -> None:
+def test_no_usable_song_is_an_error(run: Run) -> None:
     write_song(run.folder / "a.wav", 1.5, loudness=0.0)
     write_song(run.folder / "b.wav", 0.3)
     with pytest.raises(DatasetError, match=r"No song can be used.*a\.wav: silent.*b\.wav: too short"):
@@ -397,14 +397,14 @@ class BrokenSource(TinySource):
         return lambda waveform: encode(waveform) * math.inf
 
 
-def test_latents_that_are_not_finite_are_an_error(run: Run) -> None:
+def test_non_finite_latents_are_rejected(run: Run) -> None:
     run.source = BrokenSource(run.source.tokenizer_folder, [])
     with pytest.raises(DatasetError, match=r"not finite for 'a\.wav'"):
         run()
     assert not list(run.dataset_folder.glob("*.safetensors"))
 
 
-def test_a_thousand_bad_files_are_a_thousand_lines(run: Run) -> None:
+def test_thousand_bad_files_are_reported(run: Run) -> None:
     for number in range(1000):
         (run.folder / f"bad{number:04}.mp3").write_bytes(b"no music %d" % number)
     made = run()
@@ -412,7 +412,7 @@ def test_a_thousand_bad_files_are_a_thousand_lines(run: Run) -> None:
     assert [sample.name for sample in made.dataset.samples] == ["a.wav", "b.wav"]
 
 
-def test_looking_at_songs_grows_with_their_number(run: Run) -> None:
+def test_planning_time_is_linear(run: Run) -> None:
     """Also where nothing is known of them."""
     song = find_songs(run.folder).songs[0]
 
@@ -427,7 +427,7 @@ def test_looking_at_songs_grows_with_their_number(run: Run) -> None:
     assert len({job.latents for job in jobs if isinstance(job, preprocess._Job)}) == 2
 
 
-def test_a_second_run_opens_no_file_but_the_manifest(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_reads_the_manifest_only(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run()
 
     def opened(path: Path, *_: object, **__: object) -> None:
@@ -439,7 +439,7 @@ def test_a_second_run_opens_no_file_but_the_manifest(run: Run, monkeypatch: pyte
     assert run().made == 0
 
 
-def test_a_file_in_place_of_the_folder_is_an_error(run: Run, tmp_path: Path) -> None:
+def test_file_as_folder_is_rejected(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     told = r"The folder .*file.* cannot be made \(.*\)\. Make its place writable"
     for place in (tmp_path / "file", tmp_path / "file" / "dataset"):
@@ -447,7 +447,7 @@ def test_a_file_in_place_of_the_folder_is_an_error(run: Run, tmp_path: Path) -> 
             run(into=place)
 
 
-def test_a_place_that_may_not_be_written_to_is_an_error(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_folder_is_rejected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not where nothing is to be written."""
     made = run()
     before = contents(run.dataset_folder)
@@ -468,7 +468,7 @@ def test_a_place_that_may_not_be_written_to_is_an_error(run: Run, monkeypatch: p
 # Sections, loudness, repeats, instrumentals
 
 
-def test_sections_of_one_file_are_songs_of_their_own(run: Run) -> None:
+def test_sections_are_separate_songs(run: Run) -> None:
     """Hashed once, encoded each for itself, and known again."""
     whole = find_songs(run.folder).songs[1]
     sections = [replace(whole, name="b.wav [0:00-0:01]", stop=1.0),
@@ -486,7 +486,7 @@ def test_sections_of_one_file_are_songs_of_their_own(run: Run) -> None:
     assert again.made == 1
 
 
-def test_a_section_is_cut_further_by_the_longest_length(run: Run) -> None:
+def test_max_seconds_shortens_sections(run: Run) -> None:
     whole = find_songs(run.folder).songs[1]
     config = replace(CONFIG, max_seconds=1.0)
     made = run.of([whole, replace(whole, name="end", start=0.5), replace(whole, name="both", stop=1.0)], config)
@@ -495,7 +495,7 @@ def test_a_section_is_cut_further_by_the_longest_length(run: Run) -> None:
     assert latents[0] == latents[2] != latents[1]
 
 
-def test_another_loudness_is_encoded_anew_and_the_other_is_kept(run: Run) -> None:
+def test_changed_normalise_encodes_again(run: Run) -> None:
     before = sample_files(run())
     loud = replace(CONFIG, normalise="peak")
     assert len(run.encoded_again(loud)) == 2
@@ -514,7 +514,7 @@ def test_an_instrumental_has_no_lyrics(run: Run) -> None:
 # Songs that are the same
 
 
-def test_equal_songs_share_their_files_and_both_are_in_the_dataset(run: Run) -> None:
+def test_equal_songs_share_files(run: Run) -> None:
     shutil.copy(run.folder / "b.wav", run.folder / "c.wav")
     made = run()
     files = sample_files(made)
@@ -523,7 +523,7 @@ def test_equal_songs_share_their_files_and_both_are_in_the_dataset(run: Run) -> 
     assert len(run.source.encoded) == 2
 
 
-def test_equal_audio_with_other_words_is_encoded_once(run: Run) -> None:
+def test_equal_audio_is_encoded_once(run: Run) -> None:
     shutil.copy(run.folder / "a.wav", run.folder / "c.wav")
     files = sample_files(run())
     assert files["a.wav"][0] == files["c.wav"][0]
@@ -536,7 +536,7 @@ def test_equal_audio_with_other_words_is_encoded_once(run: Run) -> None:
 # Prompts
 
 
-def test_a_genre_has_a_condition_of_its_own(run: Run) -> None:
+def test_genres_get_their_own_conditions(run: Run) -> None:
     (run.folder / "a.txt").write_text(NOTES.replace("bpm:", "genre: jazz\nbpm:"), encoding="utf-8")
     made = run()
     info = made.dataset.samples[0]
@@ -549,7 +549,7 @@ def test_a_genre_has_a_condition_of_its_own(run: Run) -> None:
     assert len(all_files(made)) == 5
 
 
-def test_the_manifest_keeps_the_words_of_every_song(run: Run) -> None:
+def test_manifest_keeps_song_text(run: Run) -> None:
     infos = run().dataset.samples
     assert [info.prompt(25) for info in infos] == [
         Prompt(caption="zxq, calm lo-fi", lyrics="Rain", language="en", bpm=90, key="C major", signature="4/4",

@@ -112,8 +112,8 @@ def wait_for_a_write(folder: Path, patience: float) -> bool:
     return False
 
 
-def test_killed_at_any_moment_the_next_run_finishes(songs: Path, checkpoint: Checkpoint, tokenizer_folder: Path,
-                                                    tmp_path: Path) -> None:
+def test_killed_preprocessing_resumes(songs: Path, checkpoint: Checkpoint, tokenizer_folder: Path,
+                                      tmp_path: Path) -> None:
     for folder in ("first", "undisturbed"):
         begun = time.monotonic()
         preprocess_in(songs, checkpoint, tokenizer_folder, tmp_path / folder)
@@ -153,8 +153,8 @@ def full_after(writes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomic, "_flush_to_disk", flush)
 
 
-def test_a_full_disk_leaves_what_was_done_and_says_so(songs: Path, checkpoint: Checkpoint, tokenizer_folder: Path,
-                                                      tmp_path: Path) -> None:
+def test_full_disk_keeps_finished_files(songs: Path, checkpoint: Checkpoint, tokenizer_folder: Path,
+                                        tmp_path: Path) -> None:
     preprocess_in(songs, checkpoint, tokenizer_folder, tmp_path / "undisturbed")
     undisturbed = contents(tmp_path / "undisturbed")
     for writes in (0, 1, SONGS, SONGS + 3, len(undisturbed) - 2, len(undisturbed) - 1):
@@ -170,8 +170,8 @@ def test_a_full_disk_leaves_what_was_done_and_says_so(songs: Path, checkpoint: C
         assert contents(dataset) == undisturbed
 
 
-def test_a_full_disk_leaves_the_last_good_dataset(songs: Path, checkpoint: Checkpoint, tokenizer_folder: Path,
-                                                  tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_keeps_the_old_dataset(songs: Path, checkpoint: Checkpoint, tokenizer_folder: Path,
+                                         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = preprocess_in(songs, checkpoint, tokenizer_folder, tmp_path / "dataset").dataset
     write_song(songs / "new.wav", 1.5, pitch=999.0)
     full_after(1, monkeypatch)

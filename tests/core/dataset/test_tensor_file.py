@@ -20,7 +20,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "a.safetensors"
 
 
-def test_what_is_written_is_read(file: Path) -> None:
+def test_round_trip(file: Path) -> None:
     assert torch.equal(tensor_file.read(file, "latents", "song"), VALUES)
     assert tensor_file.owner_of(file) == "somebody"
 
@@ -34,14 +34,14 @@ def test_any_tensor_can_be_written(tmp_path: Path) -> None:
     VALUES.requires_grad_(False)
 
 
-def test_the_bytes_are_the_same_every_time(file: Path, tmp_path: Path) -> None:
+def test_file_bytes_are_deterministic(file: Path, tmp_path: Path) -> None:
     for number in range(20):
         tensor_file.write(tmp_path / f"{number}", "latents", VALUES, "somebody")
         assert (tmp_path / f"{number}").read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("place", [-1, -4 * 64, -5 * 4 * 64])
-def test_a_flipped_bit_is_noticed_though_the_number_is_finite(file: Path, place: int) -> None:
+def test_flipped_bit_is_detected(file: Path, place: int) -> None:
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
@@ -57,7 +57,7 @@ def test_a_flipped_bit_is_noticed_though_the_number_is_finite(file: Path, place:
     (lambda file: tensor_file.write(file, "codes", VALUES), "is damaged"),
     (lambda file: tensor_file.write(file, "latents", VALUES / 0), "latents of 'song' has values that are not finite"),
 ])  # fmt: skip
-def test_what_cannot_be_used_is_named_with_what_to_do(file: Path, damage: object, message: str) -> None:
+def test_damaged_file_is_named(file: Path, damage: object, message: str) -> None:
     damage(file)  # type: ignore[operator]
     with pytest.raises(DatasetError, match=message) as caught:
         tensor_file.read(file, "latents", "song")
@@ -65,7 +65,7 @@ def test_what_cannot_be_used_is_named_with_what_to_do(file: Path, damage: object
     assert "Preprocess the songs again" in str(caught.value)
 
 
-def test_files_of_earlier_versions_are_read(tmp_path: Path) -> None:
+def test_files_without_checksum_are_read(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors", {"latents": VALUES})
     assert torch.equal(tensor_file.read(tmp_path / "a.safetensors", "latents", "song"), VALUES)
     assert tensor_file.owner_of(tmp_path / "a.safetensors") == ""

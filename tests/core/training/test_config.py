@@ -130,6 +130,5 @@ def test_crop_in_frames() -> None:
     ({"epochs": 100, "batch_size": 2, "gradient_accumulation": 2}, 10, 250),
     ({"epochs": 1}, 1, 1),
 ])
-def test_total_steps_follow_epochs(values: dict[str, int], songs: int,
-                                                                   steps: int) -> None:
+def test_total_steps_follow_epochs(values: dict[str, int], songs: int, steps: int) -> None:
     assert TrainConfig(**values).total_steps(songs) == steps

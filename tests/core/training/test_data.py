@@ -134,8 +134,7 @@ def test_encoding_works_in_inference_mode(ensure: Ensure, checkpoint: Checkpoint
     assert contents(other) == expected
 
 
-def test_resumed_encoding_is_bit_identical(ensure: Ensure, checkpoint: Checkpoint,
-                                                           tmp_path: Path) -> None:
+def test_resumed_encoding_is_bit_identical(ensure: Ensure, checkpoint: Checkpoint, tmp_path: Path) -> None:
     reports: list[Progress] = []
     ensure(ALL, reports.append)
     undisturbed = contents(ensure.dataset)

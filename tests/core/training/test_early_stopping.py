@@ -36,8 +36,7 @@ def test_early_stopping_counts_stale_losses(patience: int, losses: tuple[float, 
     (3.0, (5, 2, 1), False), (3.0, (5, 2, 2), True), (3.0, (5, 2, 2.5), True), (3.0, (5, 4, 4), False),
     (3.0, (5, 2, 3.5), False), (3.0, (2,), False), (0.0, (0, 0, 0), False),
 ])  # fmt: skip
-def test_target_loss_must_stop_falling(target: float, losses: tuple[float, ...],
-                                                                stops: bool) -> None:
+def test_target_loss_must_stop_falling(target: float, losses: tuple[float, ...], stops: bool) -> None:
     found = ended(settled(target_loss=target), after(*losses), 100)
     assert bool(found) == stops
     assert not stops or "target_loss" in found

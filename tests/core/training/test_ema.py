@@ -12,11 +12,11 @@ from tests.tolerance import FP32, deviation
 
 @pytest.mark.parametrize(("limit", "step", "expected"), [(0.9, 0, 0.1), (0.9, 1, 2 / 11), (0.9, 80, 0.9),
                                                          (0.9, 81, 0.9), (0.9999, 990, 0.991), (0.5, 7, 8 / 17)])
-def test_the_average_begins_by_following_closely(limit: float, step: int, expected: float) -> None:
+def test_decay_warms_up(limit: float, step: int, expected: float) -> None:
     assert decay(limit, step) == pytest.approx(expected, rel=FP32)
 
 
-def test_it_is_the_weighted_mean_of_all_that_was() -> None:
+def test_average_is_the_weighted_mean() -> None:
     parameter = nn.Parameter(torch.zeros(3, 2))
     average = Average([parameter], 0.9)
     values = [torch.randn(3, 2, generator=torch.Generator().manual_seed(number)) for number in range(20)]
@@ -31,7 +31,7 @@ def test_it_is_the_weighted_mean_of_all_that_was() -> None:
         assert deviation(parameter, values[-1].double()) > 0.1
 
 
-def test_looking_at_it_changes_no_bit() -> None:
+def test_applying_changes_no_bit() -> None:
     parameter = nn.Parameter(torch.randn(4, 4))
     average = Average([parameter], 0.5)
     before, identity = parameter.detach().clone(), id(parameter)
@@ -47,7 +47,7 @@ def test_looking_at_it_changes_no_bit() -> None:
         assert torch.equal(parameter, before)
 
 
-def test_it_starts_anew_where_it_is_told() -> None:
+def test_start_resets_the_average() -> None:
     parameter = nn.Parameter(torch.zeros(2))
     average = Average([parameter], 0.9)
     parameter.data = torch.ones(2)

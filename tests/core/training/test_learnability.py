@@ -105,8 +105,7 @@ def in_bfloat16(training: Training) -> Training:
     return replace(training, optimizer=optimizers.build(training.config, training.adapter.parameters))
 
 
-def test_lora_recovers_a_planted_change_and_float32_more_of_it(checkpoint: Checkpoint, dataset: Dataset,
-                                                               learn: Learn) -> None:
+def test_lora_recovers_a_planted_delta(checkpoint: Checkpoint, dataset: Dataset, learn: Learn) -> None:
     before, after = learn(prepared(checkpoint, dataset, LORA, CONFIG))
     assert after <= 0.5 * before
     same_before, rounded = learn(in_bfloat16(prepared(checkpoint, dataset, LORA, CONFIG)))
@@ -114,7 +113,7 @@ def test_lora_recovers_a_planted_change_and_float32_more_of_it(checkpoint: Check
     assert after < rounded
 
 
-def test_what_is_not_adapted_is_not_recovered(checkpoint: Checkpoint, dataset: Dataset, learn: Learn) -> None:
+def test_unadapted_modules_are_not_recovered(checkpoint: Checkpoint, dataset: Dataset, learn: Learn) -> None:
     one = replace(LORA, attention_type="cross", target_modules=("k_proj",))
     before, after = learn(prepared(checkpoint, dataset, one, CONFIG))
     assert after > 0.5 * before

@@ -127,8 +127,7 @@ def test_the_loss_is_flow_matching(checkpoint: Checkpoint, dataset: Dataset) -> 
 
 
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "min_snr_flow"])
-def test_the_weighted_loss_teaches_and_the_unweighted_one_is_shown(checkpoint: Checkpoint, dataset: Dataset,
-                                                                  weighting: Any) -> None:
+def test_weighted_loss_is_minimised(checkpoint: Checkpoint, dataset: Dataset, weighting: Any) -> None:
     plain = learning(checkpoint, dataset, replace(CONFIG, batch_size=2)).loss()
     run = learning(checkpoint, dataset, replace(CONFIG, batch_size=2, loss_weighting=weighting, snr_gamma=0.1))
     loss = run.loss()
@@ -142,8 +141,7 @@ def test_the_weighted_loss_teaches_and_the_unweighted_one_is_shown(checkpoint: C
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 1.0])
-def test_conditions_give_way_to_the_null_embedding_at_the_rate_asked(checkpoint: Checkpoint, short: Dataset,
-                                                                    ratio: float) -> None:
+def test_conditions_drop_at_cfg_ratio(checkpoint: Checkpoint, short: Dataset, ratio: float) -> None:
     run = of_one_song(checkpoint, short, cfg_ratio=ratio)
     null = checkpoint.model_weights().tensor("null_condition_emb", torch.float32, CPU)
     with watched(run.objective) as seen, torch.no_grad():
@@ -157,7 +155,7 @@ def test_conditions_give_way_to_the_null_embedding_at_the_rate_asked(checkpoint:
     assert abs(found - ratio - 0.05) > four_standard_errors
 
 
-def test_every_visit_has_its_own_noise(checkpoint: Checkpoint, short: Dataset) -> None:
+def test_every_draw_has_its_own_noise(checkpoint: Checkpoint, short: Dataset) -> None:
     run = learning(checkpoint, short, replace(CONFIG, batch_size=8))
     with watched(run.objective) as seen, torch.no_grad():
         run.loss()
@@ -173,8 +171,7 @@ def gradient(run: Learning, step: int) -> Tensor:
 
 @pytest.mark.parametrize("settings", [{}, {"chunk_duration": 1.0, "context_mode": "mixed"},
                                       {"loss_weighting": "min_snr", "timestep_mode": "discrete"}, {"epochs": 3}])
-def test_a_batch_teaches_the_mean_of_its_samples(checkpoint: Checkpoint, dataset: Dataset,
-                                                 settings: dict[str, Any]) -> None:
+def test_batch_gradient_is_the_mean(checkpoint: Checkpoint, dataset: Dataset, settings: dict[str, Any]) -> None:
     """At any batch size, also in a last step that takes what is left of the last epoch."""
     config = replace(CONFIG, gradient_accumulation=6, **settings)
     alone = gradient(learning(checkpoint, dataset, config), 1)
@@ -185,7 +182,7 @@ def test_a_batch_teaches_the_mean_of_its_samples(checkpoint: Checkpoint, dataset
     assert deviation(gradient(learning(checkpoint, dataset, other), 1), alone) > PERTURBED
 
 
-def test_the_last_step_of_a_run_by_epochs_is_the_mean_of_fewer(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_last_step_averages_fewer_draws(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Nine draws in steps of six: the last three count as much as the six before."""
     run = learning(checkpoint, dataset, replace(CONFIG, gradient_accumulation=6, epochs=3))
     assert sorted(draw for batch in run.batches(1) for draw in batch.draws) == [6, 7, 8]
@@ -197,8 +194,7 @@ def test_the_last_step_of_a_run_by_epochs_is_the_mean_of_fewer(checkpoint: Check
 
 @pytest.mark.parametrize("settings", [{}, {"timestep_mode": "logit_normal"}, {"timestep_preset": "structure"},
                                       {"timestep_preset": "custom", "timestep_mu": 1.0}, {"timestep_mode": "discrete"}])
-def test_the_decoder_is_given_times_of_the_law(checkpoint: Checkpoint, short: Dataset,
-                                               settings: dict[str, Any]) -> None:
+def test_times_follow_their_distribution(checkpoint: Checkpoint, short: Dataset, settings: dict[str, Any]) -> None:
     run = of_one_song(checkpoint, short, **settings)
     with watched(run.objective) as seen, torch.no_grad():
         assert torch.isfinite(run.loss().loss_B).all()
@@ -211,7 +207,7 @@ def test_the_decoder_is_given_times_of_the_law(checkpoint: Checkpoint, short: Da
 
 
 @pytest.mark.parametrize("weighting", ["none", "min_snr", "min_snr_flow"])
-def test_pure_noise_is_an_ordinary_time(checkpoint: Checkpoint, short: Dataset, weighting: Any) -> None:
+def test_pure_noise_has_a_finite_loss(checkpoint: Checkpoint, short: Dataset, weighting: Any) -> None:
     run = of_one_song(checkpoint, short, timestep_mode="discrete", loss_weighting=weighting)
     loss = run.loss()
     assert (loss.t_B == 1).any()
@@ -220,7 +216,7 @@ def test_pure_noise_is_an_ordinary_time(checkpoint: Checkpoint, short: Dataset, 
     assert all(torch.isfinite(parameter.grad).all() for parameter in run.parameters if parameter.grad is not None)
 
 
-def test_shift_and_steps_of_sampling_change_no_bit(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_sampling_settings_change_no_bit(checkpoint: Checkpoint, dataset: Dataset) -> None:
     told = learning(checkpoint, dataset, replace(CONFIG, shift=7.0, inference_steps=13))
     assert torch.equal(gradient(told, 0), gradient(learning(checkpoint, dataset, CONFIG), 0))
 
@@ -232,7 +228,7 @@ def measured(run: Learning) -> HeldoutLoss:
     return heldout_loss(run.objective, run.samples, AT)
 
 
-def test_the_heldout_loss_depends_on_the_adapter_only(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_heldout_loss_ignores_training_settings(checkpoint: Checkpoint, dataset: Dataset) -> None:
     found = []
     for config, dropout in ((CONFIG, 0.0), (CONFIG, 0.9), (replace(CONFIG, cfg_ratio=1.0), 0.5),
                             (replace(CONFIG, loss_weighting="min_snr_flow", timestep_mode="discrete"), 0.0)):
@@ -245,7 +241,7 @@ def test_the_heldout_loss_depends_on_the_adapter_only(checkpoint: Checkpoint, da
     assert measured(run) != found[0]
 
 
-def test_the_heldout_loss_is_the_mean_over_songs_at_fixed_times(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_heldout_loss_averages_fixed_times(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, CONFIG)
     with watched(run.objective) as seen:
         found = measured(run)
@@ -261,7 +257,7 @@ def test_the_heldout_loss_is_the_mean_over_songs_at_fixed_times(checkpoint: Chec
     assert deviation(torch.tensor(found.by_time), expected.flip(0)) > PERTURBED
 
 
-def test_the_heldout_loss_of_codes_has_codes(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_heldout_loss_uses_codes(checkpoint: Checkpoint, dataset: Dataset) -> None:
     for mode, with_codes in (("silence", False), ("mixed", False), ("codes", True)):
         run = learning(checkpoint, dataset, replace(CONFIG, context_mode=mode, codes_ratio=1.0))
         with watched(run.objective) as seen:
@@ -270,7 +266,7 @@ def test_the_heldout_loss_of_codes_has_codes(checkpoint: Checkpoint, dataset: Da
         assert with_codes == (codes is not None and torch.equal(seen[0].context_BTC[0, :, :64], codes))
 
 
-def test_held_out_windows_have_the_windows_condition(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_heldout_crops_use_crop_conditions(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, replace(CONFIG, chunk_duration=1.0))
     with watched(run.objective) as seen:
         measured(run)
@@ -280,14 +276,14 @@ def test_held_out_windows_have_the_windows_condition(checkpoint: Checkpoint, dat
     assert not torch.equal(seen[0].condition_BSD[0], whole)
 
 
-def test_progress_is_reported_after_every_measurement(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_heldout_loss_reports_progress(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, CONFIG)
     reports: list[Progress] = []
     heldout_loss(run.objective, run.samples, AT, reports.append)
     assert reports == [AT] * 15
 
 
-def test_a_heldout_loss_that_is_not_finite_is_an_error(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_non_finite_heldout_loss_is_rejected(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, CONFIG)
     run.parameters[0].data[0, 0] = float("nan")
     with pytest.raises(TrainingDiverged, match=r"held-out loss is nan at step 6\. Lower the learning rate"):

@@ -65,8 +65,8 @@ def kept_bytes(decoder: Decoder, batch: Batch, dtype: torch.dtype) -> int:
 @pytest.mark.parametrize("modules", [PROJECTIONS, ("q_proj",)], ids=["all", "q"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_layer_keeps_what_the_formula_says(weights: Weights, frames: int, samples: int, modules: tuple[str, ...],
-                                             dtype: torch.dtype, dropout: float) -> None:
+def test_layer_bytes_match_autograd(weights: Weights, frames: int, samples: int, modules: tuple[str, ...],
+                                    dtype: torch.dtype, dropout: float) -> None:
     config = LoraConfig(rank=4, dropout=dropout, target_modules=modules)
     decoder = adapted(weights, config, dtype)
     batch = Batch(samples=samples, frames=frames, tokens=90, bytes=dtype.itemsize, mask_bytes=4 if dropout else 0)
@@ -78,7 +78,7 @@ def test_a_layer_keeps_what_the_formula_says(weights: Weights, frames: int, samp
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("config", [LoraConfig(rank=4, dora=True), LokrConfig(linear_dim=4), LohaConfig(rank=4)],
                          ids=["dora", "lokr", "loha"])
-def test_every_kind_keeps_about_as_much(weights: Weights, config: AdapterConfig, dtype: torch.dtype) -> None:
+def test_layer_bytes_hold_for_every_kind(weights: Weights, config: AdapterConfig, dtype: torch.dtype) -> None:
     decoder = adapted(weights, config, dtype)
     batch = Batch(samples=1, frames=1600, tokens=90, bytes=dtype.itemsize, mask_bytes=4)
     told = layer_bytes(decoder.geometry, target_modules(config, GEOMETRY.layers), batch)
@@ -104,7 +104,7 @@ def samples(*frames: int) -> list[Sample]:
             for count in frames]
 
 
-def test_the_plan_counts_every_part(weights: Weights) -> None:
+def test_plan_counts_every_part(weights: Weights) -> None:
     config, lora_config = settled(optimizer="prodigy", ema_decay=0.9), LoraConfig(rank=4)
     decoder = load_decoder(weights, torch.bfloat16, CPU)
     frozen = sum(parameter.numel() for parameter in decoder.parameters())
@@ -122,7 +122,7 @@ def test_the_plan_counts_every_part(weights: Weights) -> None:
                 ).recomputed == 0
 
 
-def test_the_largest_batch_is_the_longest_song_or_the_window() -> None:
+def test_largest_batch_is_the_longest_crop() -> None:
     config = settled(batch_size=3)
     assert largest_batch(samples(1000, 2000), config, 2, 1) == Batch(samples=3, frames=2000, tokens=2030, bytes=2,
                                                                      mask_bytes=1)
@@ -134,7 +134,7 @@ NEED = Need(weights=5 * GIB, adapter=GIB, trained=2 * GIB, layer=GIB, layer_inpu
 
 
 @pytest.mark.parametrize(("free", "recomputed"), [(100, 0), (32, 0), (31, 2), (20, 13), (8.3, 24), (1, 24)])
-def test_so_many_layers_are_recomputed_as_the_free_memory_asks_for(free: float, recomputed: int) -> None:
+def test_fit_recomputes_the_fewest_layers(free: float, recomputed: int) -> None:
     found = fit(NEED, int(free * GIB))
     assert found.recomputed == recomputed
     wanted = found.trained + found.activations
@@ -144,12 +144,12 @@ def test_so_many_layers_are_recomputed_as_the_free_memory_asks_for(free: float, 
         assert fewer.trained + fewer.activations > memory.USABLE * free * GIB
 
 
-def test_it_is_told_in_words() -> None:
+def test_need_reads_as_text() -> None:
     assert str(NEED) == ("about 13.0 GiB (decoder 5.0, adapter and optimizer 3.0, activations 5.0, recomputing 24 of "
                          "24 layers)")
 
 
-def test_planning_needs_no_free_memory_figure(weights: Weights) -> None:
+def test_plan_without_known_memory(weights: Weights) -> None:
     """On the CPU nothing tells what is free: every layer is recomputed."""
     config = LoraConfig(rank=4)
     decoder = load_decoder(weights, torch.float32, CPU)

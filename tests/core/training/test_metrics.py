@@ -31,18 +31,18 @@ def test_every_number_is_read_back(tmp_path: Path) -> None:
                         "heldout_t0.7": 0.4, "heldout_t0.9": 0.5, "measured_on": "held_out"}
 
 
-def test_what_is_shown_is_what_is_written(tmp_path: Path) -> None:
+def test_returned_rows_are_written(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
     first, last = metrics.add_step(1, {"loss": 1.0}), metrics.add_step(2, {"loss": 1.0})
     assert read(tmp_path / "metrics.jsonl") == [first, last]
 
 
-def test_a_file_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+def test_missing_file_is_empty(tmp_path: Path) -> None:
     assert read(tmp_path / "metrics.jsonl") == []
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 6))
-def test_a_line_torn_by_a_crash_is_left_out(tmp_path: Path, cut: int) -> None:
+def test_torn_line_is_skipped(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, LOSSES)
     before = read(path)
@@ -50,7 +50,7 @@ def test_a_line_torn_by_a_crash_is_left_out(tmp_path: Path, cut: int) -> None:
     assert read(path) == before[:-1] if cut > 1 else before
 
 
-def test_a_continued_run_forgets_what_it_will_do_again(tmp_path: Path) -> None:
+def test_resumed_run_drops_later_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write(path, LOSSES).add_heldout(5, 9.0)
     write(path, LOSSES[2:], after_step=2)
@@ -58,12 +58,12 @@ def test_a_continued_run_forgets_what_it_will_do_again(tmp_path: Path) -> None:
     assert path.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()
 
 
-def test_smoothing_starts_at_the_first_loss_and_keeps_a_constant(tmp_path: Path) -> None:
+def test_smoothing_keeps_a_constant(tmp_path: Path) -> None:
     write(tmp_path / "metrics.jsonl", [0.7] * 30)
     assert [row["smoothed"] for row in read(tmp_path / "metrics.jsonl")] == pytest.approx([0.7] * 30, rel=FP32)
 
 
-def test_smoothing_weighs_a_step_by_its_age(tmp_path: Path) -> None:
+def test_smoothing_weighs_by_age(tmp_path: Path) -> None:
     write(tmp_path / "metrics.jsonl", LOSSES)
     for count, row in enumerate(read(tmp_path / "metrics.jsonl"), start=1):
         weights = [0.95 ** (count - 1 - step) for step in range(count)]
@@ -72,7 +72,7 @@ def test_smoothing_weighs_a_step_by_its_age(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_no_browser_reads_is_not_written(tmp_path: Path, value: float) -> None:
+def test_non_finite_numbers_are_not_written(tmp_path: Path, value: float) -> None:
     metrics = write(tmp_path / "metrics.jsonl", LOSSES)
     with pytest.raises(ValueError, match="JSON"):
         metrics.add_step(6, {"loss": 1.0, "gradient": value})
@@ -84,12 +84,12 @@ def test_what_no_browser_reads_is_not_written(tmp_path: Path, value: float) -> N
 
 @pytest.mark.parametrize(("t", "key"), [(0.0, "t0.1"), (0.19, "t0.1"), (0.21, "t0.3"), (0.5, "t0.5"), (0.79, "t0.7"),
                                         (0.81, "t0.9"), (1.0, "t0.9")])
-def test_a_time_belongs_to_the_measured_time_nearest_to_it(t: float, key: str) -> None:
+def test_times_fall_into_nearest_bins(t: float, key: str) -> None:
     assert time_bin(t) == key
     assert key == f"t{min(HELDOUT_TIMES, key=lambda time: abs(time - t))}"
 
 
-def test_losses_are_smoothed_per_bin_from_its_first_one_on(tmp_path: Path) -> None:
+def test_losses_are_smoothed_per_bin(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path / "metrics.jsonl", after_step=0)
     first = metrics.add_step(1, {"loss": 1.0}, [(0.5, 2.0)])
     second = metrics.add_step(2, {"loss": 1.0}, [(0.9, 8.0), (0.5, 4.0), (0.45, 1.0)])
@@ -100,7 +100,7 @@ def test_losses_are_smoothed_per_bin_from_its_first_one_on(tmp_path: Path) -> No
         {"t0.5": smoothed, "t0.9": 8.0}, rel=FP32)
 
 
-def test_a_continued_run_smooths_bins_as_if_never_stopped(tmp_path: Path) -> None:
+def test_resumed_run_smooths_identically(tmp_path: Path) -> None:
     samples = [[(0.1 * number, 1.0 / number), (0.3, float(number))] for number in range(1, 9)]
 
     def write_steps(path: Path, steps: range) -> None:

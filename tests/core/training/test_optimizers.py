@@ -98,8 +98,7 @@ def test_adamw8bit_stores_bytes() -> None:
 
 @pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("adafactor", "transformers"),
                                                ("prodigy", "prodigyopt")])
-def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: Optimizer,
-                                                      package: str) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: Optimizer, package: str) -> None:
     for module in [loaded for loaded in sys.modules if loaded.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, package, None)

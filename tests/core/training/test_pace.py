@@ -41,7 +41,7 @@ def test_nothing_measured_is_nothing_left(pace: Pace) -> None:
     assert pace.seconds_left(0) == 0
 
 
-def test_previews_are_no_part_of_a_step(pace: Pace, clock: Clock) -> None:
+def test_previews_are_timed_separately(pace: Pace, clock: Clock) -> None:
     for _ in range(41):
         spend(pace, clock, "step", 2.0)
     spend(pace, clock, "preview", 300.0)

@@ -54,9 +54,9 @@ def names(run: Path) -> list[str]:
     return [path.name for path in run_checkpoint.checkpoints(run)]
 
 
-def test_another_run_continues_from_a_checkpoint_as_its_own_did(checkpoint: Checkpoint, dataset: Dataset,
-                                                                finished: Adapter, folder: Path,
-                                                                tmp_path: Path) -> None:
+def test_other_run_resumes_exactly(checkpoint: Checkpoint, dataset: Dataset,
+                                   finished: Adapter, folder: Path,
+                                   tmp_path: Path) -> None:
     before = contents(folder)
     chosen = folder / "run" / "checkpoint-step-4"
     steps: list[Progress] = []
@@ -70,8 +70,8 @@ def test_another_run_continues_from_a_checkpoint_as_its_own_did(checkpoint: Chec
     assert again == adapter
 
 
-def test_a_longer_run_may_continue_from_a_checkpoint(checkpoint: Checkpoint, dataset: Dataset, folder: Path,
-                                                     tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_longer_run_resumes_from_checkpoint(checkpoint: Checkpoint, dataset: Dataset, folder: Path,
+                                            tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     config = replace(KEPT, max_steps=8, learning_rate=1e-3, schedule="constant")
     adapter = trained(checkpoint, dataset, tmp_path / "new", config=config,
@@ -84,16 +84,16 @@ def test_a_longer_run_may_continue_from_a_checkpoint(checkpoint: Checkpoint, dat
         assert any(setting in message for message in caplog.messages)
 
 
-def test_a_checkpoint_beyond_the_end_is_not_continued(checkpoint: Checkpoint, dataset: Dataset, folder: Path,
-                                                      tmp_path: Path) -> None:
+def test_checkpoint_beyond_end_is_rejected(checkpoint: Checkpoint, dataset: Dataset, folder: Path,
+                                           tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"checkpoint-step-6 is at step 6, but this run has only 5 steps"):
         trained(checkpoint, dataset, tmp_path / "new", config=replace(KEPT, max_steps=5),
                 resume_from=folder / "run" / "checkpoint-step-6")
     assert not (tmp_path / "new" / "run").exists()
 
 
-def test_a_run_goes_back_to_its_own_checkpoint(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter,
-                                               folder: Path) -> None:
+def test_run_rewinds_to_its_checkpoint(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter,
+                                       folder: Path) -> None:
     chosen = folder / "run" / "checkpoint-step-2"
     steps: list[Progress] = []
     shutil.rmtree(folder / "run" / "best")
@@ -104,7 +104,7 @@ def test_a_run_goes_back_to_its_own_checkpoint(checkpoint: Checkpoint, dataset: 
     assert read(folder / "run" / FILE) == read(finished.path.parent / "run" / FILE)
 
 
-def test_a_run_goes_back_and_on_with_other_settings(checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:
+def test_rewound_run_accepts_other_settings(checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:
     config = replace(KEPT, max_steps=5)
     adapter = trained(checkpoint, dataset, folder, config=config, resume_from=folder / "run" / "checkpoint-step-2")
     assert adapter.steps == 5
@@ -119,7 +119,7 @@ def test_a_run_goes_back_and_on_with_other_settings(checkpoint: Checkpoint, data
     (lambda: {"config": replace(KEPT, heldout_songs=2)}, r"train\.heldout_songs is 1 there and 2 here"),
     (lambda: {"config": replace(KEPT, seed=7)}, r"train\.seed is 42 there and 7 here"),
 ])  # fmt: skip
-def test_another_kind_of_training_cannot_continue_and_touches_nothing(
+def test_other_training_cannot_resume(
         checkpoint: Checkpoint, dataset: Dataset, folder: Path, tmp_path: Path,
         change: Callable[[], dict[str, object]], named: str) -> None:
     before = contents(folder)
@@ -131,8 +131,7 @@ def test_another_kind_of_training_cannot_continue_and_touches_nothing(
     assert not (tmp_path / "new" / "run").exists()
 
 
-def test_another_dataset_or_model_cannot_continue(checkpoint: Checkpoint, dataset: Dataset, folder: Path,
-                                                  tmp_path: Path) -> None:
+def test_other_dataset_cannot_resume(checkpoint: Checkpoint, dataset: Dataset, folder: Path, tmp_path: Path) -> None:
     given = {"config": KEPT, "resume_from": folder / "run" / "checkpoint-step-4"}
     other = write_dataset(tmp_path / "dataset", checkpoint, (40, 51, 40, 40))
     with pytest.raises(ConfigError, match=r"dataset is '\w+' there"):
@@ -144,8 +143,8 @@ def test_another_dataset_or_model_cannot_continue(checkpoint: Checkpoint, datase
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_a_damaged_checkpoint_is_not_continued_and_nothing_is_lost(checkpoint: Checkpoint, dataset: Dataset,
-                                                                   folder: Path, tmp_path: Path, own: bool) -> None:
+def test_damaged_checkpoint_is_rejected(checkpoint: Checkpoint, dataset: Dataset,
+                                        folder: Path, tmp_path: Path, own: bool) -> None:
     (folder / "run" / "checkpoint-step-2" / "optimizer.safetensors").write_bytes(b"half")
     before = contents(folder)
     with pytest.raises(AdapterError, match=r"checkpoint-step-2 is damaged"):
@@ -155,8 +154,7 @@ def test_a_damaged_checkpoint_is_not_continued_and_nothing_is_lost(checkpoint: C
     assert not (tmp_path / "new" / "run").exists()
 
 
-def test_what_is_no_checkpoint_says_what_to_choose(checkpoint: Checkpoint, dataset: Dataset, folder: Path,
-                                                   tmp_path: Path) -> None:
+def test_missing_checkpoint_is_named(checkpoint: Checkpoint, dataset: Dataset, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"holds no checkpoint\. Choose a folder checkpoint-step-N.*start_from"):
         trained(checkpoint, dataset, tmp_path / "new", config=KEPT, resume_from=folder / "run")
     (folder / "run" / "run.json").unlink()
@@ -167,8 +165,8 @@ def test_what_is_no_checkpoint_says_what_to_choose(checkpoint: Checkpoint, datas
 # Weights only
 
 
-def test_a_run_starts_from_the_weights_of_an_adapter(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter,
-                                                     tmp_path: Path) -> None:
+def test_run_starts_from_an_adapter(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter,
+                                    tmp_path: Path) -> None:
     config = replace(CONFIG, seed=7, heldout_songs=0, max_steps=1)
     plain = trained(checkpoint, dataset, tmp_path / "plain", config=config)
     adapter = trained(checkpoint, dataset, tmp_path / "new", config=config, start_from=finished.path)
@@ -181,13 +179,12 @@ def test_a_run_starts_from_the_weights_of_an_adapter(checkpoint: Checkpoint, dat
     assert 0 < float((found[key] - first[key]).abs().max()) < 2 * config.learning_rate
 
 
-def test_weights_of_another_shape_are_refused(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter,
-                                              tmp_path: Path) -> None:
+def test_other_shape_is_rejected(checkpoint: Checkpoint, dataset: Dataset, finished: Adapter, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="this run needs"):
         trained(checkpoint, dataset, tmp_path, adapter=replace(LORA, rank=2), start_from=finished.path)
 
 
-def test_an_adapter_that_is_not_there_is_named(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_missing_start_file_is_named(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match=r"no adapter file .*gone\.safetensors"):
         trained(checkpoint, dataset, tmp_path, start_from=tmp_path / "gone.safetensors")
 
@@ -195,7 +192,7 @@ def test_an_adapter_that_is_not_there_is_named(checkpoint: Checkpoint, dataset: 
 # What makes a run another one
 
 
-def test_where_it_starts_makes_it_another_run(checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:
+def test_start_files_change_identity(checkpoint: Checkpoint, dataset: Dataset, folder: Path) -> None:
     def of(**start: Path) -> object:
         return identity(checkpoint, dataset, LORA, KEPT, **start)
 
@@ -211,7 +208,7 @@ def test_where_it_starts_makes_it_another_run(checkpoint: Checkpoint, dataset: D
     assert found[3] != changed != of(start_from=adapter) != found[3]
 
 
-def test_what_is_only_shown_or_noted_makes_no_other_run(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_invariant_settings_keep_identity(checkpoint: Checkpoint, dataset: Dataset) -> None:
     shown = replace(KEPT, shift=2.0, inference_steps=9, tensorboard=True, preview_every=5, keep_checkpoints=7,
                     save_every=3, device="auto", gradient_checkpointing="on", log_every=1)
     assert identity(checkpoint, dataset, LORA, shown) == identity(checkpoint, dataset, LORA, KEPT)
@@ -219,7 +216,7 @@ def test_what_is_only_shown_or_noted_makes_no_other_run(checkpoint: Checkpoint, 
         assert identity(checkpoint, dataset, LORA, other) != identity(checkpoint, dataset, LORA, KEPT)
 
 
-def test_a_genre_ratio_left_to_the_dataset_is_that_of_the_dataset(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_automatic_genre_ratio_identifies_run(checkpoint: Checkpoint, dataset: Dataset) -> None:
     told = replace(dataset, genre_ratio=0.25)
     quarter, never = replace(KEPT, genre_ratio=0.25), replace(KEPT, genre_ratio=0.0)
     assert identity(checkpoint, told, LORA, KEPT) == identity(checkpoint, dataset, LORA, quarter)
@@ -231,7 +228,7 @@ def test_a_genre_ratio_left_to_the_dataset_is_that_of_the_dataset(checkpoint: Ch
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_starts_from_a_file_of_every_kind(checkpoint: Checkpoint, tmp_path: Path, kind: str) -> None:
+def test_start_from_takes_every_kind(checkpoint: Checkpoint, tmp_path: Path, kind: str) -> None:
     taught_one, fresh_one = (make(checkpoint, KINDS[kind])[1] for make in (taught, attached))
     adapter_file.write(tmp_path / "a.safetensors", taught_one.state_dict(), {})
     fresh_one.load_state_dict(resume._weights(tmp_path / "a.safetensors", fresh_one.state_dict()))
@@ -241,8 +238,7 @@ def test_a_training_starts_from_a_file_of_every_kind(checkpoint: Checkpoint, tmp
 
 
 @pytest.mark.parametrize("alpha", [3.0, 24.0])
-def test_a_file_of_another_alpha_starts_with_the_same_effect(checkpoint: Checkpoint, tmp_path: Path,
-                                                             alpha: float) -> None:
+def test_start_from_rescales_alpha(checkpoint: Checkpoint, tmp_path: Path, alpha: float) -> None:
     configs = {kind: KINDS[kind] for kind in ("lora", "rslora", "dora", "lokr", "loha")}
     for kind, config in configs.items():
         other = taught(checkpoint, replace(config, alpha=alpha))[1]
@@ -255,7 +251,7 @@ def test_a_file_of_another_alpha_starts_with_the_same_effect(checkpoint: Checkpo
             assert deviation(found.delta, 2 * expected.delta) > PERTURBED
 
 
-def test_a_file_that_this_adapter_cannot_start_from_says_why(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_unfit_start_file_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     adapter_file.write(path, taught(checkpoint, KINDS["lora"])[1].state_dict(), {})
     live = attached(checkpoint, KINDS["lora-ranks"])[1]

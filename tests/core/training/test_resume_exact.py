@@ -57,8 +57,8 @@ def dataset(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
     *itertools.product(ADAPTERS.values(), OPTIMIZERS),
     (replace(LORA, dora=True), "adamw"), (LohaConfig(rank=2, alpha=4.0, weight_decompose=True), "adamw"),
 ], ids=lambda value: value if isinstance(value, str) else value.kind)  # fmt: skip
-def test_stopped_and_continued_writes_the_same_file(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                                    adapter: AdapterConfig, optimizer: Optimizer) -> None:
+def test_resume_is_bit_identical(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                 adapter: AdapterConfig, optimizer: Optimizer) -> None:
     config = replace(EVERYTHING, optimizer=optimizer)
     undisturbed = trained(checkpoint, dataset, tmp_path / "undisturbed", adapter, config)
     step = random.Random(f"{adapter.kind} {optimizer}").randrange(1, 5)
@@ -85,7 +85,7 @@ def test_fp16_continues_at_its_scale(checkpoint: Checkpoint, dataset: Dataset, t
         row["scale"] for row in read(tmp_path / "undisturbed" / "run" / FILE) if "scale" in row]
 
 
-def test_early_stopping_counts_on_after_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_early_stopping_survives_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, max_steps=60, heldout_every=1, early_stopping=2, learning_rate=20.0, schedule="constant")
     undisturbed = trained(checkpoint, dataset, tmp_path / "undisturbed", config=config)
     assert 3 < undisturbed.steps < 60

@@ -69,13 +69,13 @@ def check_whole(path: Path) -> int:
     return step
 
 
-def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert check_whole(save(tmp_path, 3)) == 3
     state = run_checkpoint.read(tmp_path / "checkpoint-step-3").state
     assert state == RunState(step=3, heldout_step=0, heldout_first=1.5)
 
 
-def test_a_continued_optimizer_steps_as_if_never_stopped(tmp_path: Path) -> None:
+def test_restored_optimizer_is_bit_identical(tmp_path: Path) -> None:
     save(tmp_path, 3)
     undisturbed, continued = optimizer_after(3), optimizer_after(0)
     run_checkpoint.restore_optimizer(run_checkpoint.read(tmp_path / "checkpoint-step-3"), continued)
@@ -92,14 +92,14 @@ def test_a_continued_optimizer_steps_as_if_never_stopped(tmp_path: Path) -> None
     assert same_state(undisturbed, continued)
 
 
-def test_the_last_two_checkpoints_are_kept_by_number_not_by_name(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_step(tmp_path: Path) -> None:
     for step in (1, 9, 10, 100):
         save(tmp_path, step)
     assert [path.name for path in run_checkpoint.checkpoints(tmp_path)] == ["checkpoint-step-10", "checkpoint-step-100"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-step-10", "checkpoint-step-100"]
 
 
-def test_as_many_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
+def test_keep_checkpoints_is_followed(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save(tmp_path, step, keep=0)
     assert len(run_checkpoint.checkpoints(tmp_path)) == 3
@@ -107,7 +107,7 @@ def test_as_many_checkpoints_are_kept_as_asked(tmp_path: Path) -> None:
     assert [path.name for path in run_checkpoint.checkpoints(tmp_path)] == ["checkpoint-step-4"]
 
 
-def test_a_checkpoint_that_is_in_use_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_checkpoint_is_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def in_use(path: Path) -> None:
         raise PermissionError(f"{path} is open in another program")
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_is_in_use_is_removed_later(tmp_path: Path, monkeypatc
     assert [path.name for path in run_checkpoint.checkpoints(tmp_path)] == ["checkpoint-step-3"]
 
 
-def test_what_a_kill_left_behind_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_lock_removes_leftovers(tmp_path: Path) -> None:
     run_checkpoint.lock(tmp_path, IDENTITY)
     for name in (".0a1b-1-00000a.tmp/adapter.safetensors", ".0a1b-1-00000b.tmp", "best/.0a1b-1-00000c.tmp",
                  "best/adapter.safetensors"):
@@ -130,14 +130,14 @@ def test_what_a_kill_left_behind_is_gone_when_the_run_goes_on(tmp_path: Path) ->
     assert left == ["best/adapter.safetensors", "run.json"]
 
 
-def test_saving_the_same_step_again_keeps_the_first(tmp_path: Path) -> None:
+def test_saving_twice_keeps_the_first(tmp_path: Path) -> None:
     path = save(tmp_path, 3)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
     assert save(tmp_path, 3) == path
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
-def test_a_failing_write_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_failing_write_leaves_no_checkpoint(tmp_path: Path) -> None:
     def fail(path: Path) -> None:
         path.write_text("half", encoding="utf-8")
         raise OSError("disk full")
@@ -160,7 +160,7 @@ def test_other_folders_are_no_checkpoints(tmp_path: Path) -> None:
     ("adapter.safetensors", "cut"), ("optimizer.safetensors", "cut"), ("state.json", "cut"),
     ("ema.safetensors", "empty"), ("ema.safetensors", "cut"),
 ])  # fmt: skip
-def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path: Path, file: str, damage: str) -> None:
+def test_damaged_checkpoint_is_named(tmp_path: Path, file: str, damage: str) -> None:
     path = save(tmp_path, 3) / file
     if damage == "missing":
         path.unlink()
@@ -170,14 +170,14 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(tmp_path: Path, file: str
         run_checkpoint.read(tmp_path / "checkpoint-step-3")
 
 
-def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+def test_other_optimizer_is_rejected(tmp_path: Path) -> None:
     saved = run_checkpoint.read(save(tmp_path, 3))
     other = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(2))]}, {"params": [nn.Parameter(torch.zeros(1))]}])
     with pytest.raises(AdapterError, match="does not fit this optimizer"):
         run_checkpoint.restore_optimizer(saved, other)
 
 
-def test_a_folder_belongs_to_the_run_that_claimed_it(tmp_path: Path) -> None:
+def test_folder_is_locked_to_its_run(tmp_path: Path) -> None:
     run_checkpoint.lock(tmp_path, IDENTITY)
     run_checkpoint.lock(tmp_path, json.loads(json.dumps(IDENTITY)))
     assert strict_json.read(tmp_path / "run.json") == IDENTITY
@@ -189,14 +189,14 @@ def test_a_folder_belongs_to_the_run_that_claimed_it(tmp_path: Path) -> None:
     ({key: value for key, value in IDENTITY.items() if key != "train"}, "train"),
     ({**IDENTITY, "more": 1}, "more"),
 ])  # fmt: skip
-def test_another_run_is_told_what_differs(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
+def test_lock_names_the_differences(tmp_path: Path, changed: dict[str, Any], named: str) -> None:
     run_checkpoint.lock(tmp_path, IDENTITY)
     with pytest.raises(ConfigError, match=rf"holds another run; {named} differ.*Use another run name"):
         run_checkpoint.lock(tmp_path, changed)
     assert strict_json.read(tmp_path / "run.json") == IDENTITY
 
 
-def test_a_finished_run_returns_its_adapter_while_it_is_there(tmp_path: Path) -> None:
+def test_finished_run_returns_its_adapter(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.touch()
     adapter = Adapter(path=path, steps=3, proof=Proof(matched=1, total=1, effect=1.0, error=0.0))
@@ -218,7 +218,7 @@ def test_the_first_measurement_is_kept() -> None:
     assert (later.heldout_first, later.heldout_last, later.heldout_before, later.heldout_step) == (2.0, 1.0, 2.0, 5)
 
 
-def test_the_best_measurement_of_a_trained_adapter_is_remembered() -> None:
+def test_best_measurement_is_remembered() -> None:
     state = RunState().with_heldout(0.1)
     assert (state.best_step, state.best_loss, state.stale) == (0, None, 0)
     found = []

@@ -105,7 +105,7 @@ def gradient_of(training: Training, step: int = 3) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 
 
-def test_the_batch_size_changes_only_the_speed(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_batch_size_changes_no_gradient(checkpoint: Checkpoint, dataset: Dataset) -> None:
     gradients, numbers = [], []
     for batch_size, accumulation in ((1, 6), (6, 1), (3, 2), (2, 3)):
         config = replace(CONFIG, batch_size=batch_size, gradient_accumulation=accumulation)
@@ -118,7 +118,7 @@ def test_the_batch_size_changes_only_the_speed(checkpoint: Checkpoint, dataset: 
     assert deviation(gradient_of(awake(prepared(checkpoint, dataset, LORA, config))), gradients[0]) > PERTURBED
 
 
-def test_the_loss_of_a_step_is_the_mean_of_its_samples(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_step_loss_is_the_mean(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=5)))
     batches = visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0)
     losses = [float(loss) for batch in batches for loss in training_loss(training.objective, batch).loss_B]
@@ -126,7 +126,7 @@ def test_the_loss_of_a_step_is_the_mean_of_its_samples(checkpoint: Checkpoint, d
     assert optimizer_step(training, 0).numbers["loss"] == pytest.approx(sum(losses) / 5, rel=FP32)
 
 
-def test_a_step_changes_the_adapter_and_nothing_else(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_step_changes_the_adapter_only(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, CONFIG))
     decoder = training.objective.decoder
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
@@ -136,20 +136,20 @@ def test_a_step_changes_the_adapter_and_nothing_else(checkpoint: Checkpoint, dat
     assert all(parameter.grad is None for parameter in training.adapter.parameters)
 
 
-def test_progress_is_reported_after_every_batch(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_step_reports_progress(checkpoint: Checkpoint, dataset: Dataset) -> None:
     reports: list[Progress] = []
     training = prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3))
     optimizer_step(training, 2, reports.append)
     assert reports == [Progress(stage="train", step=2, total=10)] * 3
 
 
-def test_the_epoch_counts_visits_of_the_songs_trained_on(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_epoch_counts_trained_draws(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, CONFIG)
     assert optimizer_step(training, 2).numbers["epoch"] == 3 * 2 / 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_divergence_is_found_before_anything_changes(checkpoint: Checkpoint, dataset: Dataset, value: float) -> None:
+def test_divergence_changes_nothing(checkpoint: Checkpoint, dataset: Dataset, value: float) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, CONFIG))
     training.adapter.parameters[0].data[0, 0] = value
     before = [parameter.detach().clone() for parameter in training.adapter.parameters]
@@ -159,7 +159,7 @@ def test_divergence_is_found_before_anything_changes(checkpoint: Checkpoint, dat
     assert training.optimizer.state_dict()["state"] == {}
 
 
-def test_an_adapter_that_no_gradient_reaches_is_an_error(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_missing_gradient_is_an_error(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, CONFIG)
     for parameter in training.adapter.parameters:
         parameter.data.zero_()
@@ -167,8 +167,8 @@ def test_an_adapter_that_no_gradient_reaches_is_an_error(checkpoint: Checkpoint,
         optimizer_step(training, 0)
 
 
-def test_weights_out_of_bounds_are_the_learning_rates_fault(checkpoint: Checkpoint, dataset: Dataset,
-                                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_huge_weights_blame_learning_rate(checkpoint: Checkpoint, dataset: Dataset,
+                                          monkeypatch: pytest.MonkeyPatch) -> None:
     training = prepared(checkpoint, dataset, LORA, replace(CONFIG, learning_rate=1e4))
     for parameter in training.adapter.parameters:
         parameter.data.fill_(1e4)
@@ -177,7 +177,7 @@ def test_weights_out_of_bounds_are_the_learning_rates_fault(checkpoint: Checkpoi
         optimizer_step(training, 3)
 
 
-def test_a_first_step_never_blames_the_learning_rate(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_first_step_blames_no_learning_rate(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, CONFIG)
     training.adapter.parameters[0].data[0, 0] = math.nan
     with pytest.raises(TrainingDiverged, match="Nothing was learned yet") as raised:
@@ -185,7 +185,7 @@ def test_a_first_step_never_blames_the_learning_rate(checkpoint: Checkpoint, dat
     assert "learning rate" not in str(raised.value)
 
 
-def test_a_bfloat16_base_is_trained_with_float32_gradients(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_bfloat16_base_has_float32_gradients(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, precision="bf16")))
     with watched(training) as seen:
         numbers = optimizer_step(training, 0).numbers
@@ -200,7 +200,7 @@ def test_a_bfloat16_base_is_trained_with_float32_gradients(checkpoint: Checkpoin
 # The end of a run by epochs
 
 
-def test_the_last_step_of_an_epoch_is_the_mean_of_what_is_left(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_last_step_averages_the_rest(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Six draws of three songs in steps of four: the second step has two, and each of them counts a half."""
     config = replace(CONFIG, heldout_songs=1, epochs=2, gradient_accumulation=4)
     training = awake(prepared(checkpoint, dataset, LORA, config))
@@ -216,7 +216,7 @@ def test_the_last_step_of_an_epoch_is_the_mean_of_what_is_left(checkpoint: Check
     assert result.numbers["epoch"] == 2
 
 
-def test_a_step_tells_the_time_and_loss_of_every_sample(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_step_returns_times_and_losses(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3)))
     batches = list(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
     found = [training_loss(training.objective, batch) for batch in batches]
@@ -226,7 +226,7 @@ def test_a_step_tells_the_time_and_loss_of_every_sample(checkpoint: Checkpoint, 
     assert result.numbers["loss"] == pytest.approx(sum(loss for _, loss in expected) / 3, rel=FP32)
 
 
-def test_gradients_by_layer_make_up_the_whole(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_layer_gradients_sum_up(checkpoint: Checkpoint, dataset: Dataset) -> None:
     result = optimizer_step(awake(prepared(checkpoint, dataset, LORA, CONFIG)), 0, by_layer=True)
     assert list(result.layer_gradients) == ["layer_0", "layer_1"]
     whole = sum(norm**2 for norm in result.layer_gradients.values()) ** 0.5
@@ -251,8 +251,7 @@ def test_fp16_trains_as_fp32_does(checkpoint: Checkpoint, dataset: Dataset) -> N
     assert "scale" not in expected.numbers
 
 
-def test_a_step_that_overflows_is_made_again_at_half_the_scale(
-        checkpoint: Checkpoint, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+def test_overflow_halves_the_scale( checkpoint: Checkpoint, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     lora = replace(LORA, dropout=0.3)
     overflowing = awake(prepared(checkpoint, dataset, lora, FP16))
     caplog.set_level("INFO")
@@ -265,7 +264,7 @@ def test_a_step_that_overflows_is_made_again_at_half_the_scale(
     assert all(torch.equal(one, other) for one, other in pairs)
 
 
-def test_the_scale_finds_its_way_back(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_scale_recovers(checkpoint: Checkpoint, dataset: Dataset) -> None:
     config = replace(FP16, max_steps=3000)
     for step, factor in ((SCALE_DOUBLES_EVERY, 2), (SCALE_DOUBLES_EVERY + 1, 1), (0, 1)):
         training = awake(prepared(checkpoint, dataset, LORA, config))
@@ -274,7 +273,7 @@ def test_the_scale_finds_its_way_back(checkpoint: Checkpoint, dataset: Dataset) 
     assert optimizer_step(exact, SCALE_DOUBLES_EVERY, scale=64.0).scale == 64
 
 
-def test_fp16_that_overflows_at_any_scale_has_diverged(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_fp16_overflow_diverges(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, FP16))
     training.adapter.parameters[0].data.fill_(1e30)
     with pytest.raises(TrainingDiverged, match=r"became (nan|inf) in step 1"):
@@ -284,7 +283,7 @@ def test_fp16_that_overflows_at_any_scale_has_diverged(checkpoint: Checkpoint, d
 # The moving average
 
 
-def test_a_step_moves_the_average_and_trains_the_raw_weights(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_step_updates_the_average(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, ema_decay=0.9)))
     assert training.average is not None
     training.average.start()
@@ -302,7 +301,7 @@ def test_a_step_moves_the_average_and_trains_the_raw_weights(checkpoint: Checkpo
 # The held-out loss
 
 
-def test_the_heldout_loss_is_measured_on_held_out_songs(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_heldout_songs_are_measured(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, CONFIG)
     with watched(training) as seen:
         heldout_loss(training, 0)
@@ -313,7 +312,7 @@ def test_the_heldout_loss_is_measured_on_held_out_songs(checkpoint: Checkpoint, 
     assert all(torch.equal(one.condition_BSD[0], heldout[0].condition_SD) for one in seen)
 
 
-def test_without_held_out_songs_the_trained_ones_are_measured(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_trained_songs_are_measured_instead(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, replace(CONFIG, heldout_songs=0))
     assert training.measured_on == training.trained_on
     assert len(training.measured_on) == 4
@@ -340,8 +339,7 @@ def test_the_golden_curve_is_kept(checkpoint: Checkpoint, dataset: Dataset) -> N
 
 @pytest.mark.parametrize("config", [replace(CONFIG, learning_rate=CONFIG.learning_rate * 1.01),
                                     replace(CONFIG, weight_decay=0.02), replace(CONFIG, seed=43)])
-def test_another_computation_leaves_the_golden_curve(checkpoint: Checkpoint, dataset: Dataset,
-                                                     config: TrainConfig) -> None:
+def test_golden_curve_detects_changes(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig) -> None:
     golden = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
     assert curve(checkpoint, dataset, config) != pytest.approx(golden, rel=GOLDEN)
 

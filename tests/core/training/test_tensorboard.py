@@ -32,8 +32,8 @@ def undisturbed(checkpoint: Checkpoint, dataset: Dataset, tmp_path_factory: pyte
     return trained(checkpoint, dataset, tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_tensorboard_shows_a_stopped_and_continued_run_once(checkpoint: Checkpoint, dataset: Dataset,
-                                                            undisturbed: Adapter, tmp_path: Path) -> None:
+def test_resumed_run_is_shown_once(checkpoint: Checkpoint, dataset: Dataset,
+                                   undisturbed: Adapter, tmp_path: Path) -> None:
     config = replace(CONFIG, tensorboard=True, log_every=1, log_heavy_every=2)
 
     def fail(progress: Progress) -> None:
@@ -57,7 +57,7 @@ def test_tensorboard_shows_a_stopped_and_continued_run_once(checkpoint: Checkpoi
     assert histogram[-1].histogram_value.num == CONFIG.samples_per_step, "since the run was continued, at step 5"
 
 
-def test_what_was_measured_on_goes_with_the_number(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_measured_songs_name_the_curve(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, tensorboard=True, heldout_songs=0, max_steps=2)
     reports: list[Progress] = []
     adapter = trained(checkpoint, dataset, tmp_path, config=config, report=reports.append)
@@ -71,17 +71,17 @@ def test_what_was_measured_on_goes_with_the_number(checkpoint: Checkpoint, datas
     assert [report.message for report in reports if "held-out" in report.message] == []
 
 
-def test_without_tensorboard_there_is_no_folder_of_it(undisturbed: Adapter) -> None:
+def test_disabled_tensorboard_writes_nothing(undisturbed: Adapter) -> None:
     assert not (undisturbed.path.parent / "run" / "tensorboard").exists()
 
 
 @pytest.mark.parametrize(("step", "heavy"), [(1, False), (49, False), (50, True), (100, True)])
-def test_large_entries_are_made_every_so_often(step: int, heavy: bool) -> None:
+def test_heavy_entries_follow_their_interval(step: int, heavy: bool) -> None:
     assert is_heavy(settled(tensorboard=True), step) == heavy
     assert not is_heavy(settled(), step)
 
 
-def test_a_missing_package_is_named_with_the_pip_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in [loaded for loaded in sys.modules if loaded.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "tensorboard", None)

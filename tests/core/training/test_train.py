@@ -44,7 +44,7 @@ def undisturbed(checkpoint: Checkpoint, dataset: Dataset, tmp_path_factory: pyte
     return trained(checkpoint, dataset, folder)
 
 
-def test_it_learns_and_proves_what_it_wrote(undisturbed: Adapter) -> None:
+def test_training_learns_and_proves(undisturbed: Adapter) -> None:
     assert undisturbed.path.is_file()
     assert undisturbed.steps == CONFIG.max_steps
     assert undisturbed.heldout_last < undisturbed.heldout_first
@@ -52,7 +52,7 @@ def test_it_learns_and_proves_what_it_wrote(undisturbed: Adapter) -> None:
     assert undisturbed.proof.matched == undisturbed.proof.total == 16
 
 
-def test_metrics_hold_every_step_and_measurement(undisturbed: Adapter) -> None:
+def test_metrics_are_complete(undisturbed: Adapter) -> None:
     rows = read(undisturbed.path.parent / "run" / FILE)
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if "heldout" in row] == [0, 2, 4, 6]
@@ -64,8 +64,7 @@ def test_metrics_hold_every_step_and_measurement(undisturbed: Adapter) -> None:
             assert row["heldout"] == pytest.approx(sum(by_time) / 5, rel=FP32)
 
 
-def test_a_finished_run_is_returned_without_training(checkpoint: Checkpoint, dataset: Dataset,
-                                                     undisturbed: Adapter) -> None:
+def test_finished_run_is_returned(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter) -> None:
     reports: list[Progress] = []
     folder = undisturbed.path.parent
     again = trained(checkpoint, dataset, folder, report=reports.append)
@@ -75,8 +74,8 @@ def test_a_finished_run_is_returned_without_training(checkpoint: Checkpoint, dat
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
 @pytest.mark.parametrize("signal", [Cancelled(), Interrupt()], ids=["cancelled", "host interrupt"])
-def test_stopped_and_continued_equals_never_stopped(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                                    tmp_path: Path, step: int, signal: BaseException) -> None:
+def test_resumed_training_is_bit_identical(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                           tmp_path: Path, step: int, signal: BaseException) -> None:
     target = tmp_path / "a.safetensors"
     with pytest.raises(type(signal)):
         trained(checkpoint, dataset, tmp_path, report=stop_at(step, signal))
@@ -95,8 +94,7 @@ def test_cancel_says_where_everything_is(checkpoint: Checkpoint, dataset: Datase
         trained(checkpoint, dataset, tmp_path, report=stop_at(3, Cancelled()))
 
 
-def test_cancel_after_the_last_step_keeps_it(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                             tmp_path: Path) -> None:
+def test_cancel_after_last_step(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.stage == "save":
             raise Cancelled
@@ -110,16 +108,14 @@ def test_cancel_after_the_last_step_keeps_it(checkpoint: Checkpoint, dataset: Da
     assert not any(progress.metrics for progress in steps)
 
 
-def test_cancel_before_the_first_step_leaves_nothing_behind_that_is_no_adapter(
-        checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_cancel_before_first_step( checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         trained(checkpoint, dataset, tmp_path, report=stop_at(0, Cancelled()))
     assert list(tmp_path.glob("*.safetensors")) == []
     assert run_checkpoint.checkpoints(tmp_path / "run") == []
 
 
-def test_a_place_that_cannot_be_written_is_an_error_at_once(checkpoint: Checkpoint, dataset: Dataset,
-                                                            tmp_path: Path) -> None:
+def test_unwritable_target_is_rejected(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "loras").write_text("a file where the folder should be", encoding="utf-8")
     reports: list[Progress] = []
     with pytest.raises(ConfigError, match=r"Nothing can be written into .*loras"):
@@ -128,7 +124,7 @@ def test_a_place_that_cannot_be_written_is_an_error_at_once(checkpoint: Checkpoi
     assert reports == []
 
 
-def test_an_error_saves_nothing_over_good_files(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_error_overwrites_nothing(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def fail(progress: Progress) -> None:
         if progress.step == 3:
             raise OSError("disk full")
@@ -139,8 +135,8 @@ def test_an_error_saves_nothing_over_good_files(checkpoint: Checkpoint, dataset:
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
-def test_checkpointing_of_gradients_changes_no_bit(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                                   tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_no_bit(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                               tmp_path: Path) -> None:
     config = replace(CONFIG, gradient_checkpointing="on")
     adapter = trained(checkpoint, dataset, tmp_path, config=config)
     assert same_tensors(adapter.path, undisturbed.path)
@@ -160,20 +156,20 @@ def test_existing_adapters_are_never_overwritten(checkpoint: Checkpoint, dataset
     assert adapter.path == tmp_path / "a-2.safetensors"
 
 
-def test_torch_random_state_is_left_alone(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_torch_random_state_is_restored(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, max_steps=1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_dataset_of_another_checkpoint_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+def test_other_checkpoint_is_rejected(dataset: Dataset, tmp_path: Path) -> None:
     other = tiny_checkpoint(tmp_path / "other", seed=1)
     with pytest.raises(DatasetError, match="another checkpoint.*Preprocess the songs again"):
         trained(other, dataset, tmp_path)
 
 
-def test_a_folder_of_another_run_is_refused(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter) -> None:
+def test_folder_of_other_run_is_rejected(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter) -> None:
     folder = undisturbed.path.parent
     with pytest.raises(ConfigError, match="adapter"):
         trained(checkpoint, dataset, folder, replace(LORA, rank=2), CONFIG)
@@ -186,7 +182,7 @@ def test_divergence_publishes_nothing(checkpoint: Checkpoint, dataset: Dataset, 
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
-def test_what_a_loader_halves_is_not_published(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_halving_loader_is_detected(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     def half_strength(path: Path):
         added = formats.delta_fn(path)
         return lambda module, weight: added(module, weight) / 2
@@ -196,7 +192,7 @@ def test_what_a_loader_halves_is_not_published(checkpoint: Checkpoint, dataset: 
     assert list(tmp_path.glob("*.safetensors")) == []
 
 
-def test_what_a_killed_save_left_behind_is_removed(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_leftovers_are_removed(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     leftover = tmp_path / "run" / ".0a1b-1-0a1b2c.tmp"
     leftover.mkdir(parents=True)
     (leftover / "adapter.safetensors").write_bytes(b"half")
@@ -205,12 +201,12 @@ def test_what_a_killed_save_left_behind_is_removed(checkpoint: Checkpoint, datas
     assert [path.name for path in (tmp_path / "run").glob(".*")] == []
 
 
-def test_what_could_learn_nothing_is_refused(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_useless_settings_are_rejected(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cfg_ratio 1 hides every caption"):
         trained(checkpoint, dataset, tmp_path, replace(LORA, attention_type="cross"), replace(CONFIG, cfg_ratio=1.0))
 
 
-def test_a_renamed_song_is_another_dataset(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_renamed_song_changes_identity(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     """The held-out choice depends on names: a resumed run would train on a held-out song, or hold out a trained one."""
     renamed = replace(dataset, samples=(replace(dataset.samples[0], name="other.wav"), *dataset.samples[1:]))
     with pytest.raises(Cancelled):
@@ -219,7 +215,7 @@ def test_a_renamed_song_is_another_dataset(checkpoint: Checkpoint, dataset: Data
         trained(checkpoint, renamed, tmp_path)
 
 
-def test_a_stopped_run_continues_with_settings_that_change_only_speed(
+def test_run_resumes_with_invariant_settings(
         checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         trained(checkpoint, dataset, tmp_path, report=stop_at(2, Cancelled()))
@@ -229,8 +225,8 @@ def test_a_stopped_run_continues_with_settings_that_change_only_speed(
 
 
 @pytest.mark.parametrize(("file", "content"), [("finished.json", ""), ("finished.json", "{}"), ("run.json", "")])
-def test_damaged_files_of_a_run_are_named(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, file: str,
-                                          content: str) -> None:
+def test_damaged_run_files_are_named(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, file: str,
+                                     content: str) -> None:
     config = replace(CONFIG, max_steps=1)
     trained(checkpoint, dataset, tmp_path, config=config)
     (tmp_path / "run" / file).write_text(content, encoding="utf-8")
@@ -238,8 +234,7 @@ def test_damaged_files_of_a_run_are_named(checkpoint: Checkpoint, dataset: Datas
         trained(checkpoint, dataset, tmp_path, config=config)
 
 
-def test_a_finished_run_whose_adapter_is_gone_puts_it_back_without_training(
-        checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_missing_adapter_is_published_again( checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, max_steps=1)
     first = trained(checkpoint, dataset, tmp_path, config=config)
     before = read_tensors(first.path)
@@ -260,7 +255,7 @@ def facts(path: Path) -> dict[str, object]:
     return found
 
 
-def test_a_run_by_epochs_visits_every_song_so_often(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_epochs_draw_every_song(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     """Two songs, three epochs, four at a time: the second step has two visits left."""
     reports: list[Progress] = []
     config = replace(CONFIG, epochs=3, gradient_accumulation=4)
@@ -273,8 +268,7 @@ def test_a_run_by_epochs_visits_every_song_so_often(checkpoint: Checkpoint, data
     assert run_checkpoint.checkpoints(tmp_path / "run")[-1].name == "checkpoint-step-2"
 
 
-def test_a_run_that_learns_nothing_more_stops_early_and_says_so(checkpoint: Checkpoint, dataset: Dataset,
-                                                                tmp_path: Path) -> None:
+def test_run_stops_early(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, max_steps=60, heldout_every=1, early_stopping=2, learning_rate=20.0, schedule="constant")
     reports: list[Progress] = []
     adapter = trained(checkpoint, dataset, tmp_path, config=config, report=reports.append)
@@ -290,8 +284,7 @@ def test_a_run_that_learns_nothing_more_stops_early_and_says_so(checkpoint: Chec
     assert trained(checkpoint, dataset, tmp_path, config=config).steps == adapter.steps
 
 
-def test_a_run_stops_at_its_target_once_it_no_longer_falls(checkpoint: Checkpoint, dataset: Dataset,
-                                                           tmp_path: Path) -> None:
+def test_run_stops_at_target_loss(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, max_steps=60, heldout_every=1, target_loss=100.0, learning_rate=0.1, schedule="constant")
     trained(checkpoint, dataset, tmp_path, config=config)
     losses = [row["heldout"] for row in read(tmp_path / "run" / FILE) if "heldout" in row]
@@ -301,8 +294,7 @@ def test_a_run_stops_at_its_target_once_it_no_longer_falls(checkpoint: Checkpoin
     assert strict_json.read(tmp_path / "run" / "finished.json")["ended"].startswith("target_loss: ")
 
 
-def test_the_best_adapter_is_kept_and_published_if_asked(checkpoint: Checkpoint, dataset: Dataset,
-                                                         tmp_path: Path) -> None:
+def test_best_adapter_is_published(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, max_steps=3, heldout_every=1, keep_checkpoints=0, save_every=1, learning_rate=0.1,
                      schedule="constant", publish="best")
     adapter = trained(checkpoint, dataset, tmp_path, config=config)
@@ -344,14 +336,14 @@ def opened_by_peft(checkpoint: Checkpoint, folder: Path) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("setting", "named"), [({"early_stopping": 3}, "early_stopping 3 judge"),
                                                 ({"publish": "best"}, "publish best judge")])
-def test_what_needs_held_out_songs_says_so_before_training(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                                           setting: dict[str, object], named: str) -> None:
+def test_judging_needs_heldout_songs(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                     setting: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=rf"{named}.*no song is held out\. Set heldout_songs to 1"):
         trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, heldout_songs=0, **setting))
     assert read(tmp_path / "run" / FILE) == []
 
 
-def test_nothing_is_best_where_no_song_is_held_out(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_no_best_without_heldout(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, heldout_songs=0))
     assert not (tmp_path / "run" / "best").exists()
 
@@ -367,9 +359,7 @@ def test_so_many_checkpoints_are_kept(checkpoint: Checkpoint, dataset: Dataset, 
 # The moving average
 
 
-def test_the_average_is_measured_and_published_and_the_raw_weights_are_kept(checkpoint: Checkpoint, dataset: Dataset,
-                                                                            undisturbed: Adapter,
-                                                                            tmp_path: Path) -> None:
+def test_average_is_published(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter, tmp_path: Path) -> None:
     config = replace(CONFIG, ema_decay=0.9, keep_checkpoints=0, save_every=1)
     adapter = trained(checkpoint, dataset, tmp_path, config=config)
     run = tmp_path / "run"
@@ -392,8 +382,8 @@ def test_the_average_is_measured_and_published_and_the_raw_weights_are_kept(chec
 # Notes
 
 
-def test_how_it_is_sampled_is_noted_and_changes_no_bit(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                                       tmp_path: Path) -> None:
+def test_sampling_facts_are_recorded(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                     tmp_path: Path) -> None:
     assert facts(undisturbed.path)["inference"] == {"shift": 3.0, "steps": 8}
     config = replace(CONFIG, shift=1.5, inference_steps=27)
     adapter = trained(checkpoint, dataset, tmp_path, config=config)
@@ -401,8 +391,7 @@ def test_how_it_is_sampled_is_noted_and_changes_no_bit(checkpoint: Checkpoint, d
     assert same_tensors(adapter.path, undisturbed.path)
 
 
-def test_other_notes_are_put_into_a_finished_adapter_without_training(checkpoint: Checkpoint, dataset: Dataset,
-                                                                      tmp_path: Path) -> None:
+def test_changed_sampling_facts_are_republished(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     first = trained(checkpoint, dataset, tmp_path)
     reports: list[Progress] = []
     again = trained(checkpoint, dataset, tmp_path, config=replace(CONFIG, shift=2.0), report=reports.append)
@@ -412,7 +401,7 @@ def test_other_notes_are_put_into_a_finished_adapter_without_training(checkpoint
     assert not any("loss" in progress.metrics for progress in reports)
 
 
-def test_the_best_adapter_has_the_notes_of_the_end(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_best_adapter_records_the_end(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, publish="best")
     adapter = trained(checkpoint, dataset, tmp_path, config=config)
     assert facts(adapter.path)["ended"] == "All 6 steps are done."
@@ -424,7 +413,7 @@ def test_the_best_adapter_has_the_notes_of_the_end(checkpoint: Checkpoint, datas
     assert reports == []
 
 
-def test_what_is_not_done_as_asked_is_told(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_overruled_settings_are_reported(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     reports: list[Progress] = []
     config = replace(CONFIG, max_steps=12, optimizer="prodigy", warmup_steps=5)
     adapter = trained(checkpoint, dataset, tmp_path, config=config, report=reports.append)
@@ -446,8 +435,7 @@ def test_what_is_not_done_as_asked_is_told(checkpoint: Checkpoint, dataset: Data
 # Previews
 
 
-def test_previews_are_made_when_due_and_change_no_bit(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                                      tmp_path: Path) -> None:
+def test_previews_change_no_bit(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter, tmp_path: Path) -> None:
     made: list[tuple[int, bool]] = []
 
     def preview(file: Path | None, step: int) -> None:
@@ -465,8 +453,8 @@ def test_previews_are_made_when_due_and_change_no_bit(checkpoint: Checkpoint, da
     assert len(made) == 3
 
 
-def test_a_preview_that_fails_is_told_and_costs_nothing(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                                        tmp_path: Path) -> None:
+def test_failed_preview_costs_nothing(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                      tmp_path: Path) -> None:
     def preview(file: Path | None, step: int) -> None:
         raise RuntimeError(f"no room at {step}")
 

@@ -76,7 +76,7 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
     """A dataset of random songs of these lengths, as preprocessing would leave it.
 
     Also with conditions for windows of these lengths, with a genre, and with latents of codes, as
-    `encoding.ensure_conditions` would leave it; random ones, which takes no encoder.
+    `data.ensure_conditions` would leave it; random ones, which takes no encoder.
     """
     infos = tuple(sample_info(index, length, genre and f"{genre} {index}") for index, length in enumerate(frames))
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", trigger_word="", samples=infos)

@@ -1,4 +1,4 @@
-"""Audio files opened: what their headers and tags say, and which of them cannot be used at all."""
+"""Audio files opened with FFmpeg: facts of the header, tags, and errors of files that cannot be used."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _HEADER_BYTES = "32"
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the header of a file says about its first audio stream."""
+    """Facts in the header of a file about its first audio stream."""
 
     seconds: float
-    """0 where it says nothing."""
+    """Length; 0 if not stated."""
     guessed: bool
-    """The length is FFmpeg's guess by size and bit rate, as for raw AAC and some MP3."""
+    """True if the length is FFmpeg's guess by size and bit rate, as for raw AAC and some MP3."""
     sample_rate: int
     channels: int
     codec: str
-    """As FFmpeg calls it: flac, mp3, aac, pcm_s16le ..."""
+    """FFmpeg's name: flac, mp3, aac, pcm_s16le ..."""
     bit_rate: int
-    """Bits per second; 0 where it says nothing."""
+    """Bits per second; 0 if not stated."""
 
 
 def facts(path: Path) -> Facts:
-    """Length and format by the header alone, in milliseconds.
+    """Read length and format from the header alone, which takes milliseconds.
 
     Raises DatasetError as `decode` does, but notices no damage behind the header.
     """
@@ -60,9 +60,9 @@ def facts(path: Path) -> Facts:
 
 
 def tags(path: Path) -> Mapping[str, str]:
-    """What an audio file says about itself (title, artist, lyrics ...), by the names that FFmpeg gives or passes on.
+    """Read the tags of an audio file (title, artist, lyrics ...) under FFmpeg's names, from its header only.
 
-    Empty where it says nothing, or is no audio: decoding tells that.  Only its header is read.
+    Empty without tags, and for a file that is not audio, which decoding reports.
     """
     import av
 
@@ -78,7 +78,7 @@ def tags(path: Path) -> Mapping[str, str]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[InputContainer]:
-    """The file, as long as the block lasts; whatever FFmpeg says against it in there becomes a DatasetError."""
+    """Open a file for the block, in which errors of FFmpeg become DatasetErrors."""
     import av
 
     try:
@@ -112,13 +112,13 @@ def first_audio(container: InputContainer, path: Path) -> AudioStream:
 
 
 def _is_encrypted(path: Path) -> bool:
-    """Whether an MP4 file holds a protection scheme box (sinf) around its original format (frma, ISO 14496-12)."""
+    """True if an MP4 file has a protection scheme box (sinf) around its original format (frma, ISO 14496-12)."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return re.search(rb"sinf.{4}frma", content, re.DOTALL) is not None
 
 
 def check_length(path: Path, stated: float | None, seconds: float) -> None:
-    """Raises DatasetError when over 1 s and 5 % of what the header states is missing."""
+    """Raise DatasetError if over 1 s and 5 % of the stated length is missing."""
     if stated is not None and stated - seconds > max(_MISSING_SECONDS, stated * BROKEN_SHARE):
         raise DatasetError(f"{path.name} is truncated or damaged: decoded {seconds:.1f} of {stated:.1f} s. "
                            f"Copy it again or remove it.")

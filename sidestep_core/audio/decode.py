@@ -1,4 +1,4 @@
-"""Audio files as waveforms: whatever FFmpeg decodes becomes float32 stereo at 48 kHz; and back, as FLAC.
+"""Decoding of audio files to float32 stereo at 48 kHz, and encoding to FLAC.
 
 PyAV decodes and resamples in one stream, so memory is bounded by the song itself.
 """
@@ -26,26 +26,26 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 48_000
 MIN_SECONDS = 1.0
 SILENCE_DBFS = -60.0
-"""A song whose loudest sample is below this holds dither or nothing."""
+"""Peak below which a song holds dither or nothing."""
 LONGEST_SECONDS = 3600.0
-"""What is decoded at once, 1.4 GB; a longer file is split or cut first."""
+"""Longest audio decoded at once, 1.4 GB; longer files are split first."""
 
 # Flat to 21 kHz from 44.1 kHz material with residuals below -90 dB; FFmpeg's default filter loses 2 dB there.
 _RESAMPLER = f"{SAMPLE_RATE}:filter_size=128:cutoff=0.98"
 
 
 def decode(path: Path, *, start: float = 0, max_seconds: float = 0, tick: Callable[[], None] = lambda: None) -> Tensor:
-    """The first audio stream of a file: float32 [2, samples] at 48 kHz, nominally in [-1, 1].
+    """Decode the first audio stream of a file: float32 [2, samples] at 48 kHz, nominally in [-1, 1].
 
     Mono is copied to both channels.  Surround is mixed down (centre and surrounds at -3 dB, no LFE, as FFmpeg does)
     and the whole song turned down to a peak of 1 where the sum is louder.  Encoder delay that the file states is cut.
 
-    start, max_seconds: only this section, sample for sample what it is in the whole song; so what is before it is
-    decoded too, and dropped.  What is behind it is not (but for surround, whose loudest moment may be there).
-    max_seconds 0 is all the rest.
-    tick: called for every piece that is decoded; may raise.
+    start, max_seconds: section to return, equal to that part of the whole song sample for sample; so audio before it is
+    decoded and dropped.  Audio behind it is decoded for surround only, as its peak may be there.  max_seconds 0 is all
+    the rest.
+    tick: called for every decoded block; may raise.
     Raises DatasetError naming the file when it holds no audio, is damaged (over 5 % of the packets cannot be decoded),
-    is truncated (over 1 s and 5 % shorter than its header says), ends before `start`, or is longer than an hour
+    is truncated (over 1 s and 5 % shorter than stated), ends before `start`, or is longer than an hour
     where max_seconds does not say less.
     """
     first = round(start * SAMPLE_RATE)
@@ -64,7 +64,7 @@ def decode(path: Path, *, start: float = 0, max_seconds: float = 0, tick: Callab
 
 
 def blocks(path: Path, seconds: float) -> Iterator[Tensor]:
-    """The whole song as `decode` gives it, in pieces of so many seconds (the last is shorter), for files of any length.
+    """Decode the whole song as `decode` does, in blocks of `seconds` (the last is shorter), for files of any length.
 
     Surround is not turned down.  Raises DatasetError as `decode` does, at the end where damage shows only there.
     """
@@ -86,7 +86,7 @@ def blocks(path: Path, seconds: float) -> Iterator[Tensor]:
 
 
 def flac(waveform: Tensor) -> bytes:
-    """The content of a 16-bit FLAC file of a stereo waveform [2, samples] at 48 kHz, cut off beyond [-1, 1].
+    """Encode a 16-bit FLAC file of a stereo waveform [2, samples] at 48 kHz, cut off beyond [-1, 1].
 
     Raises ValueError for NaN and infinity, which would become noise at full volume.
     """
@@ -106,7 +106,7 @@ def flac(waveform: Tensor) -> bytes:
 
 
 def problem(waveform: Tensor) -> str | None:
-    """Why a waveform [channels, samples] at 48 kHz is not worth training on, in a few words, or None."""
+    """Reason not to train on a waveform [channels, samples] at 48 kHz, in a few words, or None."""
     broken = int((~torch.isfinite(waveform)).sum())
     if broken:
         return f"{broken} of {waveform.numel()} samples are not finite (NaN or infinity)"
@@ -122,8 +122,8 @@ def problem(waveform: Tensor) -> str | None:
 
 def _decode(container: InputContainer, stream: AudioStream, path: Path, first: int, stop: int,
             tick: Callable[[], None]) -> tuple[Tensor, int, bool]:
-    """The stereo waveform from sample `first` to `stop` (0 is the end), how many samples were decoded in all, and
-    whether these were all of the file's."""
+    """Decode sample `first` to `stop` (0 is the end); return the stereo waveform, the number of decoded samples, and
+    True if these are all of the file's."""
     chunks: list[Tensor] = []
     samples = 0
     loudest_downmix = 0.0
@@ -156,7 +156,7 @@ def _check_room(path: Path, seconds: float) -> None:
 
 
 def _frames(container: InputContainer, stream: AudioStream, path: Path) -> Iterator[AudioFrame]:
-    """Every frame that can be decoded; raises DatasetError at the end if too many packets could not."""
+    """Yield every frame that can be decoded; raises DatasetError at the end if too many packets could not."""
     import av
 
     packets = broken = 0
@@ -172,7 +172,7 @@ def _frames(container: InputContainer, stream: AudioStream, path: Path) -> Itera
 
 
 def _resample(frames: Iterator[AudioFrame]) -> Iterator[tuple[Tensor, bool]]:
-    """Stereo chunks [2, samples] at 48 kHz, each with whether it was mixed down from more than two channels."""
+    """Yield stereo blocks [2, samples] at 48 kHz, each with True if it was mixed down from more than two channels."""
     graph: Graph | None = None
     shape: tuple[int, str, str] | None = None
     downmixed = False
@@ -205,7 +205,7 @@ def _resampler(rate: int, sample_format: str, layout: str, downmix: bool) -> Gra
 
 
 def _drain(graph: Graph) -> Iterator[Tensor]:
-    """What the resampler still holds at the end of its input."""
+    """Yield the rest in the resampler at the end of its input."""
     graph.push(None)
     yield from _pull(graph)
 

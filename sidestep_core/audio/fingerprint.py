@@ -1,7 +1,7 @@
-"""Whether two songs are the same recording, whatever their formats, levels and beginnings.
+"""Audio fingerprints: find the same recording at any format, level and offset.
 
-A fingerprint holds 32 bits for every tenth of a second: whether the difference of energy between neighbouring bands
-rises or falls (after J. Haitsma and T. Kalker, "A Highly Robust Audio Fingerprinting System", 2002).
+A fingerprint has 32 bits for every tenth of a second, the signs of the change in energy difference between neighbouring
+bands (after J. Haitsma and T. Kalker, "A Highly Robust Audio Fingerprinting System", 2002).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .decode import SAMPLE_RATE
 
-LISTENED_SECONDS = 120
+FINGERPRINT_SECONDS = 120
 SAME = 0.25
-"""Most bits that may differ in the same recording; of different ones half do."""
+"""Largest share of differing bits in the same recording; of different ones half differ."""
 
 _BITS = 32
 _LOWEST, _HIGHEST = 200.0, 2200.0
@@ -24,17 +24,17 @@ _FRAME = 16_384
 _HOP = SAMPLE_RATE // 10
 _FEWEST = 20
 _OVERLAP = 0.5
-"""Share of the shorter song that has to be in both."""
-# Words that more songs share than that (fade-outs, held tones) tell nothing, and would take long.
+"""Least overlap, as a share of the shorter song."""
+# Words shared by more songs (fade-outs, held tones) distinguish nothing, and would take long.
 _MAX_PLACES = 64
 _MAX_SHIFTS = 8
 _SHIFTS = 4096
-"""More than there are shifts of a fingerprint in either direction."""
+"""Bound on the offsets of a fingerprint in both directions."""
 
 
 def fingerprint(waveform_CN: Tensor) -> str:
-    """Eight hex digits for every tenth of a second of the first two minutes at 48 kHz; zeros where it is silent."""
-    mono = waveform_CN[:, : LISTENED_SECONDS * SAMPLE_RATE].mean(dim=0)
+    """Compute eight hex digits for every tenth of a second of the first two minutes at 48 kHz; zeros where silent."""
+    mono = waveform_CN[:, : FINGERPRINT_SECONDS * SAMPLE_RATE].mean(dim=0)
     if len(mono) < _FRAME + _HOP:
         return ""
     frames = mono.unfold(0, _FRAME, _HOP)
@@ -46,16 +46,16 @@ def fingerprint(waveform_CN: Tensor) -> str:
 
 
 def duplicates(fingerprints: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of the numbers of those that are the same recording, the smaller first, in order."""
+    """Find pairs of indices of the same recording, the smaller first, in order."""
     words = [_words(text) for text in fingerprints]
     return sorted({(one, other) for one, other, shift in _alike(words)
                    if difference(words[one], words[other], shift) < SAME})
 
 
 def _alike(words: Sequence[Tensor]) -> Iterator[tuple[int, int, int]]:
-    """Pairs of songs that share words, each with the shifts in words by which they share the most.
+    """Yield candidate pairs of songs that share words, with the offsets in words at which they share the most.
 
-    Tensors of all the words there are, since ten thousand songs have as many as ten million.
+    Vectorized over all words, as ten thousand songs have ten million.
     """
     texts = torch.cat([torch.empty(0, dtype=torch.long), *words])
     songs = torch.repeat_interleave(torch.tensor([len(song) for song in words], dtype=torch.long))
@@ -81,7 +81,7 @@ def _alike(words: Sequence[Tensor]) -> Iterator[tuple[int, int, int]]:
 
 
 def difference(one: Tensor, other: Tensor, shift: int) -> float:
-    """Share of the bits that differ where the second song begins `shift` words later; 1 where too few overlap."""
+    """Share of differing bits with the second song `shift` words later; 1 where too few words overlap."""
     fewest = max(_FEWEST, _OVERLAP * min(int((song != 0).sum()) for song in (one, other)))
     one, other = one[max(0, shift) :], other[max(0, -shift) :]
     length = min(len(one), len(other))
@@ -98,7 +98,7 @@ def _words(text: str) -> Tensor:
 
 
 def _bands() -> Tensor:
-    """[bins of the spectrum, 33]: which bin belongs to which of the bands, equally wide in octaves."""
+    """Matrix [spectrum bins, 33] that sums bins into bands of equal width in octaves."""
     bins = torch.arange(_FRAME // 2 + 1) * SAMPLE_RATE / _FRAME
     octaves = (bins / _LOWEST).log2() / math.log2(_HIGHEST / _LOWEST) * (_BITS + 1)
     return (octaves[:, None].floor() == torch.arange(_BITS + 1)).float()

@@ -1,8 +1,8 @@
-"""The key of a song: how well its pitch classes fit each of the 24 major and minor keys.
+"""Key estimation by correlating pitch classes with profiles of the 24 major and minor keys.
 
-The profiles are how often each degree occurs in music of known key, by J. Albrecht and D. Shanahan, "The Use of Large
-Corpora to Train a New Type of Key-Finding Algorithm", 2013.  On 41 songs their key was more often the same in both
-halves (22) than by those of Krumhansl and Kessler (15) or of Temperley (16).
+The profiles are frequencies of the degrees in music of known key, by J. Albrecht and D. Shanahan, "The Use of Large
+Corpora to Train a New Type of Key-Finding Algorithm", 2013.  On 41 songs they gave the same key for both halves more
+often (22) than those of Krumhansl and Kessler (15) or of Temperley (16).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _MINOR_NAMES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "G#", "A", "Bb", "B")
 SHORTEST = 5.0
 _HOP = 2048
 _MARGIN = 0.2
-"""Of the correlation before the next best key, at which it is as sure as it gets."""
+"""Lead in correlation over the second best key at which the confidence is full."""
 _CONTRAST = 0.25
-"""Standard deviation of the pitch classes relative to their mean in tonal music; noise has 0.03."""
+"""Standard deviation of pitch classes relative to their mean in tonal music; noise has 0.03."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """The best fitting key."""
+    """Best fitting key."""
 
     name: str
-    """Such as A minor."""
+    """Name such as A minor."""
     confidence: float
     """0 to 1."""
 
 
 def musical_key(mono: Tensor) -> Key | None:
-    """The key of [samples] at 22.05 kHz; None for what is shorter than 5 s or has no pitch at all.
+    """Estimate the key of [samples] at 22.05 kHz; None for less than 5 s and for silence.
 
     Raises MissingDependency without librosa.
     """
@@ -56,7 +56,7 @@ def musical_key(mono: Tensor) -> Key | None:
 
 
 def _chroma(mono: Tensor) -> Tensor:
-    """[12, frames]: C to B, the strongest of each frame 1, as a quiet bar says as much as a loud one."""
+    """Chroma [12, frames], C to B, each frame scaled to a maximum of 1, so that quiet bars count equally."""
     require_librosa()
     import librosa
 
@@ -64,7 +64,7 @@ def _chroma(mono: Tensor) -> Tensor:
 
 
 def _fit(classes: Tensor) -> tuple[int, float, float]:
-    """The best of the keys (major from C, then minor), how far it is before the next, and the contrast."""
+    """Index of the best key (major from C, then minor), its lead over the second best, and the contrast."""
     profiles = torch.stack([torch.tensor(profile).roll(tonic) for profile in (_MAJOR, _MINOR) for tonic in range(12)])
     profiles = profiles - profiles.mean(dim=1, keepdim=True)
     centred = classes - classes.mean()
@@ -75,7 +75,7 @@ def _fit(classes: Tensor) -> tuple[int, float, float]:
 
 
 def _relative(key: int) -> int:
-    """The key with the same notes: A minor of C major and back."""
+    """Relative key: A minor of C major and back."""
     return 12 + (key + 9) % 12 if key < 12 else (key - 12 + 3) % 12
 
 

@@ -1,4 +1,4 @@
-"""Lengths that audio files state themselves, where FFmpeg would guess or believe too little."""
+"""Lengths stated in audio files, where FFmpeg would guess or read too little."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 _SEARCHED = 1 << 16
-"""Bytes behind an MP3's leading tag in which its first frame must begin."""
+"""Bytes behind an MP3's leading tag within which its first frame must begin."""
 _SIDE_INFO = 40
-"""Bytes of a frame before which its Xing header begins."""
+"""Bytes of a frame within which its Xing header begins."""
 _UNDERSTATED = 0.05
-"""Share of a WAV file's audio that may lie behind the length in its header, as unreadable rests do."""
+"""Share of a WAV file's audio that may follow the stated length, such as an unreadable rest."""
 _UNKNOWN_SIZES = (0, 0xFFFFFFFF)
-"""Data sizes of programs that write to a pipe; FFmpeg then reads to the end by itself."""
+"""Data sizes written to pipes; FFmpeg then reads to the end by itself."""
 
 
 def mp3_seconds(path: Path, sample_rate: int) -> float | None:
     """Length by the number of frames in the Xing, Info or VBRI header; None where there is none.
 
-    The size of the file says nothing: tags, covers and zeros may follow the last frame.
+    The size of the file is no measure: tags, covers and zeros may follow the last frame.
     """
     with path.open("rb") as file:
         file.seek(_behind_id3(file))
@@ -45,7 +45,7 @@ def mp3_seconds(path: Path, sample_rate: int) -> float | None:
 
 
 def _behind_id3(file: BinaryIO) -> int:
-    """Place of the first byte behind all ID3v2 tags at the beginning."""
+    """Offset of the first byte behind all leading ID3v2 tags."""
     place = 0
     while (head := _read_at(file, place, 10))[:3] == b"ID3" and len(head) == 10:
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
@@ -59,14 +59,14 @@ def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
 
 
 def wav_understates(path: Path) -> bool:
-    """Whether a WAV file goes on behind the data that its header speaks of, with nothing that is a chunk."""
+    """True if a WAV file continues behind its stated data with something that is not a chunk."""
     with path.open("rb") as file:
         return _is_wav(file) and _goes_on(file, "<", b"data")
 
 
 def hides_sound(path: Path) -> bool:
-    """Whether FFmpeg cannot be told to read all of a file: an AIFF that goes on behind the sound that its header speaks
-    of, or a WAV behind which another one follows."""
+    """True if FFmpeg cannot read all of a file: an AIFF that continues behind its stated sound, or a WAV followed by
+    another."""
     with path.open("rb") as file:
         if _is_wav(file):
             return any(chunk.name == b"RIFF" and _read_at(file, chunk.start + 8, 4) == b"WAVE"
@@ -90,7 +90,7 @@ def _is_wav(file: BinaryIO) -> bool:
 
 
 def _chunks(file: BinaryIO, order: str) -> Iterator[_Chunk]:
-    """The chunks of a WAV or AIFF file, of byte order < or >, up to the first thing that is none."""
+    """Yield the chunks of a WAV or AIFF file, of byte order < or >, up to the first invalid one."""
     total, place = file.seek(0, os.SEEK_END), 12
     while place + 8 <= total:
         name, size = struct.unpack(f"{order}4sI", _read_at(file, place, 8))
@@ -102,7 +102,7 @@ def _chunks(file: BinaryIO, order: str) -> Iterator[_Chunk]:
 
 
 def _goes_on(file: BinaryIO, order: str, sound: bytes) -> bool:
-    """Whether more lies behind the last chunk than the rest of one, measured by the chunk called `sound`."""
+    """True if more than an unreadable rest follows the last chunk, relative to the chunk `sound`."""
     size, end = 0, 12
     for chunk in _chunks(file, order):
         end = chunk.end
@@ -114,7 +114,7 @@ def _goes_on(file: BinaryIO, order: str, sound: bytes) -> bool:
 
 
 def chained_ogg_seconds(path: Path) -> float | None:
-    """Length of several Ogg streams one after another, of which FFmpeg states one; None where there is only one."""
+    """Length of chained Ogg streams, of which FFmpeg states one; None for a single stream."""
     links: list[float] = []
     rate = skipped = 0
     serial, headers = -1, False
@@ -132,7 +132,7 @@ def chained_ogg_seconds(path: Path) -> float | None:
 
 
 def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[bool, int, int, int]]:
-    """(whether a stream begins, position in samples, number of the stream, place of the body) of each page."""
+    """Yield (begins a stream, position in samples, serial number, offset of the body) of each page."""
     place = 0
     while content[place:place + 4] == b"OggS" and place + 27 <= len(content):
         flags, granule, serial = struct.unpack_from("<BqI", content, place + 5)
@@ -142,8 +142,7 @@ def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[bool, int, int, int]]:
 
 
 def _ogg_rate(packet: bytes) -> tuple[int, int] | None:
-    """Positions per second and samples before the first that is heard, by the first packet of a stream; None where it
-    is not sound that is known here."""
+    """Positions per second and samples to skip, from the first packet of a stream; None for an unknown codec."""
     if packet[:8] == b"OpusHead":
         return 48_000, struct.unpack_from("<H", packet, 10)[0]
     if packet[:7] == b"\x01vorbis":

@@ -1,4 +1,4 @@
-"""What is wrong with the level of a song: clipping, silence, and stereo that is none."""
+"""Levels of a song: peak, clipping, silence, and mono in two channels."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from .loudness import decibels
 
 FULL_SCALE = 0.999
 CLIPPED_RUN = 3
-"""So many samples in a row at full scale are no chance."""
-_WINDOW = SAMPLE_RATE // 10
+"""Samples in a row at full scale that count as clipping."""
+_TENTH = SAMPLE_RATE // 10
 # The difference of the channels against their sum: lossy codecs leave a little.
 _SIDE_DB = -60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """Measured from a whole song."""
+    """Levels measured from a whole song."""
 
     peak_db: float
     """dBFS; -inf for digital silence."""
     clipped: float
-    """Share of the samples that are in runs at full scale."""
+    """Share of samples in runs at full scale."""
     silent: float
-    """Share of the tenths of a second that stay below -60 dBFS."""
+    """Share of tenths of a second below -60 dBFS."""
     silence: tuple[float, float]
-    """When the longest silence begins and ends, in seconds; equal where there is none."""
+    """Start and end of the longest silence in seconds; equal without one."""
     mono: bool
-    """Both channels are the same."""
+    """True if both channels are the same."""
 
 
 def levels(waveform_CN: Tensor) -> Levels:
-    """The levels of a finite stereo waveform at 48 kHz."""
-    quiet = _quiet_windows(waveform_CN)
+    """Measure the levels of a finite stereo waveform at 48 kHz."""
+    quiet = _quiet_tenths(waveform_CN)
     return Levels(peak_db=decibels(float(waveform_CN.abs().max())), clipped=_clipped(waveform_CN),
                   silent=float(quiet.float().mean()), silence=_longest(quiet), mono=_is_mono(waveform_CN))
 
@@ -52,19 +52,19 @@ def _clipped(waveform_CN: Tensor) -> float:
     return float(inside.sum()) / inside.numel()
 
 
-def _quiet_windows(waveform_CN: Tensor) -> Tensor:
-    padded = torch.nn.functional.pad(waveform_CN, (0, -waveform_CN.shape[1] % _WINDOW))
-    return padded.abs().amax(dim=0).view(-1, _WINDOW).amax(dim=1) < 10 ** (SILENCE_DBFS / 20)
+def _quiet_tenths(waveform_CN: Tensor) -> Tensor:
+    padded = torch.nn.functional.pad(waveform_CN, (0, -waveform_CN.shape[1] % _TENTH))
+    return padded.abs().amax(dim=0).view(-1, _TENTH).amax(dim=1) < 10 ** (SILENCE_DBFS / 20)
 
 
 def _longest(quiet: Tensor) -> tuple[float, float]:
-    """Seconds of the longest run of quiet windows."""
+    """Start and end in seconds of the longest run of quiet tenths of a second."""
     edges = torch.diff(torch.nn.functional.pad(quiet.int(), (1, 1)))
     starts, stops = (edges == 1).nonzero().flatten(), (edges == -1).nonzero().flatten()
     if not len(starts):
         return 0.0, 0.0
     longest = int((stops - starts).argmax())
-    return int(starts[longest]) * _WINDOW / SAMPLE_RATE, int(stops[longest]) * _WINDOW / SAMPLE_RATE
+    return int(starts[longest]) * _TENTH / SAMPLE_RATE, int(stops[longest]) * _TENTH / SAMPLE_RATE
 
 
 def _is_mono(waveform_CN: Tensor) -> bool:

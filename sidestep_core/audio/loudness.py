@@ -1,4 +1,4 @@
-"""How loud audio is, and the same audio at a wanted level."""
+"""Loudness, true peak, and normalisation of audio."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ TRUE_PEAK_DBTP = -1.0
 _GATING_SECONDS = 0.4
 _OVERSAMPLING = 4
 _FILTER_WIDTH = 24
-_PIECE = 10 * SAMPLE_RATE
+_BLOCK = 10 * SAMPLE_RATE
 
 
 def normalised(waveform_CN: Tensor, how: Normalise) -> Tensor:
-    """The waveform at 48 kHz turned up or down as a whole.
+    """Normalise a waveform at 48 kHz by one gain.
 
-    none: the same object.  peak: its loudest sample is at -1 dBFS.  lufs: its integrated loudness is -14 LUFS, or
-    less where its true peak would pass -1 dBTP; nothing is ever limited or compressed.  What has no level (silence,
-    for lufs also what is shorter than 0.4 s or below -70 LUFS, and what is not finite) is returned as it is.
+    none: return the same object.  peak: loudest sample at -1 dBFS.  lufs: integrated loudness of -14 LUFS, or less
+    where the true peak would pass -1 dBTP; no limiting, no compression.  Audio without a level (silence; for lufs also
+    less than 0.4 s or -70 LUFS, or not finite) is returned as it is.
     Raises MissingDependency where lufs needs pyloudnorm.
     """
     if how == "none":
@@ -41,7 +41,7 @@ def normalised(waveform_CN: Tensor, how: Normalise) -> Tensor:
 
 
 def integrated(waveform_CN: Tensor) -> float:
-    """Integrated loudness in LUFS (ITU-R BS.1770-4) at 48 kHz; -inf for silence and for less than 0.4 s.
+    """Measure integrated loudness in LUFS (ITU-R BS.1770-4) at 48 kHz; -inf for silence and for less than 0.4 s.
 
     Both channels of a mono song count, as both loudspeakers play it.
     """
@@ -53,20 +53,20 @@ def integrated(waveform_CN: Tensor) -> float:
 
 
 def true_peak(waveform_CN: Tensor) -> float:
-    """The largest amplitude between the samples too, at four times their rate (as in ITU-R BS.1770-4, annex 2)."""
+    """Measure the largest amplitude at four times the sample rate (as in ITU-R BS.1770-4, annex 2)."""
     from torchaudio.functional import resample
 
     largest = float(waveform_CN.abs().max())
-    for start in range(0, waveform_CN.shape[1], _PIECE):
-        # Some samples of the neighbours on both sides, so that pieces do not begin and end with a click.
+    for start in range(0, waveform_CN.shape[1], _BLOCK):
+        # Overlap by the filter's width, so that blocks do not begin and end with a click.
         first = max(0, start - _FILTER_WIDTH)
-        piece = waveform_CN[:, first : start + _PIECE + _FILTER_WIDTH]
-        between = resample(piece, 1, _OVERSAMPLING, lowpass_filter_width=_FILTER_WIDTH)
-        inner = between[:, (start - first) * _OVERSAMPLING :][:, : _PIECE * _OVERSAMPLING]
+        block = waveform_CN[:, first : start + _BLOCK + _FILTER_WIDTH]
+        between = resample(block, 1, _OVERSAMPLING, lowpass_filter_width=_FILTER_WIDTH)
+        inner = between[:, (start - first) * _OVERSAMPLING :][:, : _BLOCK * _OVERSAMPLING]
         largest = max(largest, float(inner.abs().max()))
     return largest
 
 
 def decibels(amplitude: float) -> float:
-    """Relative to 1; -inf for 0."""
+    """Convert an amplitude to decibels relative to 1; -inf for 0."""
     return 20 * math.log10(amplitude) if amplitude > 0 else -math.inf

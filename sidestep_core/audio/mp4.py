@@ -1,4 +1,4 @@
-"""The tempo in an MP4 file's tags, the one of them that FFmpeg writes but does not read."""
+"""Tempo in the tags of an MP4 file, which FFmpeg does not read."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import BinaryIO
 
 _PLACE = (b"moov", b"udta", b"meta", b"ilst", b"tmpo", b"data")
 _HEADER = {b"meta": 4, b"data": 8}
-"""Bytes of these atoms before what they hold: a version; a type and a language."""
+"""Bytes of these atoms before their content: a version; a type and a language."""
 _LONGEST = 8
 """Bytes of an integer."""
 _MAX_ATOMS = 100_000
-"""Side by side, as in a recording of a whole day; millions of empty ones are no music."""
+"""Most atoms side by side; a recording of a whole day has fewer."""
 
 
 def tempo(path: Path) -> int | None:
-    """Beats per minute, as iTunes and DJ programs write them; None where none are stated.
+    """Read beats per minute as iTunes and DJ programs write them; None if not stated.
 
-    Reads a few atoms' headers only.  ISO/IEC 14496-12 for the atoms, and the iTunes list of tags in them.
+    Reads a few atom headers only (ISO/IEC 14496-12, and the iTunes list of tags).
     """
     with path.open("rb") as file:
         end = file.seek(0, 2)
@@ -32,7 +32,7 @@ def tempo(path: Path) -> int | None:
 
 
 def _atom(file: BinaryIO, name: bytes, start: int, end: int) -> tuple[int, int] | None:
-    """Where the first atom of this name among those from `start` to `end` begins to hold something, and ends."""
+    """Start and end of the content of the first atom with this name between `start` and `end`."""
     for _ in range(_MAX_ATOMS):
         if start + 8 > end:
             break

@@ -1,7 +1,7 @@
-"""Tempo, beats and time signature from the audio.
+"""Estimation of tempo, beats and time signature.
 
-Tempo by the autocorrelation of how strongly sounds begin, with a preference for moderate tempos, as every song may be
-counted at half or double its tempo too; beats by librosa (D. Ellis, "Beat Tracking by Dynamic Programming", 2007).
+Tempo by the autocorrelation of onset strength, with a prior on moderate tempos to resolve octaves (half or double
+tempo); beats by librosa (D. Ellis, "Beat Tracking by Dynamic Programming", 2007).
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from .. import optional
 from .decode import SAMPLE_RATE
 
 RATE = 22_050
-"""Of the audio that is analysed."""
+"""Sample rate of the analyzed audio."""
 
 _HOP = 256
 _FRAMES_PER_SECOND = RATE / _HOP
 _BANDS = 64
 _LOW_BANDS = 6
-"""Up to 350 Hz: bass and bass drum."""
+"""Mel bands up to 350 Hz: bass and bass drum."""
 _COMPRESSION = 20.0
 _BASS = 0.3
-"""Weight of the bass in the onsets, besides its part in the whole."""
+"""Extra weight of the bass in the onsets."""
 _SLOWEST, _FASTEST = 40.0, 240.0
 _USUAL, _USUAL_OCTAVES = 115.0, 0.65
 """Centre and standard deviation of the preferred tempos."""
 _COMB = 4
-"""Beats of the future in which a tempo must come true."""
+"""Multiples of a period at which the autocorrelation is averaged."""
 _SURE = 0.22
-"""How strongly beats return in what is played to a click; free playing stays below 0.1, noise below 0.02."""
+"""Periodicity of music played to a click, full confidence; free playing stays below 0.1, noise below 0.02."""
 _SAME_TEMPO = 0.04
 _FEWEST_BEATS = 16
 _SIGNATURE_SURE = 0.5
@@ -42,19 +42,19 @@ _TRIPLETS = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class Rhythm:
-    """The beats of a song."""
+    """Beats of a song."""
 
     bpm: float
     confidence: float
-    """Of the tempo, 0 to 1."""
+    """Confidence of the tempo, 0 to 1."""
     beats: tuple[float, ...]
-    """Their times in seconds."""
+    """Times of the beats in seconds."""
     signature: str
     """3/4, 4/4 or 6/8; the beat of 6/8 is a dotted quarter note."""
     signature_confidence: float
-    """0 to 1; accents tell little, so mostly low."""
+    """Confidence of the signature, 0 to 1; mostly low, as accents are weak evidence."""
     downbeat: int
-    """Number of the first beat that begins a bar."""
+    """Index of the first beat that begins a bar."""
 
     @property
     def beats_per_bar(self) -> int:
@@ -62,17 +62,17 @@ class Rhythm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sound:
-    """How the analysed audio changes, frame by frame."""
+class _Features:
+    """Features of the audio, frame by frame."""
 
     onsets: Tensor
-    """[frames]: how strongly sounds begin."""
+    """[frames]: onset strength."""
     bands: Tensor
     """[bands, frames]: compressed level."""
 
 
 def analysed(waveform_CN: Tensor) -> Tensor:
-    """[samples] at 22.05 kHz, both channels together, of a waveform at 48 kHz."""
+    """Mix a waveform at 48 kHz to mono [samples] at 22.05 kHz."""
     from torchaudio.functional import resample
 
     mono: Tensor = resample(waveform_CN.mean(dim=0), SAMPLE_RATE, RATE)
@@ -80,11 +80,11 @@ def analysed(waveform_CN: Tensor) -> Tensor:
 
 
 def rhythm(mono: Tensor) -> Rhythm | None:
-    """Tempo, beats and signature of [samples] at 22.05 kHz; None where fewer than 16 beats are heard.
+    """Estimate tempo, beats and signature of [samples] at 22.05 kHz; None for fewer than 16 beats.
 
     Raises MissingDependency without librosa.
     """
-    sound = _listen(mono)
+    sound = _features(mono)
     half = len(sound.onsets) // 2
     if half < 2 * _FRAMES_PER_SECOND or not float(sound.onsets.abs().max()) > 0:
         return None
@@ -102,26 +102,26 @@ def rhythm(mono: Tensor) -> Rhythm | None:
 
 
 def require_librosa() -> None:
-    """MissingDependency, with what to install, where librosa cannot be imported."""
-    with optional.imports("librosa", "Hearing tempo and key"):
+    """Raise MissingDependency, with the package to install, where librosa cannot be imported."""
+    with optional.imports("librosa", "Estimating tempo and key"):
         import librosa  # noqa: F401
 
 
-def _listen(mono: Tensor) -> _Sound:
+def _features(mono: Tensor) -> _Features:
     require_librosa()
     import librosa
 
     power = torch.from_numpy(librosa.feature.melspectrogram(y=mono.numpy(), sr=RATE, n_fft=1024, hop_length=_HOP,
                                                             n_mels=_BANDS))
     loud = power.amax(dim=0).sqrt().sort().values[int(0.99 * power.shape[1])].clamp_min(1e-9)
-    # Compressed less than decibels are, in which a faint hi-hat begins as strongly as a drum.
+    # Compressed less than decibels, in which a faint hi-hat has as strong an onset as a drum.
     bands = (_COMPRESSION * power.sqrt() / loud).log1p()
     everything, bass = (_onsets(part) for part in (bands, bands[:_LOW_BANDS]))
-    return _Sound(onsets=everything + _BASS * bass, bands=bands)
+    return _Features(onsets=everything + _BASS * bass, bands=bands)
 
 
 def _onsets(bands: Tensor) -> Tensor:
-    """[frames], of standard deviation 1."""
+    """Onset strength [frames], of standard deviation 1."""
     import librosa
 
     # Not moved by half a window (center), so that a cut at a beat is a little before its sound and never in it.
@@ -140,7 +140,7 @@ def _periodicity(onsets: Tensor) -> Tensor:
 
 
 def _at(values: Tensor, places: Tensor) -> Tensor:
-    """Values between two frames, by a straight line; 0 behind the end."""
+    """Interpolate linearly between frames; 0 behind the end."""
     whole = places.floor().long().clamp(0, len(values) - 2)
     share = places - whole
     return torch.where(places < len(values) - 1, values[whole] * (1 - share) + values[whole + 1] * share, 0.0)
@@ -151,7 +151,7 @@ def _comb(periodicity: Tensor, periods: Tensor) -> Tensor:
 
 
 def _period(periodicity: Tensor) -> tuple[float, float, float]:
-    """Frames of a beat, how strongly it returns (up to 1), and what its strongest rival has of its score (0 to 1)."""
+    """Beat period in frames, its strength (up to 1), and the relative score of its strongest rival (0 to 1)."""
     steps = torch.arange(0, math.log2(_FASTEST / _SLOWEST), 0.004)
     tempos = _SLOWEST * 2**steps
     strengths = _comb(periodicity, 60 * _FRAMES_PER_SECOND / tempos).clamp_min(0)
@@ -163,7 +163,7 @@ def _period(periodicity: Tensor) -> tuple[float, float, float]:
 
 
 def _refined(periodicity: Tensor, period: float) -> float:
-    """The same period to a fraction of a frame, by its multiples."""
+    """Refine a period to a fraction of a frame by its multiples."""
     for multiple in (2, 4, 8, 16):
         near = torch.linspace(-0.45, 0.45, 91) + period * multiple
         reach = torch.linspace(-0.3, 0.3, 61) * period / multiple + period if multiple == 2 else near / multiple
@@ -173,7 +173,7 @@ def _refined(periodicity: Tensor, period: float) -> float:
 
 
 def _agreement(period: float, halves: list[float]) -> float:
-    """How far both halves of the song have its tempo, so that it is not that of a few bars only."""
+    """Confidence factor by the agreement of both halves of the song with its tempo."""
     def one(other: float) -> float:
         octaves = abs(math.log2(other / period))
         return 1.0 if octaves < _SAME_TEMPO else 0.7 if abs(octaves - 1) < _SAME_TEMPO else 0.4
@@ -182,7 +182,7 @@ def _agreement(period: float, halves: list[float]) -> float:
 
 
 def _beats(onsets: Tensor, period: float) -> Tensor:
-    """The frames of the beats."""
+    """Frames of the beats."""
     import librosa
 
     _, frames = librosa.beat.beat_track(onset_envelope=onsets.numpy(), sr=RATE, hop_length=_HOP, trim=False,
@@ -190,8 +190,8 @@ def _beats(onsets: Tensor, period: float) -> Tensor:
     return torch.as_tensor(frames)
 
 
-def _metre(sound: _Sound, frames: Tensor, periodicity: Tensor, period: float) -> tuple[str, float, int]:
-    """Time signature, how sure it is, and the number of the first downbeat."""
+def _metre(sound: _Features, frames: Tensor, periodicity: Tensor, period: float) -> tuple[str, float, int]:
+    """Time signature, its confidence, and the index of the first downbeat."""
     accents = _accents(sound, frames)
     centred = accents - accents.mean()
     whole = centred.square().mean().clamp_min(1e-12)
@@ -211,8 +211,8 @@ def _metre(sound: _Sound, frames: Tensor, periodicity: Tensor, period: float) ->
     return signature, sure, strongest
 
 
-def _accents(sound: _Sound, frames: Tensor) -> Tensor:
-    """[beats]: how much each beat sounds like the first of a bar: by its onset, its bass, and a change of harmony."""
+def _accents(sound: _Features, frames: Tensor) -> Tensor:
+    """Downbeat score [beats] of each beat, from its onset, its bass and a change of harmony."""
     near = F.max_pool1d(sound.onsets[None, None], 5, 1, 2)[0, 0][frames]
     bass = F.relu(torch.diff(sound.bands[:_LOW_BANDS], dim=1, prepend=sound.bands[:_LOW_BANDS, :1])).mean(dim=0)
     edges = [*frames.tolist(), sound.bands.shape[1]]

@@ -1,7 +1,7 @@
-"""A folder of songs as one dataset.json, which Side-Step reads, and which `find_songs` reads back to the same songs.
+"""Writer of dataset.json, which Side-Step reads, and which `find_songs` reads back to the same songs.
 
-It has every key of Side-Step's, and three of our own where a song needs them: `song`, its name where that is not its
-path; `start` and `stop` of a section, in seconds; and in the metadata `folder`, where the names begin.
+The file has all keys of Side-Step's format, and where needed some of our own: `song`, a name that is not the path;
+`start` and `stop` of a section, in seconds; and in the metadata `folder`, to which names are relative.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Json = dict[str, Any]
 
 
 def write_dataset_json(found: SongFolder, path: Path, name: str) -> None:
-    """Write the songs, with all that is known of them, under a name for the whole.
+    """Write the songs with their metadata, under a name for the dataset.
 
-    Songs below the file's folder have paths relative to it, so that they may be moved together; others have absolute
-    ones.  A genre_ratio is written in whole percent.  A file that says the same already is left as it is.
+    Songs below the file's folder get paths relative to it, so that both may move together; others absolute ones.  The
+    genre_ratio is written in whole percent.  An identical file is left untouched.
     """
     path = Path(os.path.normpath(path.absolute()))
     seconds = {report.name: report.seconds for report in found.reports}
@@ -64,13 +64,13 @@ def _sample(song: Song, here: Path, root: Path, seconds: float, position: str) -
 
 
 def _shared_position(found: SongFolder) -> str:
-    """Where the trigger word goes in all songs that have one; empty where they differ."""
+    """Position of the trigger word in all songs that have one; empty where they differ."""
     positions = {song.trigger_position for song in found.songs if song.trigger_word} or {"prepend"}
     return (positions.pop() or "") if len(positions) == 1 else ""
 
 
 def _says_already(path: Path, content: Json) -> bool:
-    """Whether a file says this, whenever it was made."""
+    """True if the file has this content, apart from its date."""
     try:
         there = strict_json.read(path, max_bytes=LARGEST_LIST)
     except strict_json.BadJson:

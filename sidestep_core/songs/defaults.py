@@ -17,21 +17,21 @@ from .unread import unknown
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig(Config):
-    """What is said about every song that does not say it itself."""
+    """Defaults for songs whose own metadata has no value."""
 
     trigger_word: str = ""
-    """Trigger word; a song's own (sidecar, dataset.json) takes its place."""
+    """Trigger word of songs without one of their own (sidecar, dataset.json)."""
     trigger_position: TriggerPosition = "prepend"
-    """Where a song's trigger word goes, its own too; `replace` makes it the whole caption."""
+    """Position of the trigger word, of a song's own, too; `replace` makes it the whole caption."""
     genre_ratio: float = 0.0
-    """Share of visits, in whole percent, that show the genre in place of the caption, where a training leaves it to the
-    songs; 0: what their dataset.json says, or none."""
+    """Share of draws, rounded to percent, that show the genre in place of the caption, where a training leaves it to
+    the songs; 0 keeps that of their dataset.json."""
     prompt_override: PromptOverride = ""
-    """Show always the caption, or always the genre; empty leaves it to chance by the genre_ratio."""
+    """Always the caption, or always the genre; empty leaves the choice to the genre_ratio."""
     all_instrumental: bool = False
-    """Nothing is sung in any of the songs, whatever is written about them."""
+    """Treat every song as instrumental, whatever its metadata."""
     language: str = ""
-    """Of the lyrics, such as en."""
+    """Language of the lyrics, such as en."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,17 +39,16 @@ class BuildConfig(Config):
 
 
 def build(found: SongFolder, config: BuildConfig) -> SongFolder:
-    """The same songs, with what the config says about each; only genre_ratio and all_instrumental overrule songs."""
+    """Apply the defaults to every song; only genre_ratio and all_instrumental override its own metadata."""
     return dataclasses.replace(found, songs=tuple(_built(song, config) for song in found.songs),
                                genre_ratio=round(config.genre_ratio, 2) or found.genre_ratio)
 
 
 def captioned(found: SongFolder, texts: Sequence[str], replace: bool) -> SongFolder:
-    """The songs with what one text for each says, in their order: a caption, or any dialect of a `song.txt`.
+    """Add the metadata of one text per song, in their order: a caption, or any form of a `song.txt`.
 
-    What a song says already stays unless it is to be replaced; an empty text says nothing, and what else is not used of
-    a text is a notice.  Raises DatasetError when
-    there is not one text for each song, or one cannot be what it says.
+    Existing values stay unless `replace`; an empty text changes nothing, and text that is not used becomes a notice.
+    Raises DatasetError for another number of texts than songs, or an invalid value.
     """
     if len(texts) != len(found.songs):
         raise DatasetError(f"Texts: {len(texts)}, songs: {len(found.songs)}. Give one for each, in their "
@@ -57,12 +56,12 @@ def captioned(found: SongFolder, texts: Sequence[str], replace: bool) -> SongFol
     songs, notices = [], list(found.notices)
     for number, (song, text) in enumerate(zip(found.songs, texts, strict=True), start=1):
         remarks = Remarks()
-        said: Mapping[str, Any] = parse_text(text, f"Text {number} (of {song.name})", remarks)
+        metadata: Mapping[str, Any] = parse_text(text, f"Text {number} (of {song.name})", remarks)
         notices += [Problem(name=song.name, reason=sentence) for sentence in remarks.sentences]
         notices += [Problem(name=name, reason=reason)
                     for name, reason in unknown((song.name, entry) for entry in remarks.unknown)]
         plain = vars(Song(path=song.path, name=song.name))
-        new = {name: value for name, value in said.items() if replace or vars(song)[name] == plain[name]}
+        new = {name: value for name, value in metadata.items() if replace or vars(song)[name] == plain[name]}
         songs.append(dataclasses.replace(song, **new))
     return dataclasses.replace(found, songs=tuple(songs), notices=tuple(notices))
 
@@ -72,7 +71,7 @@ def _built(song: Song, config: BuildConfig) -> Song:
     language = config.language.strip().lower()
     return dataclasses.replace(
         song, trigger_word=trigger_word,
-        # Without a trigger word the place of one is left to whoever brings it.
+        # Without a trigger word, its position is left to the stage that adds one.
         trigger_position=song.trigger_position or (config.trigger_position if trigger_word else None),
         prompt_override=song.prompt_override or config.prompt_override,
         instrumental=song.instrumental or config.all_instrumental,

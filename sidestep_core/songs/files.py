@@ -23,7 +23,7 @@ SIDECAR_FOLDERS = {
     **dict.fromkeys(("lyric", "lyrics"), ".lyrics.txt"),
     **dict.fromkeys("annotations json labels meta metadata notes sidecars text texts txt".split(), TEXT_FILE),
 }
-"""Folder of sidecars beside songs, in lower case -> suffix that stands for a `song.txt` there."""
+"""Subfolder for sidecars, in lower case -> suffix that a `song.txt` in it stands for."""
 
 OnSkip = Callable[[str, str], None]
 """Called with the name of each file that is left out, and the reason."""
@@ -163,7 +163,7 @@ def _claim(file: str, owners: Mapping[str, list[str]], spelled: Callable[[str], 
 
 
 def is_audio(file: str) -> bool:
-    """Whether a file is audio by its ending."""
+    """True if the file's ending is that of audio."""
     return Path(file).suffix.lower() in EXTENSIONS
 
 
@@ -190,5 +190,5 @@ _SPELLINGS = ((_stem, _composed), (_composed, _composed), (_folded_stem, _folded
 
 
 def _hidden(name: str) -> bool:
-    """Whether a file is hidden; so are AppleDouble files, which macOS writes on foreign disks as ._name."""
+    """True for hidden files, AppleDouble files of macOS (._name) included."""
     return name.startswith(".") or name == "__MACOSX"

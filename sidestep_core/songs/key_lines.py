@@ -1,4 +1,4 @@
-"""Lines of a text that begin with a key, however people mark it: `caption: calm`, `**Caption:** calm`, `# Caption`."""
+"""Lines of a text that begin with a key, in any markup: `caption: calm`, `**Caption:** calm`, `# Caption`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 _LONGEST = 80
-"""Characters in which a line's key must end."""
+"""Most characters of a line up to the end of its key."""
 _MARK = r"(?P<mark>\*\*|__|[*_`]|)"
 _LETTER = "A-Za-z\u4e00-\u9fff"
 _NAME = rf"(?P<name>[{_LETTER}][{_LETTER} _-]{{0,39}}?)"
@@ -19,7 +19,7 @@ _KEY = re.compile(rf"{_UNSEEN}{_BULLET}{_MARK}{_NAME}\s*"
 _ASSIGNED = re.compile(rf"{_UNSEEN}{_BULLET}(?P<name>(?:caption|prompt|lyrics|bpm|tempo|genre|language|tags?|style|key)"
                        r"(?= ?[=\t])|(?:caption|prompt|lyrics|bpm)(?= [-\u2013\u2014] ))\s*[-=\u2013\u2014]?\s*",
                        re.IGNORECASE)
-"""`caption = calm`, and a tab or a dash for the colon; only of names that nobody would sing so."""
+"""`caption = calm`, or a tab or dash for the colon; only for names that lyrics would not contain like this."""
 _HEADING = re.compile(rf"\s*(?:#{{1,6}}\s+)(?:\*\*|__)?{_NAME}\s*{_COLON}?\s*(?:\*\*|__)?{_COLON}?\s*"
                       r"|\s*\[(?P<section>(?i:caption|prompt|lyrics))\]\s*"
                       rf"|\s*(?:\*\*|__)(?P<bold>[{_LETTER}][{_LETTER} _-]{{0,39}}?)\s*(?:\*\*|__)\s*")
@@ -28,7 +28,7 @@ _RULE = re.compile(r"\s*([-*_=])\1{2,}\s*")
 
 
 class KeyLine(NamedTuple):
-    """A name, and the value behind it; a heading's value is on the lines below it."""
+    """Key of a line and the value behind it; a heading's value is on the lines below."""
 
     name: str
     value: str
@@ -36,7 +36,7 @@ class KeyLine(NamedTuple):
 
 
 def key_line(line: str) -> KeyLine | None:
-    """The key and the value of a line; None where it does not look like that."""
+    """Parse the key and value of a line; None where it has no key."""
     if len(line) <= _LONGEST and (heading := _HEADING.fullmatch(line)):
         return KeyLine(heading["name"] or heading["bold"] or heading["section"], "", heading=True)
     key = _KEY.match(line[:_LONGEST])
@@ -48,5 +48,5 @@ def key_line(line: str) -> KeyLine | None:
 
 
 def is_fence(line: str) -> bool:
-    """Whether a line only sets others off: that of a block of code, or a rule."""
+    """True for a fence of a code block or a horizontal rule."""
     return len(line) <= _LONGEST and (_FENCE.fullmatch(line) or _RULE.fullmatch(line)) is not None

@@ -1,4 +1,4 @@
-"""Lyrics for the sections of a song, which nobody timed: by their order, and by how much is sung."""
+"""Division of untimed lyrics among the sections of a song, by order and number of lines."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 MARKER = re.compile(r"\s*\[[^\[\]]+\]\s*")
-"""A line of lyrics that names a part, such as [Verse]."""
+"""Line of lyrics that names a part, such as [Verse]."""
 _INTERLUDE_LINES = 2
-"""A part without words, such as [Intro], lasts about as long as so many lines."""
+"""Lines that a part without words, such as [Intro], counts as."""
 
 
 def divide(lyrics: str, cuts: Sequence[float]) -> list[str]:
-    """One text for each section of a song that is cut at these shares of its length (0 to 1, ascending).
+    """Divide lyrics among the sections of a song that is cut at these shares of its length (0 to 1, ascending).
 
     Parts that begin with a marker such as [Verse] stay whole; without markers, paragraphs; in one paragraph, lines.
     Each part takes as long as it has lines, and belongs to the section in which its middle falls.  Every line is in
@@ -30,7 +30,7 @@ def divide(lyrics: str, cuts: Sequence[float]) -> list[str]:
 
 
 def _parts(lines: Sequence[str]) -> list[list[str]]:
-    """The lines in groups that stay together."""
+    """Group lines into parts that stay together."""
     if any(MARKER.fullmatch(line) for line in lines):
         begins = [bool(MARKER.fullmatch(line)) for line in lines]
     else:
@@ -42,5 +42,5 @@ def _parts(lines: Sequence[str]) -> list[list[str]]:
         if begin or not parts:
             parts.append([])
         parts[-1].append(line)
-    # What is before the first marker (a title, a blank line) belongs to the first part.
+    # Lines before the first marker (a title, a blank line) belong to the first part.
     return [parts[0] + parts[1], *parts[2:]] if len(parts) > 1 and not begins[0] else parts

@@ -137,12 +137,12 @@ def parse_entries(entries: Iterable[Entry], remarks: Remarks | None = None) -> S
 
 
 def is_weak(name: str) -> bool:
-    """Whether a name counts only where none of the field's own names is there."""
+    """True if a name counts only where none of the field's own names is there."""
     return plain_name(name) in _WEAK
 
 
 def has_markers(value: Any) -> bool:
-    """Whether a text has several lines, one of them a section marker such as [Verse]."""
+    """True if a text has several lines, one of them a section marker such as [Verse]."""
     lines = value.strip().splitlines() if isinstance(value, str) else []
     return len(lines) > 1 and any(MARKER.fullmatch(line) for line in lines)
 

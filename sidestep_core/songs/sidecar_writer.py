@@ -1,8 +1,8 @@
-"""Notes of a song, written back beside it: where they are said already, in the dialect that they are said in.
+"""Metadata of a song written back to its sidecars, into the file and the form that hold it already.
 
-What is not changed stays as it was typed: other fields, unknown keys, comments, byte-order marks and line ends.  Every
-change is tried on paper first and kept only if the sidecars then read as they should; so a text that its file's dialect
-would take for something else goes into the next file that can hold it, in the end `song.json`, which holds any.
+Everything else stays as typed: other fields, unknown keys, comments, byte-order marks and line ends.  Every change is
+made in memory first and kept only if the sidecars then parse as intended; a text that a file's form would misread goes
+into the next file that can hold it, at last `song.json`, which holds any.
 """
 
 from __future__ import annotations
@@ -38,24 +38,23 @@ _TEXTS = tuple(suffix for suffix in SIDECARS if suffix != JSON_FILE)
 _LINE_NAMES: Mapping[Field, str] = {"trigger_word": "custom_tag", "trigger_position": "tag_position",
                                     "instrumental": "is_instrumental", "repeats": "repeat"}
 _JSON_NAMES: Mapping[Field, str] = {**_LINE_NAMES, "key": "keyscale", "signature": "timesignature"}
-"""How Side-Step spells a field in a line and in JSON, where that is not its own name."""
+"""Side-Step's name of a field in a line and in JSON, where it differs from ours."""
 
 
 def write_sidecar(song: Song, notes: SongMetadata) -> Path:
-    """Write what has changed of a song's notes beside it, and give the file that has the last of them.
+    """Write changed metadata of a song to its sidecars; return the last file written.
 
-    An empty value takes a field out of the sidecars; what dataset.json, a table or the audio's own tags say of it
-    counts again then.  The previous content of each file stays beside it as .bak.  Raises DatasetError, before anything
-    is written, where a value is not what its name says, a sidecar cannot be read, or the song is a section.
+    An empty value removes the field, so that weaker sources count again.  The previous content of each file is kept as
+    .bak.  Raises DatasetError, before anything is written, for an invalid value, an unreadable sidecar, or a section.
     """
     if song.start or song.stop:
-        raise DatasetError(f"{song.name} is a section of {song.path.name}. Edit the notes of the whole song.")
+        raise DatasetError(f"{song.name} is a section of {song.path.name}. Edit the whole song.")
     before = sidecars_of_song(song)
     after = before
     for field, value in validated(notes).items():
         after = edited(after, song.path.stem, field, value)
     written = song.path.with_name(song.path.stem + TEXT_FILE)
-    # What gains first: a crash between two files leaves both rather than none.
+    # Files that gain text first: a crash in between leaves the value twice rather than not at all.
     for suffix in sorted(after, key=lambda suffix: not after[suffix].text.strip()):
         if suffix not in before or after[suffix].text != before[suffix].text:
             written = song.path.parent / after[suffix].file
@@ -64,13 +63,13 @@ def write_sidecar(song: Song, notes: SongMetadata) -> Path:
 
 
 def sidecars_of_song(song: Song) -> Sidecars:
-    """What lies beside a song now.  Raises DatasetError where it cannot be read."""
+    """Read the present sidecars of a song.  Raises DatasetError where one cannot be read."""
     root = next((folder for folder in song.path.parents if folder / song.name == song.path), None)
     return read_sidecars(song.path.parent, sidecars_of(song.path, root))
 
 
 def edited(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Sidecars:
-    """The files beside a song called `stem` when they say `value` of `field`, and nothing of it where that is None."""
+    """Set a field in the sidecars of the song `stem`; None removes it."""
     said = parse_sidecars(sidecars)
     expected = {**said, field: value}
     if value is None:
@@ -92,7 +91,7 @@ def _read(sidecars: Sidecars) -> SongMetadata | None:
 
 
 def _candidates(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Iterator[Sidecars]:
-    """Ways to say it, the one that suits these files best first; not each of them is read as it is meant."""
+    """Yield ways to write the value, the best fit for these files first; some may not parse as intended."""
     without = _without(sidecars, field)
     if value is None:
         yield without
@@ -119,7 +118,7 @@ def _put(sidecars: Sidecars, stem: str, suffix: str, text: str) -> Sidecars:
 
 
 def _without(sidecars: Sidecars, field: Field) -> Sidecars:
-    """The same files, none of which says anything of the field."""
+    """Remove the field from all sidecars."""
     left = dict(sidecars)
     for suffix in _TEXTS:
         if suffix in left:
@@ -134,7 +133,7 @@ def _has_keys(sidecars: Sidecars, suffix: str) -> bool:
 
 
 def _keyed(sidecars: Sidecars) -> Sidecars:
-    """The same, with plain text in `song.txt` behind its key: what the files beside it say cannot change what it is."""
+    """Put plain text in `song.txt` behind its key, so that other sidecars cannot change its meaning."""
     if TEXT_FILE not in sidecars:
         return sidecars
     text = sidecars[TEXT_FILE].text
@@ -147,7 +146,7 @@ def _keyed(sidecars: Sidecars) -> Sidecars:
 
 
 def _json(sidecars: Sidecars, field: Field, value: Any) -> str:
-    """The text of `song.json`, under the names that it has for the field; without them where the value is None."""
+    """Set the field in `song.json` under the names that it has there; None removes them."""
     values = json_object(sidecars[JSON_FILE]) if JSON_FILE in sidecars else {}
     names = [name for name in values if field_of(name) == field]
     own = [name for name in names if not is_weak(name)]
@@ -159,7 +158,7 @@ def _json(sidecars: Sidecars, field: Field, value: Any) -> str:
 
 
 def _replaced(sidecars: Sidecars, suffix: str, field: Field, value: Any) -> str:
-    """A text whose part that counts for the field says the value, and the others nothing."""
+    """Set the value in the part of a text that counts for the field, and empty the other parts."""
     text = sidecars[suffix].text
     stated = sorted((part for part in parts(sidecars, suffix) if _is(part, field)), key=lambda part: part.start)
     counts = next((part for part in reversed(stated) if not is_weak(part.entry.name)), stated[-1] if stated else None)
@@ -178,7 +177,7 @@ def _replaced(sidecars: Sidecars, suffix: str, field: Field, value: Any) -> str:
 
 
 def _added(sidecars: Sidecars, field: Field, value: Any) -> str:
-    """A `song.txt` that says the value too: as a tag where it has such, else as a line, in front of the lyrics."""
+    """Add the value to `song.txt`: as a tag if it has tags, else as a line in front of the lyrics."""
     text = sidecars[TEXT_FILE].text if TEXT_FILE in sidecars else ""
     there = parts(sidecars, TEXT_FILE)
     if any(part.look == "tag" for part in there):
@@ -190,7 +189,7 @@ def _added(sidecars: Sidecars, field: Field, value: Any) -> str:
 
 
 def _line(field: Field, name: str, value: Any) -> str:
-    """A `key: value` line; lyrics begin on the next."""
+    """Format a `key: value` line; lyrics begin on the next line."""
     if value is None:
         return f"{name}:\n"
     return f"{name}:\n{value}\n" if field == "lyrics" else f"{name}: {_spelled(value)}\n"
@@ -203,7 +202,7 @@ def _spelled(value: Any) -> str:
 
 
 def _asides(field: Field, text: str) -> str:
-    """What of a text about a caption is none of it.  In lyrics a line that begins with # is sung."""
+    """Comments and empty lines of a caption's text.  In lyrics, a line that begins with # is sung."""
     return asides(text) if field == "caption" else ""
 
 
@@ -216,9 +215,9 @@ def _is(part: Part, field: Field) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file with the line ends, the encoding and the byte-order mark that it had; what it was becomes its .bak.
+    """Write a file with its previous line ends, encoding and byte-order mark; keep the previous content as .bak.
 
-    A link becomes a file of its own, and what it leads to stays.
+    A link is replaced by a file, and its target stays.
     """
     encoding, mark = "utf-8", False
     if path.is_file() and not path.is_symlink():

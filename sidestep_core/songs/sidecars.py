@@ -1,6 +1,6 @@
-"""What people write beside their songs, read without conversion.
+"""Sidecars: text files next to a song with its metadata, in the forms that people already have.
 
-Beside `song.mp3` may lie, from the weakest to the strongest where they contradict each other:
+Files next to `song.mp3`, from the weakest to the strongest where they differ:
 
 - `song.json`: one object with caption, lyrics, bpm, keyscale, timesignature, language, genre ...
 - `song.txt` as `key: value` lines, lyrics last; or as `<CAPTION>...</CAPTION><LYRICS>...` tags; or as plain text
@@ -47,9 +47,9 @@ OWN_FILES: Mapping[Field, Sequence[str]] = {"caption": CAPTION_FILES, "lyrics": 
 """Files that hold one field only, from the weakest to the strongest."""
 OF_ONE_FIELD: Mapping[str, Field] = {suffix: field for field, suffixes in OWN_FILES.items() for suffix in suffixes}
 SIDECARS = (JSON_FILE, TEXT_FILE, *OF_ONE_FIELD)
-"""What may follow a song's stem, in lower case."""
+"""Suffixes of sidecars after the song's stem, in lower case."""
 LARGEST = 1 << 20
-"""Bytes of a sidecar; a song's whole lyrics take a few thousand."""
+"""Most bytes of a sidecar; the lyrics of a song take a few thousand."""
 
 _UNUSED = {"duration"}  # keys that end a caption, but are not metadata
 _TAG_NAMES = "|".join(sorted([*NAMES, *_UNUSED], key=len, reverse=True))
@@ -61,18 +61,18 @@ _UNKNOWN_KEY_WORDS = 2
 
 
 class SidecarText(NamedTuple):
-    """A sidecar's file name and what is in it."""
+    """File name and content of a sidecar."""
 
     file: str
     text: str
 
 
 Sidecars = Mapping[str, SidecarText]
-"""The files beside one song, by their suffix of SIDECARS."""
+"""Sidecars of one song, by their suffix in SIDECARS."""
 
 
 class Part(NamedTuple):
-    """What a stretch of a text says."""
+    """Entry in a stretch of a text."""
 
     entry: Entry
     start: int
@@ -81,7 +81,7 @@ class Part(NamedTuple):
 
 
 def read_sidecars(folder: Path, files: Mapping[str, str]) -> Sidecars:
-    """The files beside one song; `files` maps each suffix of SIDECARS that exists to its file name.
+    """Read the sidecars of one song; `files` maps each suffix of SIDECARS that exists to its file name.
 
     Raises DatasetError naming the file when one cannot be read.
     """
@@ -89,9 +89,9 @@ def read_sidecars(folder: Path, files: Mapping[str, str]) -> Sidecars:
 
 
 def parse_sidecars(sidecars: Sidecars, remarks: Remarks | None = None) -> SongMetadata:
-    """What the files beside one song say; `remarks` gets a sentence about all that is not used.
+    """Parse the sidecars of one song; `remarks` gets a sentence about every value that is not used.
 
-    Raises DatasetError naming the file, and the line where it has one, when one is not what its name says.
+    Raises DatasetError with the file, and the line if any, for an invalid value.
     """
     entries: list[Entry] = []
     if JSON_FILE in sidecars:
@@ -102,7 +102,7 @@ def parse_sidecars(sidecars: Sidecars, remarks: Remarks | None = None) -> SongMe
 
 
 def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
-    """What each stretch of a text file beside a song says; in `song.txt`, the files of one field have a say in it."""
+    """Parse a text sidecar into parts; caption and lyrics files settle the meaning of plain text in `song.txt`."""
     if suffix not in sidecars:
         return []
     sidecar = sidecars[suffix]
@@ -117,16 +117,16 @@ def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
 
 
 def parse_text(text: str, where: str, remarks: Remarks | None = None) -> SongMetadata:
-    """What a text of any dialect of `song.txt` says; one without keys and tags is a caption.
+    """Parse a text in any form of `song.txt`; without keys and tags it is a caption.
 
-    Raises DatasetError, which begins with `where`, for what cannot be what it says.
+    Raises DatasetError, which begins with `where`, for an invalid value.
     """
     sidecar = SidecarText(where, text.replace("\r\n", "\n"))
     return parse_entries((part.entry for part in _parts(sidecar, "caption")), remarks)
 
 
 def json_object(sidecar: SidecarText) -> dict[str, Any]:
-    """The object in a `song.json`."""
+    """Parse the object in a `song.json`."""
     values = parse_json(sidecar)
     if not isinstance(values, dict):
         raise DatasetError(f"{sidecar.file} must be a JSON object such as {{\"caption\": \"...\"}}.")
@@ -134,7 +134,7 @@ def json_object(sidecar: SidecarText) -> dict[str, Any]:
 
 
 def parse_json(sidecar: SidecarText) -> Any:
-    """The content of a JSON file; raises DatasetError naming the line that is no JSON."""
+    """Parse a JSON file; raises DatasetError with the line that is not JSON."""
     try:
         # Half a character costs only the song whose text it is in.
         return strict_json.loads(sidecar.text, sidecar.file, unique=field_of, unicode=False)
@@ -143,12 +143,12 @@ def parse_json(sidecar: SidecarText) -> Any:
 
 
 def asides(text: str) -> str:
-    """The comments and empty lines of a text."""
+    """Comments and empty lines of a text."""
     return "".join(f"{line}\n" for line in text.removesuffix("\n").split("\n") if _is_comment(line) or not line.strip())
 
 
 def _parts_of_one(field: Field, sidecar: SidecarText) -> Iterator[Part]:
-    """The parts of a file of one field, which some write with keys nevertheless."""
+    """Parse a file of one field, which may have keys nevertheless."""
     text = require_text(sidecar.text, sidecar.file)
     lines = text.split("\n")
     first = next((line for line in lines if line.strip() and not _is_comment(line)), "")
@@ -159,7 +159,7 @@ def _parts_of_one(field: Field, sidecar: SidecarText) -> Iterator[Part]:
 
 
 def _parts(sidecar: SidecarText, plain: Literal["caption", "lyrics"] | None) -> Iterator[Part]:
-    """The parts of a `song.txt`; `plain` says what text without keys is, None lets its look decide."""
+    """Parse a `song.txt`; `plain` is the field of text without keys, None decides by its look."""
     file, text = sidecar.file, require_text(sidecar.text, sidecar.file)
     tagged = list(_TAGGED.finditer(text)) if "<" in text else []
     if tagged and (text.lstrip().startswith("<") or f"</{tagged[0][1]}>" in text):
@@ -195,8 +195,8 @@ def _tags(tagged: Sequence[re.Match[str]], text: str, file: str) -> Iterator[Par
 
 
 def _lines(lines: Sequence[str], number: int, file: str) -> Iterator[Part]:
-    """`key: value` lines.  A value may begin below its key, a caption runs on until the next key, and lyrics until the
-    end or until keys that nobody would sing."""
+    """Parse `key: value` lines.  A value may begin below its key; a caption ends at the next key, lyrics at the end or
+    at keys that nobody would sing."""
     ends = [0, *accumulate(len(line) + 1 for line in lines)]
     while number < len(lines):
         where = f"{file} line {number + 1}"
@@ -218,7 +218,7 @@ def _lines(lines: Sequence[str], number: int, file: str) -> Iterator[Part]:
 
 
 def _end_of_value(lines: Sequence[str], begin: int, field: Field | None) -> int:
-    """A caption's paragraphs end at a known key; what is below the key of another field, at anything but its words."""
+    """Find the end of a value: of a caption at a known key, of another field at an empty line, comment or key, too."""
     for number in range(begin, len(lines)):
         line = lines[number]
         if _known(line) or (field != "caption" and (not line.strip() or _is_comment(line) or key_line(line))):
@@ -227,8 +227,8 @@ def _end_of_value(lines: Sequence[str], begin: int, field: Field | None) -> int:
 
 
 def _end_of_lyrics(lines: Sequence[str], begin: int) -> int:
-    """At the first key behind an empty line from which on everything is keys, one of which nobody would sing; or at a
-    known key that is a heading."""
+    """Find the end of lyrics: a known heading behind an empty line, or a last block of keys only, one of which nobody
+    would sing."""
     after_gap = [number for number in range(begin + 1, len(lines)) if not lines[number - 1].strip()]
     heading = next((number for number in after_gap if _known(lines[number]) and _known_heading(lines[number])), None)
     if heading is not None:
@@ -241,7 +241,7 @@ def _end_of_lyrics(lines: Sequence[str], begin: int) -> int:
 
 
 def _is_note(line: str) -> bool:
-    """Whether a line says something about a song that nobody would sing."""
+    """True if a line is metadata that nobody would sing."""
     key = key_line(line)
     field = field_of(key.name) if key else None
     if key is None or field is None:
@@ -255,7 +255,7 @@ def _is_note(line: str) -> bool:
 
 
 def _known(line: str) -> str:
-    """The known key that a line begins with, or ''."""
+    """Known key at the beginning of a line, or ''."""
     key = key_line(line)
     name = plain_name(key.name) if key else ""
     return name if name in NAMES or name in _UNUSED else ""
@@ -267,7 +267,7 @@ def _known_heading(line: str) -> bool:
 
 
 def _may_be_key(line: str) -> bool:
-    """Whether a line looks like a key that is not known."""
+    """True if a line looks like an unknown key."""
     key = key_line(line)
     return key is not None and len(key.name.split()) <= _UNKNOWN_KEY_WORDS and bool(key.value.strip())
 
@@ -277,7 +277,7 @@ def _is_comment(line: str) -> bool:
 
 
 def _without_comments(lines: Sequence[str]) -> str:
-    """A caption is one paragraph, however its lines were broken."""
+    """Join the lines of a caption into one paragraph, without comments."""
     return single_line(" ".join(line for line in lines if not _is_comment(line)))
 
 

@@ -28,9 +28,9 @@ class Song:
     language: str = "unknown"
     bpm: int | None = None
     key: str = ""
-    """As typed, such as C major."""
+    """Spelled as typed, such as C major."""
     signature: str = ""
-    """As typed, such as 4/4 or 4."""
+    """Spelled as typed, such as 4/4 or 4."""
     genre: str = ""
     trigger_word: str = ""
     """The song's own."""
@@ -69,7 +69,7 @@ class SongFolder:
     problems: tuple[Problem, ...]
     """Files that are left out."""
     reports: tuple[SongReport, ...] = ()
-    """Of the analyzed songs, by name."""
+    """Reports on the analyzed songs, by name."""
     notices: tuple[Problem, ...] = ()
     """Metadata that is ambiguous or not used; these songs are used."""
     genre_ratio: float = 0.0

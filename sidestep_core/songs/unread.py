@@ -1,4 +1,4 @@
-"""What lies among songs and is not read: files, and values under unknown names; named to whoever put them there."""
+"""Notices about text files among songs that are not read, and about values under unknown names."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _TEXT_ENDINGS = frozenset(
 _BACKUP = ".bak"
 _SYSTEM = frozenset(("desktop.ini", "thumbs.db"))
 _SNIFFED = 512
-"""Bytes that tell whether a file of another ending is text."""
+"""Bytes by which text is recognised in files of unknown endings."""
 _MAX_SNIFFED = 1000
 _LARGEST = 1 << 20
 _NAMED_ALONE, _NAMED_IN_ALL = 5, 20
 _MAX_UNKNOWN = 50
-"""Names that are told one by one."""
+"""Names with a notice each."""
 
 
 def unread(others: Sequence[str], songs: Sequence[str], reasons: Mapping[str, str],
            root: Path) -> Iterator[tuple[str, str]]:
-    """The path of each text among the other files, and why it is not read; many in one line.
+    """Yield the path of each text file that is not read, and why; many are joined in one notice.
 
-    `reasons` has those that are known already.
+    reasons: path -> reason that is already known.
     """
     stems = {PurePosixPath(song).stem.casefold(): song for song in songs}
     texts: list[str] = []
@@ -47,7 +47,7 @@ def unread(others: Sequence[str], songs: Sequence[str], reasons: Mapping[str, st
 
 
 def unknown(values: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, str]]:
-    """For each unknown name, the song or file that has it first, and a sentence with the value there; many in one."""
+    """Yield the first song or file with each unknown name, and a sentence with its value; many names are joined."""
     by_name: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
     for song, entry in values:
         by_name[plain_name(entry.name)].append((song, entry))

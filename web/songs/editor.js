@@ -1,5 +1,5 @@
-// The fields of one song, in a dialog over the page.  They are written beside the song when a person presses Save, and
-// only then; what was written and not saved is never dropped by one key or click.
+// Dialog to edit the text fields of one song.  Only Save writes them, to the song's text files; unsaved edits are never
+// lost by a single key or click.
 
 import { make } from "../dom.js";
 import { FIELDS } from "./rows.js";
@@ -7,12 +7,12 @@ import { FIELDS } from "./rows.js";
 const SURE = 5000; // milliseconds to press Discard
 
 /**
- * Opens the dialog: {update(row)}, for when the songs were read again meanwhile.  `save(changed values)` gives a promise
- * of nothing, or of what is wrong in words; `closed()` is told at the end.
+ * Open the dialog; return {update(row)} for songs that are read again.  `save(changed values)` returns a promise of an
+ * error in words, or of nothing; `closed()` is called at the end.
  */
 export function openEditor(row, { save, closed }) {
   const fields = new Map(FIELDS.map((field) => [field.name, input(field, row[field.name])]));
-  const before = new Map(); // as the fields hold it: \n for \r\n
+  const before = new Map(); // values as the fields hold them: \n for \r\n
   const note = make("span", "sidestep-edit-note");
   const saving = button("Save", "sidestep-button sidestep-save", "submit");
   const cancel = button("Cancel", "sidestep-button", "button");
@@ -25,18 +25,18 @@ export function openEditor(row, { save, closed }) {
   const dialog = make("dialog", "sidestep-panel sidestep-dialog", form);
   let sure = 0;
 
-  saving.title = "Writes what is not there yet into a text file beside the song. The file as it was is kept as .bak. "
+  saving.title = "Writes your changes into a text file next to the song. The previous file is kept as .bak. "
     + "(Ctrl+Enter)";
   title.id = "sidestep-editor-title";
   dialog.setAttribute("aria-labelledby", title.id);
   note.setAttribute("role", "status");
 
-  /** Only these are saved: what was changed meanwhile in another table or tab stays. */
+  /** Only edited fields are saved: changes made in another table or tab stay. */
   const changed = () => Object.fromEntries(
     [...fields].map(([name, { value }]) => [name, value]).filter(([name, value]) => value !== before.get(name)));
   const dirty = () => Object.keys(changed()).length > 0;
 
-  /** Show the values of this row, but for the fields that a person is writing. */
+  /** Show the values of this row, except in edited fields. */
   function update(fresh) {
     const own = changed();
     title.textContent = fresh.name;
@@ -61,7 +61,7 @@ export function openEditor(row, { save, closed }) {
   }
 
   function leave() {
-    if (cancel.disabled) return; // it is being written
+    if (cancel.disabled) return; // a save is running
     if (!dirty()) return close();
     unsure();
     note.textContent = "Not saved yet. Save it, or press Discard.";
@@ -84,7 +84,7 @@ export function openEditor(row, { save, closed }) {
   }
 
   function keep(event) {
-    if (dirty()) event.preventDefault(); // the browser asks before the page goes
+    if (dirty()) event.preventDefault(); // the browser asks before it leaves the page
   }
 
   form.addEventListener("submit", (event) => {
@@ -94,9 +94,9 @@ export function openEditor(row, { save, closed }) {
   form.addEventListener("input", unsure);
   cancel.addEventListener("click", () => (sure ? close() : leave())); // Escape alone never discards
   dialog.addEventListener("keydown", (event) => {
-    event.stopPropagation(); // ComfyUI's shortcuts are not meant while writing
+    event.stopPropagation(); // keys must not trigger ComfyUI's shortcuts
     if (event.key === "Escape") {
-      event.preventDefault(); // or the browser closes it, at a second press whatever was said
+      event.preventDefault(); // or the browser closes it, at a second press regardless
       if (!event.repeat) leave();
     }
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(saving);
@@ -104,7 +104,7 @@ export function openEditor(row, { save, closed }) {
   for (const type of ["keyup", "paste", "copy", "cut", "wheel", "pointerdown"]) {
     dialog.addEventListener(type, (event) => event.stopPropagation());
   }
-  dialog.addEventListener("cancel", (event) => { // a phone's way back
+  dialog.addEventListener("cancel", (event) => { // the back gesture of phones
     event.preventDefault();
     leave();
   });

@@ -1,11 +1,11 @@
-// One player for all rows of a table.  Nothing is loaded until a song is played.
+// One audio player for all rows of a table.  Nothing is loaded until a song is played.
 
 import { make } from "../dom.js";
 import { played } from "./rows.js";
 
 /**
- * {element, toggle(row), seek(row, share), stop(), state(index)}; `address(index, asFlac)` makes the address of a song,
- * `changed()` is called when something is to be drawn anew, `failed(text)` where a song cannot be played.
+ * {element, toggle(row), seek(row, share), stop(), state(row)}; `address(index, asFlac)` is the URL of a song,
+ * `changed()` is called to redraw, `failed(text)` if a song cannot be played.
  */
 export function createPlayer({ address, changed, failed }) {
   const audio = make("audio", "");
@@ -13,7 +13,7 @@ export function createPlayer({ address, changed, failed }) {
   let current = null; // row in the player
   let asFlac = false;
 
-  /** Where the song begins in what is played: a file that is played as it is holds the whole song. */
+  /** Start of the song in the played file; the original file holds the whole song, a FLAC only the section. */
   const start = () => (asFlac ? 0 : current.start);
 
   function load(row, flac, share) {
@@ -22,7 +22,7 @@ export function createPlayer({ address, changed, failed }) {
     const from = start() + share * row.seconds;
     const end = row.section && !flac ? `,${row.start + row.seconds}` : "";
     audio.src = `${address(row.index, flac)}#t=${from}${end}`;
-    // Refused when another press comes first, and where the song cannot be played, which onerror sees to.
+    // Rejected if another press comes first, and for songs that cannot be played (see the error event).
     audio.play().catch(() => {});
   }
 

@@ -1,8 +1,8 @@
-// Pure functions: what the server says of songs -> what the table shows.
+// Pure functions: rows from the server -> text and shapes in the table.
 
 export const PAGE = 20; // rows at a time, so that ten thousand songs are as quick as ten
 
-/** What a person can edit, with the label and the kind of its field. */
+/** Editable fields, with label and number of lines. */
 export const FIELDS = [
   { name: "caption", label: "Caption", lines: 3 },
   { name: "lyrics", label: "Lyrics", lines: 6 },
@@ -13,7 +13,7 @@ export const FIELDS = [
   { name: "language", label: "Language" },
 ];
 
-/** 192.4 -> "3:12"; hours only where there are some. */
+/** 192.4 -> "3:12"; hours only if there are any. */
 export function clock(seconds) {
   if (!Number.isFinite(seconds)) return "-";
   const whole = Math.max(0, Math.floor(seconds));
@@ -22,7 +22,7 @@ export function clock(seconds) {
   return parts[0] ? `${parts[0]}:${minutes}:${rest}` : `${parts[1]}:${rest}`;
 }
 
-/** SVG path of a waveform in a box as wide as there are peaks and 100 high: one stroke for each. */
+/** SVG path of a waveform, one stroke per peak, in a box one unit wide per peak and 100 high. */
 export const wave = (peaks) =>
   peaks.map((height, index) => `M${index + 0.5} ${50 - Math.max(height, 2) / 2}v${Math.max(height, 2)}`).join("");
 
@@ -34,20 +34,20 @@ export const range = ({ first, rows, total }) =>
   total <= PAGE ? count(total, "song")
     : `${(first + 1).toLocaleString()} - ${(first + rows.length).toLocaleString()} of ${total.toLocaleString()}`;
 
-/** What is to be looked at in a row, as sentences. */
+/** Problems of a row, as sentences. */
 export function problems(row) {
   const missing = row.caption || row.genre ? [] : ["It has no caption."];
   return [...missing, ...row.warnings];
 }
 
-/** What stands in the cell of a value, and the whole story behind it. */
+/** Text of a cell, and its tooltip. */
 export function cell(row, name) {
   const estimate = row.estimated[name];
-  return { text: row[name] || "-", story: estimate ? `Estimated: ${estimate}` : "" };
+  return { text: row[name] || "-", tooltip: estimate ? `Estimated: ${estimate}` : "" };
 }
 
-/** What the caption's cell says: the caption, or what takes its place. */
-export const words = (row) => row.caption || (row.genre ? `Genre: ${row.genre}` : "No caption");
+/** Text of the caption's cell: the caption, or what replaces it. */
+export const captionText = (row) => row.caption || (row.genre ? `Genre: ${row.genre}` : "No caption");
 
-/** Where the player is, from 0 to 1, in a song that begins at `start` of what is played. */
+/** Position in a song from 0 to 1; the song begins at `start` of the played file. */
 export const played = (time, start, seconds) => Math.min(1, Math.max(0, (time - start) / (seconds || 1)));

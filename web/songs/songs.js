@@ -1,4 +1,4 @@
-// Shows the songs of dataset nodes in a table, to listen to and to correct.
+// Table of the songs of a dataset node, to listen and to edit.
 
 import { api } from "../../../scripts/api.js";
 import { zoomCanvas } from "../canvas.js";
@@ -18,7 +18,7 @@ const TABLES = { // height in pixels
 
 const path = (key, index) => `/sidestep/songs/${encodeURIComponent(key)}${index === undefined ? "" : `/${index}`}`;
 
-/** {answer}, or {wrong} in words. */
+/** Ask the server: {answer}, or {wrong}, an error in words. */
 async function ask(route, body) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   try {
@@ -34,7 +34,7 @@ const server = {
   rows: (key, first, count) => ask(`${path(key)}?first=${first}&count=${count}`),
   peaks: (key, index) => ask(`${path(key, index)}/peaks`),
   audio: (key, index, asFlac) => api.apiURL(`${path(key, index)}/audio${asFlac ? "?as=flac" : ""}`),
-  save: (key, index, words) => ask(`${path(key, index)}/notes`, words),
+  save: (key, index, fields) => ask(`${path(key, index)}/notes`, fields),
   saveAll: (key) => ask(`${path(key)}/notes`, {}),
 };
 
@@ -59,7 +59,7 @@ export function addSongTable(node) {
   node.showsAgain = function (output) {
     const key = output?.preview;
     if (!key || key === this.properties.songs) return;
-    // Saved with the workflow: after a reload ComfyUI may have the node's result still, and not tell it once more.
+    // Saved with the workflow: after a reload, ComfyUI may have the node's result cached and not send it again.
     this.properties.songs = key;
     table.show(key);
   };
@@ -74,7 +74,7 @@ export function addSongTable(node) {
   node.setSize([Math.max(WIDTH, node.size[0]), node.computeSize()[1]]);
 }
 
-/** The wheel scrolls what can be scrolled, and zooms the canvas elsewhere. */
+/** Scroll lists and texts with the wheel; zoom the canvas elsewhere. */
 function scrollOrZoom(event) {
   const scrolls = event.target.closest("textarea, .sidestep-list, .sidestep-reasons");
   if (scrolls && scrolls.scrollHeight > scrolls.clientHeight) event.stopPropagation();

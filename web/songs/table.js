@@ -1,10 +1,10 @@
-// The table of songs on a node: rows, a player, waveforms of the rows in sight, and a dialog to edit one.
-// Names and texts come from files of other people: they are only ever set as textContent or as values.
+// Song table of a node: rows, a player, waveforms of the visible rows, and a dialog to edit one.
+// Names and texts come from files of strangers: they are only ever set as textContent or as values.
 
 import { make, makeSvg } from "../dom.js";
 import { openEditor } from "./editor.js";
 import { createPlayer } from "./player.js";
-import { PAGE, cell, clock, count, problems, range, wave, words } from "./rows.js";
+import { PAGE, captionText, cell, clock, count, problems, range, wave } from "./rows.js";
 
 const PLAY = "M3 1.5v9l7.5 -4.5z";
 const PAUSE = "M3 1.5v9M8.5 1.5v9";
@@ -12,8 +12,8 @@ const EDIT = "M2 10l.6 -2.6l5.6 -5.6l2 2l-5.6 5.6z";
 const SURE = 5000; // milliseconds to press again
 
 /**
- * {element, show(key), stop()}; `hint` is the text before the first run, `height` in pixels that of an empty table too, so
- * that a node does not grow over its neighbours; `server` asks: rows(key, first, count), peaks, audio, save, saveAll.
+ * {element, show(key), stop()}; `hint` is the text before the first run; `height` in pixels holds for an empty table, too,
+ * so that a node does not grow over its neighbours; `server` has rows(key, first, count), peaks, audio, save, saveAll.
  */
 export function createSongTable({ hint, height, server }) {
   const title = make("span", "sidestep-title");
@@ -21,8 +21,8 @@ export function createSongTable({ hint, height, server }) {
   const back = textButton("Previous", "Rows before these");
   const forth = textButton("Next", "Rows after these");
   const all = textButton("Write all notes",
-    "Writes what is known here and not yet beside the songs, such as analysed tempos and new captions, into text files "
-    + "beside them. Files as they were are kept as .bak.");
+    "Writes new values, such as analyzed tempos and new captions, into text files next to the songs. Previous files "
+    + "are kept as .bak.");
   const head = make("div", "sidestep-head", title, note, back, forth, all);
   const list = make("div", "sidestep-list");
   const left = make("details", "sidestep-left-out");
@@ -35,7 +35,7 @@ export function createSongTable({ hint, height, server }) {
   const inSight = new IntersectionObserver(drawWaves, { root: list, rootMargin: "60px" });
   let key = null;
   let editing = null; // {key, row, editor} of the song in the dialog
-  let first = 0; // row on top, of the latest request
+  let first = 0; // first row of the latest request
   let page = null; // the latest answer
   let shown = [];
   let request = 0;
@@ -62,7 +62,7 @@ export function createSongTable({ hint, height, server }) {
     note.textContent = note.title = text;
   }
 
-  /** Show the songs of this key from the first one on. */
+  /** Show the songs of this key, from the first row on. */
   function show(newKey) {
     key = newKey;
     player.stop();
@@ -109,7 +109,7 @@ export function createSongTable({ hint, height, server }) {
       const row = shown.find((each) => each.element === target);
       if (isIntersecting && row && !row.asked) {
         row.asked = true;
-        const { answer } = await server.peaks(key, row.index); // the row's own line says what is wrong with a song
+        const { answer } = await server.peaks(key, row.index); // the row itself shows what is wrong with its song
         if (answer) row.draw(answer.peaks);
       }
     }
@@ -156,7 +156,7 @@ export function createSongTable({ hint, height, server }) {
     editing.editor = openEditor(row, { save, closed: () => { editing = null; } });
   }
 
-  /** When the songs are read again: the dialog goes with its song, if that is still here. */
+  /** After the songs are read again, attach the dialog to its song, if it is still there. */
   function followEdited() {
     const row = editing && page.rows.find(({ name }) => name === editing.row.name);
     if (!row) return;
@@ -203,16 +203,16 @@ export function createSongTable({ hint, height, server }) {
   return { element, show, stop: player.stop };
 }
 
-/** The cells of a row that are text. */
+/** Text cells of a row. */
 function texts(row) {
   const wrong = problems(row);
   const mark = wrong.length ? make("span", "sidestep-warned", wrong.length > 1 ? `! ${wrong.length}` : "!") : "";
   const name = textCell("sidestep-name", row.name, row.name);
-  const caption = textCell(`sidestep-caption${row.caption ? "" : " sidestep-none"}`, words(row), row.caption);
+  const caption = textCell(`sidestep-caption${row.caption ? "" : " sidestep-none"}`, captionText(row), row.caption);
   const cells = [name, textCell("sidestep-time", clock(row.seconds), ""), caption];
   for (const value of ["bpm", "key"]) {
-    const { text, story } = cell(row, value);
-    cells.push(textCell(`sidestep-${value}`, text, story));
+    const { text, tooltip } = cell(row, value);
+    cells.push(textCell(`sidestep-${value}`, text, tooltip));
   }
   const trouble = make("div", "sidestep-trouble", mark);
   trouble.title = wrong.join("\n");
@@ -221,9 +221,9 @@ function texts(row) {
   return [...cells, trouble];
 }
 
-function textCell(className, text, story) {
+function textCell(className, text, tooltip) {
   const element = make("div", className, text);
-  element.title = story;
+  element.title = tooltip;
   element.setAttribute("role", "cell");
   return element;
 }

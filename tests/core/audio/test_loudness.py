@@ -115,7 +115,7 @@ def test_a_true_peak_is_between_the_samples() -> None:
 def test_true_peaks_do_not_depend_on_where_the_pieces_join(monkeypatch: pytest.MonkeyPatch) -> None:
     song = noise(2)
     whole = true_peak(song)
-    monkeypatch.setattr("sidestep_core.audio.loudness._PIECE", 9_999)
+    monkeypatch.setattr("sidestep_core.audio.loudness._BLOCK", 9_999)
     assert true_peak(song) == pytest.approx(whole, rel=PEAK)
     assert true_peak(song * (1 + 2 * PEAK)) != pytest.approx(whole, rel=PEAK)
 

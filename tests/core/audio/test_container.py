@@ -1,4 +1,4 @@
-"""What headers and tags say, and files that cannot be used."""
+"""Facts of headers, tags, and files that cannot be used."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_copy_protected_file(tmp_path: Path) -> None:
     ("empty.wav", b"", r"empty.wav is empty \(0 bytes\)"),
     ("list.m3u", b"#EXTM3U\nother.mp3\n", "list.m3u is damaged or not an audio file"),
     ("list.pls", b"[playlist]\nFile1=other.mp3\n", r"list.pls holds no audio \(only subtitle\)")])
-def test_what_is_no_audio(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+def test_no_audio(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     for read in (decode, facts):
@@ -101,12 +101,12 @@ def test_what_is_no_audio(tmp_path: Path, name: str, content: bytes, expected: s
             read(path)
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"a\.wav cannot be decoded: No such file"):
         facts(tmp_path / "a.wav")
 
 
-def test_a_text_with_the_name_of_a_song_has_no_facts(tmp_path: Path) -> None:
+def test_text_with_audio_name(tmp_path: Path) -> None:
     for ending in ("flac", "wav", "mp3", "ogg", "m4a"):
         path = tmp_path / f"letter.{ending}"
         path.write_text("a letter " * 1000, encoding="utf-8")

@@ -23,9 +23,9 @@ from tests.tones import LOUD, amplitude, encode, loudest_pitch, tone, wav
 RESAMPLED = 1e-4
 """Relative error of a tone's amplitude through the resampler and 16 bits."""
 LOSSY = 0.06
-"""The same through a lossy codec."""
+"""Tolerance through a lossy codec."""
 STOPPED = 1e-4
-"""What may be left of a tone that the target rate cannot hold: -80 dB."""
+"""Largest residual of a tone above the target's Nyquist frequency: -80 dB."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ FORMATS = [
 
 
 @pytest.mark.parametrize("case", FORMATS, ids=lambda case: case.file)
-def test_every_format_becomes_stereo_at_48_khz(tmp_path: Path, case: Format) -> None:
+def test_formats_become_48_khz_stereo(tmp_path: Path, case: Format) -> None:
     pitches = (440, case.right)
     path = encode(tmp_path / case.file, tone(case.rate, 2, *pitches), case.rate, case.codec, case.sample_format)
     waveform = decode(path)
@@ -74,7 +74,7 @@ def test_every_format_becomes_stereo_at_48_khz(tmp_path: Path, case: Format) -> 
         assert amplitude(channel * (1 + 2 * case.loss), pitch) != pytest.approx(LOUD, rel=case.loss)
 
 
-def test_ten_seconds_of_cd_audio_are_ten_seconds(tmp_path: Path) -> None:
+def test_cd_audio_keeps_its_length(tmp_path: Path) -> None:
     assert decode(wav(tmp_path / "a.wav", tone(44_100, 10, 440, 440), 44_100)).shape == (2, 480_000)
 
 
@@ -84,7 +84,7 @@ def test_48_khz_is_not_touched(tmp_path: Path) -> None:
     assert torch.equal(decode(path), torch.from_numpy(wave))
 
 
-def test_resampling_keeps_what_fits_and_stops_what_does_not(tmp_path: Path) -> None:
+def test_resampling_has_no_aliases(tmp_path: Path) -> None:
     high = decode(encode(tmp_path / "a.wav", tone(44_100, 2, 20_000, 18_000), 44_100, "pcm_f32le", "flt"))
     assert amplitude(high[0], 20_000) == pytest.approx(LOUD, rel=RESAMPLED)
     too_high = decode(encode(tmp_path / "b.wav", tone(96_000, 2, 30_000, 18_000), 96_000, "pcm_f32le", "flt"))
@@ -100,7 +100,7 @@ def test_resampling_does_not_delay(tmp_path: Path) -> None:
     assert not torch.allclose(waveform[:, middle].roll(1, 1), expected[:, middle], atol=RESAMPLED, rtol=0)
 
 
-def test_mono_is_copied_at_full_loudness(tmp_path: Path) -> None:
+def test_mono_keeps_its_loudness(tmp_path: Path) -> None:
     wave = tone(SAMPLE_RATE, 1, 1000).astype(np.float32)
     waveform = decode(encode(tmp_path / "a.wav", wave, SAMPLE_RATE, "pcm_f32le", "flt", "mono"))
     assert torch.equal(waveform, torch.from_numpy(wave).expand(2, -1))
@@ -110,7 +110,7 @@ def test_mono_is_copied_at_full_loudness(tmp_path: Path) -> None:
     (0, 1.0, 0.0), (1, 0.0, 1.0), (2, math.sqrt(0.5), math.sqrt(0.5)), (3, 0.0, 0.0),
     (4, math.sqrt(0.5), 0.0), (5, 0.0, math.sqrt(0.5)),
 ])
-def test_surround_is_mixed_down_with_its_centre(tmp_path: Path, position: int, left: float, right: float) -> None:
+def test_downmix_has_the_centre(tmp_path: Path, position: int, left: float, right: float) -> None:
     pitches = [0.0] * 6
     pitches[position] = 1000
     wave = tone(SAMPLE_RATE, 2, *pitches)
@@ -133,7 +133,7 @@ def test_max_seconds_is_the_beginning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", FORMATS, ids=lambda case: case.file)
-def test_a_section_is_what_it_is_in_the_whole_song(tmp_path: Path, case: Format) -> None:
+def test_section_equals_the_whole_song(tmp_path: Path, case: Format) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 2 * case.rate))
     path = encode(tmp_path / case.file, noise, case.rate, case.codec, case.sample_format)
     whole = decode(path)
@@ -144,20 +144,20 @@ def test_a_section_is_what_it_is_in_the_whole_song(tmp_path: Path, case: Format)
     assert torch.equal(torch.cat(list(blocks(path, 0.3)), dim=1), whole)
 
 
-def test_a_section_of_surround_is_turned_down_as_the_whole_song_is(tmp_path: Path) -> None:
+def test_surround_section_has_the_songs_gain(tmp_path: Path) -> None:
     wave = tone(SAMPLE_RATE, 3, *[1000.0] * 6)
     wave[:, : 2 * SAMPLE_RATE] *= 0.1
     path = encode(tmp_path / "a.wav", wave, SAMPLE_RATE, "pcm_f32le", "flt", "5.1")
     assert torch.equal(decode(path, start=0.5, max_seconds=1), decode(path)[:, 24_000:72_000])
 
 
-def test_a_section_behind_the_end(tmp_path: Path) -> None:
+def test_section_behind_the_end(tmp_path: Path) -> None:
     path = wav(tmp_path / "a.wav", tone(SAMPLE_RATE, 1, 440, 440))
     with pytest.raises(DatasetError, match=r"a\.wav ends at 1\.0 s, before its section at 2\.0 s"):
         decode(path, start=2)
 
 
-def test_blocks_of_a_truncated_file_end_in_an_error(tmp_path: Path) -> None:
+def test_blocks_of_a_truncated_file(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.flac", tone(44_100, 10, 440, 1000), 44_100, "flac", "s16")
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -178,7 +178,7 @@ def eight_hours(path: Path) -> Path:
     return path
 
 
-def test_more_than_an_hour_at_once_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+def test_more_than_an_hour_is_refused(tmp_path: Path) -> None:
     path = eight_hours(tmp_path / "a.wav")
     assert facts(path).seconds == 8 * 3600
     for seconds in (0, 3601):
@@ -187,7 +187,7 @@ def test_more_than_an_hour_at_once_is_refused_before_it_is_decoded(tmp_path: Pat
     assert decode(path, start=1, max_seconds=2).shape == (2, 96_000)
 
 
-def test_what_states_no_length_is_refused_as_soon_as_it_is_too_long(
+def test_unstated_length_is_bounded(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "a.aac", tone(44_100, 4, 440, 440), 44_100, "aac", "fltp")
     monkeypatch.setattr("sidestep_core.audio.decode.LONGEST_SECONDS", 3.0)
@@ -202,7 +202,7 @@ def test_one_khz_is_decoded(tmp_path: Path) -> None:
     assert [loudest_pitch(channel) for channel in waveform] == [200, 300]
 
 
-def test_the_first_audio_stream_counts_and_pictures_do_not(tmp_path: Path) -> None:
+def test_first_audio_stream_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "a.mkv"
     with av.open(path, "w") as file:
         picture = file.add_stream("mjpeg", rate=1, pix_fmt="yuvj420p", width=16, height=16)
@@ -223,7 +223,7 @@ def test_the_first_audio_stream_counts_and_pictures_do_not(tmp_path: Path) -> No
     assert loudest_pitch(decode(path)[0]) == 440
 
 
-def test_tags_in_another_encoding_do_not_matter(tmp_path: Path) -> None:
+def test_tags_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     with av.open(path, "w") as file:
         file.metadata["title"] = "TITLE"
@@ -246,7 +246,7 @@ def frames_of(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.mp3", "libmp3lame"), ("a.aac", "aac")])
-def test_a_guessed_length_is_not_taken_for_the_true_one(tmp_path: Path, name: str, codec: str) -> None:
+def test_guessed_length_is_not_trusted(tmp_path: Path, name: str, codec: str) -> None:
     silence, noise = tone(44_100, 6, 0, 0), np.random.default_rng(0).uniform(-0.5, 0.5, (2, 6 * 44_100))
     thin = encode(tmp_path / f"thin_{name}", silence, 44_100, codec, "fltp", bit_rate=32_000)
     thick = encode(tmp_path / f"thick_{name}", noise, 44_100, codec, "fltp", bit_rate=256_000)
@@ -258,7 +258,7 @@ def test_a_guessed_length_is_not_taken_for_the_true_one(tmp_path: Path, name: st
     assert decode(mixed).shape[1] / SAMPLE_RATE == pytest.approx(12, abs=0.2)
 
 
-def test_a_stream_that_changes_midway_is_decoded_throughout(tmp_path: Path) -> None:
+def test_stream_changes_are_decoded(tmp_path: Path) -> None:
     one = encode(tmp_path / "a.mp3", tone(44_100, 2, 440), 44_100, "libmp3lame", "fltp", "mono")
     two = encode(tmp_path / "b.mp3", tone(48_000, 2, 1000, 1000), 48_000, "libmp3lame", "fltp")
     both = tmp_path / "both.mp3"
@@ -283,7 +283,7 @@ def test_junk_behind_the_music_is_skipped(tmp_path: Path) -> None:
     ("noise.flac", np.random.default_rng(0).bytes(50_000), "noise.flac is damaged"),
     ("noise.mp3", np.random.default_rng(0).bytes(50_000), "noise.mp3 is damaged"),
 ])
-def test_what_is_no_audio(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
+def test_no_audio(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=expected):
@@ -310,7 +310,7 @@ def test_a_picture_holds_no_audio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "codec", "sample_format"), [
     ("a.flac", "flac", "s16"), ("a.mp3", "libmp3lame", "fltp"), ("a.mka", "flac", "s16"), ("a.tta", "tta", "s16")])
-def test_a_truncated_file_says_how_much_is_there(tmp_path: Path, name: str, codec: str, sample_format: str) -> None:
+def test_truncated_file_states_its_length(tmp_path: Path, name: str, codec: str, sample_format: str) -> None:
     path = encode(tmp_path / name, tone(44_100, 10, 440, 1000), 44_100, codec, sample_format)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -353,7 +353,7 @@ def test_problem() -> None:
     assert problem(good) == "2 of 96000 samples are not finite (NaN or infinity)"
 
 
-def test_flac_comes_back_as_16_bits_have_it(tmp_path: Path) -> None:
+def test_flac_round_trip(tmp_path: Path) -> None:
     wave = torch.from_numpy(tone(SAMPLE_RATE, 1.5, 440, 1000)).float()
     wave[0, 5], wave[1, 6] = 3, -3
     (tmp_path / "a.flac").write_bytes(flac(wave))
@@ -363,7 +363,7 @@ def test_flac_comes_back_as_16_bits_have_it(tmp_path: Path) -> None:
     assert (tmp_path / "a.flac").stat().st_size < wave.numel() * 2
 
 
-def test_what_is_not_finite_is_not_written() -> None:
+def test_infinite_audio_is_not_encoded() -> None:
     with pytest.raises(ValueError, match="not finite"):
         flac(torch.tensor([[0.0, math.nan], [0.0, 0.0]]))
 

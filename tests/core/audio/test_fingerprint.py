@@ -1,4 +1,4 @@
-"""The same recording in other formats, rates, levels and cuts, and others that only resemble it."""
+"""Matching of a recording in other formats, rates, levels and cuts, and of similar ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def others() -> list[str]:
 @pytest.mark.parametrize(("name", "codec", "sample_format", "rate", "bit_rate"), [
     ("a.mp3", "libmp3lame", "fltp", 44_100, 64_000), ("a.opus", "libopus", "flt", 48_000, 48_000),
     ("a.m4a", "aac", "fltp", 44_100, 128_000), ("a.wav", "pcm_s16le", "s16", 22_050, 1)])
-def test_another_format_is_the_same_recording(
+def test_other_formats_match(
         tmp_path: Path, original: torch.Tensor, others: list[str], name: str, codec: str, sample_format: str, rate: int,
         bit_rate: int) -> None:
     wave = resample(original, RATE, rate).numpy()
@@ -38,19 +38,19 @@ def test_another_format_is_the_same_recording(
 
 
 @pytest.mark.parametrize("cut", [0.5, 3.33, 7.77])
-def test_a_trimmed_copy_is_the_same_recording(original: torch.Tensor, others: list[str], cut: float) -> None:
+def test_trimmed_copies_match(original: torch.Tensor, others: list[str], cut: float) -> None:
     trimmed = original[:, round(cut * RATE) :]
     assert duplicates([*others, fingerprint(trimmed), fingerprint(original)]) == [(3, 4)]
 
 
-def test_half_the_bits_of_other_recordings_differ(original: torch.Tensor, others: list[str]) -> None:
+def test_other_recordings_differ(original: torch.Tensor, others: list[str]) -> None:
     words = _words(fingerprint(original))
     assert difference(words, words, 0) == 0
     for other in others:
         assert difference(words, _words(other), 0) > SAME + 0.05
 
 
-def test_silence_is_no_duplicate_of_silence() -> None:
+def test_silence_is_no_duplicate() -> None:
     silent = fingerprint(torch.zeros(2, 20 * RATE))
     assert set(silent) == {"0"}
     assert duplicates([silent, silent, "", ""]) == []

@@ -20,7 +20,7 @@ UNSURE = 0.1
     (48, False, "C major"), (55, False, "G major"), (51, False, "Eb major"), (47, False, "B major"),
     (53, False, "F major"), (45, True, "A minor"), (52, True, "E minor"), (49, True, "C# minor"), (48, True, "C minor"),
 ])
-def test_the_key_is_heard(root: int, minor: bool, name: str) -> None:
+def test_key_is_found(root: int, minor: bool, name: str) -> None:
     found = musical_key(analysed(music(root=root, minor=minor)))
     assert found is not None
     assert found.name == name
@@ -33,13 +33,13 @@ def test_noise_has_no_key(seed: int) -> None:
     assert found is None or found.confidence < UNSURE
 
 
-def test_a_song_that_changes_its_key_is_not_sure() -> None:
+def test_key_change_lowers_confidence() -> None:
     two = torch.cat([music(root=48), music(root=54)], dim=1)
     found = musical_key(analysed(two))
     assert found is None or found.confidence < SURE
 
 
-def test_silence_and_a_moment_have_no_key() -> None:
+def test_silence_has_no_key() -> None:
     assert musical_key(torch.zeros(5 * RATE)) is None
     song = analysed(music(bars=3))
     assert musical_key(song[: 5 * RATE - 1]) is None

@@ -1,4 +1,4 @@
-"""A whole file is whole whatever follows its audio, and a header that says too little is not believed."""
+"""Stated lengths: trailing data is ignored, and understating headers are not trusted."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_cut_mp3_is_truncated(mp3: bytes, tmp_path: Path) -> None:
         seconds(file)
 
 
-def test_wav_header_that_says_too_little_is_not_believed(tmp_path: Path) -> None:
+def test_understating_wav_is_read_whole(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     wav(file, tone(48_000, SECONDS, 440, 660))
     content = bytearray(file.read_bytes())
@@ -82,7 +82,7 @@ def test_wav_header_that_says_too_little_is_not_believed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("rest", [b"", b"LIST" + struct.pack("<I", 4) + b"INFO",
                                   b"id3 " + struct.pack("<I", 300_000) + bytes(300_000)])
-def test_chunks_behind_the_data_of_a_wav_are_no_audio(tmp_path: Path, rest: bytes) -> None:
+def test_trailing_wav_chunks_are_ignored(tmp_path: Path, rest: bytes) -> None:
     file = tmp_path / "a.wav"
     wav(file, tone(48_000, SECONDS, 440, 660))
     file.write_bytes(file.read_bytes() + rest)
@@ -92,7 +92,7 @@ def test_chunks_behind_the_data_of_a_wav_are_no_audio(tmp_path: Path, rest: byte
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"RIFF\0\0\0\0WAVE", b"ID3", b"ID3\x03\0\0\x7f\x7f\x7f\x7f",
                                      b"\xff\xfb" * 99])
-def test_torn_headers_say_nothing(tmp_path: Path, content: bytes) -> None:
+def test_torn_headers_are_ignored(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "a"
     file.write_bytes(content)
     assert mp3_seconds(file, 44_100) is None
@@ -100,7 +100,7 @@ def test_torn_headers_say_nothing(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(("codec", "layout"), [("vorbis", "fltp"), ("libopus", "flt"), ("flac", "s16")])
-def test_chained_ogg_states_all_its_links(tmp_path: Path, codec: str, layout: str) -> None:
+def test_chained_ogg_length(tmp_path: Path, codec: str, layout: str) -> None:
     parts = []
     for number, length in enumerate((2.0, 3.0, 1.0)):
         encode(tmp_path / f"{number}.ogg", tone(48_000, length, 440, 660), 48_000, codec, layout, container="ogg")
@@ -114,7 +114,7 @@ def test_chained_ogg_states_all_its_links(tmp_path: Path, codec: str, layout: st
     assert container.facts(file).seconds < SECONDS - 1.0
 
 
-def test_two_wavs_in_one_file_are_named(tmp_path: Path) -> None:
+def test_two_wavs_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     wav(file, tone(48_000, SECONDS, 440, 660))
     file.write_bytes(file.read_bytes() * 2)
@@ -122,7 +122,7 @@ def test_two_wavs_in_one_file_are_named(tmp_path: Path) -> None:
         seconds(file)
 
 
-def test_aiff_header_that_says_too_little_is_named(tmp_path: Path) -> None:
+def test_understating_aiff_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.aiff"
     encode(file, tone(48_000, SECONDS, 440, 660), 48_000, "pcm_s16be", "s16", container="aiff")
     assert seconds(file) == pytest.approx(SECONDS, abs=NEARLY)

@@ -22,7 +22,7 @@ def test_good_music() -> None:
     assert not found.mono
 
 
-def test_clipping_is_counted_in_runs_only() -> None:
+def test_clipping_needs_runs() -> None:
     song = noise(1) * 0.1
     song[0, 1000:1010] = 1
     song[1, 2000] = -1
@@ -32,7 +32,7 @@ def test_clipping_is_counted_in_runs_only() -> None:
 
 @pytest.mark.parametrize(("name", "codec", "sample_format"), [
     ("a.wav", "pcm_s16le", "s16"), ("a.ogg", "vorbis", "fltp"), ("a.flac", "flac", "s16")])
-def test_clipping_survives_the_resampler_and_a_lossy_codec(
+def test_clipping_survives_resampling(
         tmp_path: Path, name: str, codec: str, sample_format: str) -> None:
     fine = tone(44_100, 3, 220, 330)
     clipped = (fine * 4).clip(-1, 1)
@@ -51,7 +51,7 @@ def test_silence() -> None:
     assert found.silent == pytest.approx(4 / 12, abs=0.02)
 
 
-def test_a_song_that_is_silent_to_its_end() -> None:
+def test_silent_end() -> None:
     song = torch.cat([noise(1), torch.zeros(2, 2 * RATE)], dim=1)
     assert levels(song).silence == (1, 3)
 

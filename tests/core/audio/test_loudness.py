@@ -86,7 +86,7 @@ def test_peak() -> None:
     assert torch.allclose(louder, song * (louder.abs().max() / song.abs().max()))
 
 
-def test_lufs_is_at_its_target_and_turned_down_too() -> None:
+def test_lufs_reaches_its_target() -> None:
     for song in (music(bars=8, parts=4) * 0.02, (noise(6) * 5).clamp(-1, 1)):
         target = normalised(song, "lufs")
         guarded = decibels(true_peak(target)) > TRUE_PEAK_DBTP - 0.01
@@ -96,7 +96,7 @@ def test_lufs_is_at_its_target_and_turned_down_too() -> None:
     assert integrated(song) > TARGET_LUFS + 2
 
 
-def test_a_song_with_high_peaks_stays_below_its_target() -> None:
+def test_high_peaks_limit_the_gain() -> None:
     song = noise(6) * 0.02
     song[:, 48_000] = 0.9
     target = normalised(song, "lufs")
@@ -104,7 +104,7 @@ def test_a_song_with_high_peaks_stays_below_its_target() -> None:
     assert integrated(target) < TARGET_LUFS - 5
 
 
-def test_a_true_peak_is_between_the_samples() -> None:
+def test_true_peak_is_between_samples() -> None:
     """A quarter of the sample rate, sampled 45 degrees off its peaks: 3 dB more than any sample shows."""
     wave = torch.sin(math.pi / 2 * torch.arange(4800) + math.pi / 4) * 0.5
     fade = torch.hann_window(4800)
@@ -112,7 +112,7 @@ def test_a_true_peak_is_between_the_samples() -> None:
     assert float((wave * fade).abs().max()) == pytest.approx(0.5 * math.sqrt(0.5), rel=0.01)
 
 
-def test_true_peaks_do_not_depend_on_where_the_pieces_join(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_true_peak_ignores_block_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     song = noise(2)
     whole = true_peak(song)
     monkeypatch.setattr("sidestep_core.audio.loudness._BLOCK", 9_999)
@@ -127,7 +127,7 @@ def test_silence_stays_silent(how: str) -> None:
     assert integrated(silence) == -math.inf
 
 
-def test_what_has_no_loudness_stays_as_it_is() -> None:
+def test_no_loudness_changes_nothing() -> None:
     for song in (noise(0.3), noise(3) * 1e-5, torch.full((2, RATE), math.nan)):
         assert normalised(song, "lufs") is song
 

@@ -14,13 +14,13 @@ from tests.music import music, noise
 TEMPO = 0.005
 """Relative error of a steady tempo."""
 BEAT_SECONDS = 0.035
-"""How far a beat may be from where it is; three of the analysed frames."""
+"""Largest error of a beat: three frames."""
 SURE = 0.5
 UNSURE = 0.1
 
 
 @pytest.mark.parametrize("bpm", [72, 84, 97, 108, 120, 133, 153])
-def test_the_tempo_is_heard(bpm: float) -> None:
+def test_tempo_is_found(bpm: float) -> None:
     found = rhythm(analysed(music(bpm=bpm, bars=round(bpm / 10))))
     assert found is not None
     assert found.bpm == pytest.approx(bpm, rel=TEMPO)
@@ -37,7 +37,7 @@ def test_noise_has_no_tempo(seed: int) -> None:
 @pytest.mark.parametrize(("bpm", "beats", "parts", "signature"), [
     (84, 4, 2, "4/4"), (84, 3, 2, "3/4"), (120, 4, 2, "4/4"), (120, 3, 2, "3/4"), (140, 3, 2, "3/4"), (84, 2, 3, "6/8"),
 ])
-def test_the_signature_is_heard_and_so_is_the_first_beat(bpm: int, beats: int, parts: int, signature: str) -> None:
+def test_signature_and_downbeat_are_found(bpm: int, beats: int, parts: int, signature: str) -> None:
     upbeat = 2
     song = music(bpm=bpm, bars=72 // beats, beats=beats, parts=parts)
     found = rhythm(analysed(song[:, round((beats - upbeat % beats) * 60 / bpm * 48_000) % song.shape[1] :]))
@@ -49,7 +49,7 @@ def test_the_signature_is_heard_and_so_is_the_first_beat(bpm: int, beats: int, p
     assert first % beats == pytest.approx(0, abs=0.1) or first % beats == pytest.approx(beats, abs=0.1)
 
 
-def test_beats_are_where_they_are() -> None:
+def test_beats_are_in_place() -> None:
     found = rhythm(analysed(music(bpm=100, bars=10)))
     assert found is not None
     offsets = [(time + 0.3) % 0.6 - 0.3 for time in found.beats]
@@ -57,7 +57,7 @@ def test_beats_are_where_they_are() -> None:
     assert max(abs((time + 0.35) % 0.6 - 0.3) for time in found.beats) > BEAT_SECONDS
 
 
-def test_a_song_of_two_tempos_is_not_sure() -> None:
+def test_two_tempos_lower_confidence() -> None:
     one = torch.cat([music(bpm=84, bars=10), music(bpm=131, bars=16)], dim=1)
     found, steady = rhythm(analysed(one)), rhythm(analysed(music(bpm=84, bars=20)))
     assert found is not None
@@ -65,7 +65,7 @@ def test_a_song_of_two_tempos_is_not_sure() -> None:
     assert found.confidence < SURE < steady.confidence
 
 
-def test_silence_and_a_moment_have_no_beats() -> None:
+def test_silence_has_no_beats() -> None:
     assert rhythm(torch.zeros(20 * RATE)) is None
     assert rhythm(analysed(music(bars=1))) is None
 

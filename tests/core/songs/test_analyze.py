@@ -1,4 +1,4 @@
-"""A folder is listened to: once, song by song, whatever lies in it."""
+"""Analysis of a folder: cached, song by song, and robust."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ def song(found: SongFolder, name: str) -> Song:
     return next(song for song in found.songs if song.name == name)
 
 
-def test_what_is_missing_and_sure_is_filled(analyzed: SongFolder) -> None:
+def test_missing_values_are_filled(analyzed: SongFolder) -> None:
     known = song(analyzed, "known.wav")
     assert (known.bpm, known.key, known.signature) == (97, "A minor", "4/4")
     nothing = song(analyzed, "noise.wav")
     assert (nothing.bpm, nothing.key, nothing.signature) == (None, "", "")
 
 
-def test_what_was_written_stays(analyzed: SongFolder) -> None:
+def test_written_values_stay(analyzed: SongFolder) -> None:
     written = song(analyzed, "written.wav")
     assert (written.bpm, written.key, written.signature) == (60, "D minor", "2")
 
 
-def test_what_cannot_be_used_is_said_file_by_file(analyzed: SongFolder) -> None:
+def test_unusable_songs_are_problems(analyzed: SongFolder) -> None:
     assert [one.name for one in analyzed.songs] == [report.name for report in analyzed.reports]
     assert {problem.name: problem.reason for problem in analyzed.problems} == {
         "empty.wav": analyzed.problems[0].reason, "silent.wav": "silent (peak -inf dBFS; at least -60 dBFS)",
@@ -90,14 +90,14 @@ def test_facts_and_duplicates(analyzed: SongFolder) -> None:
 @pytest.mark.parametrize(("config", "expected"), [
     (AnalyzeConfig(fill="all"), (120, "F major", "4/4")), (AnalyzeConfig(fill="nothing"), (60, "D minor", "2")),
     (AnalyzeConfig(fill="all", confidence=1.0), (60, "D minor", "2"))])
-def test_what_is_filled(folder: Path, cache: Path, analyzed: SongFolder, config: AnalyzeConfig,
-                        expected: tuple[int, str, str]) -> None:
+def test_fill_and_confidence(folder: Path, cache: Path, analyzed: SongFolder, config: AnalyzeConfig,
+                             expected: tuple[int, str, str]) -> None:
     written = song(analyze(find_songs(folder), config, cache), "written.wav")
     assert (written.bpm, written.key, written.signature) == expected
 
 
-def test_the_second_time_nothing_is_decoded(folder: Path, cache: Path, analyzed: SongFolder,
-                                            monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_reports_are_reused(folder: Path, cache: Path, analyzed: SongFolder,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     decode = analysis.decode.decode
 
@@ -115,7 +115,7 @@ def test_the_second_time_nothing_is_decoded(folder: Path, cache: Path, analyzed:
     assert set(decoded) == {"silent.wav", "short.wav", "noise.wav"}
 
 
-def test_what_was_kept_and_cannot_be_read_is_made_again(tmp_path: Path) -> None:
+def test_damaged_cache_is_replaced(tmp_path: Path) -> None:
     path = wav(tmp_path / "a.wav", noise(2).numpy())
     found = SongFolder(folder=tmp_path, songs=(Song(path=path, name="a.wav"),), problems=())
     first = analyze(found, AnalyzeConfig(), tmp_path / "cache")
@@ -127,7 +127,7 @@ def test_what_was_kept_and_cannot_be_read_is_made_again(tmp_path: Path) -> None:
         assert kept.read_text(encoding="utf-8") == whole
 
 
-def test_cancelling_keeps_what_is_heard(tmp_path: Path) -> None:
+def test_cancelling_keeps_finished_reports(tmp_path: Path) -> None:
     songs = tuple(Song(path=wav(tmp_path / name, noise(2).numpy()), name=name) for name in ("a.wav", "b.wav"))
     found = SongFolder(folder=tmp_path, songs=songs, problems=())
 
@@ -154,7 +154,7 @@ def test_decoding_can_be_cancelled(tmp_path: Path) -> None:
                 report=stop)
 
 
-def test_sections_are_heard_by_themselves(tmp_path: Path) -> None:
+def test_sections_are_analyzed_separately(tmp_path: Path) -> None:
     both = torch.cat([music(bpm=97, bars=8), music(bpm=120, bars=10)], dim=1)
     whole = Song(path=wav(tmp_path / "a.wav", both.numpy()), name="a.wav")
     edge = round(32 * 60 / 97, 3)
@@ -165,7 +165,7 @@ def test_sections_are_heard_by_themselves(tmp_path: Path) -> None:
     assert all("same recording" not in sentence for report in done.reports for sentence in report.warnings)
 
 
-def test_only_the_beginning_of_a_long_song_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_songs_are_analyzed_partly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(analysis, "ANALYZED_SECONDS", 11.0)
     song = Song(path=wav(tmp_path / "a.wav", noise(15).numpy()), name="a.wav")
     report, = analyze(SongFolder(folder=tmp_path, songs=(song,), problems=()), AnalyzeConfig(), tmp_path / "c").reports
@@ -204,7 +204,7 @@ before = run("short.wav")
 print((run("long.wav") - before) / 1024)
 """
 GROWTH_MB = 25
-"""By which an hour may need more than half a minute: the hour itself would be 1400 MB."""
+"""Most MB that an hour may need beyond half a minute; the hour itself would take 1400 MB."""
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

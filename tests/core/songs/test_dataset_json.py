@@ -48,7 +48,7 @@ def found(tmp_path: Path) -> SongFolder:
     return build(music(tmp_path / "music"), config)
 
 
-def test_it_is_side_steps(found: SongFolder) -> None:
+def test_format_is_side_steps(found: SongFolder) -> None:
     path = found.folder / "dataset.json"
     write_dataset_json(found, path, "my music")
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ def test_it_is_side_steps(found: SongFolder) -> None:
 
 
 @pytest.mark.parametrize("place", ["dataset.json", "../out/dataset.json"])
-def test_it_is_read_back_to_the_same_songs(found: SongFolder, place: str) -> None:
+def test_written_songs_are_read_back(found: SongFolder, place: str) -> None:
     path = found.folder / place
     write_dataset_json(found, path, "x")
     assert find_songs(path) == found
@@ -74,7 +74,7 @@ def test_it_is_read_back_to_the_same_songs(found: SongFolder, place: str) -> Non
         assert find_songs(path.parent) == found, "a folder without audio stands for its list"
 
 
-def test_opened_by_itself_it_is_the_whole_truth(found: SongFolder) -> None:
+def test_opened_file_is_only_source(found: SongFolder) -> None:
     path = found.folder / "dataset.json"
     write_dataset_json(replace(found, songs=(replace(found.songs[0], caption="edited", lyrics=""),)), path, "x")
     [song] = find_songs(path).songs
@@ -95,7 +95,7 @@ def test_sections_come_back_as_sections(found: SongFolder) -> None:
     assert find_songs(found.folder) == cut
 
 
-def test_a_detour_in_a_path_changes_nothing(found: SongFolder) -> None:
+def test_path_detours_change_nothing(found: SongFolder) -> None:
     detour = found.folder / "sub" / ".."
     assert find_songs(detour).folder == found.folder
     write_dataset_json(found, detour / "dataset.json", "x")
@@ -104,7 +104,7 @@ def test_a_detour_in_a_path_changes_nothing(found: SongFolder) -> None:
     assert find_songs(detour / "dataset.json") == found
 
 
-def test_the_order_of_the_list_is_kept(found: SongFolder) -> None:
+def test_list_order_is_kept(found: SongFolder) -> None:
     turned = replace(found, songs=found.songs[::-1])
     write_dataset_json(turned, found.folder / "dataset.json", "x")
     assert find_songs(found.folder / "dataset.json") == turned
@@ -117,7 +117,7 @@ def test_a_moved_folder_is_found_again(found: SongFolder, tmp_path: Path) -> Non
     assert [replace(song, path=found.folder / song.name) for song in again.songs] == list(found.songs)
 
 
-def test_absolute_paths_of_another_computer_are_found_by_their_ends(tmp_path: Path) -> None:
+def test_foreign_absolute_paths_are_matched(tmp_path: Path) -> None:
     for name in ("disc1/01.wav", "disc2/01.wav", "solo.wav"):
         write(tmp_path / name)
     paths = [r"D:\Music\disc2\01.wav", "/home/her/disc1/01.wav", r"\\server\share\solo.wav", r"C:\gone\02.wav"]
@@ -128,7 +128,7 @@ def test_absolute_paths_of_another_computer_are_found_by_their_ends(tmp_path: Pa
     assert [problem.name for problem in again.problems] == ["dataset.json sample 4"]
 
 
-def test_what_is_no_song_is_told(tmp_path: Path) -> None:
+def test_unusable_entries_are_problems(tmp_path: Path) -> None:
     put(tmp_path, good__wav="x", empty__wav="", secret__key="x")
     write(tmp_path / "dataset.json", json.dumps([{"audio_path": name} for name in (
         "good.wav", "empty.wav", "secret.key", "good.wav", "/etc/passwd")]))
@@ -139,33 +139,33 @@ def test_what_is_no_song_is_told(tmp_path: Path) -> None:
     assert "dataset.json sample 4 lists it a second time" in again.problems[-1].reason
 
 
-def test_a_list_of_nothing_is_an_error(tmp_path: Path) -> None:
+def test_empty_list_is_an_error(tmp_path: Path) -> None:
     put(tmp_path, dataset__json='{"samples": []}')
     with pytest.raises(DatasetError, match=r"No song in .* can be used\. dataset\.json: It lists no song"):
         find_songs(tmp_path)
 
 
 @pytest.mark.parametrize("reference", ["x" * 5000 + ".wav", "a\0b.wav", "..", "/", "\ud800.wav"])
-def test_a_path_that_no_file_can_have_is_told(tmp_path: Path, reference: str) -> None:
+def test_impossible_paths_are_problems(tmp_path: Path, reference: str) -> None:
     put(tmp_path, good__wav="x", dataset__json=json.dumps([{"audio_path": "good.wav"}, {"audio_path": reference}]))
     for place in (tmp_path, tmp_path / "dataset.json"):
         assert [problem.name for problem in find_songs(place).problems] == ["dataset.json sample 2"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("start", "1:30"), ("stop", -1), ("start", True)])
-def test_a_section_must_be_in_seconds(tmp_path: Path, key: str, value: object) -> None:
+def test_section_must_be_seconds(tmp_path: Path, key: str, value: object) -> None:
     put(tmp_path, a__wav="x", dataset__json=json.dumps([{"audio_path": "a.wav", key: value}]))
     with pytest.raises(DatasetError, match=rf"dataset\.json sample 1: {key} must be a number"):
         find_songs(tmp_path)
 
 
-def test_a_ratio_beyond_a_hundred_percent_is_an_error(tmp_path: Path) -> None:
+def test_genre_ratio_is_bounded(tmp_path: Path) -> None:
     put(tmp_path, a__wav="x", dataset__json='{"metadata": {"genre_ratio": 250}, "samples": []}')
     with pytest.raises(DatasetError, match=r"genre_ratio must be a number from 0 to 100, got 250"):
         find_songs(tmp_path)
 
 
-def test_written_twice_it_stays_as_it_was(found: SongFolder) -> None:
+def test_identical_file_is_not_rewritten(found: SongFolder) -> None:
     path = found.folder.parent / "dataset.json"
     write_dataset_json(found, path, "x")
     stamp = path.stat().st_mtime_ns, path.read_bytes()
@@ -186,8 +186,8 @@ NOTES = st.fixed_dictionaries({}, optional={
 
 @given(notes=st.lists(NOTES, min_size=1, max_size=4), percent=st.integers(0, 100), beside=st.booleans())
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_any_songs_come_back(tmp_path_factory: pytest.TempPathFactory, notes: list[Any], percent: int,
-                             beside: bool) -> None:
+def test_any_songs_round_trip(tmp_path_factory: pytest.TempPathFactory, notes: list[Any], percent: int,
+                              beside: bool) -> None:
     root = tmp_path_factory.mktemp("songs") / "music"
     songs = []
     for number, said in enumerate(notes):

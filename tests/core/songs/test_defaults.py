@@ -1,4 +1,4 @@
-"""What is said about all songs at once, and texts that another program wrote about them."""
+"""Defaults for all songs, and texts of another program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def folder(*songs: dict[str, Any], genre_ratio: float = 0.0) -> SongFolder:
     return SongFolder(folder=Path("/music"), songs=made, problems=(), genre_ratio=genre_ratio)
 
 
-def test_a_song_s_own_word_counts_more() -> None:
+def test_own_metadata_wins() -> None:
     config = BuildConfig(trigger_word=" ours ", trigger_position="append", prompt_override="genre", language="EN")
     plain, own = build(folder({}, {"trigger_word": "mine", "trigger_position": "replace", "prompt_override": "caption",
                                    "language": "de"}), config).songs
@@ -29,14 +29,14 @@ def test_a_song_s_own_word_counts_more() -> None:
         "mine", "replace", "caption", "de")
 
 
-def test_nothing_said_changes_nothing() -> None:
+def test_empty_defaults_change_nothing() -> None:
     found = folder({}, {"trigger_word": "mine", "trigger_position": "append", "instrumental": True, "lyrics": "la"},
                    genre_ratio=0.3)
     assert build(found, BuildConfig()) == found
 
 
-def test_the_place_of_a_trigger_word_is_said_only_where_there_is_one() -> None:
-    """So that the trigger word of a later node goes where that node says."""
+def test_position_needs_a_trigger_word() -> None:
+    """A later stage that adds the trigger word chooses its position."""
     without, own = build(folder({}, {"trigger_word": "mine"}), BuildConfig(trigger_position="append")).songs
     assert (without.trigger_position, own.trigger_position) == (None, "append")
 
@@ -67,20 +67,20 @@ def test_settings_with_hidden_characters_are_refused(name: str) -> None:
             BuildConfig.from_json({name: f"a{sign}b"})
 
 
-def test_what_is_not_used_of_a_text_is_told() -> None:
+def test_unused_text_is_noticed() -> None:
     found = captioned(folder({}, {}), ["calm\x1b", "caption: b\nbpm: 90\nmood: low"], False)
     assert [song.caption for song in found.songs] == ["", "b"]
     assert "holds the character U+001B" in found.notices[0].reason
     assert ("1.wav", True) in [(notice.name, "mood" in notice.reason) for notice in found.notices]
 
 
-def test_texts_become_captions_in_the_order_of_the_songs() -> None:
+def test_texts_become_captions_in_order() -> None:
     found = captioned(folder({}, {}, {"caption": "old"}), ["first\nand calm", "", "new"], False)
     assert [song.caption for song in found.songs] == ["first and calm", "", "old"]
     assert captioned(found, ["", "second", "new"], True).songs[2].caption == "new"
 
 
-def test_a_text_may_say_more_in_any_dialect() -> None:
+def test_texts_may_hold_more_fields() -> None:
     texts = ["caption: calm\nbpm: 90\nkey: A minor\nlyrics:\nla\nla", "<CAPTION>wild</CAPTION><BPM>120",
              "one\r\nline\r\n"]
     first, second, third = captioned(folder({"bpm": 80}, {}, {}), texts, False).songs
@@ -89,7 +89,7 @@ def test_a_text_may_say_more_in_any_dialect() -> None:
     assert captioned(folder({"bpm": 80}, {}, {}), texts, True).songs[0].bpm == 90
 
 
-def test_short_lines_of_a_captioner_are_no_lyrics() -> None:
+def test_short_lines_are_a_caption() -> None:
     [song] = captioned(folder({}), ["piano\nslow\nwarm\nrain\nnight"], False).songs
     assert (song.caption, song.lyrics) == ("piano slow warm rain night", "")
 
@@ -99,11 +99,11 @@ def test_the_rest_of_the_folder_stays() -> None:
     assert captioned(found, [""], True) == found
 
 
-def test_there_must_be_one_text_for_each_song() -> None:
+def test_number_of_texts_must_match() -> None:
     with pytest.raises(DatasetError, match="Texts: 1, songs: 2"):
         captioned(folder({}, {}), ["one"], True)
 
 
-def test_a_text_that_cannot_be_is_named() -> None:
+def test_invalid_text_is_named() -> None:
     with pytest.raises(DatasetError, match=r"Text 2 \(of 1\.wav\) line 2 must be beats per minute"):
         captioned(folder({}, {}), ["fine", "caption: x\nbpm: fast"], True)

@@ -31,7 +31,7 @@ def test_parts_stay_whole() -> None:
     assert divide(SONG, [0.1]) == ["", SONG]
 
 
-def test_a_part_goes_where_its_middle_is() -> None:
+def test_part_goes_where_its_middle_is() -> None:
     two = "[Verse]\n" + "a\n" * 6 + "[Chorus]\n" + "b\n" * 2
     assert divide(two, [0.37])[0] == ""
     assert divide(two, [0.38])[0].startswith("[Verse]")
@@ -43,15 +43,15 @@ def test_interludes_take_time() -> None:
     assert divide("[Intro]\n[Verse]\na\nb", [0.5]) == ["[Intro]", "[Verse]\na\nb"]
 
 
-def test_what_is_before_the_first_marker_stays_with_it() -> None:
+def test_title_stays_with_first_marker() -> None:
     assert divide("A title\n\n[Verse]\na\nb\n[Chorus]\nc\nd", [0.5]) == ["A title\n\n[Verse]\na\nb", "[Chorus]\nc\nd"]
 
 
-def test_without_markers_paragraphs_stay_whole() -> None:
+def test_paragraphs_stay_whole() -> None:
     assert divide("a\nb\n\nc\nd", [0.5]) == ["a\nb", "c\nd"]
 
 
-def test_one_paragraph_is_shared_out_by_lines() -> None:
+def test_one_paragraph_is_divided_by_lines() -> None:
     assert divide("a\nb\nc\nd", [0.5]) == ["a\nb", "c\nd"]
 
 

@@ -1,4 +1,4 @@
-"""What values mean, and what becomes of two sources that differ."""
+"""Parsing of values, and merging of sources."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sidestep_core.songs.metadata import (
 
 @given(text=st.text().filter(lambda text: not bad_character(text) and not mojibake(text)))
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-def test_what_is_kept_is_kept_as_it_is(text: str) -> None:
+def test_validation_is_idempotent(text: str) -> None:
     notes: SongMetadata = {"caption": text, "lyrics": text, "language": text, "genre": text,
                            "trigger_word": text, "key": text}
     once = {name: value for name, value in validated(notes).items() if value is not None}
@@ -41,7 +41,7 @@ def test_captions_are_paragraphs_and_lyrics_lines(text: str, caption: str | None
     assert validated({"caption": text, "lyrics": text}) == {"caption": caption, "lyrics": lyrics}
 
 
-def test_names_are_known_however_they_are_spelled() -> None:
+def test_names_in_any_spelling() -> None:
     assert {field_of(name) for name in ("Time Signature", "time-signature", " SIG ", "timesignature")} == {"signature"}
     assert field_of("mood") is None
     assert set(NAMES.values()) == SongMetadata.__annotations__.keys()
@@ -53,11 +53,11 @@ def test_names_are_known_however_they_are_spelled() -> None:
     ({"instrumental": True}, {"lyrics": "b"}, {"lyrics": "b"}),
     ({"instrumental": True}, {"lyrics": "b", "instrumental": True}, {"lyrics": "b", "instrumental": True}),
 ])  # fmt: skip
-def test_the_stronger_counts(weak: SongMetadata, strong: SongMetadata, expected: SongMetadata) -> None:
+def test_stronger_source_wins(weak: SongMetadata, strong: SongMetadata, expected: SongMetadata) -> None:
     assert merge([Source("weak", weak), Source("strong", strong)]) == expected
 
 
-def test_a_value_said_twice_is_remarked_only_where_it_differs() -> None:
+def test_contradictions_are_remarked() -> None:
     remarks = Remarks()
     entries = [Entry("bpm", 90, "one"), Entry("tempo", "90.1", "two"), Entry("bpm", "n/a", "three"),
                Entry("bpm", 91, "four")]
@@ -73,14 +73,14 @@ def test_a_value_said_twice_is_remarked_only_where_it_differs() -> None:
     ("repeats", 1001, "from 1 to 1000, got 1001"), ("trigger_position", "top", "got 'top'"),
     ("genre", "\udcff", "not valid Unicode"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused_by_value(field: Any, value: Any, named: str) -> None:
+def test_invalid_values_are_refused(field: Any, value: Any, named: str) -> None:
     with pytest.raises(DatasetError, match=named):
         validated({field: value})
 
 
 @pytest.mark.parametrize("sign", ["\ufffd", "\0", "\x1b", "\x0b", "\x7f", "\x83", "\x85", "\u202e", "\u202a", "\u2066"])
 @pytest.mark.parametrize("name", ["caption", "lyrics", "genre", "key", "signature", "language", "custom_tag", "bpm"])
-def test_illegible_text_says_nothing(name: str, sign: str) -> None:
+def test_illegible_text_is_not_used(name: str, sign: str) -> None:
     for text in (f"zxq{sign}", f"{sign}zxq", f"z{sign}xq"):
         remarks = Remarks()
         assert parse_entries([Entry(name, text, "song.json: it")], remarks) == {}
@@ -92,7 +92,7 @@ def test_illegible_text_says_nothing(name: str, sign: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
 @pytest.mark.parametrize("meant", ["Caf\u00e9", "\u0414\u0440\u0443\u0433", "na\u00efve \u2013 d\u00e9j\u00e0 vu"])
-def test_text_read_in_another_encoding_says_nothing(meant: str, encoding: str) -> None:
+def test_mojibake_is_not_used(meant: str, encoding: str) -> None:
     text = meant.encode().decode(encoding, "replace")
     remarks = Remarks()
     assert parse_entries([Entry("caption", text, "song.mp3: title")], remarks) == {}

@@ -25,7 +25,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_everything_is_in_it(tmp_path: Path) -> None:
+def test_every_column_is_written(tmp_path: Path) -> None:
     song = Song(path=tmp_path / "a.wav", name="\u97f3\u697d/a.wav", caption='soft, "warm"', lyrics="[Verse]\none",
                 bpm=90, key="C minor", signature="3/4", genre="g", trigger_word="t", repeats=2, start=1.5, stop=63.0)
     heard = report(song.name, bpm=Estimated(value="91", confidence=0.876),

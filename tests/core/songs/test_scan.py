@@ -24,7 +24,7 @@ from tests.growth import MOST, growth
 from tests.song_folders import names, put, song_in, write
 
 
-def test_a_bare_song_is_instrumental_and_unknown(tmp_path: Path) -> None:
+def test_song_without_metadata(tmp_path: Path) -> None:
     path = write(tmp_path / "song.wav")
     assert song_in(tmp_path) == Song(path=path, name="song.wav")
     assert song_in(tmp_path).language == "unknown"
@@ -48,7 +48,7 @@ def test_dataset_json(tmp_path: Path, as_list: bool) -> None:
     assert second.trigger_word == ("" if as_list else "ours")
 
 
-def test_absolute_paths_of_another_computer(tmp_path: Path) -> None:
+def test_foreign_absolute_paths(tmp_path: Path) -> None:
     for name in ("disc1/01.wav", "disc2/01.wav", "deep/inside/solo.wav"):
         write(tmp_path / name)
     paths = [r"D:\Music\album\disc2\01.wav", "/home/her/album/disc1/01.wav", r"\\server\share\solo.wav"]
@@ -58,7 +58,7 @@ def test_absolute_paths_of_another_computer(tmp_path: Path) -> None:
     assert captions == {"disc2/01.wav": paths[0], "disc1/01.wav": paths[1], "deep/inside/solo.wav": paths[2]}
 
 
-def test_a_song_that_is_gone_does_not_give_its_notes_to_another(tmp_path: Path) -> None:
+def test_missing_song_keeps_its_metadata(tmp_path: Path) -> None:
     write(tmp_path / "a" / "song.wav")
     samples = [{"audio_path": "/x/b/song.wav", "caption": "wrong"}, {"audio_path": "/x/a/song.wav", "caption": "right"},
                {"audio_path": "b/song.wav", "caption": "wrong"}, {"audio_path": "a/song.wav", "caption": "twice"}]
@@ -68,7 +68,7 @@ def test_a_song_that_is_gone_does_not_give_its_notes_to_another(tmp_path: Path) 
     assert [problem.name for problem in scan.problems] == [f"dataset.json sample {number}" for number in (1, 3, 4)]
 
 
-def test_a_relative_path_means_one_place(tmp_path: Path) -> None:
+def test_relative_path_means_one_place(tmp_path: Path) -> None:
     write(tmp_path / "a" / "song.wav")
     write(tmp_path / "dataset.json", '[{"audio_path": "b/song.wav", "caption": "wrong"}]')
     scan = find_songs(tmp_path)
@@ -76,7 +76,7 @@ def test_a_relative_path_means_one_place(tmp_path: Path) -> None:
     assert "'b/song.wav', which is not in the folder" in scan.problems[0].reason
 
 
-def test_a_file_name_that_two_songs_share_names_neither(tmp_path: Path) -> None:
+def test_ambiguous_file_name_matches_none(tmp_path: Path) -> None:
     write(tmp_path / "a" / "song.wav")
     write(tmp_path / "b" / "song.wav")
     write(tmp_path / "metadata.csv", "file,bpm\nsong.wav,90\n")
@@ -98,7 +98,7 @@ def test_tables(tmp_path: Path, name: str, table: str) -> None:
     assert (song.bpm, song.key, song.caption) == (120, "A minor", "calm, slow")
 
 
-def test_sidecar_over_dataset_over_table(tmp_path: Path) -> None:
+def test_order_of_strength(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", song__txt="caption: sidecar\n", song__json='{"caption": "json", "language": "fr"}',
         dataset__json='[{"audio_path": "song.wav", "caption": "dataset", "bpm": 100, "language": "en"}]',
         metadata__csv="file,caption,bpm,key\nsong.wav,table,80,C major\n", key_bpm__csv="file,key\nsong.wav,D major\n")
@@ -115,13 +115,13 @@ def test_sidecar_over_dataset_over_table(tmp_path: Path) -> None:
     ({"metadata__csv": "song|warm lo-fi\n"}, "metadata.csv has one line only"),
     ({"metadata__csv": "file,caption\nsong.wav,calm, slow\n"}, "metadata.csv line 2 has more cells than line 1"),
 ])
-def test_a_broken_table_is_an_error_for_all(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+def test_broken_table_is_an_error(tmp_path: Path, files: dict[str, str], expected: str) -> None:
     put(tmp_path, song__wav="x", **files)
     with pytest.raises(DatasetError, match=expected):
         find_songs(tmp_path)
 
 
-def test_two_songs_of_one_name_keep_their_own_notes(tmp_path: Path) -> None:
+def test_same_name_in_two_folders(tmp_path: Path) -> None:
     for folder in "ab":
         put(tmp_path / folder, song__wav="x", song__txt=f"caption: {folder}")
     write(tmp_path / "a" / "song.mp3")
@@ -129,7 +129,7 @@ def test_two_songs_of_one_name_keep_their_own_notes(tmp_path: Path) -> None:
         ("a/song.mp3", "a"), ("a/song.wav", "a"), ("b/song.wav", "b")]
 
 
-def test_hidden_files_and_folders_are_no_songs(tmp_path: Path) -> None:
+def test_hidden_files_are_skipped(tmp_path: Path) -> None:
     for name in ("song.wav", "._song.wav", ".hidden.wav", "__MACOSX/song.wav", ".git/song.wav", "sub/LOUD.WAV"):
         write(tmp_path / name)
     write(tmp_path / "._song.txt", "caption: not this")
@@ -148,7 +148,7 @@ def test_empty_and_missing_files_are_problems(tmp_path: Path) -> None:
     assert "empty (0 bytes)" in scan.problems[0].reason
 
 
-def test_what_vanishes_during_the_search_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vanishing_file_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a/song.wav", "gone/song.wav", "z/song.wav"):
         write(tmp_path / name)
     scandir = os.scandir
@@ -179,8 +179,8 @@ for problem in scan.problems:
 
 
 if sys.platform != "win32":  # where chmod does not take reading away
-    def test_what_may_not_be_read_is_told(tmp_path: Path) -> None:
-        """As another user, because root may read everything; in a folder that this user can reach."""
+    def test_unreadable_song_is_a_problem(tmp_path: Path) -> None:
+        """Run as another user, because root may read everything, in a folder that this user can reach."""
         with tempfile.TemporaryDirectory() as place:
             root = Path(place)
             root.chmod(0o755)
@@ -201,7 +201,7 @@ if sys.platform != "win32":  # where chmod does not take reading away
             "secret.wav | It cannot be opened: permission denied. Allow your account to read it."]
 
 
-def test_a_scan_grows_with_the_number_of_songs(tmp_path: Path) -> None:
+def test_scan_time_is_linear(tmp_path: Path) -> None:
     def scan(count: int) -> None:
         folder = tmp_path / str(count)
         if not folder.is_dir():
@@ -217,7 +217,7 @@ def test_a_scan_grows_with_the_number_of_songs(tmp_path: Path) -> None:
 # What could be meant in two ways
 
 
-def test_songs_that_share_a_sidecar_are_told(tmp_path: Path) -> None:
+def test_shared_sidecar_is_noticed(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", song__mp3="x", song__txt="caption: both\n", other__wav="x", other__flac="x")
     scan = find_songs(tmp_path)
     assert [song.caption for song in scan.songs] == ["", "", "both", "both"]
@@ -236,7 +236,7 @@ def test_songs_that_share_a_sidecar_are_told(tmp_path: Path) -> None:
     ({"dataset__json": '[{"audio_path": "song.wav", "caption": "first", "Caption": "second"}]'},
      "dataset.json sample 1: Caption says 'second'"),
 ])  # fmt: skip
-def test_two_words_for_one_thing_are_told(tmp_path: Path, files: dict[str, str], told: str) -> None:
+def test_duplicate_fields_are_noticed(tmp_path: Path, files: dict[str, str], told: str) -> None:
     put(tmp_path, song__wav="x", **files)
     scan = find_songs(tmp_path)
     [notice] = scan.notices
@@ -245,13 +245,13 @@ def test_two_words_for_one_thing_are_told(tmp_path: Path, files: dict[str, str],
     assert scan.songs[0].caption in ("second", "")
 
 
-def test_the_same_word_twice_is_no_question(tmp_path: Path) -> None:
+def test_equal_duplicates_are_fine(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", song__json='{"caption": "a  b", "bpm": 90, "tempo": "90.2"}', song__txt="a b\n",
         song__caption__txt="a\nb\n")
     assert find_songs(tmp_path).notices == ()
 
 
-def test_a_weak_word_that_nothing_is_sung_does_not_silence_lyrics(tmp_path: Path) -> None:
+def test_stronger_lyrics_are_sung(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", dataset__json='[{"audio_path": "song.wav", "is_instrumental": true, "lyrics": ""}]')
     assert song_in(tmp_path).instrumental
     put(tmp_path, song__lyrics__txt="la")
@@ -268,22 +268,22 @@ def test_a_weak_word_that_nothing_is_sung_does_not_silence_lyrics(tmp_path: Path
     ({"all_instrumental": True}, {}, ("", None, True)),
     ({"all_instrumental": True}, {"is_instrumental": False}, ("", None, False)),
 ])  # fmt: skip
-def test_what_a_list_says_of_all_its_songs(tmp_path: Path, metadata: object, sample: dict[str, object],
-                                           expected: object) -> None:
+def test_shared_metadata_of_a_list(tmp_path: Path, metadata: object, sample: dict[str, object],
+                                   expected: object) -> None:
     content = {"metadata": metadata, "samples": [{"audio_path": "song.wav", **sample}]}
     put(tmp_path, song__wav="x", dataset__json=json.dumps(content))
     song = song_in(tmp_path)
     assert (song.trigger_word, song.trigger_position, song.instrumental) == expected
 
 
-def test_the_genre_ratio_of_a_list_is_percent(tmp_path: Path) -> None:
+def test_genre_ratio_is_percent(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", dataset__json='{"metadata": {"genre_ratio": 25}, "samples": []}')
     assert find_songs(tmp_path).genre_ratio == 0.25
     put(tmp_path, dataset__json='{"samples": []}')
     assert find_songs(tmp_path).genre_ratio == 0
 
 
-def test_links_out_of_the_folder_are_named(tmp_path: Path) -> None:
+def test_outside_links_are_problems(tmp_path: Path) -> None:
     music = tmp_path / "music"
     write(music / "song.wav")
     write(tmp_path / "elsewhere" / "other.wav")
@@ -298,7 +298,7 @@ def test_links_out_of_the_folder_are_named(tmp_path: Path) -> None:
     assert "leads out of the folder" in scan.problems[0].reason
 
 
-def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(30):
         write(tmp_path / str(number % 3) / f"{number}.wav")
     ticks: list[int] = []
@@ -316,7 +316,7 @@ def test_a_whole_disk_is_refused_and_can_be_stopped(tmp_path: Path, monkeypatch:
         find_songs(tmp_path)
 
 
-def test_folders_far_down_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deep_folders_are_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a" / "song.wav")
     write(tmp_path / "a" / "b" / "song.wav")
     monkeypatch.setattr(walk, "MAX_DEPTH", 1)
@@ -339,7 +339,7 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
     assert scan.problems == ()
 
 
-def test_decomposed_names_have_the_sidecars_of_composed_ones(tmp_path: Path) -> None:
+def test_decomposed_names_match_composed_ones(tmp_path: Path) -> None:
     write(tmp_path / "Cafe\u0301.wav")
     write(tmp_path / "Caf\u00e9.txt", "piano")
     write(tmp_path / "Caf\u00e9_lyrics.txt", "la la")
@@ -362,7 +362,7 @@ def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     [{"audio_path": "a.wav", "caption": {"x": "y" * 10**6}}],
     [{"audio_path": "a.wav", "song": "x", "start": 1, "stop": 2}, {"audio_path": "a.wav", "song": "x", "start": 2}],
 ], ids=["name that is no text", "stop before start", "endless value", "one name twice"])
-def test_a_bad_entry_of_a_list_costs_one_song_and_a_short_line(tmp_path: Path, samples: list[dict[str, Any]]) -> None:
+def test_bad_entry_costs_one_song(tmp_path: Path, samples: list[dict[str, Any]]) -> None:
     for name in ("a.wav", "b.wav"):
         write(tmp_path / name)
     (tmp_path / "dataset.json").write_text(json.dumps(samples), encoding="utf-8")
@@ -372,7 +372,7 @@ def test_a_bad_entry_of_a_list_costs_one_song_and_a_short_line(tmp_path: Path, s
     assert len(found.problems[0].reason) < 200
 
 
-def test_an_endless_path_in_a_list_is_none(tmp_path: Path) -> None:
+def test_endless_path_is_a_problem(tmp_path: Path) -> None:
     """Each of its ends could be the name of a song: a hundred thousand names, ten gigabytes."""
     write(tmp_path / "a.wav")
     samples = [{"audio_path": "/a" * 100_000 + "/b.wav"}, {"audio_path": "/a" * 100_000 + "/a.wav", "caption": "x"}]
@@ -386,8 +386,8 @@ def test_an_endless_path_in_a_list_is_none(tmp_path: Path) -> None:
     ("metadata.csv", "file\n" + "a.wav\n" * 8), ("metadata.jsonl", '{"file": "a.wav"}\n' * 8),
     ("dataset.json", json.dumps([{"audio_path": "a.wav"}] * 8)),
 ])
-def test_a_list_of_more_songs_than_there_can_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
-                                                           content: str) -> None:
+def test_too_long_list_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
+                                  content: str) -> None:
     monkeypatch.setattr(lists, "MAX_ROWS", 7)
     write(tmp_path / "a.wav")
     write(tmp_path / name, content)
@@ -395,21 +395,21 @@ def test_a_list_of_more_songs_than_there_can_be_is_refused(tmp_path: Path, monke
         find_songs(tmp_path)
 
 
-def test_a_table_of_endless_columns_is_refused(tmp_path: Path) -> None:
+def test_too_wide_table_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     write(tmp_path / "metadata.csv", "file" + "".join(f",{number}" for number in range(1000)) + "\na.wav\n")
     with pytest.raises(DatasetError, match=r"metadata.csv has 1001 columns"):
         find_songs(tmp_path)
 
 
-def test_an_endless_folder_in_a_list_is_none(tmp_path: Path) -> None:
+def test_endless_folder_is_ignored(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     content = {"metadata": {"folder": "/" + "x" * 9999}, "samples": [{"audio_path": "a.wav"}]}
     (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8")
     assert [song.name for song in find_songs(tmp_path / "dataset.json").songs] == ["a.wav"]
 
 
-def test_nothing_is_asked_of_a_path_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forbidden_paths_are_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, shared = write(tmp_path / "private" / "a.wav"), write(tmp_path / "shared" / "b.wav")
     content = {"metadata": {"folder": str(private.parent)},
                "samples": [{"audio_path": path} for path in ("../private/a.wav", str(private), str(shared), "c\0.wav")]}

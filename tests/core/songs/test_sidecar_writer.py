@@ -1,4 +1,4 @@
-"""What is written back is read as it was meant, and everything else stays as it was typed."""
+"""Written metadata is read back as intended, and everything else stays as typed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CHECKED = settings(max_examples=150, deadline=None, derandomize=True, database=N
 
 
 def kept(notes: SongMetadata) -> dict[str, Any]:
-    """The notes as the one sentence of notes.py says that they are kept."""
+    """Metadata as validated, without removed fields."""
     return {name: value for name, value in validated(notes).items() if value is not None}
 
 
@@ -60,7 +60,7 @@ def song_at(folder: Path) -> Song:
 @example({"caption": "```", "lyrics": "```\nla\n\nbpm: 3", "genre": "---"})
 @example({"caption": "**Caption:** a", "lyrics": "# Caption\n\n# Caption\n**bpm**: 3", "genre": "key\uff1aC"})
 @example({"caption": "", "lyrics": ""})
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, notes: SongMetadata) -> None:
+def test_written_metadata_is_read_back(tmp_path_factory: pytest.TempPathFactory, notes: SongMetadata) -> None:
     song = song_at(tmp_path_factory.mktemp("songs"))
     write_sidecar(song, notes)
     assert beside(song.path) == kept(notes)
@@ -70,7 +70,7 @@ FILES = st.dictionaries(st.sampled_from([suffix for suffix in SIDECARS if suffix
 
 
 def readable(files: dict[str, str]) -> Sidecars | None:
-    """As they are read from a disk, unless they are an error."""
+    """Sidecars as read from disk, or None where they are invalid."""
     sidecars = {suffix: SidecarText(f"song{suffix}", text.replace("\r\n", "\n").replace("\r", "\n"))
                 for suffix, text in files.items()}
     try:
@@ -82,8 +82,8 @@ def readable(files: dict[str, str]) -> Sidecars | None:
 
 @given(files=FILES, values=st.none() | NOTES, notes=NOTES)
 @CHECKED
-def test_whatever_is_there_only_what_changed_changes(files: dict[str, str], values: SongMetadata | None,
-                                                         notes: SongMetadata) -> None:
+def test_only_changed_fields_change(files: dict[str, str], values: SongMetadata | None,
+                                        notes: SongMetadata) -> None:
     if values is not None:
         files = {**files, ".json": json.dumps({**kept(values), "mood": "blue"})}
     sidecars = readable(files)
@@ -98,7 +98,7 @@ def test_whatever_is_there_only_what_changed_changes(files: dict[str, str], valu
         assert json.loads(sidecars[".json"].text)["mood"] == "blue"
 
 
-def test_what_is_not_tried_first_is_misread() -> None:
+def test_untried_candidate_is_misread() -> None:
     """The twin of the two above: the first way to say it would do in most cases, and not in this one."""
     plain = {".txt": SidecarText("song.txt", "calm")}
     untried = next(_candidates(plain, "song", "caption", "# 1 hit"))
@@ -107,7 +107,7 @@ def test_what_is_not_tried_first_is_misread() -> None:
 
 
 def after(folder: Path, notes: SongMetadata, **files: str) -> dict[str, str]:
-    """The files beside the song when the notes are written, but for their backups."""
+    """Sidecars after writing the metadata, without backups."""
     put(folder, **files)
     write_sidecar(song_at(folder), notes)
     return {path.name: path.read_bytes().decode() for path in folder.iterdir() if path.suffix not in (".wav", ".bak")}
@@ -126,7 +126,7 @@ KEYED = "# mine\ncaption: old\n# why\nand long\nTempo : 90\nmood: blue\n\nlyrics
     ({"bpm": None}, KEYED.replace("Tempo : 90", "Tempo:")),
     ({"bpm": 90, "caption": "old and long"}, KEYED),
 ])  # fmt: skip
-def test_lines_stay_as_they_were_typed(tmp_path: Path, notes: SongMetadata, expected: str) -> None:
+def test_other_lines_stay_as_typed(tmp_path: Path, notes: SongMetadata, expected: str) -> None:
     found = after(tmp_path, notes, song__txt=KEYED)
     assert found == {"song.txt": expected}
     assert (tmp_path / "song.txt.bak").exists() == (expected != KEYED)
@@ -161,18 +161,18 @@ def test_tags_stay_tags(tmp_path: Path, notes: SongMetadata, expected: dict[str,
     ({"song__caption__txt": "calm", "song__txt": "la\n"}, {"caption": ""},
      {"song.caption.txt": "", "song.txt": "lyrics:\nla\n"}),
 ])  # fmt: skip
-def test_each_dialect_stays_what_it_is(tmp_path: Path, files: dict[str, str], notes: SongMetadata,
-                                       expected: dict[str, str]) -> None:
+def test_form_of_each_file_stays(tmp_path: Path, files: dict[str, str], notes: SongMetadata,
+                                 expected: dict[str, str]) -> None:
     assert after(tmp_path, notes, **files) == expected
 
 
-def test_line_ends_and_byte_order_marks_stay(tmp_path: Path) -> None:
+def test_line_ends_and_bom_stay(tmp_path: Path) -> None:
     found = after(tmp_path, {"bpm": 91}, song__txt="\ufeffcaption: calm\r\nbpm: 90\r\n")
     assert found == {"song.txt": "\ufeffcaption: calm\r\nbpm: 91\r\n"}
     assert (tmp_path / "song.txt.bak").read_bytes() == "\ufeffcaption: calm\r\nbpm: 90\r\n".encode()
 
 
-def test_the_backup_is_the_previous_content(tmp_path: Path) -> None:
+def test_backup_is_previous_content(tmp_path: Path) -> None:
     song = song_at(tmp_path)
     assert write_sidecar(song, {"bpm": 90}) == tmp_path / "song.txt"
     assert not (tmp_path / "song.txt.bak").exists()
@@ -191,14 +191,14 @@ def test_the_backup_is_the_previous_content(tmp_path: Path) -> None:
     ({"caption": "new", "repeats": 0}, "repeats must be a whole number from 1 to 1000, got 0"),
     ({"caption": "new", "prompt_override": "both"}, "prompt_override must be caption or genre, got 'both'"),
 ])  # fmt: skip
-def test_what_is_no_value_is_refused_before_anything_is_written(tmp_path: Path, notes: Any, named: str) -> None:
+def test_invalid_value_writes_nothing(tmp_path: Path, notes: Any, named: str) -> None:
     song = song_at(tmp_path)
     with pytest.raises(DatasetError, match=named):
         write_sidecar(song, notes)
     assert [path.name for path in tmp_path.iterdir()] == ["song.wav"]
 
 
-def test_what_cannot_be_read_is_not_written_over(tmp_path: Path) -> None:
+def test_unreadable_sidecar_is_not_overwritten(tmp_path: Path) -> None:
     song = song_at(tmp_path)
     (tmp_path / "song.txt").write_bytes("d\u00e9j\u00e0".encode("cp1252"))
     with pytest.raises(DatasetError, match=r"song\.txt line 1 is not UTF-8"):
@@ -206,6 +206,6 @@ def test_what_cannot_be_read_is_not_written_over(tmp_path: Path) -> None:
     assert (tmp_path / "song.txt").read_bytes() == b"d\xe9j\xe0"
 
 
-def test_a_section_has_no_sidecar_of_its_own(tmp_path: Path) -> None:
+def test_sections_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"is a section of song\.wav"):
         write_sidecar(Song(path=tmp_path / "song.wav", name="song.wav [1]", stop=9.0), {"bpm": 90})

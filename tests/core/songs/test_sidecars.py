@@ -61,7 +61,7 @@ BOM = b"\xef\xbb\xbf"
     "\u63cf\u8ff0: warm lo-fi\nbpm: 90\n\u6b4c\u8bcd\uff1a\n[Verse]\nRain".encode(),
 ])  # fmt: skip
 @pytest.mark.parametrize("file", ["song.txt", "song.caption.txt", "song_lyrics.txt"])
-def test_keys_however_they_are_marked(tmp_path: Path, content: bytes, file: str) -> None:
+def test_keys_in_any_markup(tmp_path: Path, content: bytes, file: str) -> None:
     put(tmp_path, song__wav="x")
     (tmp_path / file).write_bytes(content)
     if file != "song.txt" and content.startswith(b"[Verse]"):
@@ -76,20 +76,20 @@ def test_keys_however_they_are_marked(tmp_path: Path, content: bytes, file: str)
     "la\ncaption: this",
     "la\n\nTempo: I feel it", "la\n\nbpm: 3\n\nla",
 ])  # fmt: skip
-def test_a_key_that_may_be_sung_is_told(tmp_path: Path, sung: str) -> None:
+def test_key_in_lyrics_is_noticed(tmp_path: Path, sung: str) -> None:
     put(tmp_path, song__wav="x", song__txt=f"genre: pop\nlyrics:\n{sung}\n")
     assert song_in(tmp_path).lyrics == sung
     [notice] = find_songs(tmp_path).notices
     assert "song.txt line 2 has the line" in notice.reason
 
 
-def test_windows_text_files_read_the_same(tmp_path: Path) -> None:
+def test_windows_text_files(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", song__txt="\ufeffcaption: a b\r\nbpm: 90\r\nlyrics: first\r\nsecond\r\n")
     song = song_in(tmp_path)
     assert (song.caption, song.bpm, song.lyrics) == ("a b", 90, "first\nsecond")
 
 
-def test_a_caption_before_the_first_key_is_kept(tmp_path: Path) -> None:
+def test_caption_before_first_key(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", song__txt="# note\na quiet song\nbpm: 70\n")
     assert (song_in(tmp_path).caption, song_in(tmp_path).bpm) == ("a quiet song", 70)
 
@@ -114,7 +114,7 @@ def test_plain_caption(tmp_path: Path, text: str) -> None:
     assert song.lyrics == ""
 
 
-def test_a_file_of_its_own_says_what_plain_text_is(tmp_path: Path) -> None:
+def test_own_files_settle_plain_text(tmp_path: Path) -> None:
     put(tmp_path, a__wav="x", a__txt="s\n" * 9, a__lyrics__txt="[Verse]\nla", b__wav="x", b__txt="short",
         b__caption__txt="a caption")
     first, second = find_songs(tmp_path).songs
@@ -132,7 +132,7 @@ def test_caption_and_lyrics_files(tmp_path: Path, caption: str, lyrics: str) -> 
     assert (song.caption, song.lyrics) == ("calm piano", "la\n\nla la")
 
 
-def test_a_sidecar_belongs_to_the_song_of_its_own_name(tmp_path: Path) -> None:
+def test_sidecar_belongs_to_its_stem(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x", song_lyrics__wav="x", song_lyrics__txt="a caption of another song")
     scan = find_songs(tmp_path)
     assert [(song.name, song.caption, song.lyrics) for song in scan.songs] == [
@@ -151,7 +151,7 @@ def test_tags_closed_or_not(tmp_path: Path, text: str) -> None:
     assert (song.bpm, song.key, song.signature, song.language) == (80, "D major", "3", "en")
 
 
-def test_json_beside_the_song(tmp_path: Path) -> None:
+def test_json_sidecar(tmp_path: Path) -> None:
     notes = {"caption": "J-pop", "lyrics": "la", "bpm": 190, "keyscale": "D major", "timesignature": 4,
              "language": "ja", "genre": ["pop", "rock"], "duration": 12}
     put(tmp_path, song__wav="x", song__json=json.dumps(notes))
@@ -185,12 +185,12 @@ def test_json_beside_the_song(tmp_path: Path) -> None:
     ({"dataset__json": '[{"audio_path": "bad.wav", "bpm": "x"}]'}, "bad.wav: dataset.json sample 1: bpm must be"),
     ({"metadata__csv": "file,bpm\nbad.wav,x\n"}, "bad.wav: metadata.csv line 2: bpm must be"),
 ])
-def test_a_bad_note_costs_only_its_song(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+def test_bad_sidecar_costs_one_song(tmp_path: Path, files: dict[str, str], expected: str) -> None:
     put(tmp_path, bad__wav="x", **files)
     assert expected in problem_in(tmp_path)
 
 
-def test_a_sidecar_in_another_encoding(tmp_path: Path) -> None:
+def test_sidecar_in_another_encoding(tmp_path: Path) -> None:
     put(tmp_path, bad__wav="x")
     (tmp_path / "bad.txt").write_bytes("caption: ok\nlyrics: d\u00e9j\u00e0".encode("cp1252"))
     assert "bad.txt line 2 is not UTF-8 text. Save the file as UTF-8." in problem_in(tmp_path)
@@ -200,7 +200,7 @@ def test_a_sidecar_in_another_encoding(tmp_path: Path) -> None:
     lambda size: "a" + " " * size, lambda size: "a " * (size // 2), lambda size: "x" * size,
     lambda size: "<bpm" * (size // 4), lambda size: "[" * size, lambda size: "a: " * (size // 3),
     lambda size: "# c\n" * (size // 4), lambda size: "bpm:\n" * (size // 5)])  # fmt: skip
-def test_reading_grows_with_the_length(tmp_path: Path, text_of: Callable[[int], str]) -> None:
+def test_parsing_time_is_linear(tmp_path: Path, text_of: Callable[[int], str]) -> None:
     put(tmp_path, song__wav="x")
 
     def read(size: int) -> None:
@@ -231,7 +231,7 @@ if sys.platform != "win32":  # which has no pipes in folders
         assert "bad.wav: bad.txt is no ordinary file" in problem_in(tmp_path)
 
 
-def test_a_folder_is_neither_song_nor_sidecar(tmp_path: Path) -> None:
+def test_folders_are_ignored(tmp_path: Path) -> None:
     put(tmp_path, song__wav="x")
     (tmp_path / "song.txt").mkdir()
     (tmp_path / "live.wav").mkdir()

@@ -35,7 +35,7 @@ def written(path: Path, waveform: torch.Tensor, lyrics: str = "", rate: int = RA
     return Song(path=path, name=path.name, lyrics=lyrics, caption="c", bpm=90, repeats=3)
 
 
-def test_a_song_is_cut_at_bar_lines(tmp_path: Path) -> None:
+def test_cuts_are_at_bar_lines(tmp_path: Path) -> None:
     lyrics = "[Verse]\na\nb\n[Chorus]\nc\nd\n[Verse]\ne\nf"
     song = written(tmp_path / "a.wav", music(bpm=90, bars=24), lyrics)
     done = split(folder_of(song), SplitConfig(seconds=25))
@@ -49,7 +49,7 @@ def test_a_song_is_cut_at_bar_lines(tmp_path: Path) -> None:
     assert torch.equal(torch.cat(pieces, dim=1), decode(song.path))
 
 
-def test_a_song_is_cut_where_it_is_silent(tmp_path: Path) -> None:
+def test_cuts_are_at_silence(tmp_path: Path) -> None:
     sound = noise(45)
     for begin in (13, 31):
         sound[:, begin * RATE : begin * RATE + RATE // 2] = 0
@@ -58,18 +58,18 @@ def test_a_song_is_cut_where_it_is_silent(tmp_path: Path) -> None:
     assert all(13 <= done.songs[1].start <= 13.5 and 31 <= part.start <= 31.5 for part in done.songs[2:])
 
 
-def test_noise_has_no_bars_and_is_cut_all_the_same(tmp_path: Path) -> None:
+def test_noise_is_cut_without_bars(tmp_path: Path) -> None:
     done = split(folder_of(written(tmp_path / "a.wav", noise(25))), SplitConfig(seconds=20))
     assert len(done.songs) == 2
 
 
-def test_short_songs_and_sections_stay_as_they_are(tmp_path: Path) -> None:
+def test_short_songs_stay_whole(tmp_path: Path) -> None:
     short = written(tmp_path / "a.wav", noise(15))
     section = replace(written(tmp_path / "b.wav", noise(60)), start=1.0, stop=50.0)
     assert split(folder_of(short, section), SplitConfig(seconds=20)).songs == (short, section)
 
 
-def test_what_cannot_be_read_becomes_a_problem(tmp_path: Path) -> None:
+def test_unreadable_song_is_a_problem(tmp_path: Path) -> None:
     good, bad = written(tmp_path / "a.wav", noise(15)), tmp_path / "b.wav"
     bad.write_bytes(b"")
     broken = Song(path=bad, name="b.wav")
@@ -97,7 +97,7 @@ def test_settings() -> None:
 
 @settings(deadline=None)
 @given(st.floats(20, 300), st.floats(1.001, 40), st.lists(st.floats(0, 1), max_size=60), st.integers(0, 2**31))
-def test_sections_are_the_song(longest: float, times: float, bars: list[float], seed: int) -> None:
+def test_sections_join_to_the_song(longest: float, times: float, bars: list[float], seed: int) -> None:
     seconds = round(longest * times, 3)
     levels = torch.rand(int(seconds * 20) + 1, generator=torch.Generator().manual_seed(seed))
     edges = [0.0, *_cuts(seconds, longest, levels, sorted(bar * seconds for bar in bars)), seconds]
@@ -133,7 +133,7 @@ GROWTH_MB = 80
 """Twenty seconds at 48 kHz are 8 MB, of which a few are in memory at once; the whole song are 230."""
 
 
-def test_long_songs_are_read_piece_by_piece(tmp_path: Path) -> None:
+def test_long_songs_are_read_in_blocks(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav", torch.zeros(2, 600 * 1000), rate=1000).path
     run = subprocess.run([sys.executable, "-c", LONG_SONG, str(path)], cwd=ROOT, capture_output=True, text=True,
                          check=True)

@@ -1,4 +1,4 @@
-"""What audio files say about themselves, written by FFmpeg as people's programs do; and what is never believed."""
+"""Tags of audio files as FFmpeg and the usual programs write them, and invalid ones."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ WORDS = {"title": "My Song", "comment": "made with X", "genre": "Synthwave", "ly
     ("a.aiff", "pcm_s16be", ID3, {"write_id3v2": "1"}),
     ("a.mka", "pcm_s16le", {"BPM": "120", "INITIAL_KEY": "a minor"}, {}),
 ])  # fmt: skip
-def test_tags_fill_what_nobody_wrote(tmp_path: Path, name: str, codec: str, more: Mapping[str, str],
-                                     options: Mapping[str, str]) -> None:
+def test_tags_fill_missing_fields(tmp_path: Path, name: str, codec: str, more: Mapping[str, str],
+                                  options: Mapping[str, str]) -> None:
     write_song(tmp_path / name, codec, {**WORDS, **more}, options)
     song = song_in(tmp_path)
     assert (song.genre, song.lyrics, song.bpm, song.key) == ("Synthwave", "la\nla la", 120, "A minor")
     assert song.caption == "", "neither a title nor a comment is a caption"
 
 
-def test_ogg_keeps_its_tags_in_the_stream(tmp_path: Path) -> None:
+def test_ogg_tags_in_the_stream(tmp_path: Path) -> None:
     write_song(tmp_path / "a.opus", "libopus", {**WORDS, **VORBIS})
     assert (song_in(tmp_path).bpm, song_in(tmp_path).genre) == (120, "Synthwave")
 
 
-def test_wav_says_its_genre(tmp_path: Path) -> None:
+def test_genre_of_wav(tmp_path: Path) -> None:
     write_song(tmp_path / "a.wav", "pcm_s16le", WORDS)
     song = song_in(tmp_path)
     assert (song.genre, song.caption, song.lyrics) == ("Synthwave", "", "")
@@ -92,7 +92,7 @@ def test_mp4_atoms(tmp_path: Path) -> None:
     assert (song.genre, song.lyrics, song.bpm, song.key) == ("Synthwave", "la\nla la", 128, "F# minor")
 
 
-def test_everything_that_a_person_wrote_counts_more(tmp_path: Path) -> None:
+def test_tags_are_the_weakest_source(tmp_path: Path) -> None:
     write_song(tmp_path / "a.flac", "flac", {**WORDS, **VORBIS})
     put(tmp_path, a__txt="bpm: 90\n", metadata__csv="file,key\na.flac,D major\n",
         dataset__json='[{"audio_path": "a.flac", "genre": "folk"}]')
@@ -100,7 +100,7 @@ def test_everything_that_a_person_wrote_counts_more(tmp_path: Path) -> None:
     assert (song.genre, song.lyrics, song.bpm, song.key) == ("folk", "la\nla la", 90, "D major")
 
 
-def test_lyrics_of_an_instrumental_are_kept_and_not_sung(tmp_path: Path) -> None:
+def test_instrumental_keeps_lyrics_of_tags(tmp_path: Path) -> None:
     write_song(tmp_path / "a.flac", "flac", WORDS)
     put(tmp_path, a__txt="is_instrumental: true\n")
     assert (song_in(tmp_path).lyrics, song_in(tmp_path).instrumental) == ("la\nla la", True)
@@ -110,11 +110,11 @@ def test_lyrics_of_an_instrumental_are_kept_and_not_sung(tmp_path: Path) -> None
     ("Am", "A minor"), ("C", "C major"), ("Bbm", "Bb minor"), ("F# min", "F# minor"), ("Eb major", "Eb major"),
     ("AM", "A major"), ("c#m", "C# minor"), ("8A", "8A"), ("D Dorian", "D Dorian"), ("o", "o"), ("unknown", None),
 ])  # fmt: skip
-def test_keys_as_tags_spell_them(text: str, key: str | None) -> None:
+def test_spellings_of_keys(text: str, key: str | None) -> None:
     assert parse_tags({"TKEY": text}, "a.mp3", Remarks()).get("key") == key
 
 
-def test_a_tag_that_is_no_value_is_told_and_left(tmp_path: Path) -> None:
+def test_invalid_tag_is_noticed(tmp_path: Path) -> None:
     write_song(tmp_path / "a.flac", "flac", {"BPM": "fast", "GENRE": "rock"})
     found = find_songs(tmp_path)
     assert (found.songs[0].bpm, found.songs[0].genre) == (None, "rock")
@@ -129,7 +129,7 @@ def test_lyrics_under_every_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"sound", b"RIFF\0\0\0\0WAVE", b"ID3\x04\0\0\x7f\x7f\x7f\x7f", b"\0" * 4096])
-def test_what_is_no_audio_has_no_tags(tmp_path: Path, content: bytes) -> None:
+def test_no_audio_has_no_tags(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.mp3"
     path.write_bytes(content)
     assert dict(audio_files.tags(path)) == {}

@@ -1,4 +1,4 @@
-"""Whatever words lie among songs are read, or named to whoever put them there."""
+"""Every text among songs is read or noticed."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ NOTE = st.tuples(st.sampled_from(["", "", "captions/", "Lyrics/", "notes/"]), NA
                  st.sampled_from([*SIDECARS, ".TXT", ".wav.txt", ".mp3.txt", ".wav"])).map("".join)
 
 
-def said(found: SongFolder) -> str:
-    """Everything that a person can see of the songs and about them."""
-    told = [f"{problem.name}: {problem.reason}" for problem in (*found.notices, *found.problems)]
-    return "\n".join([*map(repr, found.songs), *told])
+def shown(found: SongFolder) -> str:
+    """Everything that a person sees of the songs."""
+    lines = [f"{problem.name}: {problem.reason}" for problem in (*found.notices, *found.problems)]
+    return "\n".join([*map(repr, found.songs), *lines])
 
 
 @pytest.mark.parametrize("file", [
     "Song.wav.txt", "song.txt", "SONG.TXT", "captions/Song.txt", "Captions/song.wav.txt", "notes/Song.txt",
     "lyrics/Song.txt", "txt/Song.txt", "Song.caption.txt", "song_LYRICS.txt", " Song.txt",
 ])
-def test_a_sidecar_wherever_it_is(tmp_path: Path, file: str) -> None:
+def test_sidecar_in_any_place(tmp_path: Path, file: str) -> None:
     write(tmp_path / "Song.wav")
     write(tmp_path / file, NOTES)
     song = song_in(tmp_path)
@@ -49,7 +49,7 @@ def test_a_sidecar_wherever_it_is(tmp_path: Path, file: str) -> None:
     assert (song_in(tmp_path).caption, song_in(tmp_path).bpm, song_in(tmp_path).lyrics) == ("cold", 90, "Snow")
 
 
-def test_plain_text_is_what_its_folder_says(tmp_path: Path) -> None:
+def test_folder_settles_plain_text(tmp_path: Path) -> None:
     write(tmp_path / "Song.wav")
     write(tmp_path / "captions" / "Song.txt", "short\n" * 9)
     write(tmp_path / "lyrics" / "Song.txt", "la")
@@ -63,7 +63,7 @@ def test_plain_text_is_what_its_folder_says(tmp_path: Path) -> None:
     (["Song.yaml", "notes.md", "LICENSE"], ["LICENSE", "Song.yaml", "notes.md"]),
     (["Song.txt.bak", "Thumbs.db", "cover.jpg", ".hidden.txt"], []),
 ])
-def test_a_file_that_is_not_read_is_named(tmp_path: Path, files: list[str], unread: list[str]) -> None:
+def test_unread_file_is_noticed(tmp_path: Path, files: list[str], unread: list[str]) -> None:
     write(tmp_path / "Song.wav")
     for file in files:
         write(tmp_path / file, "\0\0" if file == "cover.jpg" else f"caption: {file}\n")
@@ -72,7 +72,7 @@ def test_a_file_that_is_not_read_is_named(tmp_path: Path, files: list[str], unre
     assert all("It is not read" in notice.reason and "Song" in notice.reason for notice in found.notices)
 
 
-def test_two_songs_of_one_spelling_share_nothing(tmp_path: Path) -> None:
+def test_same_spelling_shares_nothing(tmp_path: Path) -> None:
     for song in ("Song.wav", "SONG.wav"):
         write(tmp_path / song)
     write(tmp_path / "song.txt", NOTES)
@@ -81,7 +81,7 @@ def test_two_songs_of_one_spelling_share_nothing(tmp_path: Path) -> None:
     assert [notice.name for notice in found.notices] == ["song.txt"]
 
 
-def test_many_unread_files_are_one_line(tmp_path: Path) -> None:
+def test_unread_files_share_a_notice(tmp_path: Path) -> None:
     write(tmp_path / "Song.wav")
     for number in range(100):
         write(tmp_path / f"{number:03}.md", "words")
@@ -91,7 +91,7 @@ def test_many_unread_files_are_one_line(tmp_path: Path) -> None:
     assert "and 75 more" in notices[5].reason
 
 
-def test_an_unknown_key_is_named_once(tmp_path: Path) -> None:
+def test_unknown_key_is_noticed_once(tmp_path: Path) -> None:
     for number in range(9):
         write(tmp_path / f"{number}.wav")
         write(tmp_path / f"{number}.txt", f"caption: c\nbpm: 90\ncaptoin: {number}\n")
@@ -123,7 +123,7 @@ def test_a_list_of_any_name(tmp_path: Path, folder: str, file: str, content: str
     assert find_songs(tmp_path).notices == ()
 
 
-def test_lists_that_differ_are_told(tmp_path: Path) -> None:
+def test_contradicting_lists_are_noticed(tmp_path: Path) -> None:
     put(tmp_path, Song__wav="x", a__csv="file,caption\nSong.wav,one\n",
         b__json='[{"file": "Song.wav", "caption": "two"}]')
     assert song_in(tmp_path).caption == "two"
@@ -145,7 +145,7 @@ def test_no_file_is_lost(tmp_path_factory: pytest.TempPathFactory, name: str, te
     write(folder / "Song.wav")
     write(folder / name.format("zxqmarker"), text or "x")
     found = find_songs(folder)
-    assert "zxqmarker" in said(found) or text == NOTES and found.songs[0].caption == "warm lo-fi"
+    assert "zxqmarker" in shown(found) or text == NOTES and found.songs[0].caption == "warm lo-fi"
 
 
 @given(place=st.sampled_from(["line", "tag", "json", "sample", "csv", "jsonl", "heading", "bold", "below", "metadata"]),
@@ -172,10 +172,10 @@ def test_no_field_is_lost(tmp_path_factory: pytest.TempPathFactory, place: str, 
     write(folder / file, content)
     found = find_songs(folder)
     refused = any(file in problem.reason for problem in found.problems)
-    assert refused or "zxqmarker" in said(found)
+    assert refused or "zxqmarker" in shown(found)
 
 
-def test_sidecars_are_the_same_for_one_song_and_for_all(tmp_path: Path) -> None:
+def test_sidecars_of_agrees_with_scan(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav", "b.flac", "b_lyrics.wav"):
         write(tmp_path / name)
     for name in ("a.txt", "b_lyrics.txt", "B.caption", "lyrics/b.txt", "captions/b.wav",
@@ -192,7 +192,7 @@ def test_sidecars_are_the_same_for_one_song_and_for_all(tmp_path: Path) -> None:
 
 @settings(deadline=None)
 @given(songs=st.lists(SONG, min_size=1, max_size=3), notes=st.lists(NOTE, max_size=5))
-def test_notes_are_written_where_they_are_read(songs: list[str], notes: list[str]) -> None:
+def test_metadata_is_written_where_read(songs: list[str], notes: list[str]) -> None:
     """Whatever the names: spaces at their ends, other letters, names that two songs share."""
     with tempfile.TemporaryDirectory() as folder:
         for name in (*songs, *notes):
@@ -203,14 +203,14 @@ def test_notes_are_written_where_they_are_read(songs: list[str], notes: list[str
 
 
 @pytest.mark.parametrize("file", ["name .txt", "captions/name .txt", "captions/name.txt", "name .wav.txt"])
-def test_a_song_whose_name_ends_in_a_space_keeps_its_note(tmp_path: Path, file: str) -> None:
+def test_name_ending_in_a_space(tmp_path: Path, file: str) -> None:
     write(tmp_path / "name .wav")
     write(tmp_path / file, NOTES)
     assert write_sidecar(song_in(tmp_path), {"caption": "cold"}) == tmp_path / file
     assert song_in(tmp_path).caption == "cold"
 
 
-def test_a_link_out_of_the_folder_is_no_note(tmp_path: Path) -> None:
+def test_outside_link_is_no_sidecar(tmp_path: Path) -> None:
     music = tmp_path / "music"
     write(music / "album" / "song.wav")
     secret = write(tmp_path / "secret.txt", "caption: secret\nbpm: 77\n")
@@ -229,28 +229,28 @@ def test_a_link_out_of_the_folder_is_no_note(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", ["\u202e", "\u2067", "\x1b", "\ufffd"])
-def test_a_name_that_looks_like_another_is_told(tmp_path: Path, sign: str) -> None:
+def test_illegible_name_is_noticed(tmp_path: Path, sign: str) -> None:
     write(tmp_path / f"a{sign}3pm.wav")
     found = find_songs(tmp_path)
     assert [song.name for song in found.songs] == [f"a{sign}3pm.wav"]
-    assert f"U+{ord(sign):04X}" in said(found)
+    assert f"U+{ord(sign):04X}" in shown(found)
 
 
-def test_object_under_a_name_of_no_words_is_named(tmp_path: Path) -> None:
+def test_object_under_ignored_name_is_noticed(tmp_path: Path) -> None:
     put(tmp_path, a__wav="x", a__json='{"song": {"caption": "calm"}}')
     [notice] = find_songs(tmp_path).notices
     assert "a.json says song" in notice.reason
     assert "calm" in notice.reason
 
 
-def test_many_songs_are_matched_in_proportion(tmp_path: Path) -> None:
+def test_matching_time_is_linear(tmp_path: Path) -> None:
     for size in (150, 1350):
         for number in range(size):
             put(tmp_path / str(size), **{f"{number}__wav": "x", f"{number}__txt": "x"})
     assert growth(lambda size: find_files(tmp_path / str(size), lambda name, reason: None), 150) < MOST
 
 
-def test_many_other_files_are_told_in_proportion(tmp_path: Path) -> None:
+def test_notice_time_is_linear(tmp_path: Path) -> None:
     def told(size: int) -> None:
         assert len(list(unread([f"{number}.{ending}" for number in range(size) for ending in ("txt", "bin")], [], {},
                                tmp_path))) == 6
@@ -258,7 +258,7 @@ def test_many_other_files_are_told_in_proportion(tmp_path: Path) -> None:
     assert growth(told, 1000) < MOST
 
 
-def test_endless_unknown_names_are_told_in_one_line(tmp_path: Path) -> None:
+def test_unknown_names_share_a_notice(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     names = {f"key {number} {'k' * 1000}": "x" for number in range(500)}
     (tmp_path / "dataset.json").write_text(json.dumps([{"audio_path": "a.wav", **names}]), encoding="utf-8")
@@ -268,7 +268,7 @@ def test_endless_unknown_names_are_told_in_one_line(tmp_path: Path) -> None:
     assert max(map(len, notices)) < 500
 
 
-def test_reading_lists_stops_when_it_is_asked_to(tmp_path: Path) -> None:
+def test_reading_lists_can_be_stopped(tmp_path: Path) -> None:
     write(tmp_path / "a.wav")
     for number in range(9):
         write(tmp_path / f"{number}.json", "{}")

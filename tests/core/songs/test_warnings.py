@@ -36,7 +36,7 @@ def test_a_good_song_has_no_warning() -> None:
     (FACTS, LEVELS, -14, 28_800,
      "It is 8:00:00 long; only the first 10:00 were analyzed. Split it into sections."),
 ])
-def test_what_is_wrong_is_said(facts: Facts, measured: Levels, loudness: float, seconds: float, expected: str) -> None:
+def test_each_warning(facts: Facts, measured: Levels, loudness: float, seconds: float, expected: str) -> None:
     assert warnings(facts, measured, loudness, seconds, min(seconds, 600)) == (expected,)
 
 

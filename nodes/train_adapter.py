@@ -21,6 +21,7 @@ from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline, placement, train_widgets
 from .host import choices, folders, models, previews
 from .host.report import issue_report
+from .host.wording import readable
 from .host.worker import run_stage
 from .routes import events
 from .sockets import (
@@ -104,7 +105,7 @@ class TrainAdapter(io.ComfyNode):
         if auto_estimate:
             adapter_config = estimate_inline.chosen(node_id, checkpoint, dataset, adapter_config, config, top_k)
         adapter_settings = adapter_config.config
-        warnings = adapter_config.mismatches(checkpoint, dataset)
+        warnings = [readable(text) for text in adapter_config.mismatches(checkpoint, dataset)]
         for warning in warnings:
             log.warning(warning)
         if adapter_config.estimate is None:
@@ -130,7 +131,7 @@ class TrainAdapter(io.ComfyNode):
         )
         _made[adapter_name] = adapter.path
         return io.NodeOutput(adapter, ui={"sidestep": [
-            _facts(adapter, adapter_settings) | {"warnings": list(warnings)}]})
+            _facts(adapter, adapter_settings) | {"warnings": warnings}]})
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str = CONTINUE, **_: object) -> float | str:

@@ -95,8 +95,8 @@ def test_named_settings_exist() -> None:
 
 def inputs_by_name() -> dict[str, dict[str, Any]]:
     """Inputs of every node, by its display name."""
-    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "nodes").glob("*.py")))
-    ids = {name: node for node, name in re.findall(r'node_id="(\w+)",\s*display_name="([^"]+)"', sources)}
+    pages = sorted((ROOT / "web" / "docs").glob("*.md"))
+    ids = {page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# "): page.stem for page in pages}
     interface = json.loads((ROOT / "tests" / "host" / "node_interface.json").read_text(encoding="utf-8"))
     inputs = {name: dict(interface[node]["inputs"]) for name, node in ids.items()}
     return inputs | {"the Configure nodes": {key: value for kind in ("LoRA", "LoKR", "LoHA")

@@ -42,8 +42,8 @@ def rows(page: str) -> list[list[str]]:
 
 def test_nodes_are_listed_with_outputs() -> None:
     interface = json.loads((ROOT / "tests" / "host" / "node_interface.json").read_text(encoding="utf-8"))
-    sources = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "nodes").glob("*.py")))
-    names = dict(re.findall(r'node_id="(\w+)",\s*display_name="([^"]+)"', sources))
+    pages = sorted((ROOT / "web" / "docs").glob("*.md"))
+    names = {page.stem: page.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ") for page in pages}
     assert set(names) == set(interface)
     expected = [[f"[{names[node]}](../web/docs/{node}.md)", ", ".join(f"`{name}`" for name in facts["output_names"])]
                 for node, facts in interface.items()]

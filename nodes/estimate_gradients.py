@@ -72,7 +72,7 @@ def setting_inputs() -> list[io.Input]:
             "Samples to measure at most, at least 4; fewer where the ranking is stable before. 0: ten of each song, 24 "
             "to 400 in all.")),
         io.Float.Input("chunk_duration", default=usual.chunk_duration, min=0.0, max=600.0, step=1.0, tooltip=(
-            "Measure random pieces of so many seconds, as in training. 0: whole songs.")),
+            "Seconds of the random crop measured of each song, as in training. 0: whole songs.")),
         io.Boolean.Input("target_mlp", default=usual.target_mlp, optional=True, tooltip=(
             "Also measure the three matrices of every MLP.")),
         io.Combo.Input("attention_type", options=list(get_args(kinds["attention_type"])), default=usual.attention_type,

@@ -6,7 +6,7 @@ import { grow, rootGraph, zoomCanvas } from "./canvas.js";
 import { createNote, hasCapacity } from "./progress/note.js";
 import { createPanel } from "./progress/panel.js";
 import { followSettings, watchSettings } from "./preset_values.js";
-import { advance, explains, failed, fromOutput, refusal, withLater } from "./progress/progress.js";
+import { advance, explains, failed, fromOutput, MOST_POINTS, refusal, withLater } from "./progress/progress.js";
 import { refusals, remember } from "./refusals.js";
 import { addSongTable } from "./songs/songs.js";
 import { dimUnused } from "./training_settings.js";
@@ -75,7 +75,8 @@ async function onProgress({ detail: event }) {
   const shown = isOfThisWorkflow(event) ? [...panels()].filter(([id]) => id === String(event.node_id)) : [];
   for (const [id, panel] of shown) {
     // A run that continues has a curve already; one that ended has points that were too many to send.
-    const incomplete = panel.state?.run !== event.run || event.status !== "running";
+    const long = panel.state?.points.length > MOST_POINTS;
+    const incomplete = long || panel.state?.run !== event.run || event.status !== "running";
     setState(panel, advance(panel.state, event));
     if (incomplete) await restore(id, panel);
   }

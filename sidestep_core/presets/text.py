@@ -17,8 +17,8 @@ AUTOMATIC = "automatic"
 _SYNONYMS = {"auto": AUTOMATIC, "null": AUTOMATIC}
 WORDS = {
     "cfg_ratio": AUTOMATIC, "genre_ratio": AUTOMATIC, "heldout_songs": AUTOMATIC, "shift": AUTOMATIC,
-    "inference_steps": AUTOMATIC, "estimate_batches": AUTOMATIC, "epochs": "use max_steps", "ema_decay": "off",
-    "chunk_duration": "whole songs", "max_seconds": "whole songs", "early_stopping": "never", "target_loss": "never",
+    "inference_steps": AUTOMATIC, "epochs": "use max_steps", "ema_decay": "off",
+    "chunk_duration": "whole songs", "early_stopping": "never", "target_loss": "never",
     "save_minutes": "never", "keep_checkpoints": "all", "preview_every": "never",
 }  # fmt: skip
 """Numeric setting -> word for its default if that is `automatic`, else for 0."""

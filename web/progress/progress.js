@@ -1,6 +1,6 @@
 // Pure functions: what the server says -> what the panel shows.
 
-const MOST_POINTS = 4000;
+export const MOST_POINTS = 4000; // shown before the server is asked for its thinned curve
 
 const STAGES = {
   load: "Loading the model",
@@ -48,8 +48,7 @@ function addPreviews(known, fresh) {
 function addPoint(points, point) {
   const earlier = (points.at(-1)?.step ?? -1) < point.step ? points : points.filter(({ step }) => step < point.step);
   const same = points.find(({ step }) => step === point.step);
-  const all = [...earlier, { ...same, ...point }];
-  return all.length <= MOST_POINTS ? all : all.filter((point, index) => index % 2 === 0 || "heldout" in point);
+  return [...earlier, { ...same, ...point }];
 }
 
 /** The server's answer, with what events have added since it was written. */

@@ -19,7 +19,7 @@ from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline, placement, train_widgets
-from .host import choices, folders, models, previews
+from .host import choices, folders, models, previews, wording
 from .host.report import issue_report
 from .host.wording import readable
 from .host.worker import run_stage
@@ -107,7 +107,7 @@ class TrainAdapter(io.ComfyNode):
         adapter_settings = adapter_config.config
         warnings = [readable(text) for text in adapter_config.mismatches(checkpoint, dataset)]
         for warning in warnings:
-            log.warning(warning)
+            log.warning("%s", wording.without_places(warning))
         if adapter_config.estimate is None:
             events.remember_source(node_id, "adapter_config", placement.trained_facts(adapter_settings, checkpoint))
         first_weights = None if start_from is None else start_from.path

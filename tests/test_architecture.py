@@ -59,7 +59,7 @@ MOST_MODULES = {"nodes": 27}
 LONGEST_FUNCTION = 50
 LONGEST_README = 150
 FOREIGN = re.compile(r"(what|which|whether|how|where|of|by|as|the same|so many)\b", re.IGNORECASE)
-MOST_FOREIGN = 0.075
+MOST_FOREIGN = 0.02
 """Largest share of docstrings that begin with such a word instead of a verb or a noun phrase."""
 REPLACED = {
     "Piece": "ModuleDelta", "pieces": "deltas", "Content": "AdapterFile", "Change": "TrainedDelta", "Added": "DeltaFn",

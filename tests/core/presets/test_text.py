@@ -43,7 +43,7 @@ def test_text_is_converted(kind: type[Config], name: str, text: str, value: Any)
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize("name", WORDS.keys() & {field.name for field in fields(TrainConfig)})
+@pytest.mark.parametrize("name", sorted(WORDS.keys() & {field.name for field in fields(TrainConfig)}))
 def test_words_and_numbers_are_read_back(name: str) -> None:
     values = [0, 1, 25, getattr(TrainConfig, name)]
     assert [parse_setting(TrainConfig, name, spell(TrainConfig, name, value)) for value in values] == values

@@ -16,7 +16,7 @@ class TrainingSettings(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="SideStepTrainingSettings",
-            display_name="Training Settings",
+            display_name="Training Settings (ACE-Step)",
             category=CATEGORY,
             description="Further settings of a training: optimizer, noise, held-out songs, checkpoints, previews and "
                         "device. Length, learning rate, crop, seed and preview_every are set on Train LoRA (ACE-Step).",

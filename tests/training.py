@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sidestep_core.adapters.config import AdapterConfig
 from sidestep_core.adapters.file import Adapter
@@ -15,6 +19,7 @@ from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress, Report
 from sidestep_core.training.config import ResolvedConfig, TrainConfig
+from sidestep_core.training.loss import Objective
 from sidestep_core.training.resolve import resolve
 from sidestep_core.training.setup import prepare
 from sidestep_core.training.step import Training
@@ -57,3 +62,26 @@ def stop_at(step: int, signal: BaseException) -> Report:
 def same_tensors(one: Path, other: Path) -> bool:
     first, second = read_tensors(one), read_tensors(other)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@dataclass
+class Seen:
+    """Input and output of the decoder."""
+
+    x_BTC: Tensor
+    t_B: Tensor
+    condition_BSD: Tensor
+    context_BTC: Tensor
+    predicted_BTC: Tensor
+
+
+@contextmanager
+def watched(objective: Objective) -> Iterator[list[Seen]]:
+    """Collect everything that passes through the decoder inside the block."""
+    seen: list[Seen] = []
+    handle = objective.decoder.register_forward_hook(
+        lambda module, inputs, predicted: seen.append(Seen(*inputs, predicted.detach())))
+    try:
+        yield seen
+    finally:
+        handle.remove()

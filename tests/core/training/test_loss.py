@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +27,7 @@ from sidestep_core.training.loss import BatchLoss, HeldoutLoss, Objective, heldo
 from sidestep_core.training.resolve import resolve
 from tests.tiny import write_dataset
 from tests.tolerance import FP32, PERTURBED, deviation
+from tests.training import watched
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(gradient_accumulation=2, device="cpu")
@@ -80,29 +79,6 @@ def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, drop
 def of_one_song(checkpoint: Checkpoint, short: Dataset, **settings: Any) -> Learning:
     """Two thousand draws of the short song in one batch."""
     return learning(checkpoint, short, replace(CONFIG, batch_size=DRAWS, gradient_accumulation=1, **settings))
-
-
-@dataclass
-class Seen:
-    """Input and output of the decoder."""
-
-    x_BTC: Tensor
-    t_B: Tensor
-    condition_BSD: Tensor
-    context_BTC: Tensor
-    predicted_BTC: Tensor
-
-
-@contextmanager
-def watched(objective: Objective) -> Iterator[list[Seen]]:
-    """Collect everything that passes through the decoder inside the block."""
-    seen: list[Seen] = []
-    handle = objective.decoder.register_forward_hook(
-        lambda module, inputs, predicted: seen.append(Seen(*inputs, predicted.detach())))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 # The loss

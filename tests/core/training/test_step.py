@@ -6,9 +6,7 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +20,7 @@ from sidestep_core.errors import TrainingDiverged
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
-from sidestep_core.training import batches as visits
-from sidestep_core.training import data
+from sidestep_core.training import batches, data
 from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.loss import HeldoutLoss, training_loss
@@ -31,7 +28,7 @@ from sidestep_core.training.loss import heldout_loss as heldout_loss_of
 from sidestep_core.training.step import SCALE_DOUBLES_EVERY, Training, optimizer_step
 from tests.tiny import tiny_checkpoint, write_dataset
 from tests.tolerance import BF16, FP32, GOLDEN, PERTURBED, deviation
-from tests.training import prepared
+from tests.training import prepared, watched
 
 CPU = torch.device("cpu")
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.0)
@@ -59,29 +56,6 @@ def awake(training: Training) -> Training:
     return training
 
 
-@dataclass
-class Seen:
-    """Last input and output of the decoder."""
-
-    x_BTC: Tensor
-    t_B: Tensor
-    condition_BSD: Tensor
-    context_BTC: Tensor
-    predicted_BTC: Tensor
-
-
-@contextmanager
-def watched(training: Training) -> Iterator[list[Seen]]:
-    """Collect everything that passes through the decoder inside the block."""
-    seen: list[Seen] = []
-    handle = training.objective.decoder.register_forward_hook(
-        lambda module, inputs, predicted: seen.append(Seen(*inputs, predicted.detach())))
-    try:
-        yield seen
-    finally:
-        handle.remove()
-
-
 def heldout_loss(training: Training, step: int) -> float:
     return heldout_of(training, step).mean
 
@@ -91,15 +65,15 @@ def heldout_of(training: Training, step: int) -> HeldoutLoss:
 
 
 def first_batch(training: Training) -> Batch:
-    return next(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
+    return next(batches.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
 
 
 # The step
 
 
 def gradient_of(training: Training, step: int = 3) -> Tensor:
-    samples = len(visits.draws_of_step(training.config, len(training.trained_on), step))
-    for batch in visits.batches(training.trained_on, training.objective.silence_TC, training.config, step):
+    samples = len(batches.draws_of_step(training.config, len(training.trained_on), step))
+    for batch in batches.batches(training.trained_on, training.objective.silence_TC, training.config, step):
         (training_loss(training.objective, batch).weighted_B.sum() / samples).backward()
     gradients = [parameter.grad for parameter in training.adapter.parameters]
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
@@ -120,8 +94,8 @@ def test_batch_size_changes_no_gradient(checkpoint: Checkpoint, dataset: Dataset
 
 def test_step_loss_is_the_mean(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=5)))
-    batches = visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0)
-    losses = [float(loss) for batch in batches for loss in training_loss(training.objective, batch).loss_B]
+    drawn = batches.batches(training.trained_on, training.objective.silence_TC, training.config, 0)
+    losses = [float(loss) for batch in drawn for loss in training_loss(training.objective, batch).loss_B]
     assert len(losses) == 5
     assert optimizer_step(training, 0).numbers["loss"] == pytest.approx(sum(losses) / 5, rel=FP32)
 
@@ -187,7 +161,7 @@ def test_first_step_blames_no_learning_rate(checkpoint: Checkpoint, dataset: Dat
 
 def test_bfloat16_base_has_float32_gradients(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, precision="bf16")))
-    with watched(training) as seen:
+    with watched(training.objective) as seen:
         numbers = optimizer_step(training, 0).numbers
     exact = optimizer_step(awake(prepared(checkpoint, dataset, LORA, CONFIG)), 0).numbers
     assert seen[0].t_B.dtype == torch.float32
@@ -205,9 +179,9 @@ def test_last_step_averages_the_rest(checkpoint: Checkpoint, dataset: Dataset) -
     config = replace(CONFIG, heldout_songs=1, epochs=2, gradient_accumulation=4)
     training = awake(prepared(checkpoint, dataset, LORA, config))
     assert training.total_steps == 2
-    batches = list(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 1))
-    assert [visit for batch in batches for visit in batch.draws] == [4, 5]
-    losses = [float(loss) for batch in batches for loss in training_loss(training.objective, batch).loss_B]
+    drawn = list(batches.batches(training.trained_on, training.objective.silence_TC, training.config, 1))
+    assert [draw for batch in drawn for draw in batch.draws] == [4, 5]
+    losses = [float(loss) for batch in drawn for loss in training_loss(training.objective, batch).loss_B]
     by_hand = gradient_of(training, 1)
     training.optimizer.zero_grad()
     result = optimizer_step(training, 1)
@@ -218,8 +192,8 @@ def test_last_step_averages_the_rest(checkpoint: Checkpoint, dataset: Dataset) -
 
 def test_step_returns_times_and_losses(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = awake(prepared(checkpoint, dataset, LORA, replace(CONFIG, gradient_accumulation=3)))
-    batches = list(visits.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
-    found = [training_loss(training.objective, batch) for batch in batches]
+    drawn = list(batches.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
+    found = [training_loss(training.objective, batch) for batch in drawn]
     expected = [(float(t), float(loss)) for batch in found for t, loss in zip(batch.t_B, batch.loss_B, strict=True)]
     result = optimizer_step(training, 0)
     assert list(result.samples) == expected
@@ -303,9 +277,9 @@ def test_step_updates_the_average(checkpoint: Checkpoint, dataset: Dataset) -> N
 
 def test_heldout_songs_are_measured(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, CONFIG)
-    with watched(training) as seen:
+    with watched(training.objective) as seen:
         heldout_loss(training, 0)
-    trained, heldout = visits.split_heldout(data.load_samples(dataset, training.config)[0], training.config)
+    trained, heldout = batches.split_heldout(data.load_samples(dataset, training.config)[0], training.config)
     assert [sample.name for sample in training.measured_on] == [sample.name for sample in heldout]
     assert [sample.name for sample in training.trained_on] == [sample.name for sample in trained]
     assert [float(one.t_B) for one in seen] == pytest.approx(flow_matching.HELDOUT_TIMES)

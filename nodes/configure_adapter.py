@@ -12,8 +12,8 @@ from ..sidestep_core.adapters.loha import LohaConfig
 from ..sidestep_core.adapters.lokr import LokrConfig
 from ..sidestep_core.adapters.lora import LoraConfig
 from ..sidestep_core.estimate.result import Estimate
-from . import placement
 from .sockets import CATEGORY, AdapterConfigSocket
+from .widgets import placement
 
 DORA = ("DoRA: train the length of each column of a weight apart from its direction. On the input side, as only that "
         "is exact in ComfyUI.")

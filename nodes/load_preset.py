@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..sidestep_core.presets import preset as presets
 from ..sidestep_core.presets.preset import Imported
-from . import train_widgets
 from .host import folders, preset_files
 from .sockets import CATEGORY, AdapterConfigSocket, Configured, GivenSettings, TrainConfigSocket
+from .widgets import training as training_widgets
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class LoadPreset(io.ComfyNode):
         return io.NodeOutput(Configured(config=chosen.adapter), GivenSettings(config=chosen.train, complete=True),
                              description, ui={"sidestep": [{
             "name": name, "description": chosen.description, "notes": list(found.notes), "message": description,
-            "adapter": chosen.adapter.to_json(), "settings": train_widgets.shown(chosen.train),
+            "adapter": chosen.adapter.to_json(), "settings": training_widgets.shown(chosen.train),
         }]})
 
     @classmethod

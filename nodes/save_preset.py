@@ -12,9 +12,9 @@ from ..sidestep_core.errors import ConfigError
 from ..sidestep_core.io import atomic
 from ..sidestep_core.presets import preset as presets
 from ..sidestep_core.presets.preset import Preset
-from . import train_widgets
 from .host import preset_files
 from .sockets import CATEGORY, AdapterConfigSocket, AdapterSocket, Configured, GivenSettings, TrainConfigSocket
+from .widgets import training as training_widgets
 
 _made: dict[str, Path] = {}
 """The file of each name that this process wrote, for noticing that it is gone."""
@@ -79,4 +79,4 @@ def _known(configured: Configured | None, settings: GivenSettings | None, adapte
                           "finished adapter.")
     known = presets.from_adapter(adapter.path) if adapter is not None else Preset(name="")
     return replace(known, adapter=known.adapter if configured is None else configured.config,
-                   train=known.train if settings is None else settings.completed(train_widgets.own_of(known.train)))
+                   train=known.train if settings is None else settings.completed(training_widgets.own_of(known.train)))

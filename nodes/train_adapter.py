@@ -18,7 +18,7 @@ from ..sidestep_core.io.tensors import TensorFile
 from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
-from . import estimate_inline, placement, train_widgets
+from . import estimate_inline
 from .host import choices, folders, models, previews, wording
 from .host.report import issue_report
 from .host.wording import readable
@@ -34,6 +34,8 @@ from .sockets import (
     GivenSettings,
     TrainConfigSocket,
 )
+from .widgets import placement
+from .widgets import training as training_widgets
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class TrainAdapter(io.ComfyNode):
                     "Begin with the weights of this adapter instead of none. It must be of the same kind and size.")),
                 io.String.Input("adapter_name", default="my_lora", tooltip=(
                     "Name of the file in models/loras. An existing file is never overwritten: -2, -3 ... is added.")),
-                *train_widgets.own_inputs(),
+                *training_widgets.own_inputs(),
                 io.Combo.Input("if_already_trained", options=[CONTINUE, TRAIN_AGAIN], default=CONTINUE, optional=True,
                                advanced=True, tooltip=(
                     "The same songs and settings again: take the finished adapter, or train another one. A run that "
@@ -99,7 +101,7 @@ class TrainAdapter(io.ComfyNode):
         given = settings or GivenSettings(config=TrainConfig(), complete=False)
         if given.complete:
             log.info("The settings of this training come from a preset; the node's own are not used.")
-        config = given.completed(train_widgets.values(own))
+        config = given.completed(training_widgets.values(own))
         target = folders.adapter_file(adapter_name)
         node_id = cls.hidden.unique_id
         if auto_estimate:

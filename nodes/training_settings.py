@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..sidestep_core.training.config import TrainConfig
-from . import train_widgets
 from .sockets import CATEGORY, GivenSettings, TrainConfigSocket
+from .widgets import training as training_widgets
 
 
 class TrainingSettings(io.ComfyNode):
@@ -22,11 +22,11 @@ class TrainingSettings(io.ComfyNode):
                         "device. Length, learning rate, crop, seed and preview_every are set on Train LoRA (ACE-Step).",
             search_aliases=["optimizer", "schedule", "early stopping", "gradient checkpointing", "advanced",
                             "train settings", "side-step"],
-            inputs=train_widgets.other_inputs(),
+            inputs=training_widgets.other_inputs(),
             outputs=[TrainConfigSocket.Output(display_name="settings")],
         )
 
     @classmethod
     def execute(cls, **widgets: object) -> io.NodeOutput:
-        config = TrainConfig.from_json(train_widgets.values(widgets))
+        config = TrainConfig.from_json(training_widgets.values(widgets))
         return io.NodeOutput(GivenSettings(config=config, complete=False))

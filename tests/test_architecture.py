@@ -54,7 +54,7 @@ IN_WORDS = "nodes/host/wording.py"
 INSIDE = r"queue|dicts?|NoneType|websocket|traceback|stack trace|workflow id|prompt id|kwargs|endpoint"
 """Words for our own insides, which mean nothing to a musician."""
 LONGEST_FILE = 300
-MOST_MODULES = {"nodes": 26}
+MOST_MODULES = {"nodes": 25}
 """Most modules of a folder, without its __init__.py; 20 for folders that are not listed."""
 LONGEST_FUNCTION = 50
 LONGEST_README = 150

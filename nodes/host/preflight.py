@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ...sidestep_core.training.config import TrainConfig
 from ..routes import events
-from ..train_widgets import OWN, values
+from ..widgets.training import OWN, values
 
 KINDS = {"SideStepConfigureLoRA": "lora", "SideStepConfigureLoKR": "lokr", "SideStepConfigureLoHA": "loha"}
 """Node that configures an adapter -> its kind."""

@@ -11,8 +11,8 @@ from aiohttp import web
 from server import PromptServer
 
 from ...sidestep_core.io.record import parse
-from .. import train_widgets
 from ..host import preset_files
+from ..widgets import training as training_widgets
 from .songs import answer, body, work
 
 
@@ -29,4 +29,4 @@ async def post_preset(request: web.Request) -> web.Response:
 def _settings(widgets: Mapping[str, object]) -> Mapping[str, object]:
     texts = parse(widgets, dict[str, str], "The request")
     _, chosen = preset_files.chosen(*(texts.get(name, "") for name in ("preset", "changes", "json")))
-    return train_widgets.shown(chosen.train)
+    return training_widgets.shown(chosen.train)

@@ -8,13 +8,13 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
-from ..sidestep_core.errors import ConfigError
-from ..sidestep_core.estimate.result import Estimate
-from ..sidestep_core.estimate.selection import Criterion, Granularity, SelectionConfig, apply_selection
-from ..sidestep_core.model.checkpoint import Checkpoint
-from ..sidestep_core.presets.text import parse_setting
-from .sockets import Configured, EstimateSocket
+from ...sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
+from ...sidestep_core.errors import ConfigError
+from ...sidestep_core.estimate.result import Estimate
+from ...sidestep_core.estimate.selection import Criterion, Granularity, SelectionConfig, apply_selection
+from ...sidestep_core.model.checkpoint import Checkpoint
+from ...sidestep_core.presets.text import parse_setting
+from ..sockets import Configured, EstimateSocket
 
 SELECTION = tuple(field.name for field in fields(SelectionConfig))
 """Names of the widgets of selection_inputs."""
@@ -99,7 +99,7 @@ def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
 
 def facts(config: AdapterConfig) -> dict[str, object]:
     """Kind, settings, and on each size of model how many modules and parameters that makes."""
-    from ..sidestep_core.adapters.registry import SIZES, capacity
+    from ...sidestep_core.adapters.registry import SIZES, capacity
 
     found, unfit = {}, []
     for size, geometry in SIZES.items():
@@ -117,8 +117,8 @@ def facts(config: AdapterConfig) -> dict[str, object]:
 
 def trained_facts(config: AdapterConfig, checkpoint: Checkpoint) -> dict[str, object]:
     """Modules and parameters on the model that a training uses."""
-    from ..sidestep_core.adapters.registry import capacity
-    from ..sidestep_core.model.decoder import DecoderGeometry
+    from ...sidestep_core.adapters.registry import capacity
+    from ...sidestep_core.model.decoder import DecoderGeometry
 
     made = capacity(config, DecoderGeometry.from_weights(checkpoint.model_weights().under("decoder.")))
     count = len(made.parameters)
@@ -129,10 +129,10 @@ def trained_facts(config: AdapterConfig, checkpoint: Checkpoint) -> dict[str, ob
 
 def chosen_facts(config: AdapterConfig, estimate: Estimate, allowed: int) -> dict[str, object]:
     """Settings, modules and parameters of an adapter on the modules that an estimate chose among `allowed`."""
-    from ..sidestep_core.adapters.registry import capacity_of
-    from ..sidestep_core.adapters.targets import target_modules
-    from ..sidestep_core.estimate.heatmap import Grid
-    from ..sidestep_core.estimate.tables import summary
+    from ...sidestep_core.adapters.registry import capacity_of
+    from ...sidestep_core.adapters.targets import target_modules
+    from ...sidestep_core.estimate.heatmap import Grid
+    from ...sidestep_core.estimate.tables import summary
 
     ranks = target_modules(config, Grid.of([estimate]).layers)
     message = f"{config.kind}: the estimate chose {summary(ranks, allowed)}"

@@ -11,8 +11,8 @@ from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
-from ..sidestep_core.presets.text import WORDS, parse_setting, spell
-from ..sidestep_core.training.config import TrainConfig
+from ...sidestep_core.presets.text import WORDS, parse_setting, spell
+from ...sidestep_core.training.config import TrainConfig
 
 OWN = ("max_steps", "learning_rate", "chunk_duration", "seed", "preview_every")
 """Settings that Train LoRA (ACE-Step) has itself; Training Settings has the others."""

@@ -51,8 +51,8 @@ def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
     from sidestep_core.dataset.manifest import open_dataset
     from sidestep_core.model.checkpoint import open_checkpoint
     from sidestep_core.progress import Progress
-    from sidestep_core.training import optimizers
     from sidestep_core.training.config import TrainConfig
+    from sidestep_core.training.optim import optimizers
     from sidestep_core.training.train import train
     from tests.tiny import TinySource
 

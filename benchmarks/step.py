@@ -26,8 +26,8 @@ from sidestep_core.model import layers
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.model.layers import WINDOW, Mask
 from sidestep_core.model.weights import Weights
-from sidestep_core.training import optimizers
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.optim import optimizers
 
 TOKENS = 1500
 CONDITION_TOKENS = 150

@@ -32,15 +32,18 @@ MAY_IMPORT = {
     "presets": "training adapters io",
 }
 """Package of sidestep_core -> the packages it may import."""
+INNER_PACKAGES = ("optim",)
+"""Packages inside a package of MAY_IMPORT."""
 ROOT_FILES = ("errors", "progress", "optional", "config", "device", "rng")
 """Modules of sidestep_core itself, open to every package; config and device read files through io."""
 
 OWNERS = {
     "safetensors": {"io/tensors"}, "peft": {"adapters/lora"}, "lycoris": {"adapters/lokr"},
-    "transformers": {"model/condition_encoder", "training/optimizers"},
+    "transformers": {"model/condition_encoder", "training/optim/optimizers"},
     "av": {"audio/decode", "audio/container"}, "torchaudio": {"audio/loudness", "audio/tempo"},
     "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},
-    "bitsandbytes": {"training/optimizers"}, "prodigyopt": {"training/optimizers"}, "flash_attn": {"model/layers"},
+    "bitsandbytes": {"training/optim/optimizers"}, "prodigyopt": {"training/optim/optimizers"},
+    "flash_attn": {"model/layers"},
     "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"}, "psutil": {"io/temp_files"}, "regex": {"io/patterns"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two:
@@ -90,7 +93,7 @@ class Import:
 def imported(node: ast.ImportFrom) -> list[str]:
     """List the modules that a `from` imports: the named one, or each named file of our own package."""
     named = [".".join(filter(None, (node.module, alias.name))) for alias in node.names]
-    packages = node.level and (not node.module or node.module in MAY_IMPORT)
+    packages = node.level and (not node.module or node.module in (*MAY_IMPORT, *INNER_PACKAGES))
     return named if packages else [node.module or ""]
 
 

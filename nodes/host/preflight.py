@@ -18,7 +18,7 @@ def check(node_id: str) -> None:
     ConfigError for a wrong value, MissingDependency for a package.
     """
     from ...sidestep_core.adapters import registry
-    from ...sidestep_core.training import optimizers
+    from ...sidestep_core.training.optim import optimizers
 
     for node in events.running_prompt(node_id).values():
         inputs = node.get("inputs")

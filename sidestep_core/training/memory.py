@@ -19,7 +19,7 @@ from ..model.decoder import Decoder, DecoderGeometry
 from ..model.layers import DENSE_BELOW, WINDOW
 from .config import ResolvedConfig
 from .data import Sample
-from .optimizers import STATE_BYTES
+from .optim.optimizers import STATE_BYTES
 
 log = logging.getLogger(__name__)
 

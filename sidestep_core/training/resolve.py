@@ -14,7 +14,7 @@ from ..model.checkpoint import Checkpoint
 from ..model.flow_matching import TIMESTEP_PRESETS
 from . import batches, early_stopping
 from .config import ResolvedConfig, TrainConfig
-from .lr_schedules import WARMUP_SHARE, warmup_steps
+from .optim.lr_schedules import WARMUP_SHARE, warmup_steps
 
 CFG_RATIO = 0.15
 """Share of conditions that ACE-Step 1.5 was itself trained without."""

@@ -31,7 +31,7 @@ from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing, strict_json, temp_files
 from ..io.record import parse
 from ..io.tensors import BadTensorFile, read_tensors, write_tensors
-from . import optimizers
+from .optim import optimizers
 
 log = logging.getLogger(__name__)
 

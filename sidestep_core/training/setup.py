@@ -11,9 +11,10 @@ from ..dataset.manifest import Dataset
 from ..errors import ConfigError
 from ..model.checkpoint import Checkpoint
 from ..model.decoder import load_decoder
-from . import batches, data, memory, optimizers
-from .ema import Average
+from . import batches, data, memory
 from .loss import Objective
+from .optim import optimizers
+from .optim.ema import Average
 from .resolve import Resolved
 from .step import Training
 

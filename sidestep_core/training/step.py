@@ -23,10 +23,10 @@ from ..progress import Progress, Report, ignore
 from . import batches, memory
 from .config import ResolvedConfig
 from .data import Sample
-from .ema import Average
 from .loss import BatchLoss, Objective, training_loss
-from .lr_schedules import learning_rate
 from .metrics import MeasuredOn
+from .optim.ema import Average
+from .optim.lr_schedules import learning_rate
 
 log = logging.getLogger(__name__)
 

@@ -23,13 +23,14 @@ from ..device import explain_out_of_memory, is_out_of_memory, release_memory
 from ..io import atomic, locks
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
-from . import early_stopping, optimizers, publish, resume, run_checkpoint
+from . import early_stopping, publish, resume, run_checkpoint
 from .config import TrainConfig
 from .data import ensure_conditions
 from .interruption import PROOF_STRIDE, preserve
 from .loss import heldout_loss
 from .metrics import FILE as METRICS_FILE
 from .metrics import LOSS_NAMES, Metrics
+from .optim import optimizers
 from .pace import Pace
 from .publish import Run
 from .resolve import Resolved, resolve

@@ -15,7 +15,7 @@ from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, DecoderGeometry
 from sidestep_core.training.memory import GIB, Batch, Need, layer_bytes
-from sidestep_core.training.optimizers import STATE_BYTES
+from sidestep_core.training.optim.optimizers import STATE_BYTES
 
 ROOT = Path(__file__).parent.parent.parent
 BF16, FP32 = 2, 4

@@ -18,9 +18,9 @@ from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.model.decoder import Decoder, load_decoder
 from sidestep_core.progress import Progress
-from sidestep_core.training import optimizers
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.loss import heldout_loss
+from sidestep_core.training.optim import optimizers
 from sidestep_core.training.step import Training, optimizer_step
 from tests.tiny import write_dataset
 from tests.training import prepared

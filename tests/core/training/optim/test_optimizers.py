@@ -13,9 +13,9 @@ from torch import nn
 
 from sidestep_core.errors import MissingDependency
 from sidestep_core.io.tensors import read_tensors, write_tensors
-from sidestep_core.training import optimizers
 from sidestep_core.training.config import Optimizer, ResolvedConfig
-from sidestep_core.training.optimizers import build
+from sidestep_core.training.optim import optimizers
+from sidestep_core.training.optim.optimizers import build
 from tests.tolerance import FP32
 from tests.training import settled
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidestep_core.training.config import ResolvedConfig
-from sidestep_core.training.lr_schedules import learning_rate, warmup_steps
+from sidestep_core.training.optim.lr_schedules import learning_rate, warmup_steps
 from tests.tolerance import FP32
 from tests.training import settled
 

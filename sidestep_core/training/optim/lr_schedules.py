@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .config import ResolvedConfig
+from ..config import ResolvedConfig
 
 WARMUP_START = 0.1
 """Share of the learning rate at the start of warm-up."""

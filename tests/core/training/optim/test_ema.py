@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sidestep_core.training.ema import Average, decay
+from sidestep_core.training.optim.ema import Average, decay
 from tests.tolerance import FP32, deviation
 
 

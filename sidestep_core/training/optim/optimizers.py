@@ -9,9 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import optional
-from ..io.strict_json import Json
-from .config import Optimizer, TrainConfig
+from ... import optional
+from ...io.strict_json import Json
+from ..config import Optimizer, TrainConfig
 
 STATE_BYTES: dict[Optimizer, float] = {"adamw": 8.0, "adamw8bit": 2.1, "adafactor": 0.2, "prodigy": 16.0}
 """Bytes of state per parameter: two moments; two in bytes with a scale per 256; row and column means; two moments, the

@@ -19,3 +19,11 @@ export function makeSvg(className, viewBox, ...pathNames) {
   svg.append(...paths);
   return [svg, ...paths];
 }
+
+/** Add a stylesheet that lies beside a module: `addStyles("./runs.css", import.meta.url)`. */
+export function addStyles(name, module) {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = new URL(name, module).href;
+  document.head.append(link);
+}

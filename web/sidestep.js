@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { grow, rootGraph, zoomCanvas } from "./canvas.js";
+import { addStyles } from "./dom.js";
 import { createNote, hasCapacity } from "./progress/note.js";
 import { createPanel } from "./progress/panel.js";
 import { followSettings, watchSettings } from "./preset_values.js";
@@ -172,16 +173,9 @@ function showRefusals() {
   };
 }
 
-function addStyles() {
-  const link = document.createElement("link");
-  link.rel = "stylesheet";
-  link.href = new URL("./sidestep.css", import.meta.url).href;
-  document.head.append(link);
-}
-
 app.registerExtension({
   name: "sidestep.progress",
-  init: addStyles,
+  init: () => addStyles("./sidestep.css", import.meta.url),
   nodeCreated(node) {
     if (!node.comfyClass.startsWith("SideStep")) return;
     addPanel(node);

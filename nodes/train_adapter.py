@@ -19,7 +19,7 @@ from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline
-from .host import choices, folders, models, previews, wording
+from .host import choices, folders, live, models, previews, wording
 from .host.report import issue_report
 from .host.wording import readable
 from .host.worker import run_stage
@@ -122,15 +122,17 @@ class TrainAdapter(io.ComfyNode):
             log.info("For an issue report:\n%s", issue_report(checkpoint, adapter_settings, config))
             models.make_room()
         on = replace(config, device=models.device(config.device))
-        adapter = run_stage(
-            node_id, run.name,
-            lambda report: train(
-                models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target, start_from=first_weights,
-                resume_from=beginning, load=models.load_as_comfyui,
-                preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
-                report=report),
-            summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
-        )
+        origin = events.origin_of(node_id)
+        with live.training(run.name):
+            adapter = run_stage(
+                node_id, run.name,
+                lambda report: train(
+                    models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target,
+                    start_from=first_weights, resume_from=beginning, load=models.load_as_comfyui,
+                    preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
+                    report=report, origin=origin),
+                summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
+            )
         _made[adapter_name] = adapter.path
         return io.NodeOutput(adapter, ui={"sidestep": [
             _facts(adapter, adapter_settings) | {"warnings": warnings}]})

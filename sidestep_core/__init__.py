@@ -8,6 +8,7 @@
     songs/       audio files, their metadata, analysis            scan.find_songs, analyze.analyze, split.split
     model/       checkpoint, decoder, encoders, flow matching     checkpoint.open_checkpoint, decoder.load_decoder
     audio/       decoding, container facts, measurements          decode.decode, container.facts
+    runs/        run folders, read for people                     summary.read, curve.thinned, record.kept
     io/          files: atomic, bounded, typed, locked            atomic.write_json, tensors.read_tensors, record.Record
     errors, progress, config, device, rng, optional               for every package
 

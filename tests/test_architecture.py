@@ -23,11 +23,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 MAY_IMPORT = {
-    "io": "", "audio": "io", "model": "io",
+    "io": "", "audio": "io", "model": "io", "runs": "io",
     "songs": "audio io model",
     "adapters": "model io",
     "dataset": "songs audio model io",
-    "training": "dataset adapters model io",
+    "training": "runs dataset adapters model io",
     "estimate": "training dataset adapters model io",
     "presets": "training adapters io",
 }

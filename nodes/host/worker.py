@@ -15,7 +15,7 @@ import comfy.utils
 
 from ...sidestep_core.progress import Cancelled, Progress, Report
 from ..routes import events
-from . import termination
+from . import live, termination
 from .wording import sentence
 
 POLL_SECONDS = 0.05
@@ -70,6 +70,7 @@ def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summar
             worker.join(POLL_SECONDS)
     except comfy.model_management.InterruptProcessingException as exception:
         interrupt = exception
+        live.change(run, "stopping")
         events.stop(node_id, run)
     finally:
         # Whatever ended the wait, no stage may go on unseen: it would hold the device and write beside the next one.

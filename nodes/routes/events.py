@@ -7,6 +7,7 @@ Only this file, `song_routes.py` and `preset_routes.py` import the host's `serve
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -19,15 +20,20 @@ from server import PromptServer
 
 from ...sidestep_core.io import strict_json
 from ...sidestep_core.progress import Progress
+from ...sidestep_core.runs.record import Origin
 from ...sidestep_core.training.metrics import MEASURED_ON
 from ..host.wording import readable_json
 from .history import History, Point, Preview, finite
+
+log = logging.getLogger(__name__)
 
 EVENT = "sidestep.progress"
 SECONDS_BETWEEN_EVENTS = 0.1
 MAX_HISTORIES = 64
 NO_RUN = ""
 UNSAVED = "00000000-0000-0000-0000-000000000000"
+MAX_WORKFLOW = 4_000_000
+"""Characters of a workflow that is kept with its run."""
 
 dumps = partial(json.dumps, allow_nan=False)
 
@@ -153,11 +159,25 @@ def _workflow_of(node_id: str) -> str | None:
 
     None for a prompt that no browser sent, and for a graph that has no id of its own yet.
     """
+    workflow = _running_workflow(node_id).get("id")
+    return None if workflow == UNSAVED else workflow
+
+
+def origin_of(node_id: str) -> Origin:
+    """Node and workflow of a training that starts now, for its record."""
+    workflow = dumps(_running_workflow(node_id) or None, ensure_ascii=False)
+    if len(workflow) > MAX_WORKFLOW:
+        log.warning("The workflow has %.1f MB; it is not kept with the run.", len(workflow) / 1e6)
+    return Origin(node_id=str(node_id), workflow_id=_workflow_of(node_id) or "",
+                  workflow=workflow if workflow != "null" and len(workflow) <= MAX_WORKFLOW else "")
+
+
+def _running_workflow(node_id: str) -> Mapping[str, object]:
+    """The workflow of the running prompt that has this node, as its page shows it; empty if no browser sent it."""
     for _number, _prompt_id, prompt, extra_data, *_ in _running():
         if node_id in prompt:
-            workflow = ((extra_data.get("extra_pnginfo") or {}).get("workflow") or {}).get("id")
-            return None if workflow == UNSAVED else workflow
-    return None
+            return (extra_data.get("extra_pnginfo") or {}).get("workflow") or {}
+    return {}
 
 
 def running_prompt(node_id: str) -> Mapping[str, dict[str, object]]:

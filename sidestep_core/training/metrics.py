@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 from ..io import atomic, strict_json
 from ..io.record import parse
 from ..model.flow_matching import HELDOUT_TIMES
+from ..runs import files
 
-FILE = "metrics.jsonl"
+FILE = files.METRICS
 SMOOTHING = 0.95
 MAX_BYTES = 512_000_000
 """Limit of a metrics file: a million steps and more."""

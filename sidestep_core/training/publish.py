@@ -18,6 +18,7 @@ from ..adapters.file import Adapter
 from ..adapters.proof import Loader
 from ..io import atomic
 from ..io.tensors import read_tensors
+from ..runs import record
 from . import run_checkpoint
 from .metrics import MEASURED_ON
 from .run_checkpoint import ADAPTER_FILE, AVERAGE_FILE, BEST_FILE, RunState
@@ -86,7 +87,9 @@ def publish(training: Training, run: Run, state: RunState, source: Path, target:
     """Prove every n-th module of an adapter file against the live adapter of the same state, then copy the file to
     `target`."""
     proof = adapter_proof.prove(source, training.adapter.deltas(every), run.load)
-    return Adapter(path=adapter_file.publish(source, target), checkpoint=run.facts["checkpoint"],
+    published = adapter_file.publish(source, target)
+    record.add_file(run.folder, published.name)
+    return Adapter(path=published, checkpoint=run.facts["checkpoint"],
                    variant=run.facts["variant"], trigger_word=run.facts["trigger_word"], steps=state.step,
                    heldout_first=state.heldout_first, heldout_last=state.heldout_last,
                    measured_on=training.measured_name, proof=proof)

@@ -1,6 +1,7 @@
 """Folder of one training run, from which the run resumes exactly where it stopped.
 
     run.json                 identity of the run: fingerprints and every setting
+    summary.json             course of the run, for people; see runs/record.py
     metrics.jsonl            one line per step
     checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
                              optimizer.safetensors, state.json, checksums.json; of a LoRA, adapter_config.json and
@@ -31,6 +32,8 @@ from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing, strict_json, temp_files
 from ..io.record import parse
 from ..io.tensors import BadTensorFile, read_tensors, write_tensors
+from ..runs.files import FINISHED as _FINISHED_FILE
+from ..runs.files import RUN as _RUN_FILE
 from .optim import optimizers
 
 log = logging.getLogger(__name__)
@@ -40,8 +43,6 @@ AVERAGE_FILE = "ema.safetensors"
 BEST_FILE = "best.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _STATE_FILE = "state.json"
-_RUN_FILE = "run.json"
-_FINISHED_FILE = "finished.json"
 
 FIRST_SCALE = 65536.0
 

@@ -23,6 +23,8 @@ from ..device import explain_out_of_memory, is_out_of_memory, release_memory
 from ..io import atomic, locks
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
+from ..runs import record
+from ..runs.record import NO_ORIGIN, Origin, RunRecord
 from . import early_stopping, publish, resume, run_checkpoint
 from .config import TrainConfig
 from .data import ensure_conditions
@@ -57,14 +59,15 @@ MakePreview = Callable[[Path | None, int], None]
 
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
-          load: Loader = formats.delta_fn, preview: MakePreview | None = None, report: Report = ignore) -> Adapter:
+          load: Loader = formats.delta_fn, preview: MakePreview | None = None, report: Report = ignore,
+          origin: Origin = NO_ORIGIN) -> Adapter:
     """Train an adapter, prove its file, and publish it at `target` (or the next free name).
 
     `folder` is the run's own: a finished run is returned at once, a stopped one resumes, and InUse is raised if another
     process trains it.  `resume_from`, a folder checkpoint-step-N of this or another run, is resumed exactly instead;
     `start_from`, an adapter file, gives only the initial weights.  `load` is the loader that proves the saved file.  If
     `report` raises `Cancelled` (or anything that is no Exception rises), the last finished step is saved as a
-    checkpoint and as a usable adapter.
+    checkpoint and as a usable adapter.  `origin` goes into the record of the run.
     """
     settings = resolve(config, checkpoint, dataset)
     own = resume.is_own(folder, resume_from)
@@ -84,7 +87,16 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
         atomic.require_writable(target.parent)
         registry.require(adapter)
         optimizers.require(config.optimizer)
-        return _load_and_run(source, checkpoint, dataset, adapter, settings, run, start_from, preview, report)
+        with record.kept(folder, _record(checkpoint, dataset, adapter, settings, target), origin):
+            return _load_and_run(source, checkpoint, dataset, adapter, settings, run, start_from, preview, report)
+
+
+def _record(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, settings: Resolved,
+            target: Path) -> RunRecord:
+    """Record of a training that starts now."""
+    return RunRecord(name=target.stem, started=time.time(), total=settings.total_steps, songs=len(dataset.samples),
+                     minutes=dataset.seconds / 60, model=checkpoint.name,
+                     settings={"adapter": adapter.to_json(), "train": settings.config.to_json()})
 
 
 def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,

@@ -1,0 +1,121 @@
+"""HTTP routes of the runs: GET lists, curves, previews and workflows; POST notes and deletion.
+
+Everything is read from the runs' folders, so that it survives restarts; only the state of a run that is under way comes
+from `host/live.py`.  The browser side is web/runs/server.js.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from aiohttp import web
+from server import PromptServer
+
+from ...sidestep_core.errors import InUse, SideStepError
+from ...sidestep_core.io.record import parse
+from ...sidestep_core.runs import files
+from ..host import run_files
+from ..host.wording import readable_json, sentence
+from .events import dumps
+from .songs import body
+
+Result = TypeVar("Result")
+
+RUN = "/sidestep/runs/{run}"
+POINTS = 2000
+MOST_POINTS = 20_000
+
+_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="side-step-runs")
+"""One, so that what is known of the folders needs no lock and a page leaves the processor to the training."""
+
+
+@PromptServer.instance.routes.get("/sidestep/runs")
+async def get_runs(request: web.Request) -> web.Response:
+    """Answer with every run, newest first."""
+    return await _fresh(request, lambda: {"runs": run_files.answers()})
+
+
+@PromptServer.instance.routes.get(RUN)
+async def get_run(request: web.Request) -> web.Response:
+    """Answer with one run."""
+    run = request.match_info["run"]
+    return await _fresh(request, lambda: run_files.answer(run))
+
+
+@PromptServer.instance.routes.get(RUN + "/metrics")
+async def get_metrics(request: web.Request) -> web.Response:
+    """Answer with the curve after the step `after`, thinned to about `points` rows."""
+    run, after = request.match_info["run"], _number(request, "after", -1)
+    points = max(2, min(_number(request, "points", POINTS), MOST_POINTS))
+    return await _fresh(request, lambda: run_files.metrics(run, after, points))
+
+
+@PromptServer.instance.routes.get(RUN + r"/previews/{step:\d{1,9}}")
+async def get_preview(request: web.Request) -> web.StreamResponse:
+    """Answer with the audio of a preview, whole or in the ranges that players ask for."""
+    run, step = request.match_info["run"], int(request.match_info["step"])
+    file = await _work(lambda: run_files.preview(run, step))
+    return web.FileResponse(file, headers={"Content-Type": "audio/flac", "Cache-Control": "no-cache"})
+
+
+@PromptServer.instance.routes.get(RUN + "/workflow")
+async def get_workflow(request: web.Request) -> web.Response:
+    """Answer with the workflow that started the run, exactly as its page sent it."""
+    run = request.match_info["run"]
+    return web.json_response(body=await _work(lambda: run_files.workflow(run)))
+
+
+@PromptServer.instance.routes.post(RUN + "/note")
+async def post_note(request: web.Request) -> web.Response:
+    """Keep a person's note about a run; an empty one removes it."""
+    run, content = request.match_info["run"], await body(request)
+    await _work(lambda: run_files.write_note(run, parse(content.get("note", ""), str, "note")))
+    return _answer({})
+
+
+@PromptServer.instance.routes.post(RUN + "/delete")
+async def post_delete(request: web.Request) -> web.Response:
+    """Delete a run's folder, unless it is being trained.  Published adapters stay."""
+    await body(request)
+    run = request.match_info["run"]
+    await _work(lambda: run_files.delete(run))
+    return _answer({})
+
+
+async def _work(call: Callable[[], Result]) -> Result:
+    """Run a call in the thread; an error becomes the answer: {"error": sentence}."""
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_thread, call)
+    except files.NoRun as error:
+        raise web.HTTPNotFound(text=_error(error), content_type="application/json") from error
+    except InUse as error:
+        raise web.HTTPConflict(text=_error(error), content_type="application/json") from error
+    except (SideStepError, OSError) as error:
+        raise web.HTTPUnprocessableEntity(text=_error(error), content_type="application/json") from error
+
+
+def _error(error: Exception) -> str:
+    return dumps({"error": sentence(error)})
+
+
+async def _fresh(request: web.Request, call: Callable[[], Mapping[str, object]]) -> web.Response:
+    """Answer with the result, or with 304 if the page has it already."""
+    content = await _work(lambda: dumps(readable_json(call())).encode())
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
+    if any(known.value == digest for known in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=content, content_type="application/json", headers=headers)
+
+
+def _answer(content: Mapping[str, object]) -> web.Response:
+    return web.json_response(content, dumps=dumps)
+
+
+def _number(request: web.Request, name: str, usual: int) -> int:
+    text = request.query.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else usual

@@ -14,8 +14,9 @@ from ..sidestep_core.estimate.selection import SelectionConfig, select
 from ..sidestep_core.model.checkpoint import Checkpoint
 from .host import folders, models
 from .host.images import to_image
+from .host.loaded_model import checkpoint_of
 from .host.worker import run_stage
-from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, EstimateSocket
+from .sockets import CATEGORY, DatasetSocket, EstimateSocket, checkpoint_input
 
 TITLE = "Where this music needs capacity"
 
@@ -35,7 +36,7 @@ class EstimateGradients(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                CheckpointSocket.Input("checkpoint"),
+                checkpoint_input(),
                 DatasetSocket.Input("dataset"),
                 io.Int.Input("top_k", default=SelectionConfig.top_k, min=1, max=512, tooltip=(
                     "How many of the best modules the picture and the table mark. What is trained is chosen on the "
@@ -47,11 +48,11 @@ class EstimateGradients(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, dataset: Dataset, top_k: int, **settings: object) -> io.NodeOutput:
+    def execute(cls, checkpoint: object, dataset: Dataset, top_k: int, **settings: object) -> io.NodeOutput:
         from ..sidestep_core.estimate import heatmap, tables
 
         config = EstimateConfig.from_json(settings)
-        found = measure(cls.hidden.unique_id, checkpoint, dataset, config)
+        found = measure(cls.hidden.unique_id, checkpoint_of(checkpoint), dataset, config)
         chosen = select(found, SelectionConfig(top_k=top_k), rank=1)
         picture = to_image(heatmap.draw(found, chosen, TITLE))
         return io.NodeOutput(found, picture, tables.table(found, chosen), ui={"sidestep": [{

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..sidestep_core.model.checkpoint import Checkpoint
 from .host import folders
+from .host.loaded_model import checkpoint_of
 from .host.worker import run_stage
-from .sockets import CATEGORY, CheckpointSocket, DatasetSocket
+from .sockets import CATEGORY, DatasetSocket, checkpoint_input
 
 if TYPE_CHECKING:
     from ..sidestep_core.dataset.preprocess import Preprocessed
@@ -32,7 +32,7 @@ class ImportTensors(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                CheckpointSocket.Input("checkpoint"),
+                checkpoint_input(),
                 io.String.Input("folder", default="", tooltip=(
                     "Folder with .pt files: a full path, or the name of a folder in ComfyUI's input folder.")),
                 io.String.Input("dataset_name", default="imported", tooltip=(
@@ -42,12 +42,13 @@ class ImportTensors(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, folder: str, dataset_name: str) -> io.NodeOutput:
+    def execute(cls, checkpoint: object, folder: str, dataset_name: str) -> io.NodeOutput:
         from ..sidestep_core.dataset.import_tensors import import_tensors
 
         source, target = folders.given_folder(folder, ".pt files"), folders.dataset_folder(dataset_name)
+        model = checkpoint_of(checkpoint)
         done = run_stage(cls.hidden.unique_id, target.name,
-                         lambda report: import_tensors(source, checkpoint, target, report=report), summary=_summary)
+                         lambda report: import_tensors(source, model, target, report=report), summary=_summary)
         problems = [{"name": problem.name, "reason": problem.reason} for problem in done.problems]
         return io.NodeOutput(done.dataset, ui={"sidestep": [{
             "songs": len(done.dataset.samples), "minutes": round(done.dataset.seconds / 60, 1), "folder": str(target),

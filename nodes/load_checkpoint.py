@@ -9,11 +9,9 @@ from comfy_api.latest import io
 from ..sidestep_core.errors import CheckpointError
 from ..sidestep_core.model.checkpoint import open_checkpoint
 from .host import folders, models
+from .host.loaded_model import TEXT_ENCODER_NAME, VAE_NAME
 from .host.wording import sentence
 from .sockets import CATEGORY, CheckpointSocket
-
-TEXT_ENCODER_NAME = r"qwen.*0\.6b"
-VAE_NAME = r"ace.*1\.5.*vae"
 
 
 class LoadACEStepCheckpoint(io.ComfyNode):

@@ -14,9 +14,10 @@ from ..sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from ..sidestep_core.progress import Report
 from .apply_adapter import ALPHA_TOOLTIP
 from .host import folders, patches
+from .host.loaded_model import checkpoint_of
 from .host.reporting import warned
 from .host.worker import run_stage
-from .sockets import CATEGORY, AdapterSocket, CheckpointSocket
+from .sockets import CATEGORY, AdapterSocket, CheckpointSocket, checkpoint_input
 
 _made: dict[str, Path] = {}
 """The file of each name that this process made, for noticing that it is gone."""
@@ -37,7 +38,7 @@ class MergeAdapter(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                CheckpointSocket.Input("checkpoint"),
+                checkpoint_input(),
                 AdapterSocket.Input("adapter"),
                 _strength("strength"),
                 io.String.Input("model_name", default="my_model", tooltip=(
@@ -54,9 +55,10 @@ class MergeAdapter(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, adapter: Adapter, strength: float, model_name: str,
+    def execute(cls, checkpoint: object, adapter: Adapter, strength: float, model_name: str,
                 adapter_2: Adapter | None = None, strength_2: float = 1.0, adapter_3: Adapter | None = None,
                 strength_3: float = 1.0, alpha: float = 0.0) -> io.NodeOutput:
+        checkpoint = checkpoint_of(checkpoint)
         given = ((adapter, strength), (adapter_2, strength_2), (adapter_3, strength_3))
         adapters = [(one.path, amount) for one, amount in given if one is not None]
         facts = _facts(checkpoint, adapters, alpha)

@@ -12,13 +12,13 @@ from comfy_api.latest import io
 from ..sidestep_core.config import Conditioning, Normalise
 from ..sidestep_core.dataset.config import PreprocessConfig
 from ..sidestep_core.dataset.manifest import Dataset
-from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.songs.scan import find_songs
 from ..sidestep_core.songs.song import Problem, SongFolder
 from .host import folders, models, preflight, readable_folders
+from .host.loaded_model import checkpoint_of
 from .host.worker import run_stage
 from .routes import song_previews
-from .sockets import CATEGORY, CheckpointSocket, DatasetSocket, SongsSocket
+from .sockets import CATEGORY, DatasetSocket, SongsSocket, checkpoint_input
 
 if TYPE_CHECKING:
     from ..sidestep_core.dataset.preprocess import Preprocessed
@@ -46,7 +46,7 @@ class PreprocessAudioFolder(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                CheckpointSocket.Input("checkpoint"),
+                checkpoint_input(),
                 io.String.Input("folder", default="", tooltip=(
                     "Folder with songs (wav, mp3, flac, ogg, opus, m4a, ...), with its subfolders: a full path, or "
                     "the name of a folder in ComfyUI's input folder. Captions and lyrics are read from files beside "
@@ -78,10 +78,11 @@ class PreprocessAudioFolder(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, folder: str, dataset_name: str, trigger_word: str,
+    def execute(cls, checkpoint: object, folder: str, dataset_name: str, trigger_word: str,
                 songs: SongFolder | None = None, **settings: object) -> io.NodeOutput:
         from ..sidestep_core.dataset.preprocess import preprocess
 
+        source = checkpoint_of(checkpoint)
         found = songs or _found(folders.given_folder(folder))
         config = PreprocessConfig.from_json({**settings, "trigger_word": trigger_word or found.shared_trigger_word})
         for problem in found.problems:
@@ -91,7 +92,7 @@ class PreprocessAudioFolder(io.ComfyNode):
         models.make_room()
         done = run_stage(
             cls.hidden.unique_id, target.name,
-            lambda report: preprocess(models.HostModels(), checkpoint, found.songs, target, config,
+            lambda report: preprocess(models.HostModels(), source, found.songs, target, config,
                                       genre_ratio=found.genre_ratio, device=models.device("auto"), report=report),
             summary=lambda done: _summary(done, found.problems),
         )

@@ -31,6 +31,12 @@ SongsSocket = io.Custom("SIDESTEP_SONGS")
 """sidestep_core.songs.song.SongFolder"""
 
 
+def checkpoint_input() -> io.Input:
+    """Input for a Checkpoint, or a MODEL of ComfyUI's loaders; `host.loaded_model.checkpoint_of` makes one of both."""
+    return io.MultiType.Input("checkpoint", [CheckpointSocket, io.Model], tooltip=(
+        "From Load ACE-Step Checkpoint, or the model of ComfyUI's own loader, so that one file is chosen once."))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Configured:
     """Configuration of an adapter, and the estimate that chose its modules, if one did.

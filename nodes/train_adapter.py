@@ -15,11 +15,11 @@ from ..sidestep_core.dataset.manifest import Dataset
 from ..sidestep_core.estimate.selection import SelectionConfig
 from ..sidestep_core.io.hashing import fingerprint
 from ..sidestep_core.io.tensors import TensorFile
-from ..sidestep_core.model.checkpoint import Checkpoint
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline
 from .host import choices, folders, live, models, previews, wording
+from .host.loaded_model import checkpoint_of
 from .host.report import issue_report
 from .host.wording import readable
 from .host.worker import run_stage
@@ -28,11 +28,11 @@ from .sockets import (
     CATEGORY,
     AdapterConfigSocket,
     AdapterSocket,
-    CheckpointSocket,
     Configured,
     DatasetSocket,
     GivenSettings,
     TrainConfigSocket,
+    checkpoint_input,
 )
 from .widgets import placement
 from .widgets import training as training_widgets
@@ -62,7 +62,7 @@ class TrainAdapter(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                CheckpointSocket.Input("checkpoint"),
+                checkpoint_input(),
                 DatasetSocket.Input("dataset"),
                 AdapterConfigSocket.Input("adapter_config", tooltip="From a Configure node or Load Preset."),
                 TrainConfigSocket.Input("settings", optional=True, tooltip=(
@@ -87,17 +87,20 @@ class TrainAdapter(io.ComfyNode):
                 io.Int.Input("top_k", default=SelectionConfig.top_k, min=1, max=512, optional=True, advanced=True,
                              tooltip="How many modules auto_estimate chooses."),
             ],
-            outputs=[AdapterSocket.Output(display_name="adapter")],
+            outputs=[AdapterSocket.Output(display_name="adapter"),
+                     io.String.Output(display_name="trigger_word", tooltip=(
+                         "The word that calls the style: join it with the rest of your prompt."))],
         )
 
     @classmethod
-    def execute(cls, checkpoint: Checkpoint, dataset: Dataset, adapter_config: Configured, adapter_name: str,
+    def execute(cls, checkpoint: object, dataset: Dataset, adapter_config: Configured, adapter_name: str,
                 settings: GivenSettings | None = None, start_from: Adapter | None = None,
                 if_already_trained: str = CONTINUE, resume_from: str = choices.LATEST, auto_estimate: bool = False,
                 top_k: int = SelectionConfig.top_k, **own: object) -> io.NodeOutput:
         from ..sidestep_core.training import run_checkpoint
         from ..sidestep_core.training.train import identity, train
 
+        checkpoint = checkpoint_of(checkpoint)
         given = settings or GivenSettings(config=TrainConfig(), complete=False)
         if given.complete:
             log.info("The settings of this training come from a preset; the node's own are not used.")
@@ -134,7 +137,7 @@ class TrainAdapter(io.ComfyNode):
                 summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
             )
         _made[adapter_name] = adapter.path
-        return io.NodeOutput(adapter, ui={"sidestep": [
+        return io.NodeOutput(adapter, adapter.trigger_word, ui={"sidestep": [
             _facts(adapter, adapter_settings) | {"warnings": warnings}]})
 
     @classmethod

@@ -128,6 +128,26 @@ def test_the_same_workflow_again_trains_nothing(server: ComfyUI, short: dict[str
     assert steps == []
 
 
+def test_loaders_model_continues_same_run(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
+    loaded = [node_of(short, "UNETLoader"), 0]
+    one = with_inputs(short, {name: {"checkpoint": loaded} for name in ("SideStepPreprocessAudioFolder",
+                                                                        "SideStepTrainAdapter")})
+    del one[node_of(one, "SideStepLoadACEStepCheckpoint")]
+    one |= {"30": {"class_type": "PreviewAny", "inputs": {"source": [node_of(one, "SideStepTrainAdapter"), 1]}}}
+    again = ran(server, one)
+    steps = [data for kind, data in again.events if kind == "sidestep.progress" and data["metrics"].get("loss")]
+    assert steps == []
+    assert again.outputs["30"]["text"] == ["sidestepdemo"]
+
+
+def test_adapted_model_is_refused(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
+    adapted = [node_of(short, "SideStepApplyAdapter"), 0]
+    outcome = server.run({**short, "31": {"class_type": "SideStepPreprocessAudioFolder", "inputs": {
+        **short[node_of(short, "SideStepPreprocessAudioFolder")]["inputs"], "checkpoint": adapted}}}, timeout=580)
+    assert outcome.status == "error"
+    assert "has an adapter or another change on it" in outcome.exception_message
+
+
 def test_the_same_workflow_twice_in_a_row_does_nothing(server: ComfyUI, short: dict[str, Any],
                                                        trained: Outcome) -> None:
     ran(server, short)

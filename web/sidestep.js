@@ -11,6 +11,7 @@ import { advance, explains, failed, fromOutput, MOST_POINTS, refusal, withLater 
 import { refusals, remember } from "./refusals.js";
 import { addSongTable } from "./songs/songs.js";
 import { dimUnused } from "./training_settings.js";
+import { layOut } from "./widget_order.js";
 
 const EVENT = "sidestep.progress";
 const WIDGET = "sidestep_progress";
@@ -88,6 +89,8 @@ async function onProgress({ detail: event }) {
 function addPanel(node) {
   const options = PANELS[node.comfyClass];
   const panel = options ? createPanel({ ...options, address }) : createNote(node);
+  panel.chart = Boolean(options?.chart);
+  panel.element.classList.toggle("sidestep-first", panel.chart);
   panel.element.addEventListener("wheel", zoomCanvas);
   const widget = node.addDOMWidget(WIDGET, "SIDESTEP_PROGRESS", panel.element, {
     serialize: false,
@@ -110,19 +113,6 @@ function addPanel(node) {
     } else if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));
   };
   node.setSize([Math.max(WIDTH, node.size[0]), node.size[1]]);
-}
-
-/**
- * The classic canvas has "Show Advanced" in a node's menu too, but asks each widget itself whether it is one, and
- * leaves room for those that it does not show.
- */
-function foldAdvanced(node) {
-  const advanced = node.widgets?.filter((widget) => widget.options?.advanced) ?? [];
-  if (!advanced.length) return;
-  for (const widget of advanced) widget.advanced = true;
-  const shown = (widget) => !widget.hidden && (node.showAdvanced || !widget.advanced);
-  node.getLayoutWidgets = () => node.widgets.filter(shown);
-  node.setSize([node.size[0], node.computeSize()[1]]);
 }
 
 /** What the node writes is in the lists of other nodes at once. */
@@ -182,7 +172,7 @@ app.registerExtension({
     addSongTable(node);
     if (hasCapacity(node)) watchInput(node, "estimate", besideEstimate);
     if (MAKE_CHOICES.has(node.comfyClass)) refreshChoices(node);
-    foldAdvanced(node);
+    layOut(node);
     if (node.comfyClass === "SideStepTrainAdapter") followSettings(node);
     if (SETTINGS.has(node.comfyClass)) watchSettings(node);
     if (node.comfyClass === "SideStepTrainingSettings") dimUnused(node);

@@ -1,0 +1,134 @@
+"""Widgets of the training nodes in the page, in both render modes: their places, their values, and which are dimmed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from demo.browser import configure, open_page
+from demo.server import ComfyUI
+from demo.workflow import DEMO, TRAINER
+
+NEAR = 2.0
+"""Pixels by which a socket may miss the middle of its widget."""
+VALUES = {"adapter_name": "kept", "max_steps": 321, "learning_rate": 0.0003, "chunk_duration": "45", "seed": 7,
+          "preview_every": "20", "if_already_trained": "train again", "resume_from": "my_run, step 20",
+          "auto_estimate": True, "top_k": 9}
+"""Value of each widget of Train LoRA (ACE-Step), in the order of workflow files since the first version."""
+
+PLACES = """async ([type, grown]) => {
+    const { canvas, graph } = window.app;
+    const node = graph.nodes.find((each) => each.type === type);
+    const { panel } = node.widgets.find((each) => each.panel);
+    const height = panel.height();
+    panel.height = () => height + grown;
+    panel.element.style.minHeight = `${height + grown}px`;
+    if (!LiteGraph.vueNodesMode) node.setSize([320, node.computeSize()[1]]);
+    for (let frame = 0; frame < 20; frame++) {
+        canvas.draw(true, true);
+        await new Promise(requestAnimationFrame);
+    }
+    const origin = canvas.canvas.getBoundingClientRect().top + canvas.ds.offset[1] + node.pos[1];
+    const rows = [...document.querySelectorAll('.lg-node-widget')];
+    const middle = ({ name, y }) => {
+        const box = rows.find((row) => row.textContent.trim() === name)?.getBoundingClientRect();
+        return box ? (box.top + box.bottom) / 2 - origin : y + LiteGraph.NODE_SLOT_HEIGHT / 2;
+    };
+    const widgets = node.widgets.filter((each) => !each.panel && !each.advanced);
+    const { top, bottom } = panel.element.getBoundingClientRect();
+    return {
+        chart: { top: top - origin, bottom: bottom - origin },
+        widgets: Object.fromEntries(widgets.map((each) => [each.name, middle(each)])),
+        sockets: Object.fromEntries(node.inputs.map(
+            ({ name }, index) => [name, node.getInputPos(index)[1] - node.pos[1]])),
+    };
+}"""
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes-2"])
+def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> Iterator[Page]:
+    """ComfyUI's page in one of its two render modes."""
+    configure(server, nodes_2=request.param)
+    with open_page(browser, server, width=1000, height=900) as opened:
+        yield opened
+
+
+@pytest.fixture
+def trainer(page: Page) -> Page:
+    """The page with one node in it, at its upper left."""
+    page.evaluate("() => window.app.graph.clear()")
+    expect(page.locator(".sidestep-panel")).to_have_count(0)
+    page.evaluate("""(type) => {
+        const { canvas, graph } = window.app;
+        graph.add(LiteGraph.createNode(type)).pos = [100, 60];
+        Object.assign(canvas.ds, { scale: 1, offset: [0, 0] });
+    }""", TRAINER)
+    page.wait_for_function("""() => window.app.graph.nodes[0].widgets.some(
+        ({ panel }) => panel?.element.getBoundingClientRect().height > 0)""")
+    return page
+
+
+@pytest.mark.parametrize("grown", [0, 80])
+def test_chart_precedes_widgets(trainer: Page, grown: int) -> None:
+    places = trainer.evaluate(PLACES, [TRAINER, grown])
+    chart, widgets, sockets = places["chart"], places["widgets"], places["sockets"]
+    assert sockets["start_from"] < chart["top"] < chart["bottom"] < widgets["adapter_name"]
+    assert chart["bottom"] - chart["top"] >= 230 + grown
+    assert list(widgets) == sorted(widgets, key=widgets.__getitem__)
+    assert list(widgets) == list(VALUES)[:6]
+    assert {name: pytest.approx(sockets[name], abs=NEAR) for name in widgets} == widgets
+
+
+def test_saved_values_return(trainer: Page) -> None:
+    set_values(trainer, VALUES)
+    assert saved_values(trainer) == list(VALUES.values())
+    trainer.evaluate("async () => { await window.app.loadGraphData(window.app.graph.serialize()); }")
+    assert values(trainer) == [VALUES]
+    assert saved_values(trainer) == list(VALUES.values())
+
+
+def test_copies_have_all_values(trainer: Page) -> None:
+    set_values(trainer, VALUES)
+    trainer.evaluate("""() => {
+        const { canvas, graph } = window.app;
+        canvas.selectItems(graph.nodes);
+        canvas.copyToClipboard();
+        canvas.pasteFromClipboard();
+        graph.add(graph.nodes[0].clone());
+    }""")
+    assert values(trainer) == [VALUES] * 3
+
+
+def test_old_workflow_keeps_values(page: Page) -> None:
+    workflow = json.loads(DEMO.read_text(encoding="utf-8"))
+    [node] = [node for node in workflow["nodes"] if node["type"] == TRAINER]
+    node["widgets_values"] = list(VALUES.values())
+    page.evaluate("async (workflow) => { await window.app.loadGraphData(workflow); }", workflow)
+    assert values(page) == [VALUES]
+
+
+def set_values(page: Page, changed: dict[str, Any]) -> None:
+    """Enter the values in the first node."""
+    page.evaluate("""(changed) => {
+        for (const widget of window.app.graph.nodes[0].widgets) {
+            if (widget.name in changed) widget.value = changed[widget.name];
+        }
+    }""", changed)
+
+
+def values(page: Page) -> list[dict[str, Any]]:
+    """Values of all Train LoRA nodes, by the names of their widgets."""
+    found: list[dict[str, Any]] = page.evaluate("""(type) => window.app.graph.nodes
+        .filter((node) => node.type === type).map((node) => Object.fromEntries(
+            node.widgets.filter(({ panel }) => !panel).map(({ name, value }) => [name, value])))""", TRAINER)
+    return found
+
+
+def saved_values(page: Page) -> list[Any]:
+    """Values of the first node in a workflow file."""
+    found: list[Any] = page.evaluate("() => window.app.graph.nodes[0].serialize().widgets_values")
+    return found

@@ -20,9 +20,11 @@ from server import PromptServer
 
 from ...sidestep_core.io import strict_json
 from ...sidestep_core.progress import Progress
+from ...sidestep_core.runs import files
 from ...sidestep_core.runs.record import Origin
 from ...sidestep_core.training.metrics import MEASURED_ON
-from ..host.wording import readable_json
+from ..host.wording import readable_json, sentence
+from . import run_files
 from .history import History, Point, Preview, finite
 
 log = logging.getLogger(__name__)
@@ -198,24 +200,36 @@ def _send(event: dict[str, object]) -> None:
 
 @PromptServer.instance.routes.get("/sidestep/nodes/{node_id}/history")
 async def get_history(request: web.Request) -> web.Response:
-    """The latest state of a node and its points, for a page that was opened or reloaded during a run."""
+    """The latest state of a node and its points, for a page that was opened or reloaded during a run.
+
+    If the node has done nothing in the workflow `workflow` since ComfyUI started: that of its newest run on the disk.
+    """
+    node_id, workflow = request.match_info["node_id"], request.query.get("workflow", "")
     with _lock:
-        history = _histories.get(request.match_info["node_id"])
-        # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
-        return web.json_response(readable_json(history.answer()), dumps=dumps) if history else web.Response(status=204)
+        history = _histories.get(node_id)
+        answer = history and history.answer()
+    if workflow not in ("", UNSAVED) and (history is None or history.workflow not in (None, workflow)):
+        earlier = await run_files.asked(lambda: run_files.history_of(node_id, workflow))
+        answer = earlier.answer() if earlier else answer
+    # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
+    return web.json_response(readable_json(answer), dumps=dumps) if answer else web.Response(status=204)
 
 
 @PromptServer.instance.routes.get(r"/sidestep/nodes/{node_id}/runs/{run}/previews/{step:\d{1,9}}")
 async def get_preview(request: web.Request) -> web.StreamResponse:
     """The audio of a preview, whole or in the ranges that players ask for.
 
-    Only what the node's latest run has recorded is served: the request names no file.
+    Only what a run has recorded is served: the request names no file.
     """
+    run, step = request.match_info["run"], int(request.match_info["step"])
     with _lock:
         history = _histories.get(request.match_info["node_id"])
-        known = history is not None and history.run == request.match_info["run"]
-        file = history.preview_file(int(request.match_info["step"])) if known else None
-    if file is None or not file.is_file():
+        file = history.preview_file(step) if history is not None and history.run == run else None
+    try:
+        file = file or await run_files.asked(lambda: run_files.preview(run, step))
+    except files.NoRun as error:
+        raise web.HTTPNotFound(text=sentence(error)) from error
+    if not file.is_file():
         raise web.HTTPNotFound(text="This preview is gone.")
     # A run that is continued may generate it again.
     return web.FileResponse(file, headers={"Content-Type": "audio/flac", "Cache-Control": "no-cache"})

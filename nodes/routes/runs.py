@@ -6,10 +6,8 @@ from `host/live.py`.  The browser side is web/runs/server.js.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from aiohttp import web
@@ -18,19 +16,15 @@ from server import PromptServer
 from ...sidestep_core.errors import InUse, SideStepError
 from ...sidestep_core.io.record import parse
 from ...sidestep_core.runs import files
-from ..host import run_files
 from ..host.wording import readable_json, sentence
+from . import run_files
 from .events import dumps
 from .songs import body
 
 Result = TypeVar("Result")
 
 RUN = "/sidestep/runs/{run}"
-POINTS = 2000
 MOST_POINTS = 20_000
-
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="side-step-runs")
-"""One, so that what is known of the folders needs no lock and a page leaves the processor to the training."""
 
 
 @PromptServer.instance.routes.get("/sidestep/runs")
@@ -50,7 +44,7 @@ async def get_run(request: web.Request) -> web.Response:
 async def get_metrics(request: web.Request) -> web.Response:
     """Answer with the curve after the step `after`, thinned to about `points` rows."""
     run, after = request.match_info["run"], _number(request, "after", -1)
-    points = max(2, min(_number(request, "points", POINTS), MOST_POINTS))
+    points = max(2, min(_number(request, "points", run_files.POINTS), MOST_POINTS))
     return await _fresh(request, lambda: run_files.metrics(run, after, points))
 
 
@@ -89,7 +83,7 @@ async def post_delete(request: web.Request) -> web.Response:
 async def _work(call: Callable[[], Result]) -> Result:
     """Run a call in the thread; an error becomes the answer: {"error": sentence}."""
     try:
-        return await asyncio.get_running_loop().run_in_executor(_thread, call)
+        return await run_files.asked(call)
     except files.NoRun as error:
         raise web.HTTPNotFound(text=_error(error), content_type="application/json") from error
     except InUse as error:

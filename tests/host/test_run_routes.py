@@ -20,11 +20,11 @@ from tests.run_folders import write_metrics, write_run
 JSON = {"Content-Type": "application/json"}
 
 
-def ask(server: ComfyUI, path: str, body: object = None,
-        headers: Mapping[str, str] = JSON) -> tuple[int, Mapping[str, str], bytes]:
+def ask(server: ComfyUI, path: str, body: object = None, headers: Mapping[str, str] = JSON,
+        of: str = "runs") -> tuple[int, Mapping[str, str], bytes]:
     """Status, headers and content."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{server.address}/sidestep/runs{path}", data, dict(headers))
+    request = urllib.request.Request(f"{server.address}/sidestep/{of}{path}", data, dict(headers))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=60) as reply:
@@ -188,3 +188,29 @@ def test_two_hundred_runs_are_quick(server: ComfyUI, runs: Path) -> None:
     status, _, content = ask(server, "")
     assert (status, time.monotonic() - started < 2.0) == (200, True)
     assert len(content) < 1_000_000
+
+
+def history(server: ComfyUI, node: str, workflow: str) -> tuple[int, Any]:
+    status, _, content = ask(server, f"/{node}/history?workflow={workflow}", of="nodes")
+    return status, json.loads(content) if content else None
+
+
+def test_node_shows_newest_run_on_disk(server: ComfyUI, runs: Path) -> None:
+    """The latest state of a node of the workflow, when ComfyUI was started after it."""
+    write_run(runs / "old", started=1000.0, ended="failed", node_id="77", workflow_id="w")
+    newest = write_run(runs / "new", started=2000.0, node_id="77", workflow_id="w")
+    write_run(runs / "other", started=3000.0, node_id="77", workflow_id="v")
+    (newest / "previews").mkdir()
+    (newest / "previews" / "step-000050.flac").write_bytes(b"fLaC")
+    status, found = history(server, "77", "w")
+    assert (status, found["run"], found["status"], found["training"]) == (200, "new", "cancelled", [50, 100])
+    assert found["message"] == "It ended after step 60; step 50 is kept. Run again to continue from there."
+    assert [point["step"] for point in found["points"]] == list(range(61))
+    assert (found["points"][50]["loss"], found["points"][50]["heldout"]) == (1 / 50, 0.04)
+    assert (found["metrics"]["heldout"], found["measured_on"]) == (0.04, "held_out")
+    assert found["previews"] == [{"step": 50, "message": ""}]
+    assert ask(server, "/77/runs/new/previews/50", of="nodes")[2] == b"fLaC"
+    assert ask(server, "/77/runs/new/previews/51", of="nodes")[0] == 404
+    assert history(server, "77", "x")[0] == 204
+    assert history(server, "77", "")[0] == 204
+    assert history(server, "78", "w")[0] == 204

@@ -39,7 +39,7 @@ def test_training_that_stops_and_goes_on(checkpoint: Checkpoint, dataset: Datase
     assert found.settings["train"]["heldout_songs"] == 1
     trained(checkpoint, dataset, tmp_path)
     found = read(tmp_path)
-    assert (found.status, found.step, found.message) == ("finished", 6, "All 6 steps are made.")
+    assert (found.status, found.step, found.message) == ("finished", 6, "All 6 steps are done.")
     assert found.files == ("a-step-3.safetensors", "a.safetensors")
     assert (found.loss, found.best, found.measured_on) != (None, None, "")
 

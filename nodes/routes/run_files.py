@@ -1,12 +1,17 @@
-"""Runs in ComfyUI's output folder as answers to the page, by their ids; what was read once is kept while it is true."""
+"""Runs in ComfyUI's output folder as answers to the page, by their ids; what was read once is kept while it is true.
+
+All calls are made in one thread, by `asked`.
+"""
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import folder_paths
 
@@ -15,13 +20,19 @@ from ...sidestep_core.io import atomic, strict_json
 from ...sidestep_core.runs import curve, files, summary
 from ...sidestep_core.runs.curve import Curve
 from ...sidestep_core.runs.summary import RunSummary, UnderWay
-from . import folders, live
+from ..host import folders, live
+from .history import History, Point, Preview, Status, finite
 
-log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
+ENDS: Mapping[str, Status] = {"stopped": "cancelled", "finished": "finished", "failed": "failed"}
+"""Status of a run that is over -> its status on a node."""
 MAX_KNOWN = 1000
 MAX_WORKFLOW = 16_000_000
+POINTS = 2000
 
+_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="side-step-runs")
+"""One, so that what is known needs no lock and a page leaves the processor to the training."""
 _known: OrderedDict[str, _Known] = OrderedDict()
 
 
@@ -32,6 +43,11 @@ class _Known:
     signature: tuple[object, ...]
     curve: Curve
     summary: RunSummary
+
+
+async def asked(call: Callable[[], Result]) -> Result:
+    """Make one of the calls below in their thread."""
+    return await asyncio.get_running_loop().run_in_executor(_thread, call)
 
 
 def answers() -> list[Mapping[str, object]]:
@@ -51,12 +67,29 @@ def read(run: str) -> RunSummary:
     return _summary(_folder(run), _states().get(run))
 
 
-def newest_of(node_id: str, workflow_id: str) -> RunSummary | None:
-    """Newest run that a node of a workflow started, or None."""
-    states = _states()
-    runs = [_summary(folder, states.get(run)) for run, folder in files.run_folders(folders.runs_folder()).items()]
+def history_of(node_id: str, workflow_id: str) -> History | None:
+    """History of the newest run that a node of a workflow started, as if it had just ended; None without one."""
+    runs = [_summary(folder, None) for folder in files.run_folders(folders.runs_folder()).values()]
     of_node = [run for run in runs if (run.node_id, run.workflow_id) == (node_id, workflow_id)]
-    return max(of_node, key=lambda run: run.started, default=None)
+    run = max(of_node, key=lambda run: run.started, default=None)
+    if run is None:
+        return None
+    history = History(node_id=node_id, run=run.id, workflow=workflow_id, stage="train", status=ENDS[run.status],
+                      step=run.step, total=run.total, training=(run.step, run.total), message=_end(run),
+                      measured_on=run.measured_on)
+    for row in curve.thinned(_folder(run.id) / files.METRICS, _known[run.id].curve, after=-1, points=POINTS).rows:
+        point = Point(int(row["step"]), finite({key: value for key, value in row.items() if value is not None}))
+        history.add_point(point)
+        history.metrics |= point.metrics
+    for step in run.previews:
+        history.add_preview(Preview(step=step, file=preview(run.id, step)))
+    return history
+
+
+def _end(run: RunSummary) -> str:
+    """Message about the end of a run, on its node."""
+    there = _in_lora_folder(run)
+    return f"{there[-1]} is in your LoRA list." if run.status == "finished" and there else run.message
 
 
 def metrics(run: str, after: int, points: int) -> Mapping[str, object]:
@@ -129,5 +162,8 @@ def _summary(folder: Path, under_way: UnderWay | None) -> RunSummary:
 
 def _answer(run: RunSummary) -> Mapping[str, object]:
     """A run for the page; of its adapters those that are in the LoRA folders still."""
-    there = [name for name in run.files if folder_paths.get_full_path("loras", name) is not None]
-    return summary.answer(run) | {"files": there}
+    return summary.answer(run) | {"files": _in_lora_folder(run)}
+
+
+def _in_lora_folder(run: RunSummary) -> list[str]:
+    return [name for name in run.files if folder_paths.get_full_path("loras", name) is not None]

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, load, open_page
 from demo.server import ComfyUI
+from tests.web.accessibility import assert_accessible
 
 ICON = ".side-step-tab-button"
 
@@ -67,3 +68,13 @@ def test_other_sidebar_tabs_take_over(page: Page) -> None:
     expect(page.locator(".sidestep-sidebar")).to_have_count(0)
     run_command(page, "SideStep.ShowRuns")
     expect(page.locator(".sidestep-sidebar")).to_be_visible()
+
+
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_sidebar_is_accessible(page: Page, server: ComfyUI, palette: str) -> None:
+    configure(server, nodes_2=False, palette=palette)
+    load(page, server.address)
+    for command in ("SideStep.ShowSongs", "SideStep.ShowRuns", "SideStep.Listen"):
+        run_command(page, command)
+        expect(page.locator(".sidestep-sidebar")).to_be_visible()
+        assert_accessible(page, ".sidestep-sidebar")

@@ -22,6 +22,8 @@ UNITS = {"analyze": "song", "split": "song", "clip": "song", "preprocess": "song
 """The work of a stage that is finished before a stop."""
 Metrics = dict[str, float | None]
 
+NOT_DRAWN = frozenset({"eta_seconds", "step_seconds", "memory_used", "memory_predicted", "memory_total"})
+"""Metrics that count for the present only, and are no part of the curves."""
 MAX_POINTS = 2000
 MAX_PREVIEWS = 100
 
@@ -172,7 +174,7 @@ class History:
 
 def _row(point: Point) -> dict[str, object]:
     """A point as the page draws it."""
-    return {key: value for key, value in point.metrics.items() if key != "eta_seconds"} | {"step": point.step}
+    return {key: value for key, value in point.metrics.items() if key not in NOT_DRAWN} | {"step": point.step}
 
 
 def finite(metrics: Mapping[str, float | str]) -> Metrics:

@@ -6,39 +6,76 @@
 
 const SIZE = 100;
 const OUTLIERS = 0.02; // share of raw losses that may leave the chart at each end: single steps are very noisy
+const MARGIN = 0.08; // of the height, above and below the curve
+const COLUMNS = 600; // a longer curve is drawn by its lowest and highest number in each
 
 const numbers = (points, key) => points.map((point) => point[key]).filter(Number.isFinite);
 
 const quantile = (sorted, share) => sorted[Math.round(share * (sorted.length - 1))];
 
-/** {x: [first, last], y: [low, high]} of everything drawn, or null while there is nothing to draw. */
-export function ranges(points) {
-  const raw = numbers(points, "loss").sort((a, b) => a - b);
-  const values = [...numbers(points, "smoothed"), ...numbers(points, "heldout")];
+/** Index of the first point at `step` or later. */
+export function indexAt(points, step) {
+  let [low, high] = [0, points.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (points[middle].step < step) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** Points whose steps lie in [first, last]; all without a zoom. */
+export const inZoom = (points, zoom) =>
+  zoom ? points.slice(indexAt(points, zoom[0]), indexAt(points, zoom[1] + 1)) : points;
+
+/**
+ * {x: [first, last], y: [low, high], log} of everything drawn, or null while there is nothing to draw; `zoom` is the
+ * shown part as [first step, last step].
+ */
+export function ranges(points, { zoom = null, log = false } = {}) {
+  const shown = inZoom(points, zoom);
+  const drawn = (key) => numbers(shown, key).filter((value) => !log || value > 0);
+  const raw = drawn("loss").sort((a, b) => a - b);
+  const values = [...drawn("smoothed"), ...drawn("heldout")];
   if (raw.length) values.push(quantile(raw, OUTLIERS), quantile(raw, 1 - OUTLIERS));
   if (!values.length) return null;
   const low = values.reduce((a, b) => Math.min(a, b));
   const high = values.reduce((a, b) => Math.max(a, b));
-  const margin = (high - low || Math.abs(high) || 1) * 0.08;
-  return {
-    x: [points[0].step, Math.max(points.at(-1).step, points[0].step + 1)],
-    y: [low >= 0 ? Math.max(0, low - margin) : low - margin, high + margin],
-  };
+  return { x: zoom ?? spread(points), y: log ? logMargins(low, high) : margins(low, high), log };
+}
+
+const spread = (points) => [points[0].step, Math.max(points.at(-1).step, points[0].step + 1)];
+
+function margins(low, high) {
+  const margin = (high - low || Math.abs(high) || 1) * MARGIN;
+  return [low >= 0 ? Math.max(0, low - margin) : low - margin, high + margin];
+}
+
+function logMargins(low, high) {
+  const factor = Math.max(high / low, 1.1) ** MARGIN;
+  return [low / factor, high * factor];
 }
 
 /** Where a number lies in [low, high], from 0 to 1; numbers outside are pulled to the nearer end. */
 const share = (value, [low, high]) => Math.min(1, Math.max(0, (value - low) / (high - low)));
 
-const place = (point, key, { x, y }) =>
-  `${(share(point.step, x) * SIZE).toFixed(2)} ${((1 - share(point[key], y)) * SIZE).toFixed(2)}`;
+/** Height of a loss in percent from above. */
+export const topOf = (value, { y, log }) =>
+  (1 - (log ? share(Math.log(value), y.map(Math.log)) : share(value, y))) * SIZE;
+
+/** Place of a step in percent from the left. */
+export const leftOf = (step, { x }) => share(step, x) * SIZE;
+
+const place = (point, key, range) => `${leftOf(point.step, range).toFixed(2)} ${topOf(point[key], range).toFixed(2)}`;
+
+const isDrawn = (value, { log }) => Number.isFinite(value) && (!log || value > 0);
 
 /** SVG path of the line through the numbers called `key`. */
 export function line(points, key, range) {
   let pen = "M";
   const commands = [];
-  for (const point of points) {
-    if (point[key] === undefined) continue;
-    if (!Number.isFinite(point[key])) {
+  for (const point of thinned(points, key, range)) {
+    if (!isDrawn(point[key], range)) {
       pen = "M";
       continue;
     }
@@ -48,15 +85,46 @@ export function line(points, key, range) {
   return commands.join("");
 }
 
+/** Points with `key`, by the columns that they are drawn in: of many in one, the first, the lowest and the highest. */
+function thinned(points, key, range) {
+  const known = inZoom(points, range.x).filter((point) => point[key] !== undefined);
+  if (known.length <= 2 * COLUMNS) return known;
+  const kept = [];
+  let [column, low, high] = [-1, null, null];
+  const close = () => {
+    if (low && low !== high) kept.push(...(low.step < high.step ? [low, high] : [high, low]));
+    else if (low) kept.push(low);
+  };
+  for (const point of known) {
+    const own = Math.floor((leftOf(point.step, range) / SIZE) * COLUMNS);
+    if (own !== column) {
+      close();
+      [column, low, high] = [own, point, point];
+    } else if (!(point[key] >= low[key])) low = point;
+    else if (point[key] > high[key]) high = point;
+  }
+  close();
+  return kept;
+}
+
 /** SVG path of one dot per number called `key`: strokes of no length, which round line caps make visible. */
 export function dots(points, key, range) {
-  return points
-    .filter((point) => Number.isFinite(point[key]))
+  return inZoom(points, range.x)
+    .filter((point) => isDrawn(point[key], range))
     .map((point) => `M${place(point, key, range)}h0`)
     .join("");
 }
 
-/** Three to six round numbers inside [low, high], each with its height: [{value, top}], top in percent from above. */
+/** SVG path of the error bars of the held-out losses that have one. */
+export function errorBars(points, range) {
+  const bars = inZoom(points, range.x).filter((point) => isDrawn(point.heldout, range) && point.heldout_error > 0);
+  return bars.map(({ step, heldout, heldout_error: error }) => {
+    const low = range.log ? Math.max(heldout - error, range.y[0]) : heldout - error;
+    return `M${place({ step, end: heldout + error }, "end", range)}V${topOf(low, range).toFixed(2)}`;
+  }).join("");
+}
+
+/** Three to six round numbers inside [low, high], each with its height: [{label, top}], top in percent from above. */
 export function ticks([low, high]) {
   const rough = (high - low) / 4;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -67,4 +135,44 @@ export function ticks([low, high]) {
     found.push({ label: (index * step).toFixed(decimals), top: (1 - share(index * step, [low, high])) * SIZE });
   }
   return found;
+}
+
+/** Ticks of a range, on a log scale at 1, 2 and 5 times powers of ten; where fewer than three fit, as on a linear one. */
+export function ticksOf(range) {
+  if (!range.log) return ticks(range.y);
+  const [low, high] = range.y;
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    for (const factor of [1, 2, 5]) {
+      const value = Number(`${factor}e${power}`);
+      if (value >= low && value <= high) found.push({ label: String(value), top: topOf(value, range) });
+    }
+  }
+  if (found.length > 2) return found;
+  return ticks(range.y).map(({ label }) => ({ label, top: topOf(Number(label), range) }));
+}
+
+/** Numbers at the point next to `step`: {step, loss, smoothed, lr, heldout, heldoutStep}; null without any point. */
+export function valuesAt(points, step) {
+  if (!points.length) return null;
+  const after = Math.min(indexAt(points, step), points.length - 1);
+  const before = Math.max(0, after - 1);
+  const nearest = step - points[before].step < points[after].step - step ? before : after;
+  const { step: shown, loss, smoothed, lr } = points[nearest];
+  const measured = points.findLast((point, index) => index <= nearest && Number.isFinite(point.heldout));
+  return { step: shown, loss, smoothed, lr, heldout: measured?.heldout, heldoutStep: measured?.step };
+}
+
+/**
+ * Marks of a run: [{kind: "saved" | "preview" | "best", step, value?}].  The best one is the lowest held-out loss of a
+ * trained adapter; of trained songs there is none.
+ */
+export function marks({ points, previews, saved = [], measured_on }) {
+  const measured = measured_on === "held_out" ? points.filter(({ step, heldout }) => step > 0 && Number.isFinite(heldout)) : [];
+  const best = measured.reduce((lowest, point) => (lowest && lowest.heldout <= point.heldout ? lowest : point), null);
+  return [
+    ...saved.map((step) => ({ kind: "saved", step })),
+    ...previews.filter(({ message }) => !message).map(({ step }) => ({ kind: "preview", step })),
+    ...(best ? [{ kind: "best", step: best.step, value: best.heldout }] : []),
+  ];
 }

@@ -2,19 +2,21 @@
 // same on the classic canvas and in Nodes 2.0.
 
 import { make, makeSvg } from "../dom.js";
-import { dots, line, ranges, ticks } from "./loss_chart.js";
-import { count, decimal, measured, besideTraining, newest, passes, power, share, timeLeft, title } from "./progress.js";
+import { createChart } from "./chart.js";
+import { createNumbers } from "./numbers.js";
+import { besideTraining, count, share, timeLeft, title } from "./progress.js";
 import { createPreviews } from "./previews.js";
 import { createTimeBins } from "./time_bins.js";
 
 const ICONS = {
   idle: "M6 2.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0 -7z",
   running: "M6 2a4 4 0 1 0 0 8a4 4 0 1 0 0 -8z",
+  paused: "M3.5 2.5v7M8.5 2.5v7",
   finished: "M2 6.5L5 9.5L10.5 2.5",
   cancelled: "M2.5 2.5h7v7h-7z",
   failed: "M2.5 2.5L9.5 9.5M9.5 2.5L2.5 9.5",
 };
-const HEIGHT = { chart: 230, line: 64, bins: 30, previews: { row: 32, failure: 39 } }; // in pixels
+const HEIGHT = { chart: 196, numbers: 78, memory: 22, line: 64, bins: 30, previews: { row: 32, failure: 39 } }; // in pixels
 const LINE = 17;
 const NOTHING = { metrics: {}, points: [], previews: [] };
 
@@ -29,7 +31,8 @@ export function createPanel({ chart, idle, hint, address }) {
   const fill = make("div", "sidestep-fill");
   const note = make("div", "sidestep-note");
   const left = make("div", "sidestep-left");
-  const parts = chart ? [createChart(), createTimeBins(HEIGHT.bins), createPreviews(address, HEIGHT.previews)] : [];
+  const parts = chart ? [createChart(HEIGHT.chart), createNumbers(HEIGHT), createTimeBins(HEIGHT.bins),
+    createPreviews(address, HEIGHT.previews)] : [];
   const element = make(
     "div",
     "sidestep-panel",
@@ -50,7 +53,7 @@ export function createPanel({ chart, idle, hint, address }) {
     fill.classList.toggle("sidestep-unknown", status === "running" && done === null);
     fill.style.width = done === null ? "" : `${100 * done}%`;
     note.textContent = note.title = state ? [besideTraining(state), state.message].filter(Boolean).join(": ") : hint;
-    left.textContent = status === "running" ? timeLeft(state.metrics.eta_seconds) : "";
+    left.textContent = status === "running" && !chart ? timeLeft(state.metrics.eta_seconds) : "";
     for (const part of parts) part.show(state ?? NOTHING);
     // A long text at the end of a run takes its room from the chart; a panel without one grows.
     const extra = chart ? 0 : HEIGHT.line + Math.max(0, note.offsetHeight - LINE);
@@ -60,63 +63,4 @@ export function createPanel({ chart, idle, hint, address }) {
 
   show(null);
   return { element, show, height: () => height };
-}
-
-function createChart() {
-  const [svg, raw, smoothed, heldout, heldoutDots] = makeSvg(
-    "sidestep-curves",
-    "0 0 100 100",
-    ...["sidestep-raw", "sidestep-smoothed", "sidestep-heldout", "sidestep-heldout-dots"],
-  );
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  const grid = make("div", "sidestep-grid");
-  const first = make("span", "");
-  const last = make("span", "");
-  const cells = {
-    loss: make("dd", ""),
-    heldout: make("dd", ""),
-    lr: make("dd", ""),
-    epoch: make("dd", ""),
-  };
-  const heldoutLabel = make("dt", "");
-  const cell = (label, key) => make("div", `sidestep-cell sidestep-key-${key}`, label, cells[key]);
-  const numbers = make(
-    "dl",
-    "sidestep-numbers",
-    cell(make("dt", "", "Loss"), "loss"),
-    cell(heldoutLabel, "heldout"),
-    cell(make("dt", "", "Learning rate"), "lr"),
-    cell(make("dt", "", "Epoch"), "epoch"),
-  );
-
-  function show(state) {
-    const [label, explanation] = measured(state);
-    heldoutLabel.textContent = label;
-    numbers.title = `Loss: how far off the model still is, averaged over recent steps. ${explanation}`;
-    const loss = newest(state, "smoothed") ?? newest(state, "loss");
-    cells.loss.textContent = decimal(loss);
-    cells.heldout.textContent = decimal(newest(state, "heldout"));
-    cells.lr.textContent = power(newest(state, "lr"));
-    cells.epoch.textContent = passes(newest(state, "epoch"));
-    svg.setAttribute("aria-label", `Loss curve, ${state.points.length} points, now ${decimal(loss)}`);
-    const range = ranges(state.points);
-    const draw = (path, shape, key) => path.setAttribute("d", range ? shape(state.points, key, range) : "");
-    draw(raw, line, "loss");
-    draw(smoothed, line, "smoothed");
-    draw(heldout, line, "heldout");
-    draw(heldoutDots, dots, "heldout");
-    grid.replaceChildren(...(range ? ticks(range.y).map(gridLine) : []));
-    first.textContent = range ? range.x[0].toLocaleString() : "";
-    last.textContent = range ? range.x[1].toLocaleString() : "";
-  }
-
-  const plot = make("div", "sidestep-plot", grid, svg, make("div", "sidestep-steps", first, last));
-  return { element: make("div", "sidestep-chart", plot, numbers), show, height: () => HEIGHT.chart };
-}
-
-function gridLine({ label, top }) {
-  const row = make("div", "sidestep-gridline", label);
-  row.style.top = `${top}%`;
-  return row;
 }

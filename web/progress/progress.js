@@ -14,7 +14,7 @@ const STAGES = {
   save: "Saving the adapter",
 };
 const IN_PERCENT = new Set(["analyze", "split", "clip", "preprocess", "estimate", "preview"]);
-const ENDINGS = { stopping: "Stopping", finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
+const ENDINGS = { stopping: "Stopping", paused: "Paused", finished: "Finished", cancelled: "Stopped, resumable", failed: "Failed" };
 
 /** The state after an event; `state` is the state so far (null before the first event), `event` one websocket event. */
 export function advance(state, event) {
@@ -24,7 +24,7 @@ export function advance(state, event) {
   return {
     ...event,
     metrics,
-    points: event.points.reduce(addPoint, known.points),
+    points: addPoints(known.points, event.points),
     previews: addPreviews(known.previews, event.previews),
   };
 }
@@ -44,11 +44,16 @@ function addPreviews(known, fresh) {
   return [...kept, ...fresh].sort((a, b) => a.step - b.step);
 }
 
-/** A run that goes on from an earlier step repeats steps: what was later makes way. */
-function addPoint(points, point) {
-  const earlier = (points.at(-1)?.step ?? -1) < point.step ? points : points.filter(({ step }) => step < point.step);
-  const same = points.find(({ step }) => step === point.step);
-  return [...earlier, { ...same, ...point }];
+/** A run that goes on from an earlier step repeats steps: what was later makes way.  `known` stays as it is. */
+function addPoints(known, fresh) {
+  if (!fresh.length) return known;
+  const points = known.slice();
+  for (const point of fresh) {
+    while (points.length && points.at(-1).step > point.step) points.pop();
+    const same = points.at(-1)?.step === point.step ? points.pop() : null;
+    points.push({ ...same, ...point });
+  }
+  return points;
 }
 
 /** The server's answer, with what events have added since it was written. */
@@ -113,11 +118,40 @@ export function count(state) {
 /** "about 2 h 5 min left", or "" when nobody can tell yet. */
 export function timeLeft(seconds) {
   if (!Number.isFinite(seconds)) return "";
+  return seconds < 50 ? "less than a minute left" : `about ${duration(Math.max(60, seconds))} left`;
+}
+
+/** A time: "40 s", "12 min", "2 h 5 min", "5 days"; "-" for none. */
+export function duration(seconds) {
+  if (!Number.isFinite(seconds)) return "-";
   const minutes = Math.round(seconds / 60);
-  if (seconds < 50) return "less than a minute left";
-  if (minutes < 60) return `about ${Math.max(1, minutes)} min left`;
-  if (minutes < 48 * 60) return `about ${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
-  return `about ${Math.round(minutes / 1440)} days left`;
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (minutes < 60) return `${minutes} min`;
+  if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return `${Math.round(minutes / 1440)} days`;
+}
+
+/** Seconds of a step: "0.42 s", "12 s". */
+export const perStep = (seconds) =>
+  (Number.isFinite(seconds) ? `${seconds < 0.0995 ? seconds.toFixed(3) : seconds < 9.95 ? seconds.toFixed(2) : Math.round(seconds)} s` : "-");
+
+export const gigabytes = (bytes) => `${(bytes / 2 ** 30).toFixed(1)} GB`;
+
+/** Memory in use, as {used, predicted} in percent of all, and a text; null where nobody can tell. */
+export function memoryUse({ memory_used: used, memory_predicted: predicted, memory_total: total }) {
+  if (!Number.isFinite(used) || !(total > 0)) return null;
+  const percent = (bytes) => Math.min(100, (100 * bytes) / total);
+  const known = Number.isFinite(predicted);
+  const text = `${gigabytes(used)} of ${gigabytes(total)}${known ? `, ${gigabytes(predicted)} predicted` : ""}`;
+  return { used: percent(used), predicted: known ? percent(predicted) : null, text };
+}
+
+/** Time of day in so many seconds, with the weekday if it is not today; "-" for none. */
+export function clock(seconds, now = new Date()) {
+  if (!Number.isFinite(seconds)) return "-";
+  const then = new Date(now.getTime() + 1000 * seconds);
+  const day = then.toDateString() === now.toDateString() ? {} : { weekday: "short" };
+  return then.toLocaleTimeString([], { ...day, hour: "2-digit", minute: "2-digit" });
 }
 
 const UNKNOWN = ["Measured", "Measured: the same on fixed pieces and noise, of songs that are not known here."];

@@ -120,7 +120,8 @@ class TrainAdapter(io.ComfyNode):
         key = fingerprint(identity(checkpoint, dataset, adapter_settings, config, start_from=first_weights,
                                    resume_from=beginning))
         run = _run_folder(adapter_name, key, if_already_trained)
-        events.replay(node_id, run.name, metrics.read(run / metrics.FILE))
+        events.replay(node_id, run.name, metrics.read(run / metrics.FILE),
+                      saved=[run_checkpoint.step_of(path) for path in run_checkpoint.checkpoints(run)])
         if run_checkpoint.finished(run) is None:
             log.info("For an issue report:\n%s", issue_report(checkpoint, adapter_settings, config))
             models.make_room()

@@ -62,6 +62,22 @@ def free_memory(device: torch.device) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def total_memory(device: torch.device) -> int | None:
+    """Return the bytes of a CUDA device's memory; None for other devices, which do not report them."""
+    return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+
+
+def start_peak(device: torch.device) -> None:
+    """Begin to watch the peak of the memory in use."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the largest number of bytes in use since `start_peak`; None for devices other than CUDA."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def release_memory(device: torch.device) -> None:
     """Free cached blocks, for the next stage or the host."""
     if device.type == "cuda":

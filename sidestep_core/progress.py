@@ -23,6 +23,8 @@ class Progress:
     """Songs of the held-out loss in `metrics`: "held_out" or "trained"."""
     notice: str = ""
     """Message that stays visible until the end, such as an ignored setting."""
+    saved: tuple[int, ...] | None = None
+    """Steps of the checkpoints that are on the disk; None if nothing was saved since the last report."""
 
 
 class Cancelled(Exception):

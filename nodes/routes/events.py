@@ -121,8 +121,9 @@ def announce_preview(node_id: str, run: str, preview: Preview) -> None:
 
 
 def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float | str]] = (),
-           previews: Iterable[Preview] = ()) -> None:
-    """Record what is on the disk already of a run: rows with `step`, as in its `metrics.jsonl`, and previews.
+           previews: Iterable[Preview] = (), saved: Iterable[int] = ()) -> None:
+    """Record what is on the disk already of a run: rows with `step`, as in its `metrics.jsonl`, previews, and the steps
+    of its checkpoints.
 
     Nothing is sent; the browser asks for the history when the run ends or its page is loaded.
     """
@@ -133,6 +134,7 @@ def replay(node_id: str, run: str, rows: Iterable[Mapping[str, float | str]] = (
             history.add_point(Point(int(row["step"]), finite(row)))
         for preview in previews:
             history.add_preview(preview)
+        history.saved = tuple(saved) or history.saved
 
 
 def _history(node_id: str, run: str) -> History:

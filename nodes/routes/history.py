@@ -6,6 +6,7 @@ Standard library only; `events.py` keeps one `History` per node.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,11 @@ class History:
     """Step and total of the training, also while a preview is made or the adapter is saved."""
     measured_on: str = ""
     """Songs that `heldout` was measured on: "held_out" or "trained"; empty before the first measurement."""
+    saved: tuple[int, ...] = ()
+    """Steps of the checkpoints that are on the disk."""
+    began: float = field(default_factory=lambda: time.monotonic())
+    ended: float | None = None
+    """Time of the end, by time.monotonic, while nothing is under way."""
     unsent: list[Point] = field(default_factory=list)
     """Points that no event has carried yet."""
     changed: bool = False
@@ -82,6 +88,7 @@ class History:
         """Take over the state of the stage, and the point of the curves if there is one."""
         if self.status not in UNDER_WAY:
             self.training, self.notices = None, []  # the run goes on in another prompt
+            self.began, self.ended = time.monotonic(), None
         if progress.stage != self.stage and self.training is None:
             self.metrics.pop("eta_seconds", None)
         if progress.notice and progress.notice not in self.notices:
@@ -89,6 +96,8 @@ class History:
         self.stage, self.status = str(progress.stage), "running"
         self.message = str(progress.message) or " ".join(self.notices)
         self.step, self.total = int(progress.step), int(progress.total)
+        if progress.saved is not None:
+            self.saved = tuple(int(step) for step in progress.saved)
         if progress.stage == "train":
             self.training = self.step, self.total
         metrics = finite(progress.metrics)
@@ -108,7 +117,7 @@ class History:
 
     def end(self, status: Status, message: str) -> None:
         """Take over the end of the run."""
-        self.status, self.changed = status, True
+        self.status, self.changed, self.ended = status, True, time.monotonic()
         self.message = " ".join([str(message), *(self.notices if status == "finished" else ())])
         self.metrics.pop("eta_seconds", None)
 
@@ -161,6 +170,8 @@ class History:
             "training": self.training,
             "message": self.message,
             "metrics": metrics,
+            "elapsed_seconds": (time.monotonic() if self.ended is None else self.ended) - self.began,
+            "saved": self.saved,
             "measured_on": self.measured_on,
             "previews": [preview.answer() for preview in previews],
         }

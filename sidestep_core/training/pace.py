@@ -26,13 +26,28 @@ class Pace:
                                         "preview": config.preview_every}
         self._seconds: dict[Work, deque[float]] = {work: deque(maxlen=RECENT) for work in self._every}
         self._clock = clock
+        self._warm = False
 
     @contextlib.contextmanager
     def measured(self, work: Work) -> Iterator[None]:
         """Time the work inside the block."""
         began = self._clock()
         yield
+        if work == "step" and not self._warm and self._seconds["step"]:
+            # The first step also allocates and chooses kernels; the second is like all others.
+            self._seconds["step"].clear()
+            self._warm = True
         self._seconds[work].append(self._clock() - began)
+
+    @property
+    def step_seconds(self) -> float:
+        """Recent seconds per step; 0 before the first."""
+        return statistics.median(self._seconds["step"]) if self._seconds["step"] else 0.0
+
+    @property
+    def is_warm(self) -> bool:
+        """True once the steps are at their usual pace."""
+        return self._warm
 
     def seconds_left(self, step: int) -> float:
         """Seconds from the end of `step` to the end of the run; work that was never timed counts as 0."""

@@ -30,6 +30,7 @@ from .config import TrainConfig
 from .data import ensure_conditions
 from .interruption import PROOF_STRIDE, preserve
 from .loss import heldout_loss
+from .memory_use import MemoryUse
 from .metrics import FILE as METRICS_FILE
 from .metrics import LOSS_NAMES, Metrics
 from .optim import optimizers
@@ -150,6 +151,7 @@ def _run(training: Training, run: Run, state: RunState, preview: MakePreview | N
     config, total = training.config, training.total_steps
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     pace, saved_at = Pace(config, total), time.monotonic()
+    memory_use = MemoryUse(training.objective.device, training.need.total)
     with board(run.folder, config, state.step) as shown:
         try:
             while True:
@@ -162,7 +164,7 @@ def _run(training: Training, run: Run, state: RunState, preview: MakePreview | N
                 late = 0 < config.save_minutes * 60 <= time.monotonic() - saved_at
                 if state.step > 0 and (late or _due(state.step, config.save_every, 0)):
                     with pace.measured("save"):
-                        publish.save_checkpoint(training, run, state)
+                        _save(training, run, state, report)
                     saved_at = time.monotonic()
                 if preview is not None and wanted:
                     with pace.measured("preview"):
@@ -171,7 +173,7 @@ def _run(training: Training, run: Run, state: RunState, preview: MakePreview | N
                 if ended:
                     _tell(ended, state, total, report)
                     break
-                with pace.measured("step"):
+                with pace.measured("step"), memory_use.watched():
                     result = _step(training, state, report)
                 state = replace(state, step=state.step + 1, scale=result.scale)
                 row = metrics.add_step(state.step, result.numbers, result.samples)
@@ -179,7 +181,8 @@ def _run(training: Training, run: Run, state: RunState, preview: MakePreview | N
                     partial(shown.add_step, state.step, result.numbers, [t for t, _ in result.samples],
                             result.layer_gradients))
                 report(Progress(stage="train", step=state.step, total=total, notice=metrics.failure or trouble,
-                                metrics={**row, "eta_seconds": pace.seconds_left(state.step)}))
+                                metrics={**row, "eta_seconds": pace.seconds_left(state.step),
+                                         "step_seconds": pace.step_seconds, **memory_use.numbers()}))
         except BaseException as end:  # noqa: BLE001 (raised again, saying what is kept)
             raised = preserve(training, run, state, end)
             if raised is end:
@@ -214,6 +217,14 @@ def _tell(ended: str, state: RunState, total: int, report: Report) -> None:
                     notice="" if state.step == total else ended))
 
 
+def _save(training: Training, run: Run, state: RunState, report: Report) -> Path:
+    """Save a checkpoint, and report all that are on the disk now."""
+    saved = publish.save_checkpoint(training, run, state)
+    steps = tuple(run_checkpoint.step_of(path) for path in run_checkpoint.checkpoints(run.folder))
+    report(Progress(stage="train", step=state.step, total=training.total_steps, saved=steps))
+    return saved
+
+
 def _due(step: int, every: int, done_at: int) -> bool:
     return every > 0 and step % every == 0 and step != done_at
 
@@ -244,7 +255,7 @@ def _preview(preview: MakePreview, training: Training, run: Run, state: RunState
     device = training.objective.device
     file = None
     if state.step > 0:
-        file = publish.usable(publish.save_checkpoint(training, run, state))
+        file = publish.usable(_save(training, run, state, report))
     release_memory(device)
     try:
         with rng.isolated(device), torch.no_grad():

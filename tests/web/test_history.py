@@ -44,6 +44,36 @@ def test_a_run_that_goes_on_is_not_training_yet(history: ModuleType) -> None:
     assert run.training[0] == 4
 
 
+def test_present_numbers_are_no_part_of_the_curve(history: ModuleType) -> None:
+    run = history.History(node_id="7", run="a", workflow=None)
+    run.update(step(3, loss=0.5, eta_seconds=9.0, step_seconds=0.5, memory_used=1.0))
+    event = run.take_event()
+    assert event["points"] == [{"step": 3, "loss": 0.5}]
+    assert event["metrics"]["step_seconds"] == 0.5
+
+
+def test_saved_steps_are_the_newest_report(history: ModuleType) -> None:
+    run = history.History(node_id="7", run="a", workflow=None)
+    for saved in ((10, 20), None, (20, 30), None):
+        run.update(Progress(stage="train", step=30, total=90, saved=saved))
+    assert run.take_event()["saved"] == (20, 30)
+
+
+def test_elapsed_time_ends_with_the_run(history: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(history.time, "monotonic", lambda: now[0])
+    run = history.History(node_id="7", run="a", workflow=None)
+    now[0] = 130.0
+    run.update(step(3, loss=0.5))
+    assert run.take_event()["elapsed_seconds"] == 30.0
+    run.end("cancelled", "Stopped.")
+    now[0] = 999.0
+    assert run.answer()["elapsed_seconds"] == 30.0
+    run.update(step(4, loss=0.5))
+    now[0] = 1004.0
+    assert run.take_event()["elapsed_seconds"] == 5.0
+
+
 def test_a_long_run_is_thinned_evenly_and_keeps_every_heldout_loss(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(1, 50_001):

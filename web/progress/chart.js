@@ -19,6 +19,7 @@ export function createChart(height) {
   const view = { zoom: null, log: false };
   let state = { points: [], previews: [], metrics: {} };
   let run = null;
+  let range = null; // that is drawn
   const [svg, ...paths] = makeSvg("sidestep-curves", "0 0 100 100", ERRORS, ...CURVES.map(([name]) => name));
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
@@ -40,10 +41,12 @@ export function createChart(height) {
   const csv = tool("CSV", "Save the numbers of this chart as a table", () => save(csvOf(state.points), "csv"));
   const tools = make("div", "sidestep-tools", whole, log, png, csv);
   const element = make("div", "sidestep-chart", make("div", "sidestep-reading", reading, tools), plot);
-  const hover = addHover(plot, { points: () => state.points, range: () => ranges(state.points, view), zoomTo,
+  const hover = addHover(plot, { points: () => state.points, range: () => range, zoomTo,
     label: () => measured(state)[0] });
 
   const save = (blob, ending) => download(blob, `${state.run || "loss"}.${ending}`);
+
+  const isInSight = ({ step }) => !view.zoom || (step >= range.x[0] && step <= range.x[1]);
 
   function zoomTo(zoom) {
     view.zoom = zoom;
@@ -60,13 +63,12 @@ export function createChart(height) {
   }
 
   function draw() {
-    const range = ranges(state.points, view);
+    range = ranges(state.points, view);
     const [errors, ...curves] = paths;
     errors.setAttribute("d", range ? errorBars(state.points, range) : "");
     CURVES.forEach(([, key, shape], index) => curves[index].setAttribute("d", range ? shape(state.points, key, range) : ""));
     grid.replaceChildren(...(range ? ticksOf(range).map(gridLine) : []));
-    marked.replaceChildren(...(range ? marks(state).filter(({ step }) => step >= range.x[0] && step <= range.x[1])
-      .map((mark) => glyph(mark, range)) : []));
+    marked.replaceChildren(...(range ? marks(state).filter(isInSight).map((mark) => glyph(mark, range)) : []));
     first.textContent = range ? Math.round(range.x[0]).toLocaleString() : "";
     last.textContent = range ? Math.round(range.x[1]).toLocaleString() : "";
     whole.hidden = !view.zoom;

@@ -35,7 +35,7 @@ export const inZoom = (points, zoom) =>
 export function ranges(points, { zoom = null, log = false } = {}) {
   const shown = inZoom(points, zoom);
   const drawn = (key) => numbers(shown, key).filter((value) => !log || value > 0);
-  const raw = drawn("loss").sort((a, b) => a - b);
+  const raw = Float64Array.from(drawn("loss")).sort();
   const values = [...drawn("smoothed"), ...drawn("heldout")];
   if (raw.length) values.push(quantile(raw, OUTLIERS), quantile(raw, 1 - OUTLIERS));
   if (!values.length) return null;

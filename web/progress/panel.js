@@ -16,7 +16,7 @@ const ICONS = {
   cancelled: "M2.5 2.5h7v7h-7z",
   failed: "M2.5 2.5L9.5 9.5M9.5 2.5L2.5 9.5",
 };
-const HEIGHT = { chart: 196, numbers: 78, memory: 22, line: 64, bins: 30, previews: { row: 32, failure: 39 } }; // in pixels
+const HEIGHT = { chart: 262, numbers: 78, memory: 22, line: 64, bins: 30, previews: { row: 32, failure: 39 } }; // in pixels
 const LINE = 17;
 const NOTHING = { metrics: {}, points: [], previews: [] };
 

@@ -72,3 +72,12 @@ def test_what_failed_is_not_measured(pace: Pace, clock: Clock) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert pace.seconds_left(1) == 0
+
+
+def test_first_step_is_no_measure(pace: Pace, clock: Clock) -> None:
+    """It allocates and chooses kernels."""
+    spend(pace, clock, "step", 30.0)
+    assert (pace.step_seconds, pace.is_warm) == (30.0, False)
+    spend(pace, clock, "step", 2.0)
+    assert (pace.step_seconds, pace.is_warm) == (2.0, True)
+    assert pace.seconds_left(2) == pytest.approx(78 * 2.0, rel=0.15)

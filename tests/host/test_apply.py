@@ -51,15 +51,15 @@ def changed(made: Made, folder: Path, change: Any) -> Path:
     return folder / made.path.name
 
 
-def test_the_model_itself_stays_as_it_is(model: Any, base: dict[str, Tensor], made: Made) -> None:
+def test_base_model_stays_unchanged(model: Any, base: dict[str, Tensor], made: Made) -> None:
     patched, *_ = patch(model, made.path)
     assert effect.applied(patched).keys() == base.keys()
     assert all(tensor.equal(base[name]) for name, tensor in effect.applied(model).items())
     assert model.patches == {}
 
 
-def test_what_belongs_elsewhere_is_said(model: Any, base: dict[str, Tensor], made: Made, tmp_path: Path,
-                                        caplog: pytest.LogCaptureFixture) -> None:
+def test_unused_modules_are_reported(model: Any, base: dict[str, Tensor], made: Made, tmp_path: Path,
+                                     caplog: pytest.LogCaptureFixture) -> None:
     def change(tensors: dict[str, Tensor]) -> Any:
         for name, tensor in tensors.items():
             yield name.replace("layers.1.", "layers.7."), tensor
@@ -75,13 +75,13 @@ def test_what_belongs_elsewhere_is_said(model: Any, base: dict[str, Tensor], mad
     assert not after["layers.0.self_attn.q_proj"].equal(base["layers.0.self_attn.q_proj"])
 
 
-def test_a_whole_adapter_is_no_warning(model: Any, made: Made, caplog: pytest.LogCaptureFixture) -> None:
+def test_whole_adapter_gives_no_warning(model: Any, made: Made, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         patch(model, made.path)
     assert caplog.text == ""
 
 
-def test_nothing_that_fits_is_an_error(model: Any, made: Made, tmp_path: Path) -> None:
+def test_no_match_is_an_error(model: Any, made: Made, tmp_path: Path) -> None:
     path = changed(made, tmp_path, lambda tensors: ((name.replace("layers.", "blocks."), tensor)
                                                     for name, tensor in tensors.items()))
     with refused(r"0 of 16 modules matched\. It has base_model\.model\.blocks\.0"):
@@ -91,13 +91,13 @@ def test_nothing_that_fits_is_an_error(model: Any, made: Made, tmp_path: Path) -
 @pytest.mark.parametrize("row", ["A  PEFT folder", "R  DoRA, PEFT", "T  LoKR, w2 in factors", "-- LoHA",
                                  "S  DoRA, baked"])
 @pytest.mark.parametrize("strength", [1.0, 0.0])
-def test_another_width_is_an_error_for_every_kind(model: Any, row: str, strength: float, tmp_path: Path) -> None:
+def test_other_width_is_an_error(model: Any, row: str, strength: float, tmp_path: Path) -> None:
     other = ROWS[row](tmp_path, effect.decoder_weights(effect.host_model("XL")))
     with refused(r"another size: layers\.\d\.\w+_attn\.[qkvo]_proj is \d+ x \d+ there and \d+ x \d+ in the model"):
         patch(model, other.path, strength)
 
 
-def test_one_wrong_width_is_enough(model: Any, made: Made, tmp_path: Path) -> None:
+def test_one_wrong_width_fails(model: Any, made: Made, tmp_path: Path) -> None:
     """Half an adapter would be another sound."""
     def change(tensors: dict[str, Tensor]) -> Any:
         for name, tensor in tensors.items():
@@ -107,7 +107,7 @@ def test_one_wrong_width_is_enough(model: Any, made: Made, tmp_path: Path) -> No
         patch(model, changed(made, tmp_path, change))
 
 
-def test_several_in_a_row_add_up(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
+def test_stacked_adapters_add_up(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
     """In any order, also with a DoRA, which is made for the weight as it was, and with the host's own node."""
     import comfy.sd
 
@@ -127,25 +127,25 @@ def test_several_in_a_row_add_up(model: Any, base: dict[str, Tensor], tmp_path: 
     assert effect.compare(effect.applied(first), base, lora, 0.75)[0] <= FP32
 
 
-def test_strength_zero_is_the_base(model: Any, base: dict[str, Tensor], made: Made) -> None:
+def test_strength_zero_equals_base(model: Any, base: dict[str, Tensor], made: Made) -> None:
     patched, matched, total = patch(model, made.path, 0.0)
     assert matched == total == 16
     assert patched.patches == {}
 
 
 @pytest.mark.parametrize("strength", [-3.0, 1e-3, 40.0])
-def test_any_finite_strength(model: Any, base: dict[str, Tensor], made: Made, strength: float) -> None:
+def test_finite_strengths_are_applied(model: Any, base: dict[str, Tensor], made: Made, strength: float) -> None:
     patched, *_ = patch(model, made.path, strength)
     assert effect.compare(effect.applied(patched), base, made, strength)[0] <= max(FP32, 1e-7 / abs(strength))
 
 
 @pytest.mark.parametrize("strength", [math.nan, math.inf])
-def test_no_other_strength(model: Any, made: Made, strength: float) -> None:
+def test_other_strengths_are_refused(model: Any, made: Made, strength: float) -> None:
     with refused(r"strength is (nan|inf)"):
         patch(model, made.path, strength)
 
 
-def test_a_file_that_does_not_say_its_alpha(model: Any, base: dict[str, Tensor], made: Made, tmp_path: Path) -> None:
+def test_missing_alpha_comes_from_input(model: Any, base: dict[str, Tensor], made: Made, tmp_path: Path) -> None:
     write_tensors(tmp_path / "theirs.safetensors", read_tensors(made.path))
     with refused(r"theirs\.safetensors does not say its alpha.*adapter_config\.json.*apply the adapter"):
         patch(model, tmp_path / "theirs.safetensors")
@@ -166,8 +166,7 @@ NEGATIVE: dict[str, Row] = {
 
 
 @pytest.mark.parametrize("row", NEGATIVE)
-def test_a_negative_alpha_is_what_its_writer_means(model: Any, base: dict[str, Tensor], row: str,
-                                                   tmp_path: Path) -> None:
+def test_negative_alpha_works_as_written(model: Any, base: dict[str, Tensor], row: str, tmp_path: Path) -> None:
     made = NEGATIVE[row](tmp_path, base)
     patched, matched, total = patch(model, made.path)
     assert matched == total == 16
@@ -175,7 +174,7 @@ def test_a_negative_alpha_is_what_its_writer_means(model: Any, base: dict[str, T
 
 
 @pytest.mark.parametrize("alpha", [0.0, math.inf, math.nan])
-def test_no_other_alpha_is_applied(model: Any, made: Made, tmp_path: Path, alpha: float) -> None:
+def test_invalid_alpha_is_refused(model: Any, made: Made, tmp_path: Path, alpha: float) -> None:
     def change(tensors: dict[str, Tensor]) -> Any:
         yield from tensors.items()
         yield "base_model.model.layers.1.self_attn.q_proj.alpha", torch.tensor(alpha)
@@ -184,13 +183,13 @@ def test_no_other_alpha_is_applied(model: Any, made: Made, tmp_path: Path, alpha
         patch(model, changed(made, tmp_path, change))
 
 
-def test_metadata_goes_on(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
+def test_metadata_reaches_the_model(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
     made = ROWS["Z' LoKR, rsLoRA, both whole"](tmp_path, base)
     patched, *_ = patch(model, made.path)
     assert patched.get_attachment("lora_metadata")["format"] == "lycoris"
 
 
-def test_lists_name_folders_of_peft(comfy: ModuleType, made: Made, tmp_path: Path,
+def test_lists_include_peft_folders(comfy: ModuleType, made: Made, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     folders = pack_module("nodes.host.folders")
     for place in ("mine", "deep/theirs"):

@@ -66,7 +66,7 @@ def fed(model: Any, frames: int, audio_codes: list[int] | None) -> tuple[Tensor,
 
 @pytest.mark.parametrize("frames", LENGTHS)
 @torch.no_grad()
-def test_the_context_is_the_codes_latents_and_the_condition_stays(model: Any, codes: AudioCodec, frames: int) -> None:
+def test_codes_replace_context_only(model: Any, codes: AudioCodec, frames: int) -> None:
     silence = pack_module("nodes.host.models").HostModels().silence_latent(frames)
     found = codes.encode(song(frames), silence)
     condition, context = fed(model, frames, found.tolist())
@@ -79,13 +79,13 @@ def test_the_context_is_the_codes_latents_and_the_condition_stays(model: Any, co
 
 
 @torch.no_grad()
-def test_other_codes_are_another_context(model: Any, codes: AudioCodec) -> None:
+def test_other_codes_change_context(model: Any, codes: AudioCodec) -> None:
     ours = flow_matching.context_latents(codes.decode(codes.encode(song(25), song(5)))[None])
     assert deviation(ours, fed(model, 25, [1, 2, 3, 4, 5])[1]) > PERTURBED
 
 
 @torch.no_grad()
-def test_the_hosts_own_tokenizer_is_not_the_official_one(model: Any, codes: AudioCodec) -> None:
+def test_host_tokenizer_differs_from_official(model: Any, codes: AudioCodec) -> None:
     """It takes tanh twice.  Nothing asks it for codes of a song but a reference audio; once this fails it is mended."""
     theirs = model.model.diffusion_model.tokenizer.tokenize(song(500)[None])[1].flatten()
     assert (theirs != codes.encode(song(500), song(5))).float().mean() > 0.5

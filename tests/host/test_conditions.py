@@ -76,7 +76,7 @@ def tokens_of_host(clip: Any, prompt: Prompt) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=["full", "bare", "foreign"])
-def test_token_ids_are_the_hosts(host: Host, text_encoder: TextEncoder, prompt: Prompt) -> None:
+def test_token_ids_match_host(host: Host, text_encoder: TextEncoder, prompt: Prompt) -> None:
     tokens = tokens_of_host(host.clip, prompt)
     assert text_encoder.tokenize(prompt.caption_text) == [token for token, *_ in tokens["qwen3_06b"][0]]
     assert text_encoder.tokenize(prompt.lyrics_text) == [token for token, *_ in tokens["lyrics"][0]]
@@ -104,8 +104,8 @@ def captured_from_sampling(host: Host, prompt: Prompt, frames: int) -> tuple[Ten
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=["full", "bare", "foreign"])
 @torch.no_grad()
-def test_condition_and_context_are_those_inside_the_hosts_forward(
-        host: Host, source: Any, text_encoder: TextEncoder, encoder: ConditionEncoder, prompt: Prompt) -> None:
+def test_condition_and_context_match_host(host: Host, source: Any, text_encoder: TextEncoder, encoder: ConditionEncoder,
+                                          prompt: Prompt) -> None:
     frames = round(prompt.seconds * flow_matching.FRAMES_PER_SECOND)
     condition, context = captured_from_sampling(host, prompt, frames)
     silence = source.silence_latent(frames)[None]
@@ -116,8 +116,8 @@ def test_condition_and_context_are_those_inside_the_hosts_forward(
 
 
 @torch.no_grad()
-def test_latents_are_the_mean_of_the_hosts_vae_and_tiles_join_exactly(
-        host: Host, source: Any, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiled_latents_match_host_mean(host: Host, source: Any, checkpoint: Checkpoint, tmp_path: Path,
+                                       monkeypatch: pytest.MonkeyPatch) -> None:
     from demo.songs import write_demo_songs
 
     write_demo_songs(tmp_path)

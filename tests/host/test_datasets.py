@@ -94,7 +94,7 @@ def whole() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_folder_becomes_an_adapter_with_no_step_by_hand(server: ComfyUI, whole: dict[str, Any]) -> None:
+def test_folder_becomes_an_adapter(server: ComfyUI, whole: dict[str, Any]) -> None:
     music = server.base / "input" / "demo_songs"
     before = files_of(music)
     outcome = ran(server, whole)
@@ -118,7 +118,7 @@ def test_a_folder_becomes_an_adapter_with_no_step_by_hand(server: ComfyUI, whole
 
 
 @pytest.mark.slow
-def test_the_settings_are_in_the_songs(server: ComfyUI) -> None:
+def test_settings_reach_the_samples(server: ComfyUI) -> None:
     prompt = {"b": building(trigger_word="brand", trigger_position="append", language="de", genre_ratio=0.2),
               **preprocessing("b", "demo")}
     ran(server, prompt)
@@ -128,7 +128,7 @@ def test_the_settings_are_in_the_songs(server: ComfyUI) -> None:
     assert (dataset.trigger_word, dataset.genre_ratio) == ("brand", 0.2)
 
 
-def test_what_is_left_out_is_shown(server: ComfyUI) -> None:
+def test_rejected_songs_are_shown(server: ComfyUI) -> None:
     folder = server.base / "input" / "partly bad"
     shutil.copytree(server.base / "input" / "demo_songs", folder)
     (folder / "empty.mp3").touch()
@@ -139,7 +139,7 @@ def test_what_is_left_out_is_shown(server: ComfyUI) -> None:
     assert "0 bytes" in problem["reason"]
 
 
-def test_a_changed_sidecar_is_noticed(server: ComfyUI) -> None:
+def test_changed_sidecar_is_noticed(server: ComfyUI) -> None:
     folder = server.base / "input" / "changing"
     shutil.copytree(server.base / "input" / "demo_songs", folder)
     prompt = {"b": building(folder="changing")}
@@ -152,7 +152,7 @@ def test_a_changed_sidecar_is_noticed(server: ComfyUI) -> None:
 
 
 @pytest.mark.slow
-def test_listening_fills_what_is_missing_and_can_be_stopped(server: ComfyUI) -> None:
+def test_analysis_fills_gaps_and_stops(server: ComfyUI) -> None:
     folder = server.base / "input" / "analyzed"
     write_long_song(folder)
     for name in ("written.wav", "silent.wav"):
@@ -196,7 +196,7 @@ def test_listening_fills_what_is_missing_and_can_be_stopped(server: ComfyUI) -> 
     assert asked
 
 
-def test_captions_of_another_node_are_used(server: ComfyUI) -> None:
+def test_captions_come_from_other_nodes(server: ComfyUI) -> None:
     """ComfyUI's own node for text runs once for each of a list: as captioning nodes do with Song Audio's clips."""
     prompt = {"b": building(), "l": node("SideStepSongAudio", songs=["b", 0], seconds=1.0, start=2.0),
               "t": node("StringConcatenate", string_a="a song called", string_b=["l", 1], delimiter=" "),
@@ -207,7 +207,7 @@ def test_captions_of_another_node_are_used(server: ComfyUI) -> None:
     assert [row["caption"] for row in rows(server, ran(server, kept), "c")] == CAPTIONS
 
 
-def test_a_clip_is_a_part_of_its_song(server: ComfyUI) -> None:
+def test_clip_has_requested_length(server: ComfyUI) -> None:
     prompt = {"b": building(), "l": node("SideStepSongAudio", songs=["b", 0], seconds=1.5, start=600.0),
               "p": node("PreviewAudio", audio=["l", 0])}
     outcome = ran(server, prompt)
@@ -226,7 +226,7 @@ def test_a_clip_is_a_part_of_its_song(server: ComfyUI) -> None:
     ({"b": building(folder="no text \udcff")}, "not valid Unicode"),
     ({"b": building(dataset_name="../escape")}, "cannot be a file name"),
 ])
-def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, nodes: dict[str, Any], said: str) -> None:
+def test_errors_name_the_cause(server: ComfyUI, nodes: dict[str, Any], said: str) -> None:
     prompt = {"b": building(), **nodes}
     if "l" in nodes:
         prompt["p"] = node("PreviewAudio", audio=["l", 0])
@@ -240,7 +240,7 @@ def splitting() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_sections_are_encoded_one_by_one(server: ComfyUI) -> None:
+def test_sections_are_encoded_separately(server: ComfyUI) -> None:
     write_long_song(server.base / "input" / "long")
     prompt = {"b": building(folder="long"), "s": splitting(), **preprocessing("s", "sections")}
     outcome = ran(server, prompt)
@@ -260,7 +260,7 @@ def cache_text(server: ComfyUI, action: str, prompt: Mapping[str, Any]) -> str:
 
 
 @pytest.mark.slow
-def test_the_cache_is_measured_checked_and_cleaned_only_when_asked(server: ComfyUI) -> None:
+def test_cache_is_cleaned_on_request(server: ComfyUI) -> None:
     folder = server.base / "output" / "sidestep" / "datasets" / "cached"
     if folder.with_name("demo").is_dir():
         shutil.copytree(folder.with_name("demo"), folder)
@@ -280,7 +280,7 @@ def test_the_cache_is_measured_checked_and_cleaned_only_when_asked(server: Comfy
     assert dataset.samples[0].name in cache_text(server, "verify", changed)
 
 
-def test_tensors_of_another_trainer_become_a_dataset(server: ComfyUI, checkpoint: Checkpoint) -> None:
+def test_foreign_tensors_become_a_dataset(server: ComfyUI, checkpoint: Checkpoint) -> None:
     folder = server.base / "input" / "tensors"
     folder.mkdir()
     width, frames = checkpoint.model_weights().shape("encoder.text_projector.weight")[0], 50

@@ -76,7 +76,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def test_estimates_chooses_and_trains_what_it_chose(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
+def test_chosen_modules_are_trained(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     found = kept(server)
     assert len(found.scores) == MODULES
     assert found.batches == 8
@@ -92,7 +92,7 @@ def test_estimates_chooses_and_trains_what_it_chose(server: ComfyUI, short: dict
     assert f"the estimate chose {CHOSEN} of {MODULES} modules" in configured["message"]
 
 
-def test_the_heat_map_and_the_table_are_shown(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
+def test_heat_map_and_table_shown(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     picture = image_of(server, done, node_of(short, "PreviewImage"))
     assert picture.width == 1600
     assert len(picture.convert("RGB").getcolors(1 << 20)) > MODULES
@@ -103,7 +103,7 @@ def test_the_heat_map_and_the_table_are_shown(server: ComfyUI, short: dict[str, 
         score.module for score in kept(server).ranked()[:CHOSEN]]
 
 
-def test_progress_is_shown_and_the_list_has_the_result(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
+def test_progress_and_result_are_shown(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     told = [data for kind, data in done.events if kind == "sidestep.progress"
             and data["node_id"] == node_of(short, ESTIMATING)]
     assert {data["stage"] for data in told} >= {"estimate"}
@@ -113,7 +113,7 @@ def test_progress_is_shown_and_the_list_has_the_result(server: ComfyUI, short: d
     assert any(choice.startswith("demo/") for choice in listed["estimate_file"][1]["options"])
 
 
-def test_measured_again_it_is_taken_from_the_file(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
+def test_second_estimate_reads_the_file(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     again = upstream(with_inputs(short, {ESTIMATING: {"top_k": 3}}), ESTIMATING)
     outcome = ran(server, again)
     assert [data for kind, data in outcome.events if kind == "sidestep.progress" and data["stage"] == "estimate"
@@ -122,7 +122,7 @@ def test_measured_again_it_is_taken_from_the_file(server: ComfyUI, short: dict[s
         (score.module for score in kept(server).ranked()[:3]), key=[s.module for s in kept(server).scores].index)
 
 
-def test_stopped_it_goes_on(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
+def test_stopped_estimate_continues_later(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     prompt = upstream(with_inputs(short, {ESTIMATING: {"estimate_batches": 400, "seed": 3}}), ESTIMATING)
     first: list[int] = []
 
@@ -145,7 +145,7 @@ def test_stopped_it_goes_on(server: ComfyUI, short: dict[str, Any], done: Outcom
     assert second[0] > samples >= 4
 
 
-def test_without_an_estimate_its_widgets_change_nothing(server: ComfyUI, short: dict[str, Any]) -> None:
+def test_choice_needs_an_estimate(server: ComfyUI, short: dict[str, Any]) -> None:
     configure = node(CONFIGURING, rank=8, alpha=8.0, dropout=0.0, attention_type="self", choose="percentile", top_k=1)
     save = node("SideStepSavePreset", name="plain", description="", overwrite=True, adapter_config=["c", 0])
     ran(server, {"c": configure, "s": save})
@@ -157,7 +157,7 @@ def test_without_an_estimate_its_widgets_change_nothing(server: ComfyUI, short: 
     ("SideStepConfigureLoKR", {"linear_dim": 4, "alpha": 4.0, "factor": 4}, "layers.2.self_attn.v_proj"),
     ("SideStepConfigureLoHA", {"rank": 4, "alpha": 4.0}, "layers.2.self_attn.v_proj"),
 ])
-def test_every_kind_takes_an_estimate(server: ComfyUI, kind: str, inputs: dict[str, Any], module: str) -> None:
+def test_every_kind_takes_estimates(server: ComfyUI, kind: str, inputs: dict[str, Any], module: str) -> None:
     prompt = {"e": node("SideStepLoadEstimate", estimate_file="none", json=json.dumps(LEGACY)),
               "c": node(kind, dropout=0.0, attention_type="both", estimate=["e", 0], top_k=1, **inputs),
               "s": node("SideStepSavePreset", name="kind", description="", overwrite=True, adapter_config=["c", 0])}
@@ -168,8 +168,7 @@ def test_every_kind_takes_an_estimate(server: ComfyUI, kind: str, inputs: dict[s
     assert "leaves out 1 of the measured modules" in shown["message"]
 
 
-def test_an_estimate_of_other_songs_is_warned_of_and_still_used(server: ComfyUI, short: dict[str, Any],
-                                                                done: Outcome) -> None:
+def test_other_songs_estimate_only_warns(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     found = kept(server)
     other = json.dumps(found.to_json() | {"dataset": "another", "checkpoint": "different"})
     loading = {"more": node("SideStepLoadEstimate", estimate_file="none", json=other)}
@@ -186,7 +185,7 @@ def test_an_estimate_of_other_songs_is_warned_of_and_still_used(server: ComfyUI,
     assert all(warning in server.log.read_text(encoding="utf-8", errors="replace") for warning in warnings)
 
 
-def test_training_may_estimate_by_itself(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
+def test_training_can_estimate_first(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     prompt = with_inputs(short, {CONFIGURING: {"attention_type": "self", "target_mlp": False},
                                  TRAINING: {"auto_estimate": True, "top_k": 5, "adapter_name": "by itself"}})
     del prompt[node_of(prompt, CONFIGURING)]["inputs"]["estimate"]
@@ -200,15 +199,14 @@ def test_training_may_estimate_by_itself(server: ComfyUI, short: dict[str, Any],
     assert facts(again, prompt, TRAINING)["adapter"] == adapter["adapter"]
 
 
-def test_two_choices_contradict_each_other(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
+def test_two_choices_are_refused(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     prompt = upstream(with_inputs(short, {TRAINING: {"auto_estimate": True}}), TRAINING)
     outcome = server.run(prompt, timeout=300)
     assert outcome.status == "error"
     assert "Switch auto_estimate off" in outcome.exception_message
 
 
-def test_an_estimate_is_saved_listed_loaded_and_compared(server: ComfyUI, short: dict[str, Any],
-                                                         done: Outcome) -> None:
+def test_saved_estimate_loads_and_compares(server: ComfyUI, short: dict[str, Any], done: Outcome) -> None:
     prompt = upstream(short, ESTIMATING)
     number = node_of(prompt, ESTIMATING)
     prompt["save"] = node("SideStepSaveEstimate", estimate=[number, 0], name="mine", overwrite=False)
@@ -230,7 +228,7 @@ def test_an_estimate_is_saved_listed_loaded_and_compared(server: ComfyUI, short:
     assert "Estimate 1 and Estimate 2 were made with the same dataset." in text
 
 
-def test_nothing_is_written_over_unasked(server: ComfyUI) -> None:
+def test_existing_estimate_is_kept(server: ComfyUI) -> None:
     def save(score: float, *, overwrite: bool) -> dict[str, Any]:
         return {"e": node("SideStepLoadEstimate", estimate_file="none",
                           json=json.dumps([{"module": "layers.0.mlp.up_proj", "score": score}])),
@@ -248,7 +246,7 @@ def test_nothing_is_written_over_unasked(server: ComfyUI) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../escape", "..\\escape", "con", "", "a/b"])
-def test_a_name_never_leaves_the_folder(server: ComfyUI, name: str) -> None:
+def test_escaping_name_is_refused(server: ComfyUI, name: str) -> None:
     outcome = server.run({"e": node("SideStepLoadEstimate", estimate_file="none", json=json.dumps(LEGACY)),
                           "s": node("SideStepSaveEstimate", estimate=["e", 0], name=name, overwrite=True)}, timeout=60)
     assert outcome.status == "error"
@@ -257,7 +255,7 @@ def test_a_name_never_leaves_the_folder(server: ComfyUI, name: str) -> None:
 
 
 @pytest.mark.parametrize("choice", ["../../output/secret.json", "no such.json"])
-def test_a_file_that_is_not_in_the_list_is_refused(server: ComfyUI, choice: str) -> None:
+def test_unlisted_file_is_refused(server: ComfyUI, choice: str) -> None:
     (server.base / "output").mkdir(exist_ok=True)
     (server.base / "output" / "secret.json").write_text(json.dumps(LEGACY), encoding="utf-8")
     with pytest.raises(ServerError, match="not in"):
@@ -265,7 +263,7 @@ def test_a_file_that_is_not_in_the_list_is_refused(server: ComfyUI, choice: str)
                     "s": node("SideStepSaveEstimate", estimate=["e", 0], name="stolen", overwrite=True)}, timeout=60)
 
 
-def test_no_choice_and_no_text_is_said(server: ComfyUI) -> None:
+def test_empty_choice_is_an_error(server: ComfyUI) -> None:
     prompt = {"e": node("SideStepLoadEstimate", estimate_file="none"),
               "s": node("SideStepSaveEstimate", estimate=["e", 0], name="none", overwrite=True)}
     outcome = server.run(prompt, timeout=60)

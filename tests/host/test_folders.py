@@ -26,7 +26,7 @@ def folders(comfy: ModuleType) -> Any:
                                   "a\nb", "x" * 81, "\u6625" * 67, "\ud800", "what?", "dot.", "COM\u00b9",
                                   "lpt\u00b3.x", "CON .txt", "con.", "CONIN$", "name .wav", "name..wav", "a\u202eb",
                                   "a\u2066b", "a\0b", "a\x7fb", "a\x9bb", "a\u2028b", "a\ufffdb"])
-def test_names_that_could_escape_or_break_are_refused(folders: Any, name: str) -> None:
+def test_unsafe_names_are_refused(folders: Any, name: str) -> None:
     with pytest.raises(pack_module("sidestep_core.errors").ConfigError, match="name"):
         folders.safe_name(name, "adapter_name")
 
@@ -39,7 +39,7 @@ def test_ordinary_names_are_kept(folders: Any, name: str) -> None:
 
 
 @given(name=st.text(st.sampled_from("con .1\u00b9\u202e\0\x85/\\:\u2028a\U0001f3b5lpt$"), min_size=1, max_size=8))
-def test_any_name_is_refused_or_safe_everywhere(folders: Any, name: str) -> None:
+def test_names_are_safe_or_refused(folders: Any, name: str) -> None:
     try:
         safe = folders.safe_name(name, "name")
     except pack_module("sidestep_core.errors").ConfigError:
@@ -53,11 +53,11 @@ def test_any_name_is_refused_or_safe_everywhere(folders: Any, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["my lora", " my lora.safetensors "])
-def test_an_adapters_file_has_one_ending(folders: Any, name: str) -> None:
+def test_adapter_file_has_one_ending(folders: Any, name: str) -> None:
     assert folders.adapter_file(name).name == "my lora.safetensors"
 
 
-def test_an_official_folders_vae_gets_the_hosts_names(comfy: ModuleType, demo_models: Path) -> None:
+def test_official_vae_gets_host_names(comfy: ModuleType, demo_models: Path) -> None:
     vae_names = pack_module("nodes.host.vae_keys")
     hosts = read_tensors(demo_models / "vae" / "ace_1.5_vae.safetensors")
     official = diffusers_vae(hosts)
@@ -69,8 +69,8 @@ def test_an_official_folders_vae_gets_the_hosts_names(comfy: ModuleType, demo_mo
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["latent inside", "latent beside"])
-def test_official_folders_are_listed_and_open(comfy: ModuleType, folders: Any, tmp_path: Path,
-                                              monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+def test_official_folders_are_listed(comfy: ModuleType, folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     beside: bool) -> None:
     paths = write_tiny_official(tmp_path / "acestep", sharded=beside)
     if beside:
         (paths.model / "silence_latent.pt").rename(paths.model.parent / "silence_latent.pt")
@@ -83,8 +83,7 @@ def test_official_folders_are_listed_and_open(comfy: ModuleType, folders: Any, t
         folders.model_path("official/../../etc")
 
 
-def test_a_model_has_the_name_that_comfyui_gives_it(folders: Any, tmp_path: Path,
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_name_matches_comfyui(folders: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = {"diffusion_models": ["ace.safetensors", "sub/ace one.safetensors"],
               "checkpoints": ["ace.safetensors", "aio ace.safetensors"]}
     for kind, names in places.items():
@@ -108,7 +107,7 @@ def test_a_model_has_the_name_that_comfyui_gives_it(folders: Any, tmp_path: Path
     assert not folders.is_split("checkpoints/aio ace.safetensors")
 
 
-def test_the_stamp_of_a_folder_changes_with_its_files(folders: Any, tmp_path: Path) -> None:
+def test_folder_stamp_follows_files(folders: Any, tmp_path: Path) -> None:
     (tmp_path / "music").mkdir()
     (tmp_path / "music" / "inside").mkdir()
     (tmp_path / "music" / "loop").symlink_to(tmp_path / "music")

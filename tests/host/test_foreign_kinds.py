@@ -38,15 +38,14 @@ def refused(message: str) -> Any:
 
 
 @pytest.mark.parametrize("strength", effect.STRENGTHS)
-def test_the_hosts_kinds_have_their_effect(model: Any, base: dict[str, Tensor], tmp_path: Path,
-                                           strength: float) -> None:
+def test_host_kinds_have_their_effect(model: Any, base: dict[str, Tensor], tmp_path: Path, strength: float) -> None:
     made = lycoris(tmp_path, base, "glora")
     patched, matched, total = patch(model, made.path, strength)
     assert matched == total == 16
     assert effect.compare(effect.applied(patched), base, made, strength)[0] <= FP32
 
 
-def test_a_bias_that_the_model_has_not_is_said(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
+def test_missing_bias_is_reported(model: Any, base: dict[str, Tensor], tmp_path: Path) -> None:
     made = lycoris(tmp_path, base, "glora")
     write_tensors(made.path, read_tensors(made.path) | {
         f"lycoris_{Q.replace('.', '_')}.diff_b": torch.ones(len(base[Q]))})
@@ -61,8 +60,8 @@ def test_a_bias_that_the_model_has_not_is_said(model: Any, base: dict[str, Tenso
     ("OFTConfig", {"oft_block_size": 4, "r": 0}, "OFT of PEFT"), ("IA3Config", {"feedforward_modules": []}, "IA3"),
     ("HRAConfig", {}, "HRA"),
 ])
-def test_kinds_of_peft_are_refused_by_name(model: Any, base: dict[str, Tensor], tmp_path: Path, kind: str,
-                                           settings: dict[str, Any], name: str) -> None:
+def test_unsupported_peft_kinds_are_named(model: Any, base: dict[str, Tensor], tmp_path: Path, kind: str,
+                                          settings: dict[str, Any], name: str) -> None:
     import peft as package
 
     from benchmarks._writers import ATTENTION, tree
@@ -77,15 +76,15 @@ def test_kinds_of_peft_are_refused_by_name(model: Any, base: dict[str, Tensor], 
     ("lokr", {"factor": 4}), ("lokr", {"factor": 4, "weight_decompose": True}), ("loha", {"weight_decompose": True}),
     ("loha", {"weight_decompose": True, "wd_on_out": False}), ("locon", {"weight_decompose": True}),
 ])
-def test_tucker_on_a_convolution_is_really_applied(model: Any, base: dict[str, Tensor], tmp_path: Path, algo: str,
-                                                   settings: dict[str, Any]) -> None:
+def test_tucker_convolution_is_applied(model: Any, base: dict[str, Tensor], tmp_path: Path, algo: str,
+                                       settings: dict[str, Any]) -> None:
     made = lycoris(tmp_path, base, algo, everything=True, dim=2, use_tucker=True, **settings)
     patched, matched, total = patch(model, made.path)
     assert matched == total
     assert effect.compare(effect.applied(patched), base, made, 1.0)[0] <= FP32
 
 
-def test_parts_outside_the_decoder_are_applied(model: Any, tmp_path: Path) -> None:
+def test_parts_outside_decoder_are_applied(model: Any, tmp_path: Path) -> None:
     """Tensors as written by ComfyUI's own trainer."""
     module = next(key.removesuffix(".weight") for key, tensor in model.model.state_dict().items()
                   if key.startswith("diffusion_model.encoder.") and key.endswith(".weight") and tensor.dim() == 2)
@@ -99,8 +98,7 @@ def test_parts_outside_the_decoder_are_applied(model: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("names", ["diffusion_model.decoder.", "lora_unet_decoder_"])
-def test_settings_of_another_adapter_are_not_believed(model: Any, base: dict[str, Tensor], tmp_path: Path,
-                                                      names: str) -> None:
+def test_mismatched_settings_are_ignored(model: Any, base: dict[str, Tensor], tmp_path: Path, names: str) -> None:
     made = peft(tmp_path, base, use_rslora=True, r=4, lora_alpha=8)
     module = names + (Q if names.endswith(".") else Q.replace(".", "_"))
     tensors = {f"{module}.lora_down.weight": torch.ones(4, 64), f"{module}.lora_up.weight": torch.ones(64, 4),

@@ -29,7 +29,7 @@ def ended(host: Any) -> tuple[str, str]:
     return history.status, history.message
 
 
-def test_the_bar_of_the_node_is_the_stages_alone(comfy: ModuleType, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_bar_shows_stage_only(comfy: ModuleType, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[tuple[int, int]] = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: shown.append((value, total)))
 
@@ -45,7 +45,7 @@ def test_the_bar_of_the_node_is_the_stages_alone(comfy: ModuleType, host: Any, m
     assert shown[-1] == (5, 6)
 
 
-def test_parts_of_the_host_can_still_be_stopped(comfy: ModuleType, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_parts_stay_interruptible(comfy: ModuleType, host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     waits = threading.Event()
 
     def stage(report: Any) -> None:
@@ -60,7 +60,7 @@ def test_parts_of_the_host_can_still_be_stopped(comfy: ModuleType, host: Any, mo
     assert ended(host)[0] == "cancelled"
 
 
-def test_an_interrupt_that_the_stage_heard_first_stays_one(comfy: ModuleType, host: Any) -> None:
+def test_handled_interrupt_stays_an_interrupt(comfy: ModuleType, host: Any) -> None:
     def stage(report: object) -> None:
         raise host.Cancelled("Stopped after step 3.")
 
@@ -69,7 +69,7 @@ def test_an_interrupt_that_the_stage_heard_first_stays_one(comfy: ModuleType, ho
     assert ended(host) == ("cancelled", "Stopped after step 3.")
 
 
-def test_an_interrupt_that_came_too_late_says_what_was_made(comfy: ModuleType, host: Any) -> None:
+def test_late_interrupt_names_the_result(comfy: ModuleType, host: Any) -> None:
     def stage(report: object) -> str:
         comfy.model_management.interrupt_current_processing()
         while comfy.model_management.processing_interrupted():

@@ -53,18 +53,18 @@ def complain() -> str:
     return "done"
 
 
-def test_a_warning_is_an_answer(host_log: Any, seen: Seen) -> None:
+def test_warning_gives_no_answer(host_log: Any, seen: Seen) -> None:
     assert host_log.answer(lambda: "done") == "done"
     assert host_log.answer(complain) is None
     assert "lora key not loaded: x.rescale" not in seen.messages
 
 
-def test_an_error_of_the_host_is_an_answer(host_log: Any, seen: Seen) -> None:
+def test_host_error_gives_no_answer(host_log: Any, seen: Seen) -> None:
     assert host_log.answer(lambda: [][3]) is None
 
 
 @pytest.mark.parametrize("error", [MemoryError("full"), RuntimeError("out of memory"), KeyboardInterrupt()])
-def test_what_is_no_answer_is_raised(host_log: Any, seen: Seen, error: BaseException) -> None:
+def test_other_errors_are_raised(host_log: Any, seen: Seen, error: BaseException) -> None:
     def fail() -> None:
         raise error
 
@@ -72,7 +72,7 @@ def test_what_is_no_answer_is_raised(host_log: Any, seen: Seen, error: BaseExcep
         host_log.answer(fail)
 
 
-def test_another_thread_is_heard_by_the_log(host_log: Any, seen: Seen) -> None:
+def test_other_threads_are_still_logged(host_log: Any, seen: Seen) -> None:
     def beside() -> str:
         for level in LEVELS:
             other = threading.Thread(target=logging.log, args=(level, "of level %d", level))
@@ -86,7 +86,7 @@ def test_another_thread_is_heard_by_the_log(host_log: Any, seen: Seen) -> None:
         f"of level {level}" for level in LEVELS if level >= shown]
 
 
-def test_two_threads_hear_themselves(host_log: Any, seen: Seen) -> None:
+def test_threads_collect_their_own_warnings(host_log: Any, seen: Seen) -> None:
     found: dict[int, object] = {}
     threads = [threading.Thread(target=lambda number=number: found.__setitem__(
         number, host_log.answer(complain if number % 2 else lambda: "done"))) for number in range(8)]
@@ -97,7 +97,7 @@ def test_two_threads_hear_themselves(host_log: Any, seen: Seen) -> None:
     assert found == {number: None if number % 2 else "done" for number in range(8)}
 
 
-def test_what_the_host_leaves_out_is_said_at_every_level(host_log: Any, seen: Seen, tmp_path: Any) -> None:
+def test_log_level_hides_no_notice(host_log: Any, seen: Seen, tmp_path: Any) -> None:
     """Tensor that the host does not know: it logs that and applies the rest of the module."""
     model = effect.host_model("2B")
     made = lycoris(tmp_path, effect.decoder_weights(model), "glora")

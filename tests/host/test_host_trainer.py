@@ -76,7 +76,7 @@ def trained(request: pytest.FixtureRequest, host: Any, tmp_path_factory: pytest.
     return Trained(path, weights)
 
 
-def test_everything_is_applied(host: Any, trained: Trained) -> None:
+def test_host_adapter_is_fully_applied(host: Any, trained: Trained) -> None:
     assert any(name.startswith("diffusion_model.encoder.") for name in trained.weights)
     told: list[str] = []
     patched, matched, total = pack_module("nodes.host.models").patch(host, trained.path, 1.0, tell=told.append)
@@ -92,7 +92,7 @@ def test_everything_is_applied(host: Any, trained: Trained) -> None:
         assert not found.equal(base[key].float())
 
 
-def test_everything_is_merged(comfy: ModuleType, small: Checkpoint, trained: Trained, tmp_path: Path) -> None:
+def test_host_adapter_is_fully_merged(comfy: ModuleType, small: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     before = small.model_weights()
     shapes = {name: before.shape(name) for name in before.names}
     patch, told = pack_module("nodes.host.patches").combine([(trained.path, 1.0)], 0.0, shapes)

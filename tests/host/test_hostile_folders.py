@@ -30,13 +30,13 @@ def choices(server: ComfyUI) -> list[str]:
     return found
 
 
-def test_every_node_is_listed_beside_a_model_without_settings(server: ComfyUI, model: Path) -> None:
+def test_model_without_settings_hides_nothing(server: ComfyUI, model: Path) -> None:
     (model / "config.json").write_bytes(b"[]")
     info = server.get_json("/object_info")
     assert {"KSampler", "SideStepLoadACEStepCheckpoint", "SideStepTrainAdapter"} <= info.keys()
 
 
-def test_models_are_listed_whatever_lies_beside_them(server: ComfyUI, model: Path) -> None:
+def test_hostile_settings_leave_model_list(server: ComfyUI, model: Path) -> None:
     config = model / "config.json"
     before = choices(server)
     for text in hostile.TEXTS.values():
@@ -50,7 +50,7 @@ def test_models_are_listed_whatever_lies_beside_them(server: ComfyUI, model: Pat
     assert choices(server) == ["official/hostile/acestep-v15-turbo", *before]
 
 
-def test_presets_are_listed_whatever_they_hold(server: ComfyUI) -> None:
+def test_hostile_presets_stay_listed(server: ComfyUI) -> None:
     folder = server.base / "output" / "sidestep" / "presets"
     folder.mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(hostile.TEXTS.values()):

@@ -28,12 +28,12 @@ def weights(comfy: ModuleType) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("judge", JUDGES)
 @pytest.mark.parametrize("name", JUDGED)
-def test_strength_one_is_what_was_trained(weights: dict[str, Tensor], judge: str, name: str, tmp_path: Path) -> None:
+def test_strength_one_equals_training(weights: dict[str, Tensor], judge: str, name: str, tmp_path: Path) -> None:
     assert error(JUDGES[judge], own(JUDGED[name])(tmp_path, weights), weights) <= FP32
 
 
 @pytest.mark.parametrize("judge", JUDGES)
-def test_every_judge_sees_a_wrong_strength(weights: dict[str, Tensor], judge: str, tmp_path: Path) -> None:
+def test_judges_detect_wrong_strength(weights: dict[str, Tensor], judge: str, tmp_path: Path) -> None:
     """The twin."""
     made = own(JUDGED["lora"])(tmp_path, weights)
     wrong = Made(made.path, {module: 1.001 * delta for module, delta in made.truth.items()})
@@ -48,13 +48,13 @@ def test_diffusers_needs_the_header(weights: dict[str, Tensor], tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", LYCORIS)
-def test_what_they_would_change_is_not_for_them(weights: dict[str, Tensor], name: str, tmp_path: Path) -> None:
+def test_lycoris_kinds_get_no_header(weights: dict[str, Tensor], name: str, tmp_path: Path) -> None:
     made = own(LYCORIS[name])(tmp_path, weights)
     assert peft_layout.settings(read_tensors(made.path)) is None
     assert HEADER_KEY not in read_metadata(made.path)
 
 
-def test_names_that_diffusers_does_not_see_get_no_header() -> None:
+def test_unseen_names_get_no_header() -> None:
     """It takes a file for one of the official program by its q_proj and k_proj."""
     def state(projection: str) -> dict[str, Any]:
         module = f"base_model.model.layers.0.self_attn.{projection}"
@@ -65,7 +65,7 @@ def test_names_that_diffusers_does_not_see_get_no_header() -> None:
     assert peft_layout.header(state("o_proj") | state("v_proj")) == {}
 
 
-def test_the_same_adapter_is_the_same_file(weights: dict[str, Tensor], tmp_path: Path) -> None:
+def test_same_adapter_gives_same_file(weights: dict[str, Tensor], tmp_path: Path) -> None:
     """safetensors writes the entries of its metadata in any order."""
     files = {own(JUDGED["lora"])(tmp_path / str(number), weights).path.read_bytes() for number in range(6)}
     assert len(files) == 1

@@ -30,14 +30,14 @@ def model(comfy: ModuleType, shape: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_effect_is_what_was_trained(model: Any, shape: str, name: str, tmp_path: Path) -> None:
+def test_layout_has_trained_effect(model: Any, shape: str, name: str, tmp_path: Path) -> None:
     for cell in effect.cells(name, ROWS[name], shape, model, tmp_path):
         assert cell.matched == cell.total > 0
         assert cell.error <= FP32, cell
         assert cell.effect == pytest.approx(cell.strength, abs=FP32)
 
 
-def test_the_table_is_complete() -> None:
+def test_table_has_every_layout() -> None:
     letters = {name[:2].strip() for name in ROWS} - {"--", "=="}
     assert letters >= {*"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "AA"}
     assert len(effect.STRENGTHS) == 3
@@ -61,7 +61,7 @@ def ours(model: Any, made: Made) -> float:
 @pytest.mark.parametrize("name", ["A  PEFT folder", "F  doubled prefix", "N' rsLoRA, plain alpha", "P  DoRA, [out]",
                                   "Q  DoRA, [out, 1]", "R  DoRA, PEFT", "X  LoKR + DoRA by rows",
                                   "-- LoKR, PEFT, both whole"])
-def test_the_host_alone_applies_these_wrongly(model: Any, name: str, tmp_path: Path) -> None:
+def test_stock_loader_misapplies_these(model: Any, name: str, tmp_path: Path) -> None:
     """The twin: the comparison sees it, so its silence elsewhere means something."""
     made = ROWS[name](tmp_path, effect.decoder_weights(model))
     assert stock(model, made) > 1000 * FP32
@@ -88,11 +88,11 @@ def one_number_off(folder: Path, weights: dict[str, Tensor]) -> Made:
 
 
 @pytest.mark.parametrize("row", [other_alpha, no_magnitude, one_number_off])
-def test_a_wrong_file_is_seen(model: Any, row: Callable[..., Made], tmp_path: Path) -> None:
+def test_wrong_file_is_detected(model: Any, row: Callable[..., Made], tmp_path: Path) -> None:
     assert ours(model, row(tmp_path, effect.decoder_weights(model))) > 10 * FP32
 
 
-def test_dora_as_the_host_streams_weights(model: Any, tmp_path: Path) -> None:
+def test_streamed_dora_is_exact(model: Any, tmp_path: Path) -> None:
     """In low memory the host copies every change to the device in one piece, and computes when the layer runs."""
     import comfy.lora
     import comfy.model_patcher

@@ -17,7 +17,7 @@ def tiny(folder: Path, geometry: Geometry) -> Checkpoint:
     return open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
 
 
-def test_an_old_host_refuses_xl(comfy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_host_refuses_xl(comfy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = pack_module("nodes.host.models")
     small, wide = tiny(tmp_path / "small", Geometry()), tiny(tmp_path / "wide", XL_LIKE)
     for checkpoint in (small, wide):

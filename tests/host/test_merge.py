@@ -45,8 +45,8 @@ def host(comfy: ModuleType, checkpoint: Checkpoint) -> Any:
     return comfy.sd.load_diffusion_model(str(checkpoint.model[0]), model_options={"dtype": torch.float32})
 
 
-def test_the_merged_model_is_the_patched_one(comfy: ModuleType, host: Any, checkpoint: Checkpoint, made: list[Made],
-                                             tmp_path: Path) -> None:
+def test_merged_model_equals_patched(comfy: ModuleType, host: Any, checkpoint: Checkpoint, made: list[Made],
+                                     tmp_path: Path) -> None:
     adapters = [(one.path, strength) for one, strength in zip(made, STRENGTHS, strict=True)]
     patch, unused = pack_module("nodes.host.patches").combine(adapters, 0.0, shapes(checkpoint))
     assert unused == []
@@ -63,7 +63,7 @@ def test_the_merged_model_is_the_patched_one(comfy: ModuleType, host: Any, check
         assert weight.equal(base[name]) == (name not in made[0].truth)
 
 
-def test_another_width_is_not_merged(comfy: ModuleType, checkpoint: Checkpoint, made: list[Made]) -> None:
+def test_other_width_is_not_merged(comfy: ModuleType, checkpoint: Checkpoint, made: list[Made]) -> None:
     with pytest.raises(pack_module("sidestep_core.errors").AdapterError, match="another size"):
         pack_module("nodes.host.patches").combine([(made[0].path, 1.0)], 0.0, dict.fromkeys(shapes(checkpoint), (7, 7)))
 
@@ -95,7 +95,7 @@ def merged_file(server: ComfyUI, outcome: Outcome) -> Path:
     return server.place(outcome.outputs["3"]["sidestep"][0]["model"])
 
 
-def test_the_node_writes_a_model_once(server: ComfyUI, prompt: dict[str, Any], checkpoint: Checkpoint) -> None:
+def test_node_writes_model_once(server: ComfyUI, prompt: dict[str, Any], checkpoint: Checkpoint) -> None:
     made_files = []
     try:
         made_files.append(merged_file(server, server.run(prompt)))
@@ -129,7 +129,7 @@ def test_the_node_writes_a_model_once(server: ComfyUI, prompt: dict[str, Any], c
     ({"strength": 0.0}, "every strength is 0"),
     ({"alpha": 3.0}, "already has its own alpha"),
 ])
-def test_what_the_node_refuses(server: ComfyUI, prompt: dict[str, Any], inputs: dict[str, Any], message: str) -> None:
+def test_node_refuses_bad_input(server: ComfyUI, prompt: dict[str, Any], inputs: dict[str, Any], message: str) -> None:
     prompt["3"]["inputs"] |= inputs
     outcome = server.run(prompt)
     assert outcome.status == "error"

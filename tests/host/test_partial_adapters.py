@@ -63,7 +63,7 @@ def shown(server: ComfyUI, outcome: Outcome, node: str) -> dict[str, Any]:
     return dict(facts)
 
 
-def test_what_is_not_used_is_on_the_nodes(server: ComfyUI, loras: Path) -> None:
+def test_nodes_show_unused_parts(server: ComfyUI, loras: Path) -> None:
     outcome = run(server, "deep/partial.safetensors")
     merged = server.place(outcome.outputs["6"]["sidestep"][0]["model"])
     try:
@@ -85,7 +85,7 @@ def test_what_is_not_used_is_on_the_nodes(server: ComfyUI, loras: Path) -> None:
         merged.unlink()
 
 
-def test_a_whole_adapter_warns_of_nothing(server: ComfyUI, loras: Path) -> None:
+def test_whole_adapter_gives_no_warning(server: ComfyUI, loras: Path) -> None:
     outcome = run(server, "whole.safetensors")
     merged = server.place(outcome.outputs["6"]["sidestep"][0]["model"])
     try:

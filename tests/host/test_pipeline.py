@@ -98,8 +98,8 @@ def trained(server: ComfyUI, short: dict[str, Any], untouched: str) -> Outcome:
     return ran(server, short)
 
 
-def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any], trained: Outcome,
-                                           untouched: str) -> None:
+def test_one_graph_trains_and_generates(server: ComfyUI, short: dict[str, Any], trained: Outcome,
+                                        untouched: str) -> None:
     training = facts(trained, short, "SideStepTrainAdapter")
     assert training["keys_matched"] == training["keys_total"] == 32
     assert training["effect"] == pytest.approx(1, abs=EFFECT)
@@ -116,13 +116,13 @@ def test_trains_and_generates_in_one_graph(server: ComfyUI, short: dict[str, Any
     assert audio_digest(server, trained) != untouched
 
 
-def test_generating_without_the_adapter_is_as_before(server: ComfyUI, generate_only: dict[str, Any], trained: Outcome,
-                                                     untouched: str) -> None:
+def test_training_leaves_base_model_unchanged(server: ComfyUI, generate_only: dict[str, Any], trained: Outcome,
+                                              untouched: str) -> None:
     again = with_inputs(generate_only, {"SaveAudio": {"filename_prefix": "audio/again"}})
     assert audio_digest(server, ran(server, again)) == untouched
 
 
-def test_the_same_workflow_again_trains_nothing(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
+def test_finished_training_is_not_repeated(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
     again = ran(server, short)
     steps = [data for kind, data in again.events if kind == "sidestep.progress" and data["metrics"].get("loss")]
     assert steps == []
@@ -148,22 +148,21 @@ def test_adapted_model_is_refused(server: ComfyUI, short: dict[str, Any], traine
     assert "has an adapter or another change on it" in outcome.exception_message
 
 
-def test_the_same_workflow_twice_in_a_row_does_nothing(server: ComfyUI, short: dict[str, Any],
-                                                       trained: Outcome) -> None:
+def test_repeated_workflow_is_cached(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
     ran(server, short)
     again = ran(server, short)
     cached = [node for kind, data in again.messages if kind == "execution_cached" for node in data["nodes"]]
     assert sorted(cached) == sorted(short)
 
 
-def test_a_lora_list_has_the_new_adapter(server: ComfyUI, trained: Outcome) -> None:
+def test_lora_list_has_new_adapter(server: ComfyUI, trained: Outcome) -> None:
     info = server.get_json("/object_info/LoraLoaderModelOnly")["LoraLoaderModelOnly"]
     assert '"pipeline.safetensors"' in json.dumps(info["input"]["required"]["lora_name"])
 
 
 @pytest.mark.parametrize("again", ["continue", "train again"])
-def test_cancel_keeps_the_work_and_the_next_prompt_goes_on(server: ComfyUI, short: dict[str, Any], trained: Outcome,
-                                                           again: str) -> None:
+def test_cancelled_training_continues_later(server: ComfyUI, short: dict[str, Any], trained: Outcome,
+                                            again: str) -> None:
     name = f"stopped {again}"
     prompt = upstream(with_inputs(short, {
         "SideStepTrainAdapter": {"adapter_name": name, "max_steps": 400, "if_already_trained": again},
@@ -209,8 +208,7 @@ def with_node(prompt: Prompt, class_type: str, inputs: dict[str, Any], output: i
     return with_inputs(found, {"SideStepTrainAdapter": {to: ["more", output]}})
 
 
-def test_settings_that_are_connected_take_the_place_of_the_widgets(server: ComfyUI, short: dict[str, Any],
-                                                                   trained: Outcome) -> None:
+def test_connected_settings_replace_widgets(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
     changes = "max_steps: 2\nepochs: 0\ngradient_accumulation: 1\nlearning_rate: 0.003\ngradient_checkpointing: off"
     prompt = with_node(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "by preset"}}),
                        "SideStepLoadPreset", {"preset": "quick_test", "changes": changes}, 1, "settings")
@@ -220,8 +218,7 @@ def test_settings_that_are_connected_take_the_place_of_the_widgets(server: Comfy
     assert "the node's own are not used" in server.log.read_text(encoding="utf-8", errors="replace")
 
 
-def test_the_settings_of_a_finished_adapter_become_a_preset(server: ComfyUI, short: dict[str, Any],
-                                                            trained: Outcome) -> None:
+def test_adapter_settings_become_a_preset(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
     prompt = upstream(short, "SideStepTrainAdapter")
     prompt["save"] = {"class_type": "SideStepSavePreset", "inputs": {
         "name": "of the adapter", "description": "", "overwrite": True,
@@ -236,8 +233,7 @@ def test_the_settings_of_a_finished_adapter_become_a_preset(server: ComfyUI, sho
     assert found.adapter == LoraConfig(rank=16, alpha=32.0)
 
 
-def test_training_begins_with_the_weights_of_another_adapter(server: ComfyUI, short: dict[str, Any],
-                                                             trained: Outcome) -> None:
+def test_training_starts_from_other_adapter(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
     fresh = facts(trained, short, "SideStepTrainAdapter")
     prompt = with_node(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "from pipeline"}}),
                        "SideStepLoadAdapter", {"adapter_file": "pipeline.safetensors"}, 0, "start_from")
@@ -246,8 +242,7 @@ def test_training_begins_with_the_weights_of_another_adapter(server: ComfyUI, sh
     assert begun["heldout_first"] != pytest.approx(fresh["heldout_first"], rel=SAME_LOSS)
 
 
-def test_training_goes_on_from_a_checkpoint_of_the_list(server: ComfyUI, short: dict[str, Any],
-                                                        trained: Outcome) -> None:
+def test_training_resumes_from_listed_checkpoint(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
     origin = upstream(with_inputs(short, {"SideStepTrainAdapter": {"adapter_name": "origin"},
                                           "SideStepTrainingSettings": {"save_every": 2}}), "SideStepTrainAdapter")
     first = facts(ran(server, origin), origin, "SideStepTrainAdapter")
@@ -265,8 +260,7 @@ def test_training_goes_on_from_a_checkpoint_of_the_list(server: ComfyUI, short: 
 
 
 @pytest.mark.parametrize("choice", ["origin/../../../secret", "none-0/checkpoint-step-4"])
-def test_a_checkpoint_that_is_not_in_the_list_is_refused(server: ComfyUI, short: dict[str, Any], trained: Outcome,
-                                                         choice: str) -> None:
+def test_unlisted_checkpoint_is_refused(server: ComfyUI, short: dict[str, Any], trained: Outcome, choice: str) -> None:
     """ComfyUI still runs what does not depend on it: here, the preprocessing."""
     prompt = upstream(with_inputs(short, {"SideStepTrainAdapter": {"resume_from": choice}}), "SideStepTrainAdapter")
     reply = server.post_json("/prompt", {"prompt": prompt, "client_id": server.client_id})
@@ -293,8 +287,8 @@ def weights(path: Path) -> dict[str, bytes]:
     ("SideStepTrainingSettings", {"heldout_songs": "some"}, "heldout_songs must be a number or 'automatic'"),
     ("SideStepTrainAdapter", {"chunk_duration": "long"}, "chunk_duration must be a number or 'whole songs'"),
 ])
-def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any], trained: Outcome, class_type: str,
-                                           inputs: dict[str, Any], said: str) -> None:
+def test_errors_name_the_cause(server: ComfyUI, short: dict[str, Any], trained: Outcome, class_type: str,
+                               inputs: dict[str, Any], said: str) -> None:
     prompt = upstream(with_inputs(short, {class_type: inputs}), "SideStepTrainAdapter")
     outcome = server.run(prompt, timeout=300)
     assert outcome.status == "error"
@@ -304,7 +298,7 @@ def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, short: dict[str, Any
     assert not list(server.base.parent.glob("escape*"))
 
 
-def test_a_prompt_without_a_workflow_is_no_trouble(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
+def test_prompt_needs_no_workflow(server: ComfyUI, short: dict[str, Any], trained: Outcome) -> None:
     """Extra data of an API client; the workflow's id only tells browser tabs apart."""
     body = {"prompt": upstream(short, "SideStepTrainAdapter"), "client_id": server.client_id,
             "extra_data": {"extra_pnginfo": {"workflow": None}}}
@@ -312,13 +306,13 @@ def test_a_prompt_without_a_workflow_is_no_trouble(server: ComfyUI, short: dict[
     assert outcome.status == "success", outcome.exception_message
 
 
-def test_the_pack_was_imported(server: ComfyUI) -> None:
+def test_pack_is_imported_without_errors(server: ComfyUI) -> None:
     log = server.log.read_text(encoding="utf-8", errors="replace")
     assert re.search(r"[\d.]+ seconds: \S*comfyui-side-step", log)
     assert "IMPORT FAILED" not in log
 
 
-def test_the_interface_of_the_nodes_is_what_workflows_were_saved_with(server: ComfyUI) -> None:
+def test_node_interface_matches_snapshot(server: ComfyUI) -> None:
     """Changing a node's inputs or outputs breaks people's workflows: change the snapshot on purpose, with CHANGELOG."""
     found = {name: interface(info) for name, info in server.get_json("/object_info").items()
              if name.startswith("SideStep")}

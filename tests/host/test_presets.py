@@ -42,21 +42,21 @@ def saved(server: ComfyUI, name: str) -> Preset:
     return presets.read(server.base / "output" / "sidestep" / "presets" / f"{name}.json").preset
 
 
-def test_the_list_has_the_built_in_presets(server: ComfyUI) -> None:
+def test_list_has_built_in_presets(server: ComfyUI) -> None:
     _, options = server.get_json("/object_info/SideStepLoadPreset")["SideStepLoadPreset"]["input"]["required"]["preset"]
     assert options["options"][:len(presets.BUILT_IN)] == list(presets.BUILT_IN)
     assert options["default"] == "recommended"
 
 
 @pytest.mark.parametrize("name", presets.BUILT_IN)
-def test_a_built_in_preset_is_loaded_and_saved_as_it_is(server: ComfyUI, name: str) -> None:
+def test_built_in_preset_saves_unchanged(server: ComfyUI, name: str) -> None:
     ran(server, loaded(f"copy of {name}", name))
     original, copy = presets.load_built_in(name), saved(server, f"copy of {name}")
     assert (copy.adapter, copy.train) == (original.adapter, original.train)
     assert copy.description == original.description
 
 
-def test_changes_are_made(server: ComfyUI) -> None:
+def test_changes_override_the_preset(server: ComfyUI) -> None:
     ran(server, loaded("changed", changes="rank: 8\nmax_steps: 5\nepochs: 0\ndevice: cuda:3"))
     found, original = saved(server, "changed"), presets.load_built_in("recommended")
     assert found.adapter.to_json() == original.adapter.to_json() | {"rank": 8}
@@ -64,7 +64,7 @@ def test_changes_are_made(server: ComfyUI) -> None:
     assert found.train.to_json() == original.train.to_json() | {"max_steps": 5, "epochs": 0}
 
 
-def test_an_own_preset_is_listed_and_read_again_when_it_changed(server: ComfyUI) -> None:
+def test_changed_preset_is_read_again(server: ComfyUI) -> None:
     ran(server, loaded("mine", changes="rank: 8"))
     info = server.get_json("/object_info/SideStepLoadPreset")["SideStepLoadPreset"]
     assert "my presets/mine" in info["input"]["required"]["preset"][1]["options"]
@@ -76,7 +76,7 @@ def test_an_own_preset_is_listed_and_read_again_when_it_changed(server: ComfyUI)
     assert saved(server, "mine again").adapter == LoraConfig(rank=16)
 
 
-def test_a_foreign_preset_is_imported_with_notes(server: ComfyUI) -> None:
+def test_foreign_preset_imports_with_notes(server: ComfyUI) -> None:
     text = json.dumps({"lora_r": 8, "lora_alpha": 4, "torch_compile": True, "max_latent_length": 750})
     outcome = ran(server, loaded("imported", json=text))
     assert saved(server, "imported").adapter == LoraConfig(rank=8, alpha=4)
@@ -93,14 +93,14 @@ def test_a_foreign_preset_is_imported_with_notes(server: ComfyUI) -> None:
     ({"json": '{"zeal": 1}'}, "zeal"),
     ({"json": "{"}, "not the JSON"),
 ])
-def test_what_is_wrong_is_said_on_the_node(server: ComfyUI, inputs: dict[str, str], said: str) -> None:
+def test_errors_name_the_cause(server: ComfyUI, inputs: dict[str, str], said: str) -> None:
     outcome = server.run(loaded("wrong", **inputs), timeout=120)
     assert outcome.status == "error"
     assert said in outcome.exception_message
     assert not (server.base / "output" / "sidestep" / "presets" / "wrong.json").exists()
 
 
-def test_the_page_is_told_what_a_preset_sets(server: ComfyUI) -> None:
+def test_page_gets_preset_values(server: ComfyUI) -> None:
     asked = {"preset": "recommended", "changes": "max_steps: 77"}
     settings = server.post_json("/sidestep/preset", asked)["settings"]
     words = {name: settings[name] for name in WORDS if name in settings}
@@ -113,7 +113,7 @@ def test_the_page_is_told_what_a_preset_sets(server: ComfyUI) -> None:
 @pytest.mark.parametrize(("asked", "said"), [
     ({"preset": "recommended", "changes": "max_steps: many"}, "max_steps must be a whole number"),
     ({"preset": "my presets/../../secret"}, "There is no preset"), ({"preset": 1}, "must be text"), ([], "object")])
-def test_the_page_is_told_what_is_wrong_with_a_preset(server: ComfyUI, asked: object, said: str) -> None:
+def test_page_gets_preset_errors(server: ComfyUI, asked: object, said: str) -> None:
     with pytest.raises(HttpError, match=said) as refused:
         server.post_json("/sidestep/preset", asked)
     assert refused.value.code in (400, 422)
@@ -121,13 +121,13 @@ def test_the_page_is_told_what_is_wrong_with_a_preset(server: ComfyUI, asked: ob
 
 
 @pytest.mark.parametrize("choice", ["my presets/none", "my presets/../../secret", "../recommended"])
-def test_a_preset_that_is_not_in_the_list_is_refused(server: ComfyUI, choice: str) -> None:
+def test_unlisted_preset_is_refused(server: ComfyUI, choice: str) -> None:
     (server.base / "output" / "secret.json").write_text(Preset(name="secret").to_text(), encoding="utf-8")
     with pytest.raises(ServerError, match="not in"):
         server.run(loaded("stolen", choice), timeout=120)
 
 
-def test_nothing_is_written_over_unasked(server: ComfyUI) -> None:
+def test_existing_preset_is_kept(server: ComfyUI) -> None:
     ran(server, loaded("kept", changes="rank: 8"))
     ran(server, loaded("kept", changes="rank: 8"))
     refused = server.run(loaded("kept", changes="rank: 16"), timeout=120)
@@ -138,7 +138,7 @@ def test_nothing_is_written_over_unasked(server: ComfyUI) -> None:
     assert saved(server, "kept").adapter == LoraConfig(rank=16)
 
 
-def test_a_preset_that_was_deleted_is_written_again(server: ComfyUI) -> None:
+def test_deleted_preset_is_written_again(server: ComfyUI) -> None:
     ran(server, loaded("deleted"))
     (server.base / "output" / "sidestep" / "presets" / "deleted.json").unlink()
     ran(server, loaded("deleted"))
@@ -146,14 +146,14 @@ def test_a_preset_that_was_deleted_is_written_again(server: ComfyUI) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../escape", "..\\escape", "con", "", "a/b"])
-def test_a_name_never_leaves_the_folder(server: ComfyUI, name: str) -> None:
+def test_escaping_name_is_refused(server: ComfyUI, name: str) -> None:
     outcome = server.run(loaded(name), timeout=120)
     assert outcome.status == "error"
     assert "name" in outcome.exception_message
     assert not list(server.base.rglob("escape*"))
 
 
-def test_a_preset_of_nothing_is_refused(server: ComfyUI) -> None:
+def test_empty_preset_is_refused(server: ComfyUI) -> None:
     outcome = server.run({SAVE: save("nothing")}, timeout=120)
     assert outcome.status == "error"
     assert "Nothing is connected" in outcome.exception_message
@@ -176,9 +176,8 @@ def test_a_preset_of_nothing_is_refused(server: ComfyUI) -> None:
     ("SideStepConfigureLoHA", {"rank": 4, "alpha": 4.0, "dropout": 0.0, "attention_type": "cross"},
      LohaConfig(rank=4, alpha=4.0, dropout=0.0, attention_type="cross"), {"2B": 96, "XL": 128}),
 ])
-def test_an_adapters_configuration_is_saved_and_shown(server: ComfyUI, tmp_path: Path, node: str,
-                                                      inputs: dict[str, Any], config: LoraConfig,
-                                                      modules: dict[str, int]) -> None:
+def test_adapter_config_is_saved(server: ComfyUI, tmp_path: Path, node: str, inputs: dict[str, Any], config: LoraConfig,
+                                 modules: dict[str, int]) -> None:
     outcome = ran(server, {CONFIGURE: {"class_type": node, "inputs": inputs},
                            SAVE: save("configured", adapter_config=[CONFIGURE, 0], overwrite=True)})
     assert saved(server, "configured") == Preset(name="configured", adapter=config)

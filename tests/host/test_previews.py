@@ -122,31 +122,30 @@ def plain_workflow(comfy: ModuleType, checkpoint: Checkpoint, text_encoders: lis
     return sound["waveform"][0]
 
 
-def test_the_sample_before_training_is_what_the_plain_workflow_makes(
-        comfy: ModuleType, before: Tensor, checkpoint: Checkpoint, demo_models: Path, tmp_path: Path) -> None:
+def test_first_preview_equals_plain_workflow(comfy: ModuleType, before: Tensor, checkpoint: Checkpoint,
+                                             demo_models: Path, tmp_path: Path) -> None:
     encoders = [str(path) for path in sorted((demo_models / "text_encoders").glob("*.safetensors"))]
     expected = plain_workflow(comfy, checkpoint, encoders)
     (tmp_path / "expected.flac").write_bytes(flac(expected))
     assert torch.equal(before, decode(tmp_path / "expected.flac"))
 
 
-def test_a_preview_is_sound_of_the_length_asked_for(before: Tensor) -> None:
+def test_preview_has_requested_length(before: Tensor) -> None:
     assert before.shape == (2, round(SECONDS * SAMPLE_RATE))
     assert float(before.abs().max()) > HEARD
 
 
-def test_the_adapter_makes_a_difference(previews: ModuleType, before: Tensor, after: Tensor) -> None:
+def test_adapter_changes_the_preview(previews: ModuleType, before: Tensor, after: Tensor) -> None:
     assert after.shape == before.shape
     assert float((after - before).abs().max()) > HEARD
     assert [(preview.step, preview.message) for preview in history(previews).previews] == [(0, ""), (10, "")]
 
 
-def test_the_models_are_gone_afterwards(comfy: ModuleType, before: Tensor) -> None:
+def test_models_are_unloaded_afterwards(comfy: ModuleType, before: Tensor) -> None:
     assert comfy.model_management.current_loaded_models == []
 
 
-def test_off_by_default_and_what_the_run_has_is_shown(previews: ModuleType, checkpoint: Checkpoint,
-                                                      tmp_path: Path) -> None:
+def test_earlier_previews_are_shown(previews: ModuleType, checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "previews").mkdir()
     for name in ("step-000000.flac", "step-000040.flac", "notes.flac"):
         (tmp_path / "previews" / name).touch()
@@ -154,7 +153,7 @@ def test_off_by_default_and_what_the_run_has_is_shown(previews: ModuleType, chec
     assert [preview.step for preview in previews.events._histories["5"].previews] == [0, 40]
 
 
-def test_settings_follow_the_variant_unless_they_are_set(previews: ModuleType, checkpoint: Checkpoint) -> None:
+def test_sampling_follows_the_variant(previews: ModuleType, checkpoint: Checkpoint) -> None:
     def sampling(variant: str, config: TrainConfig) -> tuple[int, float, float]:
         settings = previews._settings(replace(checkpoint, variant=variant), config, "first song")
         return settings.steps, settings.shift, settings.cfg
@@ -166,8 +165,8 @@ def test_settings_follow_the_variant_unless_they_are_set(previews: ModuleType, c
     assert previews._settings(checkpoint, TrainConfig(preview_caption="mine"), "first song").caption == "mine"
 
 
-def test_previews_are_not_compared_with_those_of_another_prompt(previews: ModuleType, checkpoint: Checkpoint, run: Path,
-                                                               before: Tensor) -> None:
+def test_other_prompt_hides_old_previews(previews: ModuleType, checkpoint: Checkpoint, run: Path,
+                                         before: Tensor) -> None:
     def shown(node: str, config: TrainConfig) -> list[int]:
         previews.preview_maker(node, run, replace(checkpoint, variant="base"), config, CAPTION)
         found = previews.events._histories.get(node)
@@ -178,7 +177,8 @@ def test_previews_are_not_compared_with_those_of_another_prompt(previews: Module
     assert shown("8", replace(CONFIG, preview_caption="loud drums")) == []
 
 
-def test_cancelling_passes_through(make_preview: Any, run: Path, listeners: list[Callable[[Progress], None]]) -> None:
+def test_cancelling_leaves_no_preview(make_preview: Any, run: Path,
+                                      listeners: list[Callable[[Progress], None]]) -> None:
     cancelled = pack_module("sidestep_core.progress").Cancelled
     steps: list[int] = []
 
@@ -195,7 +195,7 @@ def test_cancelling_passes_through(make_preview: Any, run: Path, listeners: list
     assert not (run / "previews" / "step-000030.flac").exists()
 
 
-def test_comfyuis_interrupt_cancels(comfy: ModuleType, make_preview: Any, run: Path) -> None:
+def test_comfyui_interrupt_cancels_preview(comfy: ModuleType, make_preview: Any, run: Path) -> None:
     """Its sampler takes the interrupt for itself, so nobody else hears of it."""
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(pack_module("sidestep_core.progress").Cancelled):
@@ -203,8 +203,7 @@ def test_comfyuis_interrupt_cancels(comfy: ModuleType, make_preview: Any, run: P
     assert not (run / "previews" / "step-000030.flac").exists()
 
 
-def test_a_preview_that_fails_says_so_and_lets_the_training_go_on(previews: ModuleType, make_preview: Any,
-                                                                 tmp_path: Path) -> None:
+def test_failed_preview_lets_training_continue(previews: ModuleType, make_preview: Any, tmp_path: Path) -> None:
     make_preview(tmp_path / "missing.safetensors", 40)
     failed = history(previews).previews[-1]
     assert (failed.step, failed.file) == (40, None)

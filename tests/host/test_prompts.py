@@ -93,7 +93,7 @@ def encoder(checkpoint: Checkpoint) -> ConditionEncoder:
 
 
 @pytest.mark.parametrize("prompt", TWENTY.values(), ids=TWENTY)
-def test_tokens_are_the_hosts(host: Host, text_encoder: TextEncoder, prompt: Prompt) -> None:
+def test_tokens_match_the_host(host: Host, text_encoder: TextEncoder, prompt: Prompt) -> None:
     tokens = host.tokens(prompt)
     assert text_encoder.caption_ids(prompt) == [token for token, *_ in tokens["qwen3_06b"][0]]
     assert text_encoder.lyrics_ids(prompt) == [token for token, *_ in tokens["lyrics"][0]]
@@ -101,8 +101,8 @@ def test_tokens_are_the_hosts(host: Host, text_encoder: TextEncoder, prompt: Pro
 
 @pytest.mark.parametrize("prompt", TWENTY.values(), ids=TWENTY)
 @torch.no_grad()
-def test_hidden_states_are_the_hosts(host: Host, text_encoder: TextEncoder, encoder: ConditionEncoder,
-                                     prompt: Prompt) -> None:
+def test_hidden_states_match_the_host(host: Host, text_encoder: TextEncoder, encoder: ConditionEncoder,
+                                      prompt: Prompt) -> None:
     expected, rows = host.encode(prompt)
     caption, lyrics = text_encoder.encode_caption(prompt), text_encoder.embed_lyrics(prompt)
     assert torch.equal(lyrics, rows)
@@ -116,7 +116,7 @@ def test_hidden_states_are_the_hosts(host: Host, text_encoder: TextEncoder, enco
 
 
 @torch.no_grad()
-def test_other_words_and_the_official_style_are_noticed(host: Host, text_encoder: TextEncoder) -> None:
+def test_other_words_change_the_states(host: Host, text_encoder: TextEncoder) -> None:
     prompt = TWENTY["english"]
     expected, _ = host.encode(prompt)
     other = text_encoder.encode_caption(replace(prompt, caption=prompt.caption.replace("80s", "90s")))

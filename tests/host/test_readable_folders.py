@@ -35,19 +35,19 @@ def refusal(text: str) -> str:
     return str(caught.value).replace(text, "...")
 
 
-def test_any_folder_is_read_on_this_computer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_folders_are_readable(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listen(monkeypatch, "127.0.0.1")
     for name in ("private", "listed/songs", "input/songs"):
         assert pack_module("nodes.host.folders").given_folder(str(place / name)) == place / name
 
 
-def test_shared_folders_are_read_over_the_network(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_folders_are_read_remotely(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listen(monkeypatch, "0.0.0.0")  # noqa: S104 (nothing listens)
     for text in ("songs", str(place / "listed"), str(place / "listed" / "songs"), str(place / "output")):
         assert pack_module("nodes.host.folders").given_folder(text).is_dir()
 
 
-def test_other_folders_look_missing_over_the_network(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_folders_look_missing_remotely(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listen(monkeypatch, "0.0.0.0")  # noqa: S104 (nothing listens)
     (place / "private" / "file").touch()
     said = {refusal(text) for text in (str(place / "private"), str(place / "private" / "file"), str(place / "gone"),
@@ -62,18 +62,18 @@ def test_other_folders_look_missing_over_the_network(place: Path, monkeypatch: p
     ("0.0.0.0", None, False), ("::", None, False), ("0.0.0.0,::", None, False), ("", None, False),
     ("studio.local", None, False), ("127.0.0.1", "*", False),
 ])
-def test_only_loopback_is_this_computer(comfy: ModuleType, address: str, cors: str | None, alone: bool) -> None:
+def test_only_loopback_is_local(comfy: ModuleType, address: str, cors: str | None, alone: bool) -> None:
     assert pack_module("nodes.host.readable_folders").only_this_computer(address, cors) is alone
 
 
 @pytest.mark.parametrize("text", ["//server/songs", r"\\server\songs", r"\\?\C:\songs", r"\\.\pipe", r"\/server"])
-def test_network_paths_are_refused_on_windows(comfy: ModuleType, text: str) -> None:
+def test_windows_network_paths_are_refused(comfy: ModuleType, text: str) -> None:
     places: Any = pack_module("nodes.host.readable_folders")
     with pytest.raises(pack_module("sidestep_core.errors").DatasetError, match="lies on another computer"):
         places.require_readable(Path(text), text, windows=True)
 
 
-def test_songs_of_lists_on_other_computers_are_not_asked_for(comfy: ModuleType) -> None:
+def test_remote_listed_songs_are_skipped(comfy: ModuleType) -> None:
     places: Any = pack_module("nodes.host.readable_folders")
     assert not places.may_read(Path("//server/songs/a.wav"), windows=True)
     assert places.may_read(Path("/songs/a.wav"), windows=True)

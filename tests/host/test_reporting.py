@@ -65,18 +65,18 @@ def nodes(reporting: Any) -> list[Any]:
         return thread.submit(asyncio.run, extension.get_node_list()).result()
 
 
-def test_every_node_reports_its_errors(nodes: list[Any]) -> None:
+def test_every_node_reports_errors(nodes: list[Any]) -> None:
     assert len(nodes) == 23
     assert [each.__name__ for each in nodes if not hasattr(each.execute, "__wrapped__")] == []
 
 
-def test_an_error_is_the_state_of_the_node(reporting: Any) -> None:
+def test_error_becomes_the_node_state(reporting: Any) -> None:
     with pytest.raises(reporting.SideStepError):
         executed(reporting, reporting.SideStepError("There is no folder x."))
     assert (history(reporting).status, history(reporting).message) == ("failed", "There is no folder x.")
 
 
-def test_the_next_result_ends_a_failure(reporting: Any) -> None:
+def test_next_result_ends_the_failure(reporting: Any) -> None:
     with pytest.raises(KeyError):
         executed(reporting, KeyError("bpm"))
     assert history(reporting).status == "failed"
@@ -85,7 +85,7 @@ def test_the_next_result_ends_a_failure(reporting: Any) -> None:
         "finished", {"message": "3 songs ready."})
 
 
-def test_the_same_number_in_another_workflow_is_another_node(reporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_workflow_is_another_node(reporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for workflow in ("first", "second"):
         monkeypatch.setattr(reporting.events, "_workflow_of", lambda _, name=workflow: name)
         with pytest.raises(KeyError):
@@ -93,14 +93,14 @@ def test_the_same_number_in_another_workflow_is_another_node(reporting: Any, mon
         assert history(reporting).workflow == workflow
 
 
-def test_an_interrupt_is_no_error(comfy: ModuleType, reporting: Any) -> None:
+def test_interrupt_is_no_error(comfy: ModuleType, reporting: Any) -> None:
     executed(reporting, "ready")
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         executed(reporting, comfy.model_management.InterruptProcessingException())
     assert history(reporting).status == "finished"
 
 
-def test_messages_hold_no_place_of_the_server(comfy: ModuleType, reporting: Any) -> None:
+def test_messages_hold_no_server_path(comfy: ModuleType, reporting: Any) -> None:
     import folder_paths
 
     wording = pack_module("nodes.host.wording")
@@ -124,7 +124,7 @@ def test_messages_hold_no_place_of_the_server(comfy: ModuleType, reporting: Any)
 @pytest.mark.parametrize(("place", "secret"), [
     ("/srv/my music/the (old) songs/a b.wav", "srv"), ("/mnt/h\u00f6rt/x.y/a.wav", "mnt"),
     (r"D:\Users\Jo Doe\a b.wav", "Users"), (r"\\nas\share\a b.wav", "nas")])
-def test_no_sentence_can_hold_a_place(comfy: ModuleType, place: str, secret: str) -> None:
+def test_sentences_hold_no_path(comfy: ModuleType, place: str, secret: str) -> None:
     """Every text with something put into it, as if that were a path."""
     wording = pack_module("nodes.host.wording")
     texts = [text for folder in ("sidestep_core", "nodes") for file in (PACK / folder).rglob("*.py")
@@ -160,7 +160,7 @@ def test_stages_name_their_nodes(comfy: ModuleType) -> None:
         assert wording.sentence(wording.SideStepError(text)) == shown
 
 
-def test_every_stage_of_the_core_has_a_node(nodes: list[Any]) -> None:
+def test_every_stage_has_a_node(nodes: list[Any]) -> None:
     stages = pack_module("nodes.host.wording").STAGES
     assert set(stages.values()) <= {node.define_schema().display_name for node in nodes}
     texts = [node.value.lower() for file in (PACK / "sidestep_core").rglob("*.py")
@@ -172,14 +172,14 @@ def test_every_stage_of_the_core_has_a_node(nodes: list[Any]) -> None:
     assert {stage for stage in stages if any(stage in text for text in texts)} == stages.keys()
 
 
-def test_what_a_node_shows_holds_no_place(reporting: Any, comfy: ModuleType) -> None:
+def test_node_output_holds_no_path(reporting: Any, comfy: ModuleType) -> None:
     import folder_paths
 
     executed(reporting, f"Saved as {folder_paths.get_output_directory()}/a.json")
     assert history(reporting).output == {"message": "Saved as output/a.json"}
 
 
-def test_every_event_and_answer_is_without_places(reporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_and_answers_hide_paths(reporting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Any]] = []
     monkeypatch.setattr(reporting.events.PromptServer.instance, "send_sync", lambda _, event: sent.append(event))
     progress = pack_module("sidestep_core.progress").Progress(

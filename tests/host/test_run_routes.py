@@ -65,7 +65,7 @@ def test_runs_are_listed_newest_first(server: ComfyUI, runs: Path) -> None:
     assert told(server, "/b") == found[0]
 
 
-def test_run_has_all_fields_of_page(server: ComfyUI, runs: Path) -> None:
+def test_run_has_all_fields(server: ComfyUI, runs: Path) -> None:
     folder = write_run(runs / "a", ended="stopped", files=["gone.safetensors", "kept.safetensors"],
                        message=f"Nothing could be written into {runs}.")
     (folder / "workflow.json").write_text('{"nodes": []}', encoding="utf-8")
@@ -83,7 +83,7 @@ def test_run_has_all_fields_of_page(server: ComfyUI, runs: Path) -> None:
     adapter.unlink()
 
 
-def test_unchanged_answer_is_not_sent_again(server: ComfyUI, runs: Path) -> None:
+def test_unchanged_answer_sends_nothing(server: ComfyUI, runs: Path) -> None:
     folder = write_run(runs / "a")
     for path in ("", "/a", "/a/metrics"):
         _, headers, _ = ask(server, path)
@@ -155,13 +155,13 @@ def test_wrong_note_is_refused(server: ComfyUI, runs: Path, body: object) -> Non
     assert told(server, "/a")["note"] == ""
 
 
-def test_form_of_other_site_is_refused(server: ComfyUI, runs: Path) -> None:
+def test_other_sites_are_refused(server: ComfyUI, runs: Path) -> None:
     write_run(runs / "a")
     assert ask(server, "/a/delete", {}, {"Content-Type": "text/plain"})[0] == 415
     assert (runs / "a").is_dir()
 
 
-def test_run_is_deleted_and_adapter_stays(server: ComfyUI, runs: Path) -> None:
+def test_deleting_keeps_the_adapter(server: ComfyUI, runs: Path) -> None:
     write_run(runs / "a", finished=True)
     adapter = server.base / "models" / "loras" / "a.safetensors"
     adapter.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def test_run_is_deleted_and_adapter_stays(server: ComfyUI, runs: Path) -> None:
     adapter.unlink()
 
 
-def test_run_in_use_is_not_deleted(server: ComfyUI, runs: Path) -> None:
+def test_used_run_is_kept(server: ComfyUI, runs: Path) -> None:
     folder = write_run(runs / "a")
     with locks.held(folder, "trained"):
         status, _, content = ask(server, "/a/delete", {})

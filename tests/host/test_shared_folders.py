@@ -67,7 +67,7 @@ def test_shared_folders_are_read(server: ComfyUI, computer: Path) -> None:
         assert told(outcome, "b")["songs"] == 3, folder
 
 
-def test_private_and_missing_folders_look_alike(server: ComfyUI, computer: Path) -> None:
+def test_private_and_missing_look_alike(server: ComfyUI, computer: Path) -> None:
     said = {answer(server, text) for text in (
         str(computer / "private"), str(computer / "private" / SONG), str(computer / "gone"),
         os.path.relpath(computer / "private", server.base / "input"))}
@@ -75,7 +75,7 @@ def test_private_and_missing_folders_look_alike(server: ComfyUI, computer: Path)
     assert "sidestep_songs" in said.pop()
 
 
-def test_lists_name_songs_of_shared_folders_only(server: ComfyUI, computer: Path) -> None:
+def test_lists_reach_shared_folders_only(server: ComfyUI, computer: Path) -> None:
     shared = [str(computer / "listed" / SONG), f"../demo_songs/{NAMES[1]}"]
     private = [str(computer / "private" / SONG),
                os.path.relpath(computer / "private" / SONG, server.base / "input" / "strange"), f"link/{SONG}",

@@ -54,7 +54,7 @@ def rows(server: ComfyUI, key: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_rows_say_what_is_known_and_no_path(server: ComfyUI, folder: Path, key: str) -> None:
+def test_rows_hold_no_path(server: ComfyUI, folder: Path, key: str) -> None:
     status, _, content = ask(server, f"{key}?first=1&count=1")
     answer = json.loads(content)
     assert (status, answer["total"], answer["first"], len(answer["rows"])) == (200, 3, 1, 1)
@@ -64,7 +64,7 @@ def test_rows_say_what_is_known_and_no_path(server: ComfyUI, folder: Path, key: 
     assert str(folder) not in content.decode()
 
 
-def test_unknown_songs_are_no_error_and_no_file(server: ComfyUI, key: str) -> None:
+def test_unknown_songs_are_not_found(server: ComfyUI, key: str) -> None:
     assert ask(server, "another")[0] == 204
     for path in ("another/0/audio", f"{key}/3/audio", f"{key}/-1/audio", f"{key}/..%2F..%2F0/audio",
                  f"{key}/999999999/peaks"):
@@ -72,14 +72,14 @@ def test_unknown_songs_are_no_error_and_no_file(server: ComfyUI, key: str) -> No
     assert ask(server, "another/0/notes", {})[0] == 404
 
 
-def test_a_file_that_browsers_play_is_sent_as_it_is(server: ComfyUI, folder: Path, key: str) -> None:
+def test_playable_file_is_sent_unchanged(server: ComfyUI, folder: Path, key: str) -> None:
     status, headers, content = ask(server, f"{key}/0/audio")
     assert (status, headers["Content-Type"], content) == (200, "audio/wav", (folder / NAMES[0]).read_bytes())
     status, _, part = ask(server, f"{key}/0/audio", headers={"Range": "bytes=4-99"})
     assert (status, part) == (206, content[4:100])
 
 
-def test_other_files_are_sent_as_flac(server: ComfyUI, folder: Path, key: str) -> None:
+def test_other_files_become_flac(server: ComfyUI, folder: Path, key: str) -> None:
     (folder / NAMES[0]).rename(folder / "odd.wma")
     key = str(told(ran(server, {"b": building(folder=folder.name)}), "b")["preview"])
     place = next(row["index"] for row in rows(server, key) if row["name"] == "odd.wma")
@@ -108,7 +108,7 @@ def test_only_songs_are_sent(server: ComfyUI, folder: Path, key: str, query: str
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"[" * 100_000, b"[1]", b"{", b'{"bpm": NaN}', b" " * 10_000_001])
-def test_a_request_that_is_no_note_is_refused(server: ComfyUI, folder: Path, key: str, body: bytes) -> None:
+def test_malformed_note_is_refused(server: ComfyUI, folder: Path, key: str, body: bytes) -> None:
     before = files_of(folder)
     request = urllib.request.Request(f"{server.address}/sidestep/songs/{key}/0/notes", body, JSON)
     with pytest.raises(urllib.error.HTTPError) as refused:
@@ -117,7 +117,7 @@ def test_a_request_that_is_no_note_is_refused(server: ComfyUI, folder: Path, key
     assert files_of(folder) == before
 
 
-def test_a_waveform_is_small_and_has_the_songs_shape(server: ComfyUI, key: str) -> None:
+def test_waveform_follows_the_song(server: ComfyUI, key: str) -> None:
     peaks = json.loads(ask(server, f"{key}/0/peaks")[2])["peaks"]
     assert len(peaks) == 120
     assert max(peaks) == pytest.approx(80, abs=2)
@@ -125,7 +125,7 @@ def test_a_waveform_is_small_and_has_the_songs_shape(server: ComfyUI, key: str) 
     assert peaks != json.loads(ask(server, f"{key}/1/peaks")[2])["peaks"]
 
 
-def test_a_damaged_song_has_no_waveform_and_a_reason(server: ComfyUI, folder: Path) -> None:
+def test_damaged_song_gives_a_reason(server: ComfyUI, folder: Path) -> None:
     (folder / "bad.mp3").write_bytes(b"nonsense" * 100)
     key = str(told(ran(server, {"b": building(folder=folder.name)}), "b")["preview"])
     answer = server.get_json(f"/sidestep/songs/{key}")
@@ -135,7 +135,7 @@ def test_a_damaged_song_has_no_waveform_and_a_reason(server: ComfyUI, folder: Pa
         assert ask(server, f"{key}/{bad['index']}/audio?as=flac")[0] == 422
 
 
-def test_what_a_person_writes_is_beside_the_song(server: ComfyUI, folder: Path, key: str) -> None:
+def test_edits_are_written_beside_song(server: ComfyUI, folder: Path, key: str) -> None:
     before = files_of(folder)
     words = {"caption": "now a march", "bpm": "132", "lyrics": "[Verse]\nLeft\nRight"}
     status, _, content = ask(server, f"{key}/0/notes", words)
@@ -155,8 +155,7 @@ def test_what_a_person_writes_is_beside_the_song(server: ComfyUI, folder: Path, 
 
 @pytest.mark.parametrize("words", [{"bpm": "fast"}, {"bpm": "-3"}, {"path": "/etc/passwd"}, {"caption": 7},
                                    {"caption": "x" * 100_001}])
-def test_what_cannot_be_written_is_said_and_nothing_written(
-        server: ComfyUI, folder: Path, key: str, words: dict[str, object]) -> None:
+def test_impossible_write_changes_nothing(server: ComfyUI, folder: Path, key: str, words: dict[str, object]) -> None:
     before = files_of(folder)
     status, _, content = ask(server, f"{key}/0/notes", {"genre": "polka"} | words)
     assert status == 422
@@ -170,15 +169,15 @@ def test_what_cannot_be_written_is_said_and_nothing_written(
     (JSON | {"Origin": "https://elsewhere.example"}, 403),
     (JSON | {"Sec-Fetch-Site": "cross-site"}, 403),
 ])
-def test_other_sites_can_write_nothing(server: ComfyUI, folder: Path, key: str, headers: dict[str, str],
-                                       status: int) -> None:
+def test_other_sites_cannot_write(server: ComfyUI, folder: Path, key: str, headers: dict[str, str],
+                                  status: int) -> None:
     before = files_of(folder)
     assert ask(server, f"{key}/0/notes", {"caption": "hostile"}, headers)[0] == status
     assert ask(server, f"{key}/notes", {}, headers)[0] == status
     assert files_of(folder) == before
 
 
-def test_nothing_is_written_by_reading(server: ComfyUI, folder: Path, key: str) -> None:
+def test_reading_writes_nothing(server: ComfyUI, folder: Path, key: str) -> None:
     before = files_of(folder)
     assert ask(server, f"{key}/0/notes")[0] in (404, 405)
     for path in (key, f"{key}/0/audio", f"{key}/0/peaks"):
@@ -186,7 +185,7 @@ def test_nothing_is_written_by_reading(server: ComfyUI, folder: Path, key: str) 
     assert files_of(folder) == before
 
 
-def test_all_notes_are_written_at_once(server: ComfyUI, folder: Path) -> None:
+def test_all_notes_are_written(server: ComfyUI, folder: Path) -> None:
     prompt = {"b": building(folder=folder.name),
               "l": node("SideStepSongAudio", songs=["b", 0], seconds=1.0, start=0.0),
               "t": node("StringConcatenate", string_a="about", string_b=["l", 1], delimiter=" "),
@@ -202,7 +201,7 @@ def test_all_notes_are_written_at_once(server: ComfyUI, folder: Path) -> None:
     assert json.loads(ask(server, f"{key}/notes", {})[2]) == {"songs": 0, "problems": []}
 
 
-def test_a_later_correction_is_not_undone_from_another_table(server: ComfyUI, folder: Path) -> None:
+def test_stale_table_keeps_later_edit(server: ComfyUI, folder: Path) -> None:
     """The caption is corrected in the table of Build Dataset, the tempo then in one that shows the caption before."""
     prompt = {"b": building(folder=folder.name),
               "c": node("SideStepCaptionSongs", songs=["b", 0], captions=["t", 0], replace=True),
@@ -220,13 +219,13 @@ def test_a_later_correction_is_not_undone_from_another_table(server: ComfyUI, fo
     assert find_songs(folder).songs[0].bpm == 77
 
 
-def test_a_text_can_be_taken_away_and_written_again(server: ComfyUI, folder: Path, key: str) -> None:
+def test_text_can_be_removed(server: ComfyUI, folder: Path, key: str) -> None:
     for caption in ("", CAPTIONS[0]):
         assert json.loads(ask(server, f"{key}/0/notes", {"caption": caption})[2])["caption"] == caption
         assert find_songs(folder).songs[0].caption == caption
 
 
-def test_songs_that_a_list_elsewhere_describes_cannot_be_written(server: ComfyUI, folder: Path) -> None:
+def test_remotely_listed_songs_are_readonly(server: ComfyUI, folder: Path) -> None:
     listed = server.base / "input" / "a list"
     listed.mkdir()
     samples = [{"audio_path": str(folder / name), "caption": name} for name in NAMES]
@@ -240,7 +239,7 @@ def test_songs_that_a_list_elsewhere_describes_cannot_be_written(server: ComfyUI
     assert files_of(folder) == before
 
 
-def test_a_section_cannot_be_written(server: ComfyUI, folder: Path) -> None:
+def test_sections_cannot_be_written(server: ComfyUI, folder: Path) -> None:
     shutil.rmtree(folder)
     write_long_song(folder)
     prompt = {"b": building(folder=folder.name), "s": splitting()}

@@ -22,7 +22,7 @@ FRAMES = 5
 
 
 @torch.no_grad()
-def test_latents_are_the_hosts(comfy: ModuleType, checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_standalone_latents_match_host(comfy: ModuleType, checkpoint: Checkpoint, tmp_path: Path) -> None:
     file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
     write_tensors(file, diffusers_vae(read_tensors(checkpoint.vae)))
     write_json(file.parent / "config.json", {

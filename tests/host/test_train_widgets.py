@@ -63,7 +63,7 @@ def as_config(kind: type[Config], name: str, value: object) -> Config:
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)
-def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, node: str, kind: type[Config]) -> None:
+def test_every_setting_has_a_widget(server: ComfyUI, node: str, kind: type[Config]) -> None:
     widgets = widgets_of(server, node, kind)
     assert sorted(widgets) == sorted(settings_of(node, kind))
     for field in fields(kind):
@@ -74,7 +74,7 @@ def test_there_is_a_widget_for_each_setting_with_its_default(server: ComfyUI, no
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)
-def test_the_choices_are_all_that_there_are(server: ComfyUI, node: str, kind: type[Config]) -> None:
+def test_widgets_offer_every_choice(server: ComfyUI, node: str, kind: type[Config]) -> None:
     choices = {name: list(get_args(hint)) for name, hint in get_type_hints(kind).items()
                if get_origin(hint) is Literal and name in settings_of(node, kind)}
     found = {name: options["options"] for name, (_, options) in widgets_of(server, node, kind).items()
@@ -83,7 +83,7 @@ def test_the_choices_are_all_that_there_are(server: ComfyUI, node: str, kind: ty
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)
-def test_what_a_widget_allows_is_valid(server: ComfyUI, node: str, kind: type[Config]) -> None:
+def test_allowed_values_are_valid(server: ComfyUI, node: str, kind: type[Config]) -> None:
     numbers = 0
     for name, (_, options) in widgets_of(server, node, kind).items():
         for value in [options["default"], *options.get("options", [])]:
@@ -97,8 +97,8 @@ def test_what_a_widget_allows_is_valid(server: ComfyUI, node: str, kind: type[Co
 
 
 @pytest.mark.parametrize(("node", "kind", "name", "value"), BETWEEN)
-def test_what_lies_between_is_refused_by_name(server: ComfyUI, node: str, kind: type[Config], name: str,
-                                              value: float) -> None:
+def test_invalid_values_name_the_setting(server: ComfyUI, node: str, kind: type[Config], name: str,
+                                         value: float) -> None:
     options = widgets_of(server, node, kind)[name][1]
     assert options["min"] < value < options["max"]
     with pytest.raises(ConfigError, match=name):
@@ -153,6 +153,6 @@ def test_tooltips_state_the_facts(server: ComfyUI, name: str, stated: tuple[str,
 
 
 @pytest.mark.parametrize(("node", "kind"), NODES)
-def test_every_widget_says_what_it_is_in_a_few_words(server: ComfyUI, node: str, kind: type[Config]) -> None:
+def test_tooltips_are_short(server: ComfyUI, node: str, kind: type[Config]) -> None:
     lengths = {name: len(options.get("tooltip", "")) for name, (_, options) in widgets_of(server, node, kind).items()}
     assert {name: length for name, length in lengths.items() if not 15 <= length <= 450} == {}

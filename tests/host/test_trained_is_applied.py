@@ -110,8 +110,7 @@ def merged(checkpoint: Checkpoint, trained: Trained, strength: float) -> Tensor:
 
 @torch.no_grad()
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_the_host_computes_what_was_trained(host: Any, checkpoint: Checkpoint, trained: Trained,
-                                            strength: float) -> None:
+def test_host_computes_trained_change(host: Any, checkpoint: Checkpoint, trained: Trained, strength: float) -> None:
     unchanged = host_velocity(host)
     patched, matched, total = pack_module("nodes.host.models").patch(host, trained.path, strength)
     assert matched == total == len(target_modules(trained.config, 4))
@@ -125,8 +124,8 @@ def test_the_host_computes_what_was_trained(host: Any, checkpoint: Checkpoint, t
 
 @torch.no_grad()
 @pytest.mark.parametrize("strength", STRENGTHS)
-def test_the_stock_loader_changes_every_weight_as_trained(comfy: ModuleType, host: Any, trained: Trained,
-                                                          base: dict[str, Tensor], strength: float) -> None:
+def test_stock_loader_applies_trained_weights(comfy: ModuleType, host: Any, trained: Trained, base: dict[str, Tensor],
+                                              strength: float) -> None:
     """Relative to the change, not to the weight: in float64, which the host's arithmetic leaves to its caller."""
     patched, _ = comfy.sd.load_lora_for_models(host, None, comfy.utils.load_torch_file(str(trained.path)), strength,
                                                0.0)
@@ -141,7 +140,7 @@ def test_the_stock_loader_changes_every_weight_as_trained(comfy: ModuleType, hos
         assert deviation((applied - weight) * (1 + PERTURBED), strength * change.delta) > FP32
 
 
-def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Trained) -> None:
+def test_host_loader_proves_the_adapter(comfy: ModuleType, trained: Trained) -> None:
     load = pack_module("nodes.host.models").load_as_comfyui
     proof = prove(trained.path, trained.adapter.deltas(), load)
     assert proof.matched == proof.total == len(target_modules(trained.config, 4))
@@ -149,8 +148,8 @@ def test_the_proof_by_the_hosts_loader(comfy: ModuleType, trained: Trained) -> N
     assert proof.error <= FP32
 
 
-def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Trained,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proof_works_with_streamed_weights(comfy: ModuleType, trained: Trained,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
     """DynamicVRAM, the default on NVIDIA: a layer of the host has no weight until a file is loaded into it."""
     import comfy.memory_management
 
@@ -162,7 +161,7 @@ def test_the_proof_where_the_host_streams_weights(comfy: ModuleType, trained: Tr
     assert proof.matched == proof.total
 
 
-def test_the_proof_notices_whatever_is_wrong(comfy: ModuleType, trained: Trained, tmp_path: Path) -> None:
+def test_proof_detects_every_wrong_part(comfy: ModuleType, trained: Trained, tmp_path: Path) -> None:
     """The twin: a hundredth more of any part of the file, but of an alpha that the host does not use."""
     state = trained.adapter.state_dict()
     parts = {name.removesuffix(".weight").rpartition(".")[2] for name in state} - ({"alpha"} if idle(state) else set())
@@ -180,7 +179,7 @@ def idle(state: dict[str, Tensor]) -> bool:
 
 
 @torch.no_grad()
-def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, trained: Trained) -> None:
+def test_missing_alpha_changes_the_effect(comfy: ModuleType, host: Any, trained: Trained) -> None:
     """Why every file has `.alpha`: without it the host takes a scale of one, whatever was trained."""
     tensors = comfy.utils.load_torch_file(str(trained.path))
     bare = {name: tensor for name, tensor in tensors.items() if not name.endswith(".alpha")}
@@ -188,7 +187,7 @@ def test_without_alpha_the_host_would_be_wrong(comfy: ModuleType, host: Any, tra
     assert (deviation(host_velocity(patched), trained.decoder(*batch())) > FP32) != idle(bare)
 
 
-def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Trained, tmp_path: Path) -> None:
+def test_reloaded_decoder_equals_trained(checkpoint: Checkpoint, trained: Trained, tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path, checkpoint, (50, 60), width=2048)
     fresh = prepared(checkpoint, dataset, trained.config, CONFIG)
     fresh.adapter.load_state_dict(read_tensors(trained.path))
@@ -197,7 +196,7 @@ def test_reloading_gives_the_trained_decoder(checkpoint: Checkpoint, trained: Tr
 
 
 @pytest.mark.parametrize("change", ["another model's names", "another model's widths"])
-def test_what_does_not_fit_is_an_error(host: Any, checkpoint: Checkpoint, tmp_path: Path, change: str) -> None:
+def test_unfitting_adapter_is_an_error(host: Any, checkpoint: Checkpoint, tmp_path: Path, change: str) -> None:
     """The host would go on in silence, as if the adapter did nothing."""
     dataset = write_dataset(tmp_path / "dataset", checkpoint, (50,), width=2048)
     training = prepared(checkpoint, dataset, LoraConfig(rank=2), CONFIG)

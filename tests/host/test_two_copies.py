@@ -11,7 +11,7 @@ from tests.running import demo_comfyui
 OTHER = "Side-Step-main"
 
 
-def test_a_second_copy_stays_out_and_says_so(tmp_path: Path) -> None:
+def test_second_copy_stays_out(tmp_path: Path) -> None:
     link(PACK, tmp_path / "custom_nodes" / OTHER)
     with demo_comfyui(tmp_path) as server:
         info = server.get_json("/object_info/SideStepTrainAdapter")

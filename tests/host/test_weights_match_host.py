@@ -113,7 +113,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("kind", FORMATS)
-def test_every_weight_is_what_the_host_computes_with(folder: Path, kind: str, precision: str) -> None:
+def test_weights_match_the_host(folder: Path, kind: str, precision: str) -> None:
     prefix = "model.diffusion_model." if kind.startswith("prefixed") else ""
     weights = Weights.open([folder / f"{kind}.safetensors"], prefix)
     host = read_tensors(folder / kind / f"{precision}.safetensors")
@@ -123,7 +123,7 @@ def test_every_weight_is_what_the_host_computes_with(folder: Path, kind: str, pr
         assert torch.equal(ours, expected), name
 
 
-def test_quantised_weights_differ_from_the_original(folder: Path) -> None:
+def test_quantised_weights_differ_from_original(folder: Path) -> None:
     """The twin: the comparison would notice a format that is read as another."""
     name = "decoder.layers.0.mlp.up_proj.weight"
     distinct = ("fp32", "bf16", "fp8", "fp8_e5m2", "fp8_scaled", "fp8_e5m2_scaled", "int8", "int8_rows")

@@ -47,7 +47,7 @@ def estimating(mode: str) -> dict[str, Any]:
     return found
 
 
-def test_the_estimate_and_its_heat_map_are_shown(page: Page, request: pytest.FixtureRequest) -> None:
+def test_estimate_and_heat_map_shown(page: Page, request: pytest.FixtureRequest) -> None:
     prompt = estimating(request.node.callspec.id)
     save = {"class_type": "SideStepSavePreset", "inputs": {
         "name": "estimated", "description": "", "overwrite": True,
@@ -65,7 +65,7 @@ def test_the_estimate_and_its_heat_map_are_shown(page: Page, request: pytest.Fix
         .some(output => output.images?.length === 1)""", timeout=PATIENCE)
 
 
-def test_widgets_that_count_for_nothing_are_disabled(page: Page, request: pytest.FixtureRequest) -> None:
+def test_idle_widgets_are_disabled(page: Page, request: pytest.FixtureRequest) -> None:
     open_workflow(page, estimating(request.node.callspec.id))
     assert disabled(page) == set()
     page.evaluate("""type => window.app.graph.nodes.find(node => node.type === type).disconnectInput('estimate')""",

@@ -28,30 +28,30 @@ def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> I
         yield opened
 
 
-def test_the_demos_workflow_is_its_prompt(page: Page) -> None:
+def test_demo_workflow_equals_its_prompt(page: Page) -> None:
     assert meaning(asked_by(page, DEMO)) == meaning(json.loads(PROMPT.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_an_example_is_its_prompt_for_people(page: Page, example: Example) -> None:
+def test_example_equals_its_prompt(page: Page, example: Example) -> None:
     prompt = json.loads(example.prompt.read_text(encoding="utf-8"))
     assert meaning(asked_by(page, example.file)) == meaning(for_people(prompt))
 
 
-def test_a_changed_number_is_noticed() -> None:
+def test_changed_number_is_detected() -> None:
     prompt = json.loads(PROMPT.read_text(encoding="utf-8"))
     assert meaning(prompt) != meaning(for_people(prompt))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_no_two_nodes_overlap(page: Page, path: Path) -> None:
+def test_nodes_do_not_overlap(page: Page, path: Path) -> None:
     show(page, path)
     boxes = page.evaluate("() => window.app.graph.nodes.map(({ title, pos, size }) => [title, ...pos, ...size])")
     overlapping = [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if overlap(a[1:], b[1:])]
     assert overlapping == []
 
 
-def test_every_example_has_a_thumbnail_and_no_id() -> None:
+def test_examples_have_thumbnails() -> None:
     files = sorted((PACK / "example_workflows").glob("*.json"))
     assert files == sorted(example.file for example in EXAMPLES)
     for path in files:
@@ -61,7 +61,7 @@ def test_every_example_has_a_thumbnail_and_no_id() -> None:
 
 
 @pytest.mark.parametrize("path", FILES[1:], ids=lambda path: path.stem)
-def test_every_model_names_its_download(path: Path) -> None:
+def test_models_name_their_download(path: Path) -> None:
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     for node in nodes:
         named = [value for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
@@ -73,7 +73,7 @@ def test_every_model_names_its_download(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_note_is_at_the_top_left(path: Path) -> None:
+def test_note_is_at_top_left(path: Path) -> None:
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
     [note] = [node for node in nodes if node["type"] == "MarkdownNote"]
     assert note["title"] == "How to use this"
@@ -81,13 +81,13 @@ def test_the_note_is_at_the_top_left(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_titles_are_readable_when_opened(page: Page, path: Path) -> None:
+def test_opened_titles_are_readable(page: Page, path: Path) -> None:
     show(page, path)
     assert page.evaluate("() => window.app.canvas.low_quality") is False  # below, the page draws no text
 
 
 @pytest.mark.parametrize("path", FILES[1:], ids=lambda path: path.stem)
-def test_one_missing_file_is_one_line(page: Page, path: Path) -> None:
+def test_missing_file_is_one_line(page: Page, path: Path) -> None:
     show(page, path)
     missing = page.evaluate("""() => document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia
         .state.value.missingModel.missingModelCandidates""")

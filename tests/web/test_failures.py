@@ -43,14 +43,14 @@ def run(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("folder", "said"), [("my_song", "no folder"), (EMPTY, "No")])
-def test_a_folder_that_cannot_be_used_is_said_on_the_node(page: Page, folder: str, said: str) -> None:
+def test_unusable_folder_is_shown(page: Page, folder: str, said: str) -> None:
     open_workflow(page, build(folder), f"with {folder}")
     run(page)
     expect(page.locator(NOTE)).to_contain_text(said, timeout=PATIENCE)
     expect(page.locator(NOTE)).to_contain_text(folder)
 
 
-def test_what_comfyui_refuses_is_said_on_the_node(page: Page, server: ComfyUI) -> None:
+def test_refusal_by_comfyui_is_shown(page: Page, server: ComfyUI) -> None:
     prompt = build(EMPTY)
     prompt["1"]["inputs"]["genre_ratio"] = 7.0
     open_workflow(page, prompt, "refused")
@@ -66,7 +66,7 @@ def test_what_comfyui_refuses_is_said_on_the_node(page: Page, server: ComfyUI) -
     expect(page.locator(NOTE)).not_to_contain_text("genre_ratio")
 
 
-def test_what_is_not_used_is_said_on_the_node(page: Page, server: ComfyUI) -> None:
+def test_unused_parts_are_shown(page: Page, server: ComfyUI) -> None:
     """And no longer once another file is chosen, which is used whole."""
     lora = {f"diffusion_model.decoder.layers.0.self_attn.q_proj.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
     loras = server.base / "models" / "loras"

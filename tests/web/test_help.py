@@ -13,13 +13,13 @@ from demo.setup import PACK
 PAGES = sorted((PACK / "web" / "docs").glob("*.md"))
 
 
-def test_every_node_has_a_page(server: ComfyUI) -> None:
+def test_every_node_has_help(server: ComfyUI) -> None:
     nodes = {name for name in server.get_json("/object_info") if name.startswith("SideStep")}
     assert {path.stem for path in PAGES} == nodes
 
 
 @pytest.mark.parametrize("name", [path.stem for path in PAGES])
-def test_the_page_explains_every_input(server: ComfyUI, name: str) -> None:
+def test_help_explains_every_input(server: ComfyUI, name: str) -> None:
     with urllib.request.urlopen(f"{server.address}/extensions/{PACK_NAME}/docs/{name}.md", timeout=30) as reply:
         page = reply.read().decode()
     info = server.get_json(f"/object_info/{name}")[name]

@@ -32,7 +32,7 @@ def step(number: int, **metrics: float) -> Progress:
     return Progress(stage="train", step=number, total=100_000, metrics=metrics)
 
 
-def test_a_run_that_goes_on_is_not_training_yet(history: ModuleType) -> None:
+def test_continued_run_is_not_training(history: ModuleType) -> None:
     run = history.History(node_id="7", run="a", workflow=None)
     run.update(step(3, loss=0.5))
     run.update(Progress(stage="preview", step=1, total=2, notice="Told once."))
@@ -74,7 +74,7 @@ def test_elapsed_time_ends_with_the_run(history: ModuleType, monkeypatch: pytest
     assert run.take_event()["elapsed_seconds"] == 5.0
 
 
-def test_a_long_run_is_thinned_evenly_and_keeps_every_heldout_loss(history: ModuleType) -> None:
+def test_thinning_keeps_heldout_losses(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(1, 50_001):
         run.update(step(number, loss=1.0, **({"heldout": 2.0} if number % 500 == 0 else {})))
@@ -86,7 +86,7 @@ def test_a_long_run_is_thinned_evenly_and_keeps_every_heldout_loss(history: Modu
     assert [point.step for point in run.points if "heldout" in point.metrics] == list(range(500, 50_001, 500))
 
 
-def test_more_heldout_losses_than_points_stay_bounded(history: ModuleType) -> None:
+def test_many_heldout_losses_stay_bounded(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(1, 10_001):
         run.update(step(number, heldout=2.0))
@@ -94,21 +94,21 @@ def test_more_heldout_losses_than_points_stay_bounded(history: ModuleType) -> No
     assert run.points[-1].step == 10_000
 
 
-def test_a_resumed_run_replaces_the_steps_that_it_repeats(history: ModuleType) -> None:
+def test_resumed_run_replaces_repeated_steps(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number, loss in ((1, 0.1), (2, 0.2), (3, 0.3), (2, 0.25)):
         run.update(step(number, loss=loss))
     assert [(point.step, point.metrics["loss"]) for point in run.points] == [(1, 0.1), (2, 0.25)]
 
 
-def test_numbers_of_one_step_that_come_apart_are_one_point(history: ModuleType) -> None:
+def test_numbers_of_step_are_merged(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     run.update(step(5, loss=0.5))
     run.update(step(5, heldout=0.7))
     assert [point.metrics for point in run.points] == [{"loss": 0.5, "heldout": 0.7}]
 
 
-def test_losses_by_time_are_points_and_the_newest_are_known(history: ModuleType) -> None:
+def test_newest_timestep_losses_are_kept(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     run.update(step(1, **{"loss": 0.5, "t0.1": 0.8, "t0.9": 0.4}))
     run.update(step(2, **{"loss": 0.5, "t0.1": 0.7}))
@@ -120,7 +120,7 @@ def test_losses_by_time_are_points_and_the_newest_are_known(history: ModuleType)
         "t0.1": 0.7, "t0.9": 0.4, "heldout_t0.5": 0.3}
 
 
-def test_previews_are_told_without_paths_and_found_by_step(history: ModuleType, tmp_path: Path) -> None:
+def test_previews_are_found_by_step(history: ModuleType, tmp_path: Path) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     assert run.answer()["previews"] == []
     run.add_preview(history.Preview(step=100, message="Out of memory."))
@@ -134,7 +134,7 @@ def test_previews_are_told_without_paths_and_found_by_step(history: ModuleType, 
     assert len(run.answer()["previews"]) == 2
 
 
-def test_of_many_previews_the_first_and_the_newest_stay(history: ModuleType) -> None:
+def test_first_and_newest_previews_stay(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number in range(0, 5000, 10):
         run.add_preview(history.Preview(step=number))
@@ -142,14 +142,14 @@ def test_of_many_previews_the_first_and_the_newest_stay(history: ModuleType) -> 
     assert [run.previews[place].step for place in (0, 1, -1)] == [0, 5000 - 10 * (history.MAX_PREVIEWS - 1), 4990]
 
 
-def test_what_json_does_not_know_becomes_null(history: ModuleType) -> None:
+def test_non_finite_numbers_become_null(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     run.update(step(1, loss=math.nan, smoothed=math.inf, lr=1e-4))
     answer = json.loads(json.dumps(run.answer(), allow_nan=False))
     assert answer["points"] == [{"step": 1, "loss": None, "smoothed": None, "lr": 1e-4}]
 
 
-def test_the_time_left_lasts_until_the_run_ends(history: ModuleType) -> None:
+def test_time_left_ends_with_run(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     run.update(step(1, loss=0.5, eta_seconds=60.0))
     run.update(step(1))
@@ -160,7 +160,7 @@ def test_the_time_left_lasts_until_the_run_ends(history: ModuleType) -> None:
     assert run.answer()["eta_seconds"] is None
 
 
-def test_every_point_travels_in_the_next_event(history: ModuleType) -> None:
+def test_points_travel_with_next_event(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for number in (1, 2, 3):
         run.update(step(number, loss=1 / number))
@@ -174,7 +174,7 @@ def test_every_point_travels_in_the_next_event(history: ModuleType) -> None:
     assert run.take_event()["points"] == []
 
 
-def test_a_notice_is_shown_while_training_and_at_the_end(history: ModuleType) -> None:
+def test_notice_is_shown_throughout(history: ModuleType) -> None:
     run = history.History(node_id="4", run="r", workflow=None)
     for _ in range(2):
         run.update(Progress(stage="load", step=0, total=1, message="Loading", notice="Warm-up takes 1 step."))

@@ -60,8 +60,7 @@ def begin(server: ComfyUI, folder: Path, steps: int, seconds: float, pause: floa
 
 
 @pytest.mark.parametrize(("steps", "seconds"), [(2000, 0.001), (300, 0.02), (40, 0.2), (6, 1.0)])
-def test_page_equals_file_during_the_run(page: Page, server: ComfyUI, tmp_path: Path, steps: int,
-                                         seconds: float) -> None:
+def test_page_follows_the_file(page: Page, server: ComfyUI, tmp_path: Path, steps: int, seconds: float) -> None:
     open_trainer(page, server)
     file, prompt = begin(server, tmp_path, steps, seconds)
     looks, running = 0, True
@@ -80,7 +79,7 @@ def test_page_equals_file_during_the_run(page: Page, server: ComfyUI, tmp_path: 
     assert len(rows(file)) == steps
 
 
-def test_reload_during_the_run_loses_no_point(page: Page, server: ComfyUI, tmp_path: Path) -> None:
+def test_reload_loses_no_point(page: Page, server: ComfyUI, tmp_path: Path) -> None:
     open_trainer(page, server)
     file, prompt = begin(server, tmp_path, 200, 0.05)
     page.wait_for_function(f"({POINTS})().length > 20")
@@ -91,7 +90,7 @@ def test_reload_during_the_run_loses_no_point(page: Page, server: ComfyUI, tmp_p
     server.wait(prompt, 60)
 
 
-def test_training_line_stays_during_a_preview(page: Page, server: ComfyUI, tmp_path: Path) -> None:
+def test_training_line_survives_preview(page: Page, server: ComfyUI, tmp_path: Path) -> None:
     open_trainer(page, server)
     _, prompt = begin(server, tmp_path, 10, 0.01, PAUSE)
     panel = page.locator(PANEL)
@@ -101,7 +100,7 @@ def test_training_line_stays_during_a_preview(page: Page, server: ComfyUI, tmp_p
     server.wait(prompt, 60)
 
 
-def test_stopping_is_shown_at_once(page: Page, server: ComfyUI, tmp_path: Path) -> None:
+def test_stopping_is_shown_immediately(page: Page, server: ComfyUI, tmp_path: Path) -> None:
     open_trainer(page, server)
     _, prompt = begin(server, tmp_path, 10, 0.01, PAUSE)
     panel = page.locator(PANEL)
@@ -113,7 +112,7 @@ def test_stopping_is_shown_at_once(page: Page, server: ComfyUI, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("status", ["running", "stopping"])
-def test_nothing_goes_on_after_a_restart(page: Page, server: ComfyUI, status: str) -> None:
+def test_restart_ends_the_run(page: Page, server: ComfyUI, status: str) -> None:
     """The server knows nothing of a node that it has not run since it was started."""
     open_trainer(page, server)
     page.evaluate("""status => {

@@ -53,10 +53,10 @@ def entries(page: Page, word: str) -> list[str]:
 
 
 @pytest.mark.parametrize("word", FIRST_HITS)
-def test_search_leads_to_the_right_node(page: Page, ours: set[str], word: str) -> None:
+def test_search_finds_right_node(page: Page, ours: set[str], word: str) -> None:
     assert next(name for name in entries(page, word) if name in ours) == FIRST_HITS[word]
 
 
 @pytest.mark.parametrize("word", IN_SIGHT)
-def test_newcomers_nodes_are_in_sight(page: Page, word: str) -> None:
+def test_newcomers_nodes_are_visible(page: Page, word: str) -> None:
     assert IN_SIGHT[word] in entries(page, word)[:FIRST_ENTRIES]

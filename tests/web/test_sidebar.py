@@ -29,7 +29,7 @@ def run_command(page: Page, name: str) -> None:
     page.evaluate("name => window.app.extensionManager.command.execute(name)", name)
 
 
-def test_icon_opens_and_closes_the_sidebar(page: Page) -> None:
+def test_icon_toggles_the_sidebar(page: Page) -> None:
     page.locator(ICON).click()
     expect(page.locator(".sidestep-sidebar")).to_be_visible()
     page.locator(ICON).click()

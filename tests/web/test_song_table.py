@@ -77,7 +77,7 @@ def complaints_of(page: Page) -> list[str]:
     return found
 
 
-def test_the_songs_are_shown_and_stay_after_a_reload(page: Page, server: ComfyUI, folder: Path) -> None:
+def test_songs_stay_after_reload(page: Page, server: ComfyUI, folder: Path) -> None:
     load(page, server.address)
     complaints = complaints_of(page)
     (folder / "broken.mp3").touch()
@@ -98,7 +98,7 @@ def test_the_songs_are_shown_and_stay_after_a_reload(page: Page, server: ComfyUI
     assert [text for text in complaints if "sidestep" in text.lower() or "side-step" in text.lower()] == []
 
 
-def test_a_song_is_played_and_nothing_is_loaded_before(page: Page, folder: Path) -> None:
+def test_song_loads_when_played(page: Page, folder: Path) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/audio" in request.url else None)
     shutil.copy(folder / NAMES[0], folder / "odd.wma")
@@ -119,7 +119,7 @@ def test_a_song_is_played_and_nothing_is_loaded_before(page: Page, folder: Path)
     expect(row(table, "odd.wma").locator(".sidestep-play")).to_have_attribute("aria-pressed", "false")
 
 
-def test_an_edit_is_written_beside_the_song_and_seen_by_the_next_run(page: Page, folder: Path) -> None:
+def test_edit_reaches_the_next_run(page: Page, folder: Path) -> None:
     before = files_of(folder)
     table = show(page, {"1": building(folder=folder.name)})
     editor = edit(table, NAMES[0])
@@ -144,7 +144,7 @@ def test_an_edit_is_written_beside_the_song_and_seen_by_the_next_run(page: Page,
     expect(table.locator(".sidestep-bpm").first).to_have_text("88")
 
 
-def test_the_editor_has_room_in_the_template(page: Page, server: ComfyUI, folder: Path) -> None:
+def test_editor_fits_the_template(page: Page, server: ComfyUI, folder: Path) -> None:
     template = json.loads(GENERATE.file.read_text(encoding="utf-8"))
     show(page, {"1": building(folder=folder.name)})
     songs = page.evaluate("() => window.app.graph.nodes.find(node => node.properties.songs).properties.songs")
@@ -169,7 +169,7 @@ def test_the_editor_has_room_in_the_template(page: Page, server: ComfyUI, folder
     expect(editor).to_have_count(0)
 
 
-def test_unsaved_text_is_dropped_only_on_purpose(page: Page, folder: Path) -> None:
+def test_unsaved_text_is_kept(page: Page, folder: Path) -> None:
     table = show(page, {"1": building(folder=folder.name)})
     editor = edit(table, NAMES[0])
     caption = editor.locator("[name=caption]")
@@ -192,7 +192,7 @@ def test_unsaved_text_is_dropped_only_on_purpose(page: Page, folder: Path) -> No
 
 
 @pytest.mark.usefixtures("page")  # sets the render mode
-def test_a_reload_asks_before_it_drops_text(browser: Browser, server: ComfyUI, folder: Path) -> None:
+def test_reload_asks_about_unsaved_text(browser: Browser, server: ComfyUI, folder: Path) -> None:
     asked: list[str] = []
     with open_page(browser, server) as own:
         own.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
@@ -202,7 +202,7 @@ def test_a_reload_asks_before_it_drops_text(browser: Browser, server: ComfyUI, f
     assert "beforeunload" in asked
 
 
-def test_what_a_person_is_writing_outlives_a_run(page: Page, folder: Path) -> None:
+def test_unsaved_text_outlives_a_run(page: Page, folder: Path) -> None:
     table = show(page, {"1": building(folder=folder.name)})
     editor = edit(table, NAMES[0])
     caption = editor.locator("[name=caption]")
@@ -218,7 +218,7 @@ def test_what_a_person_is_writing_outlives_a_run(page: Page, folder: Path) -> No
     assert [song.caption for song in find_songs(folder).songs] == ["half a thought", CAPTIONS[1], "now it is loud"]
 
 
-def test_a_hostile_name_is_only_text(page: Page, folder: Path) -> None:
+def test_hostile_name_is_only_text(page: Page, folder: Path) -> None:
     alarms: list[str] = []
     page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
     (folder / NAMES[0]).rename(folder / f"{HOSTILE}.wav")
@@ -236,7 +236,7 @@ def test_a_hostile_name_is_only_text(page: Page, folder: Path) -> None:
     assert alarms == []
 
 
-def test_many_songs_come_page_by_page(page: Page, folder: Path) -> None:
+def test_many_songs_are_paged(page: Page, folder: Path) -> None:
     for number in range(MANY - len(NAMES)):
         shutil.copy(folder / "paper waltz.ogg", folder / f"waltz {number:02}.ogg")
     table = show(page, {"1": building(folder=folder.name)})
@@ -251,7 +251,7 @@ def test_many_songs_come_page_by_page(page: Page, folder: Path) -> None:
     expect(table).to_contain_text(f"21 - 40 of {MANY}")
 
 
-def test_all_notes_are_written_after_a_second_press(page: Page, folder: Path) -> None:
+def test_bulk_write_asks_twice(page: Page, folder: Path) -> None:
     before = files_of(folder)
     prompt = {"1": building(folder=folder.name), "3": node("SideStepSongAudio", songs=["1", 0], seconds=1.0, start=0.0),
               "4": node("StringConcatenate", string_a="about", string_b=["3", 1], delimiter=" "),
@@ -274,7 +274,7 @@ def test_all_notes_are_written_after_a_second_press(page: Page, folder: Path) ->
     assert [song.caption for song in find_songs(folder).songs] == [f"about {name}" for name in NAMES]
 
 
-def test_a_folder_widget_counts_for_nothing_where_songs_are_connected(page: Page) -> None:
+def test_connected_songs_disable_folder(page: Page) -> None:
     page.evaluate("""() => {
         const { graph } = window.app;
         graph.clear();

@@ -69,8 +69,8 @@ def training_part(prompt: Prompt, name: str) -> dict[str, Any]:
     return found
 
 
-def test_training_is_shown_live_restored_and_not_repeated(
-        page: Page, server: ComfyUI, prompt: Prompt, request: pytest.FixtureRequest) -> None:
+def test_training_is_live_and_restored(page: Page, server: ComfyUI, prompt: Prompt,
+                                       request: pytest.FixtureRequest) -> None:
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda message: complaints.append(f"{message.text} {message.location['url']}")
@@ -121,8 +121,7 @@ def test_training_is_shown_live_restored_and_not_repeated(
     assert again == asked, "pressing Run again would ask for another training"
 
 
-def test_a_trainer_inside_a_subgraph_shows_its_run(
-        page: Page, prompt: Prompt, request: pytest.FixtureRequest) -> None:
+def test_trainer_in_subgraph_shows_run(page: Page, prompt: Prompt, request: pytest.FixtureRequest) -> None:
     open_workflow(page, training_part(prompt, f"web-{request.node.callspec.id}"), "with a subgraph")
     page.evaluate("""type => {
         const { graph } = window.app;
@@ -136,8 +135,7 @@ def test_a_trainer_inside_a_subgraph_shows_its_run(
     }""", timeout=PATIENCE)
 
 
-def test_previews_and_losses_by_time_are_there_and_switching_keeps_the_place(
-        page: Page, previewed: dict[str, Any]) -> None:
+def test_switching_previews_keeps_the_place(page: Page, previewed: dict[str, Any]) -> None:
     open_workflow(page, previewed, "with previews")
     look_at(page, PREVIEWED)
     panel = page.locator(PANEL)
@@ -159,7 +157,7 @@ def test_previews_and_losses_by_time_are_there_and_switching_keeps_the_place(
     expect(buttons.nth(0)).to_have_attribute("aria-pressed", "false")
 
 
-def test_widgets_that_settings_replace_are_disabled(page: Page, prompt: Prompt) -> None:
+def test_replaced_widgets_are_disabled(page: Page, prompt: Prompt) -> None:
     open_workflow(page, training_part(prompt, "with settings"), "with settings")
     steps = page.get_by_label("max_steps", exact=True).locator("input")
     assert widgets(page, disabled=True) == set()
@@ -230,7 +228,7 @@ def widgets(page: Page, *, disabled: bool) -> set[str]:
     return set(names)
 
 
-def test_a_preset_with_a_connected_text_shows_its_values_when_it_has_run(page: Page, prompt: Prompt) -> None:
+def test_preset_text_shows_its_values(page: Page, prompt: Prompt) -> None:
     open_workflow(page, training_part(prompt, "with a text"), "with a text")
     page.evaluate("""type => {
         const { graph } = window.app;
@@ -246,7 +244,7 @@ def test_a_preset_with_a_connected_text_shows_its_values_when_it_has_run(page: P
     page.wait_for_function(f"({SHOWN})('{TRAINER}').max_steps === '99'")
 
 
-def test_previews_are_served_by_their_numbers_only(server: ComfyUI, previewed: dict[str, Any]) -> None:
+def test_previews_need_valid_numbers(server: ComfyUI, previewed: dict[str, Any]) -> None:
     run = server.get_json(f"/sidestep/nodes/{PREVIEWED}/history")["run"]
     folder = f"/sidestep/nodes/{PREVIEWED}/runs/{quote(run)}/previews"
     status, headers, whole = download(server, f"{folder}/0")

@@ -84,12 +84,12 @@ def _meet(error: str, after: int) -> None:
     import torch
 
     from sidestep_core.io import atomic
-    from sidestep_core.training import metrics, train
+    from sidestep_core.training import loop, metrics
 
     full = OSError(errno.ENOSPC, "No space left on device")
     owner, name, raised, times = {
-        "memory": (train, "optimizer_step", torch.OutOfMemoryError("CUDA out of memory."), 1),
-        "device": (train, "optimizer_step", RuntimeError("CUDA error: unspecified launch failure"), 1),
+        "memory": (loop, "optimizer_step", torch.OutOfMemoryError("CUDA out of memory."), 1),
+        "device": (loop, "optimizer_step", RuntimeError("CUDA error: unspecified launch failure"), 1),
         "metrics": (metrics.Metrics, "_append", full, 1),
         "disk": (atomic, "_flush_to_disk", full, sys.maxsize),
     }[error]

@@ -127,14 +127,14 @@ class TrainAdapter(io.ComfyNode):
             models.make_room()
         on = replace(config, device=models.device(config.device))
         origin = events.origin_of(node_id)
-        with live.training(run.name):
+        with live.training(run.name, node_id) as training:
             adapter = run_stage(
                 node_id, run.name,
                 lambda report: train(
                     models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target,
                     start_from=first_weights, resume_from=beginning, load=models.load_as_comfyui,
                     preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
-                    report=report, origin=origin),
+                    controls=training.controls, report=report, origin=origin),
                 summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
             )
         _made[adapter_name] = adapter.path
@@ -143,9 +143,10 @@ class TrainAdapter(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str = CONTINUE, **_: object) -> float | str:
-        """Runs each time for 'train again', and once more when the adapter's file is gone."""
+        """Runs each time for 'train again', and once more when the adapter's file is gone or its run goes on."""
         gone = adapter_name in _made and not _made[adapter_name].is_file()
-        return float("nan") if gone or if_already_trained == TRAIN_AGAIN else CONTINUE
+        goes_on = any(run.startswith(f"{adapter_name.strip()}-") for run in live.reopened)
+        return float("nan") if gone or goes_on or if_already_trained == TRAIN_AGAIN else CONTINUE
 
 
 def _run_folder(name: str, key: str, if_already_trained: str) -> Path:

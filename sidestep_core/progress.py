@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-Stage = Literal["load", "analyze", "split", "clip", "preprocess", "estimate", "train", "preview", "save"]
+Stage = Literal["load", "analyze", "split", "clip", "preprocess", "estimate", "train", "preview", "save",
+                "pause"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

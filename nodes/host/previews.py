@@ -75,18 +75,18 @@ class Settings:
 
 
 def preview_maker(node_id: str, run: Path, checkpoint: Checkpoint, config: TrainConfig, caption: str,
-                report: Report = ignore) -> MakePreview | None:
-    """Make the function that generates a run's previews and shows them on the node; None if none are requested.
+                  report: Report = ignore) -> MakePreview:
+    """Make the function that generates a run's previews and shows them on the node.
 
-    Those that the run has already are shown at once, unless they were made with other settings, as they cannot be
-    compared then.  `caption` is used if config.preview_caption is empty; `report` is called at every step of
-    sampling, and what it raises passes through, as does ComfyUI's interrupt.
+    Those that the run has already are shown at once, unless more are due and they were made with other settings, as
+    they cannot be compared then.  `caption` is used if config.preview_caption is empty; `report` is called at every
+    step of sampling, and what it raises passes through, as does ComfyUI's interrupt.
     """
     folder = run / FOLDER
-    settings = _settings(checkpoint, config, caption) if config.preview_every else None
-    if settings is None or _are_made_with(folder, settings):
+    settings = _settings(checkpoint, config, caption)
+    if not config.preview_every or _are_made_with(folder, settings):
         events.replay(node_id, run.name, previews=saved(folder))
-    return settings and _PreviewMaker(node_id, run.name, folder, checkpoint, settings, report)
+    return _PreviewMaker(node_id, run.name, folder, checkpoint, settings, report)
 
 
 @dataclass(frozen=True)

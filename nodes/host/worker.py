@@ -70,7 +70,7 @@ def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summar
             worker.join(POLL_SECONDS)
     except comfy.model_management.InterruptProcessingException as exception:
         interrupt = exception
-        live.change(run, "stopping")
+        live.stop(run)
         events.stop(node_id, run)
     finally:
         # Whatever ended the wait, no stage may go on unseen: it would hold the device and write beside the next one.

@@ -78,6 +78,14 @@ def stop(node_id: str, run: str) -> None:
         _send(history.take_event())
 
 
+def announce_request(node_id: str, run: str, message: str) -> None:
+    """Tell every browser that a request waits for the end of the step, or with no message that it was taken back."""
+    with _lock:
+        history = _history(node_id, run)
+        history.request(message)
+        _send(history.take_event())
+
+
 def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "failed"], message: str) -> None:
     """Record how `run` ended and tell every browser.  `message` is shown to the person."""
     with _lock:

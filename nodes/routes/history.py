@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from ...sidestep_core.progress import Progress
 
-Status = Literal["running", "stopping", "finished", "cancelled", "failed"]
+Status = Literal["running", "stopping", "paused", "finished", "cancelled", "failed"]
 
-UNDER_WAY = ("running", "stopping")
+UNDER_WAY = ("running", "stopping", "paused")
 UNITS = {"analyze": "song", "split": "song", "clip": "song", "preprocess": "song", "estimate": "sample",
          "train": "step", "preview": "preview"}
 """The work of a stage that is finished before a stop."""
@@ -62,6 +62,8 @@ class History:
     step: int = 0
     total: int = 0
     message: str = ""
+    requested: str = ""
+    """Request that waits for the end of the step, as a message; shown while there is no other."""
     notices: list[str] = field(default_factory=list)
     """Shown while there is no other message, and at the end."""
     metrics: Metrics = field(default_factory=dict)
@@ -87,14 +89,16 @@ class History:
     def update(self, progress: Progress) -> None:
         """Take over the state of the stage, and the point of the curves if there is one."""
         if self.status not in UNDER_WAY:
-            self.training, self.notices = None, []  # the run goes on in another prompt
+            self.training, self.notices, self.requested = None, [], ""  # the run goes on in another prompt
             self.began, self.ended = time.monotonic(), None
         if progress.stage != self.stage and self.training is None:
             self.metrics.pop("eta_seconds", None)
         if progress.notice and progress.notice not in self.notices:
             self.notices.append(str(progress.notice))
-        self.stage, self.status = str(progress.stage), "running"
-        self.message = str(progress.message) or " ".join(self.notices)
+        if progress.stage != "train":
+            self.requested = ""
+        self.stage, self.status = str(progress.stage), "paused" if progress.stage == "pause" else "running"
+        self.message = str(progress.message) or self.requested or " ".join(self.notices)
         self.step, self.total = int(progress.step), int(progress.total)
         if progress.saved is not None:
             self.saved = tuple(int(step) for step in progress.saved)
@@ -108,6 +112,11 @@ class History:
             point = Point(self.step, metrics)
             self.add_point(point)
             self.unsent.append(point)
+
+    def request(self, message: str) -> None:
+        """Take over a request that waits for the end of the step; an empty one takes back the one before."""
+        self.requested, self.changed = message, True
+        self.message = message or " ".join(self.notices)
 
     def stop(self) -> None:
         """Take over a request to stop, which first finishes the work in hand."""

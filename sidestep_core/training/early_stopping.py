@@ -1,6 +1,8 @@
-"""End of a run: after its last step, or earlier by its held-out losses."""
+"""End of a run: after its last step, or earlier by its held-out losses or by hand."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ..errors import ConfigError
 from .config import ResolvedConfig
@@ -24,6 +26,22 @@ def check(config: ResolvedConfig) -> None:
         raise ConfigError(f"{' and '.join(asked)} judge(s) by songs that are not trained on, but no song is held out. "
                           "Set heldout_songs to 1 or more (automatic holds out one in ten of four or more songs), or "
                           "set early_stopping and target_loss to 0 and publish to last.")
+
+
+@dataclass(frozen=True)
+class End:
+    """Reason to end a run."""
+
+    reason: str
+    by_hand: bool = False
+    """True for an end on request: the run can still take the steps that it did not take."""
+
+
+def end(config: ResolvedConfig, state: RunState, total: int, *, requested: bool) -> End | None:
+    """End of the run by its settings, or on request; None while it goes on."""
+    if reason := ended(config, state, total):
+        return End(reason)
+    return End(f"Finished by hand after step {state.step} of {total}.", by_hand=True) if requested else None
 
 
 def ended(config: ResolvedConfig, state: RunState, total: int) -> str:

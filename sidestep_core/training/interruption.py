@@ -1,15 +1,17 @@
-"""Saving of a run that ends early, by a stop or an error."""
+"""Saving of a run that ends early, by a stop or an error, and its pauses."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
 from ..device import is_out_of_memory
 from ..errors import SideStepError, TrainingFailed
-from ..progress import Cancelled, was_stopped
+from ..progress import Cancelled, Progress, Report, was_stopped
 from . import publish, run_checkpoint
+from .controls import Controls, GaveWay
 from .publish import Run
 from .run_checkpoint import RunState
 from .step import Training
@@ -40,12 +42,34 @@ def _preserve_stopped(training: Training, run: Run, state: RunState, stop: BaseE
         return Cancelled(f"{message} {continues}".rstrip()) if isinstance(stop, Cancelled) else stop
     try:
         kept = publish.publish_stopped(training, run, state, PROOF_STRIDE)
-        message = f"{message} The adapter so far: {kept.path.name}. Train again to continue from here."
+        message = _stopped(state.step, training.total_steps, kept.path)
     except Exception as error:  # noqa: BLE001 (the person asked to stop, and learns what was not kept)
         log.warning("The adapter of step %d could not be published.", state.step, exc_info=True)
         message = f"{message} The adapter so far could not be kept ({error}). {_continues(run)}".rstrip()
     log.info(message)
     return Cancelled(message) if isinstance(stop, Cancelled) else stop
+
+
+def wait_while_paused(run: Run, total: int, controls: Controls, report: Report) -> None:
+    """Wait, with nothing on the device, as long as `controls` asks for a pause.
+
+    A stop ends the pause at once and publishes the adapter of the last saved step.
+    """
+    saved = run_checkpoint.checkpoints(run.folder)
+    step = run_checkpoint.step_of(saved[-1]) if saved else 0
+    message = f"Paused at step {step}. The card is free."
+    try:
+        controls.wait(report, Progress(stage="pause", step=step, total=total, message=message))
+    except Cancelled as stop:
+        if isinstance(stop, GaveWay) or not saved:
+            raise
+        kept = publish.publish_unproven(run, saved[-1])
+        raise Cancelled(_stopped(step, total, kept)) from stop
+
+
+def _stopped(step: int, total: int, kept: Path) -> str:
+    return (f"Stopped after step {step} of {total}. The adapter so far: {kept.name}. Train again to continue from "
+            "here.")
 
 
 def _preserve_failed(training: Training, run: Run, state: RunState) -> str:

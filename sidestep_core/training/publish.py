@@ -20,6 +20,7 @@ from ..io import atomic
 from ..io.tensors import read_tensors
 from ..runs import record
 from . import run_checkpoint
+from .early_stopping import End
 from .metrics import MEASURED_ON
 from .run_checkpoint import ADAPTER_FILE, AVERAGE_FILE, BEST_FILE, RunState
 from .step import Training
@@ -98,20 +99,30 @@ def publish(training: Training, run: Run, state: RunState, source: Path, target:
 def publish_stopped(training: Training, run: Run, state: RunState, every: int) -> Adapter:
     """Save the present step as a checkpoint, and publish its adapter under a name with the step."""
     source = usable(save_checkpoint(training, run, state))
-    target = run.target.with_stem(f"{run.target.stem}-step-{state.step}")
     with training.averaged():
-        return publish(training, run, state, source, target, every=every)
+        return publish(training, run, state, source, _named_by_step(run, state.step), every=every)
 
 
-def publish_final(training: Training, run: Run, state: RunState, ended: str) -> Adapter:
+def publish_unproven(run: Run, checkpoint: Path) -> Path:
+    """Publish the adapter of a checkpoint under a name with its step, while there is no live adapter to prove it."""
+    published = adapter_file.publish(usable(checkpoint), _named_by_step(run, run_checkpoint.step_of(checkpoint)))
+    record.add_file(run.folder, published.name)
+    return published
+
+
+def _named_by_step(run: Run, step: int) -> Path:
+    return run.target.with_stem(f"{run.target.stem}-step-{step}")
+
+
+def publish_final(training: Training, run: Run, state: RunState, end: End) -> Adapter:
     """Write final/, publish the last or the best adapter, and mark the run as complete."""
     save_checkpoint(training, run, state)
-    files = _adapter_files(training, {**_facts(training, run, state), "ended": ended})
+    files = _adapter_files(training, {**_facts(training, run, state), "ended": end.reason})
     best = training.config.publish == "best"
     if best:
         training.adapter.load_state_dict(read_tensors(run.best))
         state = replace(state, step=state.best_step, heldout_last=state.best_loss)
-        facts, tensors = {**_facts(training, run, state), "ended": ended}, training.adapter.state_dict()
+        facts, tensors = {**_facts(training, run, state), "ended": end.reason}, training.adapter.state_dict()
         files |= {BEST_FILE: _writer(tensors, facts)} | _peft_files(tensors, facts)
     final = run.folder / "final"
     if final.is_dir():
@@ -124,7 +135,7 @@ def publish_final(training: Training, run: Run, state: RunState, ended: str) -> 
     else:
         with training.averaged():
             adapter = publish(training, run, state, usable(final), run.target)
-    run_checkpoint.finish(run.folder, adapter, ended)
+    run_checkpoint.finish(run.folder, adapter, end.reason, by_hand=end.by_hand)
     return adapter
 
 

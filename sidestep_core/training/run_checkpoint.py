@@ -195,10 +195,22 @@ def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
                            "from the one before.") from error
 
 
-def finish(folder: Path, adapter: Adapter, ended: str) -> None:
+def finish(folder: Path, adapter: Adapter, ended: str, *, by_hand: bool) -> None:
     """Mark the run as complete, with its adapter and the reason of its end."""
-    atomic.write_json(folder / _FINISHED_FILE, {"ended": ended, "adapter": adapter.to_json(),
+    atomic.write_json(folder / _FINISHED_FILE, {"ended": ended, "by_hand": by_hand, "adapter": adapter.to_json(),
                                                  "sha256": hashing.hash_file(adapter.path)})
+
+
+def is_finished_by_hand(folder: Path) -> bool:
+    """Return True if the run was ended on request before its last step."""
+    path = folder / _FINISHED_FILE
+    if not path.is_file():
+        return False
+    try:
+        return strict_json.as_object(strict_json.read(path), _FINISHED_FILE).get("by_hand") is True
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{_FINISHED_FILE} is damaged ({error}). Delete it; the run "
+                           "finishes again from its last checkpoint.") from error
 
 
 def reopen(folder: Path) -> None:

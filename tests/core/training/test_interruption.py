@@ -17,7 +17,7 @@ from sidestep_core.device import OutOfMemory
 from sidestep_core.errors import AdapterError, HalfStep, SideStepError, TrainingFailed
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
-from sidestep_core.training import metrics, publish, run_checkpoint, step, tensorboard, train
+from sidestep_core.training import loop, metrics, publish, run_checkpoint, step, tensorboard
 from tests.tiny import write_dataset
 from tests.training import CONFIG, trained
 
@@ -64,7 +64,7 @@ def test_error_keeps_the_last_step(checkpoint: Checkpoint, dataset: Dataset, und
                                    monkeypatch: pytest.MonkeyPatch, error: Exception,
                                    raised: type[Exception]) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train, "optimizer_step", failing(train.optimizer_step, error))
+        patch.setattr(loop, "optimizer_step", failing(loop.optimizer_step, error))
         with pytest.raises(raised, match=rf"{error}\. Step 3 is kept: the same run continues from there"):
             trained(checkpoint, dataset, tmp_path, config=RARELY)
     assert kept(tmp_path) == ["checkpoint-step-3"]
@@ -76,7 +76,7 @@ def test_lost_device_names_the_checkpoint_before(checkpoint: Checkpoint, dataset
     often = replace(RARELY, save_every=2)
     lost = RuntimeError("CUDA error: unspecified launch failure")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "optimizer_step", failing(train.optimizer_step, lost))
+        patch.setattr(loop, "optimizer_step", failing(loop.optimizer_step, lost))
         patch.setattr(run_checkpoint, "save", _second_fails(lost))
         with pytest.raises(TrainingFailed, match="unspecified launch failure. Step 2 is kept"):
             trained(checkpoint, dataset, tmp_path, config=often)
@@ -136,7 +136,7 @@ def test_out_of_memory_for_good_keeps_the_step(checkpoint: Checkpoint, dataset: 
                                                tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "optimizer_step", failing(train.optimizer_step, full, times=99))
+        patch.setattr(loop, "optimizer_step", failing(loop.optimizer_step, full, times=99))
         with pytest.raises(OutOfMemory, match=r"Lower chunk_duration.*Step 3 is kept"):
             trained(checkpoint, dataset, tmp_path, config=RARELY)
     assert trained(checkpoint, dataset, tmp_path, config=RARELY).path.read_bytes() == undisturbed

@@ -1,0 +1,224 @@
+"""The loop of a training: measures, steps, saves, and preserves finished work when interrupted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from .. import rng
+from ..adapters.file import Adapter
+from ..device import is_out_of_memory, release_memory
+from ..progress import Cancelled, Progress, Report
+from . import early_stopping, publish, run_checkpoint
+from .controls import Controls, Request
+from .early_stopping import End
+from .interruption import PROOF_STRIDE, preserve
+from .loss import heldout_loss
+from .memory_use import MemoryUse
+from .metrics import FILE as METRICS_FILE
+from .metrics import LOSS_NAMES, Metrics
+from .pace import Pace
+from .publish import Run
+from .run_checkpoint import RunState
+from .step import StepResult, Training, optimizer_step
+from .tensorboard import Board, board, is_heavy, written
+
+log = logging.getLogger(__name__)
+
+MakePreview = Callable[[Path | None, int], None]
+"""(adapter file, or None for the base model; step) -> makes and keeps a preview of what it sounds like."""
+
+
+def run_steps(training: Training, run: Run, state: RunState, *, controls: Controls, pace: Pace,
+              preview: MakePreview | None, report: Report) -> Adapter | None:
+    """Step, and between two steps measure, save and preview what is due or requested, until the run ends.
+
+    None if the run is to pause or to give way: then its last step is saved.  Finished work is preserved on an
+    interruption.
+    """
+    config, total = training.config, training.total_steps
+    metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
+    saved_at, memory_use = time.monotonic(), MemoryUse(training.objective.device, training.need.total)
+    with board(run.folder, config, state.step) as shown:
+        try:
+            while True:
+                asked = controls.take() if state.step else ()
+                if _is_measured(training, run, state, asked):
+                    with pace.measured("heldout"):
+                        state = _measure(training, run, state, metrics, shown, report)
+                end = early_stopping.end(config, state, total, requested="finish" in asked)
+                late = 0 < config.save_minutes * 60 <= time.monotonic() - saved_at
+                if state.step > 0 and (late or _due(state.step, config.save_every, 0)):
+                    with pace.measured("save"):
+                        _save(training, run, state, report)
+                    saved_at = time.monotonic()
+                if "save" in asked:
+                    _save_now(training, run, state, report)
+                if preview is not None and ("preview" in asked or _due(
+                        state.step, config.preview_every, state.previewed_step)):
+                    with pace.measured("preview"):
+                        _preview(preview, training, run, state, report)
+                    state = replace(state, previewed_step=state.step)
+                if end is not None:
+                    _tell(end, state, total, report)
+                    break
+                if {"give_way", "pause"} & {*asked} and _can_leave(training, run, state, controls, report):
+                    return None
+                with pace.measured("step"), memory_use.watched():
+                    result = _step(training, state, report)
+                state = replace(state, step=state.step + 1, scale=result.scale)
+                extra = {"eta_seconds": pace.seconds_left(state.step), "step_seconds": pace.step_seconds,
+                         **memory_use.numbers()}
+                _record(result, state, total, metrics, shown, extra, report)
+        except BaseException as error:  # noqa: BLE001 (raised again, saying what is kept)
+            raised = preserve(training, run, state, error)
+            if raised is error:
+                raise
+            raise raised from error
+    return publish.publish_final(training, run, state, end)
+
+
+def _is_measured(training: Training, run: Run, state: RunState, asked: tuple[Request, ...]) -> bool:
+    """Return True if the present step is to be measured: when due, and at the end.
+
+    A run that is finished by hand may be continued from its last step: it is saved before a measurement that is not
+    due, so that the rest does not depend on that.
+    """
+    if _due(state.step, state.step if state.step == training.total_steps else training.config.heldout_every,
+            state.heldout_step):
+        return True
+    if "finish" not in asked or state.heldout_step == state.step:
+        return False
+    publish.save_checkpoint(training, run, state)
+    return True
+
+
+def _record(result: StepResult, state: RunState, total: int, metrics: Metrics, shown: Board | None,
+            extra: Mapping[str, float], report: Report) -> None:
+    """Write and report the numbers of a finished step; `extra` numbers are only reported."""
+    row = metrics.add_step(state.step, result.numbers, result.samples)
+    trouble = "" if shown is None else written(
+        partial(shown.add_step, state.step, result.numbers, [t for t, _ in result.samples], result.layer_gradients))
+    report(Progress(stage="train", step=state.step, total=total, notice=metrics.failure or trouble,
+                    metrics={**row, **extra}))
+
+
+def _save_now(training: Training, run: Run, state: RunState, report: Report) -> None:
+    """Save a checkpoint and publish its adapter on request.  A failure does not end the training."""
+    at = Progress(stage="save", step=state.step, total=training.total_steps)
+    report(replace(at, message="Saving"))
+    try:
+        saved = publish.publish_stopped(training, run, state, PROOF_STRIDE)
+        _report_saved(run, state, training.total_steps, report)
+        message = f"{saved.path.name} is in your LoRA list."
+    except Cancelled:
+        raise
+    except Exception as error:  # noqa: BLE001 (a request that fails must not cost hours of training)
+        log.warning("Step %d could not be saved on request.", state.step, exc_info=True)
+        message = f"The adapter could not be saved just now, training goes on: {error}"
+    report(replace(at, message=message, notice=message))
+
+
+def _can_leave(training: Training, run: Run, state: RunState, controls: Controls, report: Report) -> bool:
+    """Save the present step, to continue from it.  False, with a notice, if that fails: then training goes on."""
+    try:
+        _save(training, run, state, report)
+    except Cancelled:
+        raise
+    except Exception as error:  # noqa: BLE001 (a request that fails must not cost hours of training)
+        log.warning("Step %d could not be saved, so the training does not pause.", state.step, exc_info=True)
+        controls.withdraw("pause")
+        controls.withdraw("give_way")
+        message = f"The training cannot pause, as its step could not be saved: {error}"
+        report(Progress(stage="save", step=state.step, total=training.total_steps, message=message, notice=message))
+        return False
+    return True
+
+
+def _step(training: Training, state: RunState, report: Report) -> StepResult:
+    """Take one step.  If memory runs out, repeat the step with all layers recomputed."""
+    decoder = training.objective.decoder
+    by_layer = is_heavy(training.config, state.step + 1)
+    try:
+        return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or decoder.recomputed_layers == decoder.geometry.layers:
+            raise
+    # Outside the handler, whose traceback holds the tensors of the step that failed.
+    training.optimizer.zero_grad(set_to_none=True)
+    decoder.recomputed_layers = decoder.geometry.layers
+    release_memory(training.objective.device)
+    notice = (f"Out of memory in step {state.step + 1}: from here on every layer is recomputed in the backward pass, "
+              "which is slower. The result is the same.")
+    log.warning(notice)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, notice=notice))
+    return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
+
+
+def _tell(end: End, state: RunState, total: int, report: Report) -> None:
+    log.info(end.reason)
+    report(Progress(stage="save", step=state.step, total=total, message=f"{end.reason} Saving and proving the adapter",
+                    notice="" if state.step == total else end.reason))
+
+
+def _save(training: Training, run: Run, state: RunState, report: Report) -> Path:
+    """Save a checkpoint, and report all that are on the disk now."""
+    saved = publish.save_checkpoint(training, run, state)
+    _report_saved(run, state, training.total_steps, report)
+    return saved
+
+
+def _report_saved(run: Run, state: RunState, total: int, report: Report) -> None:
+    steps = tuple(run_checkpoint.step_of(path) for path in run_checkpoint.checkpoints(run.folder))
+    report(Progress(stage="train", step=state.step, total=total, saved=steps))
+
+
+def _due(step: int, every: int, done_at: int) -> bool:
+    return every > 0 and step % every == 0 and step != done_at
+
+
+def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, shown: Board | None,
+             report: Report) -> RunState:
+    """Measure the held-out loss of the present step, of the average if there is one; save the best adapter so far."""
+    at = Progress(stage="train", step=state.step, total=training.total_steps,
+                  message=f"Measuring the {LOSS_NAMES[training.measured_name]}")
+    with training.averaged():
+        loss = heldout_loss(training.objective, training.measured_on, at, report, measured_on=training.measured_name)
+    state = state.with_heldout(loss.mean)
+    if training.heldout and state.step > 0 and state.best_step == state.step:
+        publish.save_best(training, run, state)
+    row = metrics.add_heldout(state.step, loss.mean, loss.by_time, measured_on=training.measured_name)
+    trouble = "" if shown is None else written(partial(shown.add_heldout, row, training.measured_name))
+    worse = early_stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
+    if worse:
+        log.warning(worse)
+    report(Progress(stage="train", step=state.step, total=training.total_steps, metrics=row,
+                    notice=worse or metrics.failure or trouble,
+                    measured_on=training.measured_name))
+    return state
+
+
+def _preview(preview: MakePreview, training: Training, run: Run, state: RunState, report: Report) -> None:
+    """A preview of the present step.  It changes no bit of the training, and its failure does not end it."""
+    device = training.objective.device
+    file = None
+    if state.step > 0:
+        file = publish.usable(_save(training, run, state, report))
+    release_memory(device)
+    try:
+        with rng.isolated(device), torch.no_grad():
+            preview(file, state.step)
+    except Cancelled:
+        raise
+    except Exception as error:  # noqa: BLE001 (a preview that fails must not cost hours of training)
+        log.warning("The preview at step %d failed.", state.step, exc_info=True)
+        message = f"The preview at step {state.step} failed, training goes on: {error}"
+        report(Progress(stage="preview", step=state.step, total=training.total_steps, message=message, notice=message))
+    finally:
+        release_memory(device)

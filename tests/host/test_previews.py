@@ -149,7 +149,7 @@ def test_earlier_previews_are_shown(previews: ModuleType, checkpoint: Checkpoint
     (tmp_path / "previews").mkdir()
     for name in ("step-000000.flac", "step-000040.flac", "notes.flac"):
         (tmp_path / "previews" / name).touch()
-    assert previews.preview_maker("5", tmp_path, checkpoint, TrainConfig(), CAPTION) is None
+    previews.preview_maker("5", tmp_path, checkpoint, TrainConfig(), CAPTION)
     assert [preview.step for preview in previews.events._histories["5"].previews] == [0, 40]
 
 

@@ -19,7 +19,7 @@ const OF_ESTIMATE = ["choose", "granularity", "top_k", "percentile", "million_pa
   "rank_by_score", "min_rank", "max_rank"];
 const MAKE_NO_CHOICE = new Set(["analyze", "split", "clip", "preprocess"]); // stages after which no list has a new entry
 const SETTINGS = new Set(["SideStepLoadPreset", "SideStepTrainingSettings"]);
-const UNDER_WAY = new Set(["running", "stopping"]);
+const UNDER_WAY = new Set(["running", "stopping", "paused"]);
 const MAKE_CHOICES = new Set(["SideStepMergeAdapter", "SideStepSavePreset", "SideStepSaveEstimate"]); // without a panel
 const MARGIN = 10;
 const WIDTH = 320; // of a new node, so that the numbers fit
@@ -88,7 +88,8 @@ async function onProgress({ detail: event }) {
 /** The panel of a node; those that have nothing to show while they run get a line of text for it. */
 function addPanel(node) {
   const options = PANELS[node.comfyClass];
-  const panel = options ? createPanel({ ...options, address }) : createNote(node);
+  const panel = options ? createPanel({ ...options, address, node: () => node, resized: () => grow(node) })
+    : createNote(node);
   panel.chart = Boolean(options?.chart);
   panel.element.classList.toggle("sidestep-first", panel.chart);
   panel.element.addEventListener("wheel", zoomCanvas);

@@ -3,6 +3,7 @@
 
 import { make, makeSvg } from "../dom.js";
 import { createChart } from "./chart.js";
+import { createControls } from "./controls.js";
 import { createNumbers } from "./numbers.js";
 import { besideTraining, count, share, timeLeft, title } from "./progress.js";
 import { createPreviews } from "./previews.js";
@@ -16,15 +17,16 @@ const ICONS = {
   cancelled: "M2.5 2.5h7v7h-7z",
   failed: "M2.5 2.5L9.5 9.5M9.5 2.5L2.5 9.5",
 };
-const HEIGHT = { chart: 262, numbers: 78, memory: 22, line: 64, bins: 30, previews: { row: 32, failure: 39 } }; // in pixels
+const HEIGHT = { chart: 262, numbers: 78, memory: 22, line: 64, bins: 30, controls: 30,
+  previews: { row: 32, failure: 39 } }; // in pixels
 const LINE = 17;
 const NOTHING = { metrics: {}, points: [], previews: [] };
 
 /**
  * {element, show(state), height() in pixels}; `idle` and `hint` are the texts before the first run, `address` makes the
- * address of a preview.
+ * address of a preview, `node()` is the panel's node, and `resized()` is called when the height changes by itself.
  */
-export function createPanel({ chart, idle, hint, address }) {
+export function createPanel({ chart, idle, hint, address, node, resized }) {
   const [icon, iconPath] = makeSvg("sidestep-icon", "0 0 12 12", "");
   const heading = make("span", "sidestep-title");
   const counter = make("span", "sidestep-count");
@@ -32,7 +34,9 @@ export function createPanel({ chart, idle, hint, address }) {
   const note = make("div", "sidestep-note");
   const left = make("div", "sidestep-left");
   const parts = chart ? [createChart(HEIGHT.chart), createNumbers(HEIGHT), createTimeBins(HEIGHT.bins),
-    createPreviews(address, HEIGHT.previews)] : [];
+    createPreviews(address, HEIGHT.previews), createControls({ node, heights: HEIGHT, changed })] : [];
+  const announced = make("div", "sidestep-announced");
+  announced.setAttribute("role", "status");
   const element = make(
     "div",
     "sidestep-panel",
@@ -40,8 +44,10 @@ export function createPanel({ chart, idle, hint, address }) {
     make("div", "sidestep-bar", fill),
     ...parts.map((part) => part.element),
     make("div", "sidestep-foot", note, left),
+    announced,
   );
   let height = 0;
+  let shown = "";
 
   function show(state) {
     const status = state?.status ?? "idle";
@@ -55,10 +61,21 @@ export function createPanel({ chart, idle, hint, address }) {
     note.textContent = note.title = state ? [besideTraining(state), state.message].filter(Boolean).join(": ") : hint;
     left.textContent = status === "running" && !chart ? timeLeft(state.metrics.eta_seconds) : "";
     for (const part of parts) part.show(state ?? NOTHING);
+    if (status !== shown) announced.textContent = state ? `${title(state)}. ${state.message}` : "";
+    shown = status;
+    measure();
+  }
+
+  function measure() {
     // A long text at the end of a run takes its room from the chart; a panel without one grows.
     const extra = chart ? 0 : HEIGHT.line + Math.max(0, note.offsetHeight - LINE);
     height = parts.reduce((sum, part) => sum + part.height(), extra);
     element.style.minHeight = `${height}px`;
+  }
+
+  function changed() {
+    measure();
+    resized();
   }
 
   show(null);

@@ -17,6 +17,7 @@ from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.estimate.selection import SelectionConfig
+from sidestep_core.presets.text import spelled
 from sidestep_core.training.config import TrainConfig
 
 from .browser import chromium, configure, open_page
@@ -170,7 +171,7 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
     """Replace a demo prompt's values with those of a real training: usual file names, defaults, whole minutes."""
     values: dict[str, dict[str, Any]] = {
         LOADER: {"model": MODEL, "text_encoder": TEXT_ENCODER, "vae": VAE},
-        PREPROCESS: {**PreprocessConfig().to_json(), "folder": "my_songs", "dataset_name": "my_music",
+        PREPROCESS: {**spelled(PreprocessConfig()), "folder": "my_songs", "dataset_name": "my_music",
                      "trigger_word": "mystyle"},
         "SideStepBuildDataset": {"folder": "my_songs", "dataset_name": "my_music", "trigger_word": "mystyle"},
         "SideStepAnalyzeSongs": {"dataset_name": "my_music"},
@@ -178,9 +179,8 @@ def for_people(prompt: Prompt) -> dict[str, Any]:
         LORA: {name: " ".join(value) if isinstance(value, list) else value
                for name, value in LoraConfig().to_json().items() if name != "target_mlp"}
               | SelectionConfig().to_json(),
-        "SideStepEstimateGradients": {**EstimateConfig().to_json(), "top_k": SelectionConfig.top_k},
-        TRAINER: {**TrainConfig().to_json(), "chunk_duration": f"{SECONDS:g}", "preview_every": "never",
-                  "adapter_name": "my_lora"},
+        "SideStepEstimateGradients": {**spelled(EstimateConfig()), "top_k": SelectionConfig.top_k},
+        TRAINER: {**spelled(TrainConfig()), "chunk_duration": f"{SECONDS:g}", "adapter_name": "my_lora"},
         "UNETLoader": {"unet_name": MODEL},
         "DualCLIPLoader": {"clip_name1": TEXT_ENCODER, "clip_name2": LANGUAGE_MODEL},
         "VAELoader": {"vae_name": VAE},

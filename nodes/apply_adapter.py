@@ -10,11 +10,9 @@ from ..sidestep_core.adapters.file import Adapter
 from .host import models
 from .host.reporting import warned
 from .sockets import CATEGORY, AdapterSocket
+from .widgets import words
 
 log = logging.getLogger(__name__)
-
-ALPHA_TOOLTIP = ("0 takes what the adapter says. Only for files that do not say it and have no adapter_config.json "
-                 "beside them: the alpha that they were trained with, often twice the rank.")
 
 
 class ApplyAdapter(io.ComfyNode):
@@ -33,16 +31,16 @@ class ApplyAdapter(io.ComfyNode):
                 AdapterSocket.Input("adapter"),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
                     "1.0 is exactly what was trained, 0 nothing, negative the opposite.")),
-                io.Float.Input("alpha", default=0.0, min=0.0, max=100_000.0, step=1.0, optional=True, advanced=True,
-                               tooltip=ALPHA_TOOLTIP),
+                words.alpha_input(),
             ],
             outputs=[io.Model.Output(display_name="model")],
         )
 
     @classmethod
-    def execute(cls, model: object, adapter: Adapter, strength: float, alpha: float = 0.0) -> io.NodeOutput:
+    def execute(cls, model: object, adapter: Adapter, strength: float,
+                alpha: str = words.FROM_THE_FILE) -> io.NodeOutput:
         notices: list[str] = []
-        patched, matched, total = models.patch(model, adapter.path, strength, alpha, notices.append)
+        patched, matched, total = models.patch(model, adapter.path, strength, words.alpha(alpha), notices.append)
         log.info("%s: %d of %d modules matched, strength %.2f.", adapter.path.name, matched, total, strength)
         return io.NodeOutput(patched, ui={"sidestep": [
             {"matched": matched, "total": total, "strength": strength} | warned(notices)]})

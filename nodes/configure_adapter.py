@@ -13,7 +13,7 @@ from ..sidestep_core.adapters.lokr import LokrConfig
 from ..sidestep_core.adapters.lora import LoraConfig
 from ..sidestep_core.estimate.result import Estimate
 from .sockets import CATEGORY, AdapterConfigSocket
-from .widgets import placement
+from .widgets import placement, words
 
 DORA = ("DoRA: train the length of each column of a weight apart from its direction. On the input side, as only that "
         "is exact in ComfyUI.")
@@ -66,14 +66,14 @@ LOKR = Kind(
     size=(
         io.Int.Input("linear_dim", default=LokrConfig.linear_dim, min=1, max=10_000, tooltip=(
             "Rank of the large block. From half of the block's width on, the block is a full matrix, and this and "
-            "alpha have no effect. That is so at factor -1.")),
+            "alpha have no effect. That is so with factor automatic.")),
         io.Float.Input("alpha", default=LokrConfig.alpha, min=0.01, max=20_000.0, step=0.01, tooltip=(
             "Scale of the adapter: alpha / linear_dim, unless the block is a full matrix. Twice linear_dim is usual. "
             "Side-Step calls it linear_alpha.")),
-        io.Int.Input("factor", default=LokrConfig.factor, min=-1, max=1024, tooltip=(
-            "Main control of capacity. -1 splits a module of width 2048 evenly, into blocks of 32 and 64: 5,120 "
+        words.setting_input(LokrConfig, "factor", (
+            "Main control of capacity. automatic splits a module of width 2048 into blocks of 32 and 64: 5,120 "
             "parameters (a LoRA of rank 64 has 262,144). 8 has a block 256 wide: 32,832 parameters at linear_dim 64. 4 "
-            "has one 512 wide: 65,552. 0 is not allowed.")),
+            "has one 512 wide: 65,552.")),
     ),
     options=(
         option("decompose_both", "Split the small block too, if it is large enough. Fewer parameters."),

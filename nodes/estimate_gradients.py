@@ -17,6 +17,7 @@ from .host.images import to_image
 from .host.loaded_model import checkpoint_of
 from .host.worker import run_stage
 from .sockets import CATEGORY, DatasetSocket, EstimateSocket, checkpoint_input
+from .widgets import words
 
 TITLE = "Where this music needs capacity"
 
@@ -51,7 +52,7 @@ class EstimateGradients(io.ComfyNode):
     def execute(cls, checkpoint: object, dataset: Dataset, top_k: int, **settings: object) -> io.NodeOutput:
         from ..sidestep_core.estimate import heatmap, tables
 
-        config = EstimateConfig.from_json(settings)
+        config = EstimateConfig.from_json(words.parsed(EstimateConfig, settings))
         found = measure(cls.hidden.unique_id, checkpoint_of(checkpoint), dataset, config)
         chosen = select(found, SelectionConfig(top_k=top_k), rank=1)
         picture = to_image(heatmap.draw(found, chosen, TITLE))
@@ -69,11 +70,11 @@ def setting_inputs() -> list[io.Input]:
             "signal: how much of the gradient all samples agree on, the best guide to a training. gain: how much a "
             "LoRA there would lower the loss at first. gradient_norm: how strong the gradient is; ..._per_size: for "
             "the size of the matrix. fisher: its mean square.")),
-        io.Int.Input("estimate_batches", default=usual.estimate_batches, min=0, max=10_000, tooltip=(
-            "Samples to measure at most, at least 4; fewer where the ranking is stable before. 0: ten of each song, 24 "
-            "to 400 in all.")),
-        io.Float.Input("chunk_duration", default=usual.chunk_duration, min=0.0, max=600.0, step=1.0, tooltip=(
-            "Seconds of the random crop measured of each song, as in training. 0: whole songs.")),
+        words.setting_input(usual, "estimate_batches", (
+            "Number of samples to measure, at least 4; measuring ends earlier once the ranking is stable. automatic: "
+            "ten of each song, 24 to 400 in all.")),
+        words.setting_input(usual, "chunk_duration", (
+            "Seconds of the random crop measured of each song, as in training.")),
         io.Boolean.Input("target_mlp", default=usual.target_mlp, optional=True, tooltip=(
             "Also measure the three matrices of every MLP.")),
         io.Combo.Input("attention_type", options=list(get_args(kinds["attention_type"])), default=usual.attention_type,

@@ -12,12 +12,12 @@ from ..sidestep_core.adapters import merge
 from ..sidestep_core.adapters.file import Adapter, content_fingerprint
 from ..sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from ..sidestep_core.progress import Report
-from .apply_adapter import ALPHA_TOOLTIP
 from .host import folders, patches
 from .host.loaded_model import checkpoint_of
 from .host.reporting import warned
 from .host.worker import run_stage
 from .sockets import CATEGORY, AdapterSocket, CheckpointSocket, checkpoint_input
+from .widgets import words
 
 _made: dict[str, Path] = {}
 """The file of each name that this process made, for noticing that it is gone."""
@@ -48,8 +48,7 @@ class MergeAdapter(io.ComfyNode):
                 _strength("strength_2", optional=True),
                 AdapterSocket.Input("adapter_3", optional=True),
                 _strength("strength_3", optional=True),
-                io.Float.Input("alpha", default=0.0, min=0.0, max=100_000.0, step=1.0, optional=True, advanced=True,
-                               tooltip=ALPHA_TOOLTIP),
+                words.alpha_input(),
             ],
             outputs=[CheckpointSocket.Output(display_name="checkpoint"), io.String.Output(display_name="model_file")],
         )
@@ -57,16 +56,18 @@ class MergeAdapter(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: object, adapter: Adapter, strength: float, model_name: str,
                 adapter_2: Adapter | None = None, strength_2: float = 1.0, adapter_3: Adapter | None = None,
-                strength_3: float = 1.0, alpha: float = 0.0) -> io.NodeOutput:
+                strength_3: float = 1.0, alpha: str = words.FROM_THE_FILE) -> io.NodeOutput:
         checkpoint = checkpoint_of(checkpoint)
         given = ((adapter, strength), (adapter_2, strength_2), (adapter_3, strength_3))
         adapters = [(one.path, amount) for one, amount in given if one is not None]
-        facts = _facts(checkpoint, adapters, alpha)
+        given_alpha = words.alpha(alpha)
+        facts = _facts(checkpoint, adapters, given_alpha)
         target, done = merge.free_path(checkpoint, folders.merged_file(checkpoint, model_name), facts)
         result = f"{target.name} is in your model list."
-        notices = run_stage(cls.hidden.unique_id, target.stem,
-                         lambda report: _merge(checkpoint, adapters, alpha, None if done else target, facts, report),
-                         summary=lambda _: result)
+        notices = run_stage(
+            cls.hidden.unique_id, target.stem,
+            lambda report: _merge(checkpoint, adapters, given_alpha, None if done else target, facts, report),
+            summary=lambda _: result)
         _made[model_name] = target
         return io.NodeOutput(_open(target, checkpoint), target.name, ui={"sidestep": [
             {"model": str(target)} | warned(notices, result)]})

@@ -19,6 +19,7 @@ from .host.loaded_model import checkpoint_of
 from .host.worker import run_stage
 from .routes import song_previews
 from .sockets import CATEGORY, DatasetSocket, SongsSocket, checkpoint_input
+from .widgets import words
 
 if TYPE_CHECKING:
     from ..sidestep_core.dataset.preprocess import Preprocessed
@@ -58,8 +59,8 @@ class PreprocessAudioFolder(io.ComfyNode):
                 io.Combo.Input("trigger_position", options=["prepend", "append", "replace"],
                                default=PreprocessConfig.trigger_position, advanced=True, tooltip=(
                     "Before the caption, after it, or instead of it.")),
-                io.Float.Input("max_seconds", default=PreprocessConfig.max_seconds, min=0.0, max=3600.0, step=1.0,
-                               advanced=True, tooltip="Use only the first seconds of longer songs; 0: whole songs."),
+                words.setting_input(PreprocessConfig, "max_seconds", "Seconds of each song to use, from its start.",
+                                    advanced=True),
                 io.Float.Input("tile_seconds", default=PreprocessConfig.tile_seconds, min=1.0, max=600.0, step=1.0,
                                advanced=True, tooltip=(
                     "How much audio is encoded at once. Lower it if memory runs out; the result stays the same.")),
@@ -84,7 +85,8 @@ class PreprocessAudioFolder(io.ComfyNode):
 
         source = checkpoint_of(checkpoint)
         found = songs or _found(folders.given_folder(folder))
-        config = PreprocessConfig.from_json({**settings, "trigger_word": trigger_word or found.shared_trigger_word})
+        config = PreprocessConfig.from_json({**words.parsed(PreprocessConfig, settings),
+                                             "trigger_word": trigger_word or found.shared_trigger_word})
         for problem in found.problems:
             log.warning("%s is left out: %s", problem.name, problem.reason)
         target = folders.dataset_folder(dataset_name)

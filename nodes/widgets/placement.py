@@ -13,8 +13,8 @@ from ...sidestep_core.errors import ConfigError
 from ...sidestep_core.estimate.result import Estimate
 from ...sidestep_core.estimate.selection import Criterion, Granularity, SelectionConfig, apply_selection
 from ...sidestep_core.model.checkpoint import Checkpoint
-from ...sidestep_core.presets.text import parse_setting
 from ..sockets import Configured, EstimateSocket
+from . import words
 
 SELECTION = tuple(field.name for field in fields(SelectionConfig))
 """Names of the widgets of selection_inputs."""
@@ -86,8 +86,7 @@ def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
               estimate: Estimate | None = None) -> io.NodeOutput:
     """Make the config of these widgets on the modules that the estimate chooses, and its facts for the page."""
     values = {name: value for name, value in widgets.items() if name not in SELECTION}
-    config = kind(**{name: parse_setting(kind, name, value) if isinstance(value, str) else value
-                     for name, value in values.items()})
+    config = kind(**words.parsed(kind, values))
     if estimate is None:
         return io.NodeOutput(Configured(config=config), ui={"sidestep": [facts(config)]})
     selection = SelectionConfig.from_json({name: widgets[name] for name in SELECTION if name in widgets})

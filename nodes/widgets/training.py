@@ -11,8 +11,9 @@ from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
-from ...sidestep_core.presets.text import WORDS, parse_setting, spell
+from ...sidestep_core.presets.text import WORDS, spelled
 from ...sidestep_core.training.config import TrainConfig
+from . import words
 
 OWN = ("max_steps", "learning_rate", "chunk_duration", "seed", "preview_every")
 """Settings that Train LoRA (ACE-Step) has itself; Training Settings has the others."""
@@ -153,8 +154,7 @@ def other_inputs() -> list[io.Input]:
 
 def values(widgets: Mapping[str, object]) -> dict[str, object]:
     """Convert what widgets hold to values of TrainConfig."""
-    return {name: parse_setting(TrainConfig, name, value) if isinstance(value, str) else value
-            for name, value in widgets.items()}
+    return words.parsed(TrainConfig, widgets)
 
 
 def own_of(config: TrainConfig) -> dict[str, object]:
@@ -164,17 +164,14 @@ def own_of(config: TrainConfig) -> dict[str, object]:
 
 def shown(config: TrainConfig) -> dict[str, object]:
     """Convert a config to what the widgets hold."""
-    return {name: spell(TrainConfig, name, value) if name in WORDS else value
-            for name, value in config.to_json().items()}
+    return spelled(config)
 
 
 def _input(setting: Field[object], **options: object) -> io.Input:
     name, kind, widget = setting.name, get_type_hints(TrainConfig)[setting.name], WIDGETS[setting.name]
     usual = {"default": setting.default, "tooltip": widget.tooltip, **options}
     if name in WORDS:
-        return io.String.Input(name, **usual | {
-            "default": spell(TrainConfig, name, setting.default),
-            "tooltip": f"{widget.tooltip} A number, or: {WORDS[name]}."})
+        return words.setting_input(TrainConfig, name, widget.tooltip, **options)
     if choices := get_args(kind):
         return io.Combo.Input(name, options=list(choices), **usual)
     if kind is bool:

@@ -234,7 +234,8 @@ def require_use(alpha: float, contents: Sequence[AdapterFile]) -> None:
         raise AdapterError(f"alpha is {alpha:g}; it must be above 0, or 0 for the file's own.")
     if alpha > 0 and not any(content.used_given_alpha for content in contents):
         raise AdapterError(f"{' and '.join(content.path.name for content in contents)} already has its own alpha, so "
-                           f"alpha {alpha:g} has no use. Set alpha to 0; strength makes the effect stronger or weaker.")
+                           f"alpha {alpha:g} has no use. Set alpha to 'from the file'; strength makes the effect "
+                           "stronger or weaker.")
 
 
 def delta_fn(path: Path) -> DeltaFn:

@@ -49,7 +49,8 @@ class LokrConfig(AdapterConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.linear_dim >= 1, f"linear_dim must be at least 1, got {self.linear_dim}.")
-        require(self.factor == -1 or self.factor >= 1, f"factor must be -1 (even) or 1 or more, got {self.factor}.")
+        require(self.factor == -1 or self.factor >= 1,
+                f"factor must be -1 (automatic) or at least 1, got {self.factor}.")
 
     @property
     def base_rank(self) -> int:

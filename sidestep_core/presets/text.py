@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin
@@ -20,10 +20,12 @@ WORDS = {
     "inference_steps": AUTOMATIC, "epochs": "use max_steps", "ema_decay": "off",
     "chunk_duration": "whole songs", "early_stopping": "never", "target_loss": "never",
     "save_minutes": "never", "keep_checkpoints": "all", "preview_every": "never",
+    "estimate_batches": AUTOMATIC, "max_seconds": "whole songs", "factor": AUTOMATIC,
 }  # fmt: skip
 """Numeric setting -> word for its default if that is `automatic`, else for 0."""
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
+Meaning = TypeVar("Meaning")
 
 
 def parse_setting(kind: type[Config], name: str, text: str) -> Any:
@@ -33,7 +35,8 @@ def parse_setting(kind: type[Config], name: str, text: str) -> Any:
     """
     expected = field_types(kind)[name]
     if name in WORDS:
-        return _number_or_word(kind, name, text.strip())
+        whole = int in (expected, *get_args(expected))
+        return number_or_word(name, text, WORDS[name], _meaning(kind, name), int if whole else float)
     if get_origin(expected) is tuple:
         return tuple(text.replace(",", " ").split())
     if expected is bool:
@@ -46,14 +49,16 @@ def parse_setting(kind: type[Config], name: str, text: str) -> Any:
     return text
 
 
-def _number_or_word(kind: type[Config], name: str, text: str) -> float | None:
-    if _SYNONYMS.get(text.lower(), text.lower()) == WORDS[name]:
-        return _meaning(kind, name)
-    hint = field_types(kind)[name]
+def number_or_word(name: str, text: str, word: str, meaning: Meaning,
+                   number: Callable[[str], float]) -> Meaning | float:
+    """Convert a number; the word, in any case, stands for `meaning`.  ConfigError for anything else."""
+    lower = text.strip().lower()
+    if _SYNONYMS.get(lower, lower) == word:
+        return meaning
     try:
-        return int(text) if int in (hint, *get_args(hint)) else float(text)
+        return number(text)
     except ValueError:
-        raise ConfigError(f"{name} must be a number or {WORDS[name]!r}, got {text!r}.") from None
+        raise ConfigError(f"{name} must be a number or {word!r}, got {text.strip()!r}.") from None
 
 
 def _meaning(kind: type[Config], name: str) -> float | None:
@@ -65,6 +70,12 @@ def _meaning(kind: type[Config], name: str) -> float | None:
 def spell(kind: type[Config], name: str, value: float | None) -> str:
     """Write the value of a setting of WORDS as its word or as digits; `parse_setting` reads it back."""
     return WORDS[name] if value == _meaning(kind, name) else f"{value:.12g}"
+
+
+def spelled(config: Config) -> dict[str, Any]:
+    """Settings of a config, with words where WORDS has one, as widgets hold them."""
+    return {name: spell(type(config), name, value) if name in WORDS else value
+            for name, value in config.to_json().items()}
 
 
 def parse_lines(text: str) -> dict[str, str]:

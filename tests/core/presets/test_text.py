@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.config import Config
+from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.errors import ConfigError
+from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.presets.text import WORDS, apply_changes, parse_lines, parse_setting, require_known, spell
 from sidestep_core.training.config import TrainConfig
 
@@ -36,6 +39,10 @@ from sidestep_core.training.config import TrainConfig
     (LoraConfig, "self_target_modules", "", ()),
     (TrainConfig, "cfg_ratio", "auto", None), (TrainConfig, "cfg_ratio", "0.2", 0.2),
     (TrainConfig, "heldout_songs", "Automatic", None), (TrainConfig, "heldout_songs", "2", 2),
+    (EstimateConfig, "estimate_batches", "automatic", 0), (EstimateConfig, "estimate_batches", "24", 24),
+    (EstimateConfig, "chunk_duration", "whole songs", 0), (EstimateConfig, "chunk_duration", "60", 60.0),
+    (PreprocessConfig, "max_seconds", "whole songs", 0), (PreprocessConfig, "max_seconds", "0.0", 0.0),
+    (LokrConfig, "factor", "automatic", -1), (LokrConfig, "factor", "-1", -1), (LokrConfig, "factor", "8", 8),
 ])
 def test_text_is_converted(kind: type[Config], name: str, text: str, value: Any) -> None:
     found = parse_setting(kind, name, text)

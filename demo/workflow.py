@@ -132,7 +132,7 @@ BUILD = Example(
     note="1. Put your songs into one folder and write its path into **Build Dataset**.\n"
          "2. Mute **Train LoRA (ACE-Step)** (Ctrl+M) and press **Run**. Look through the table: listen, and correct "
          "captions, lyrics and tempo with the pencil.\n"
-         "3. Unmute it and press **Run** again: only what you changed is prepared anew.")
+         "3. Unmute it and press **Run** again: only changed songs are encoded again.")
 EXAMPLES = (GENERATE, ESTIMATE, BUILD)
 PROMPT = GENERATE.prompt
 DEMO = HERE / "train_then_generate.json"

@@ -36,11 +36,11 @@ class AnalyzeSongs(io.ComfyNode):
                     "report.csv is written to output/sidestep/songs under this name.")),
                 io.Combo.Input("fill", options=list(get_args(get_type_hints(AnalyzeConfig)["fill"])),
                                default=AnalyzeConfig.fill, tooltip=(
-                    "missing: use estimates where your notes have no value. all: replace your values, too. nothing: "
-                    "only report them.")),
+                    "missing: fill in estimates where a value is missing. all: replace your values, too. nothing: only "
+                    "report them.")),
                 io.Float.Input("confidence", default=AnalyzeConfig.confidence, min=0.0, max=1.0, step=0.05,
                                advanced=True, tooltip=(
-                    "Least confidence of an estimate that is used. 0 uses every one.")),
+                    "Lowest confidence of an estimate that is used. 0 uses every one.")),
             ],
             outputs=[SongsSocket.Output(display_name="songs"), io.String.Output(display_name="report")],
         )

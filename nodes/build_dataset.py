@@ -17,7 +17,7 @@ from .sockets import CATEGORY, SongsSocket
 log = logging.getLogger(__name__)
 
 AS_WRITTEN = "as written"
-"""Choice that leaves it to the notes of each song."""
+"""Choice that leaves it to the metadata of each song."""
 
 
 class BuildDataset(io.ComfyNode):
@@ -29,8 +29,8 @@ class BuildDataset(io.ComfyNode):
             node_id="SideStepBuildDataset",
             display_name="Build Dataset",
             category=CATEGORY,
-            description="Finds the songs of a folder with captions, lyrics and other notes. Listen to them in the "
-                        "table, and correct what is wrong.",
+            description="Finds the songs of a folder with their captions, lyrics and other metadata. Listen to them "
+                        "in the table and correct what is wrong.",
             search_aliases=["songs", "captions", "audio dataset", "dataset.json", "side-step"],
             is_output_node=True,
             inputs=[
@@ -42,22 +42,22 @@ class BuildDataset(io.ComfyNode):
                     "written into your folder.")),
                 io.String.Input("trigger_word", default=BuildConfig.trigger_word, tooltip=(
                     "A made-up word put into every caption; write it into your prompt later to call the style. A song "
-                    "with a word of its own keeps that. Empty: trigger_word of Audio Folder to Dataset is used.")),
+                    "with its own trigger word keeps it. Empty: trigger_word of Audio Folder to Dataset is used.")),
                 io.Combo.Input("trigger_position", options=["prepend", "append", "replace"],
                                default=BuildConfig.trigger_position, advanced=True, tooltip=(
                     "The trigger word before the caption, after it, or instead of it.")),
                 io.Float.Input("genre_ratio", default=BuildConfig.genre_ratio, min=0.0, max=1.0, step=0.05,
                                advanced=True, tooltip=(
-                    "How often a song shows its genre in place of its caption: 0.2 is one time in five. Used if "
-                    "genre_ratio of Training Settings is automatic.")),
+                    "Chance that a song is trained with its genre in place of its caption: 0.2 is one time in five. "
+                    "Used if genre_ratio of Training Settings is automatic.")),
                 io.Combo.Input("prompt_override", options=[AS_WRITTEN, "caption", "genre"], default=AS_WRITTEN,
                                advanced=True, tooltip=(
-                    "caption or genre: songs always show that, unless their notes say otherwise. As written: only "
-                    "what the notes say.")),
+                    "caption, genre: train all songs on that, unless a song has its own setting. as written: only the "
+                    "songs' own settings.")),
                 io.Boolean.Input("all_instrumental", default=BuildConfig.all_instrumental, advanced=True, tooltip=(
-                    "Nothing is sung in any of these songs, whatever their notes say.")),
+                    "Train all songs as instrumentals, even if they have lyrics.")),
                 io.String.Input("language", default=BuildConfig.language, advanced=True, tooltip=(
-                    "Language of the lyrics of songs whose notes do not name one: en, de, ja ...")),
+                    "Language of the lyrics, for songs without one of their own: en, de, ja ...")),
             ],
             outputs=[SongsSocket.Output(display_name="songs")],
         )

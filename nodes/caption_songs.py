@@ -28,7 +28,7 @@ class CaptionSongs(io.ComfyNode):
                 SongsSocket.Input("songs"),
                 io.String.Input("captions", force_input=True, tooltip=(
                     "One text for each song, in the order of the songs, such as a list made from Song Audio. A text "
-                    "may hold more fields, line by line: caption: ..., bpm: ..., key: ...")),
+                    "may have more fields, one per line: caption: ..., bpm: ..., key: ...")),
                 io.Boolean.Input("replace", default=False, tooltip=(
                     "Replace existing captions. Otherwise only missing ones are filled in.")),
             ],

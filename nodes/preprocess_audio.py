@@ -41,8 +41,8 @@ class PreprocessAudioFolder(io.ComfyNode):
             node_id="SideStepPreprocessAudioFolder",
             display_name="Audio Folder to Dataset",
             category=CATEGORY,
-            description="Encodes a folder of songs with their captions and lyrics. What is unchanged is never encoded "
-                        "again; what cannot be used is listed with the reason.",
+            description="Encodes a folder of songs with their captions and lyrics. Unchanged songs are not encoded "
+                        "again; songs that cannot be used are listed with the reason.",
             search_aliases=["preprocess", "dataset", "songs", "music folder", "side-step"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
@@ -50,8 +50,8 @@ class PreprocessAudioFolder(io.ComfyNode):
                 checkpoint_input(),
                 io.String.Input("folder", default="", tooltip=(
                     "Folder with songs (wav, mp3, flac, ogg, opus, m4a, ...), with its subfolders: a full path, or "
-                    "the name of a folder in ComfyUI's input folder. Captions and lyrics are read from files beside "
-                    "each song: song.txt, song.caption.txt, song.lyrics.txt, song.json, dataset.json.")),
+                    "the name of a folder in ComfyUI's input folder. Captions and lyrics are read from files next "
+                    "to each song: song.txt, song.caption.txt, song.lyrics.txt, song.json, dataset.json.")),
                 io.String.Input("dataset_name", default="my_music", tooltip=(
                     "The encoded songs are kept in output/sidestep/datasets under this name.")),
                 io.String.Input("trigger_word", default=PreprocessConfig.trigger_word, tooltip=(
@@ -63,7 +63,7 @@ class PreprocessAudioFolder(io.ComfyNode):
                                     advanced=True),
                 io.Float.Input("tile_seconds", default=PreprocessConfig.tile_seconds, min=1.0, max=600.0, step=1.0,
                                advanced=True, tooltip=(
-                    "How much audio is encoded at once. Lower it if memory runs out; the result stays the same.")),
+                    "Seconds of audio encoded at once. Lower it if memory runs out; the result stays the same.")),
                 SongsSocket.Input("songs", optional=True, tooltip=(
                     "From Build Dataset, Analyze Songs or Caption Songs, in place of a folder.")),
                 io.Combo.Input("normalise", options=list(get_args(Normalise)), default=PreprocessConfig.normalise,

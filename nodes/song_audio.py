@@ -30,16 +30,16 @@ class SongAudio(io.ComfyNode):
             node_id="SideStepSongAudio",
             display_name="Song Audio",
             category=CATEGORY,
-            description="A clip of every song as a list of AUDIO. Connect it to any node that listens and writes text, "
-                        "and that text to Caption Songs.",
+            description="Takes a clip of every song, as a list of AUDIO. Connect it to any node that describes audio, "
+                        "and its text to Caption Songs.",
             search_aliases=["caption", "audio list", "describe", "side-step"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 SongsSocket.Input("songs"),
                 io.Float.Input("seconds", default=30.0, min=1.0, max=600.0, step=1.0, tooltip=(
-                    "Length of each clip; shorter songs are whole. Most listening models take 30 seconds at most.")),
+                    "Length of each clip; shorter songs are used whole. Most audio models take at most 30 seconds.")),
                 io.Float.Input("start", default=30.0, min=0.0, max=3600.0, step=1.0, tooltip=(
-                    "Where in the song the clip begins, in seconds; earlier where the song is too short for that.")),
+                    "Start of the clip in the song, in seconds; earlier if the song is too short.")),
             ],
             outputs=[io.Audio.Output(display_name="audio", is_output_list=True),
                      io.String.Output(display_name="names", is_output_list=True),

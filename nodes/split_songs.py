@@ -22,19 +22,19 @@ class SplitSongs(io.ComfyNode):
             node_id="SideStepSplitSongs",
             display_name="Split Songs",
             category=CATEGORY,
-            description="Long songs become sections that begin on bar lines or in silence. Lyrics are divided by their "
-                        "[Verse]-style markers. The files stay as they are.",
+            description="Cuts long songs into sections that begin on bar lines or in silence. Lyrics are divided at "
+                        "markers such as [Verse]. The files stay as they are.",
             search_aliases=["sections", "slice audio", "side-step"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
                 SongsSocket.Input("songs"),
                 io.Float.Input("seconds", default=SplitConfig.seconds, min=2 * SHORTEST, max=3600.0, step=1.0, tooltip=(
-                    "No section is longer. Songs up to this length stay whole.")),
+                    "Longest section. Songs up to this length stay whole.")),
                 io.Combo.Input("at", options=list(get_args(get_type_hints(SplitConfig)["at"])), default=SplitConfig.at,
                                tooltip=(
-                    "bars: at the beginning of a bar; without a clear beat, as for silence. silence: at the quietest "
-                    "moments.")),
+                    "bars: cut at the beginning of a bar, or as for silence if the song has no clear beat. silence: "
+                    "cut at the quietest moments.")),
             ],
             outputs=[SongsSocket.Output(display_name="songs")],
         )

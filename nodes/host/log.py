@@ -31,9 +31,9 @@ def answer(work: Callable[[], Result]) -> Result | None:
             if isinstance(error, MemoryError) or is_out_of_memory(error):
                 raise
             log.debug("ComfyUI cannot do this.", exc_info=True)
-    for sentence in caught.said:
+    for sentence in caught.messages:
         log.debug("ComfyUI: %s", sentence)
-    return None if caught.said else found
+    return None if caught.messages else found
 
 
 class _Listening(logging.Filter):
@@ -41,7 +41,7 @@ class _Listening(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self._thread = threading.get_ident()
         self._level = logging.NOTSET
 
@@ -49,7 +49,7 @@ class _Listening(logging.Filter):
         if threading.get_ident() != self._thread:
             return record.levelno >= self._level
         if record.levelno >= logging.WARNING:
-            self.said.append(record.getMessage())
+            self.messages.append(record.getMessage())
             return False
         return True
 

@@ -60,16 +60,16 @@ async def get_peaks(request: web.Request) -> web.Response:
     return answer({"peaks": await work(lambda: _peaks(_song(request)))})
 
 
-@PromptServer.instance.routes.post(SONG + "/notes")
-async def post_notes(request: web.Request) -> web.Response:
+@PromptServer.instance.routes.post(SONG + "/metadata")
+async def post_metadata(request: web.Request) -> web.Response:
     """Write the edited text fields of a song to its sidecars; answer with its new row."""
     fields = await body(request)
     key, index = request.match_info["key"], int(request.match_info["index"])
     return answer(await work(lambda: song_previews.save(key, index, fields)))
 
 
-@PromptServer.instance.routes.post("/sidestep/songs/{key}/notes")
-async def post_all_notes(request: web.Request) -> web.Response:
+@PromptServer.instance.routes.post("/sidestep/songs/{key}/metadata")
+async def post_all_metadata(request: web.Request) -> web.Response:
     """Write the new text fields of every song to its sidecars."""
     await body(request)
     written = await work(lambda: song_previews.save_all(request.match_info["key"]))

@@ -172,8 +172,8 @@ def _from_metadata(name: str, metadata: Mapping[str, str]) -> Settings | None:
 def _named(values: Mapping[str, Any], source: str) -> Settings | None:
     """Alpha and rank under any of their names; 0 and words, such as `Dynamic`, count as missing."""
     def first(*names: str) -> tuple[str, float]:
-        said = ((name, _number(name, values[name])) for name in names if name in values and _is_number(values[name]))
-        return next(((name, number) for name, number in said if number), ("", 0))
+        stored = ((name, _number(name, values[name])) for name in names if name in values and _is_number(values[name]))
+        return next(((name, number) for name, number in stored if number), ("", 0))
 
     _, alpha = first("ss_network_alpha", "lora_alpha", "network_alpha", "linear_alpha", "alpha")
     if not alpha:
@@ -253,8 +253,8 @@ class Scales:
     def low_rank(self, module: str, alpha: float | None, rank: int, *, made_for_host: bool) -> float:
         """Scale of a module with a rank.  `alpha` is the file's own; AdapterError where no source has one."""
         settings = self._settings
-        says = settings is not None and settings.rank_of(module) in (0, rank)
-        if settings is not None and says and (
+        applies = settings is not None and settings.rank_of(module) in (0, rank)
+        if settings is not None and applies and (
                 alpha is None or (settings.rslora and math.isclose(alpha, settings.alpha_of(module), rel_tol=1e-3))):
             return settings.scale(module, rank)
         if alpha is not None:

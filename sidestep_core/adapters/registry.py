@@ -139,8 +139,8 @@ def parse(module: str, parts: Parts, scale: Callable[[int | None, float | None],
     def scale_of(rank: int | None) -> float:
         found = scale(rank, alpha) * (1.0 if scalar is None else scalar)
         if not _SMALLEST <= abs(found) <= _LARGEST:
-            said = alpha_of() if alpha is None else alpha
-            raise AdapterError(f"{module} cannot be applied: with its alpha of {said:g}, its scale is {found:g}. "
+            used = alpha_of() if alpha is None else alpha
+            raise AdapterError(f"{module} cannot be applied: with its alpha of {used:g}, its scale is {found:g}. "
                                "Get the file again, or train it with another alpha.")
         return found
 

@@ -71,7 +71,7 @@ class _Features:
     """[bands, frames]: compressed level."""
 
 
-def analysed(waveform_CN: Tensor) -> Tensor:
+def analyzed(waveform_CN: Tensor) -> Tensor:
     """Mix a waveform at 48 kHz to mono [samples] at 22.05 kHz."""
     from torchaudio.functional import resample
 

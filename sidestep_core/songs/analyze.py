@@ -19,7 +19,7 @@ from ..audio.fingerprint import duplicates, fingerprint
 from ..audio.key import musical_key
 from ..audio.levels import levels
 from ..audio.loudness import integrated
-from ..audio.tempo import analysed, rhythm
+from ..audio.tempo import analyzed, rhythm
 from ..config import Config, require
 from ..errors import DatasetError
 from ..io import atomic, hashing, strict_json
@@ -111,7 +111,7 @@ def _analyze_song(song: Song, tick: Callable[[], None]) -> SongReport:
         raise DatasetError(reason)
     measured, loudness, mark = levels(waveform), integrated(waveform), fingerprint(waveform)
     seconds = waveform.shape[1] / decode.SAMPLE_RATE
-    mono = analysed(waveform)
+    mono = analyzed(waveform)
     del waveform
     tick()
     beats = rhythm(mono)

@@ -159,10 +159,10 @@ def _samples(content: Any) -> list[dict[str, Any]] | None:
     """Samples of a list in any of its forms; None where it has none of them."""
     if isinstance(content, dict) and "samples" not in content:
         lists = [value for value in content.values() if isinstance(value, list) and value]
-        if content and all(PurePosixPath(name).suffix and isinstance(said, (str, dict))
-                           for name, said in content.items()):
-            content = [{_PATH_NAMES[0]: name, **(said if isinstance(said, dict) else {"caption": said})}
-                       for name, said in content.items()]
+        if content and all(PurePosixPath(name).suffix and isinstance(value, (str, dict))
+                           for name, value in content.items()):
+            content = [{_PATH_NAMES[0]: name, **(value if isinstance(value, dict) else {"caption": value})}
+                       for name, value in content.items()]
         elif len(lists) == 1:
             content = lists[0]
     samples = content.get("samples") if isinstance(content, dict) else content

@@ -41,7 +41,7 @@ _JSON_NAMES: Mapping[Field, str] = {**_LINE_NAMES, "key": "keyscale", "signature
 """Side-Step's name of a field in a line and in JSON, where it differs from ours."""
 
 
-def write_sidecar(song: Song, notes: SongMetadata) -> Path:
+def write_sidecar(song: Song, metadata: SongMetadata) -> Path:
     """Write changed metadata of a song to its sidecars; return the last file written.
 
     An empty value removes the field, so that weaker sources count again.  The previous content of each file is kept as
@@ -51,7 +51,7 @@ def write_sidecar(song: Song, notes: SongMetadata) -> Path:
         raise DatasetError(f"{song.name} is a section of {song.path.name}. Edit the whole song.")
     before = sidecars_of_song(song)
     after = before
-    for field, value in validated(notes).items():
+    for field, value in validated(metadata).items():
         after = edited(after, song.path.stem, field, value)
     written = song.path.with_name(song.path.stem + TEXT_FILE)
     # Files that gain text first: a crash in between leaves the value twice rather than not at all.
@@ -70,11 +70,11 @@ def sidecars_of_song(song: Song) -> Sidecars:
 
 def edited(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Sidecars:
     """Set a field in the sidecars of the song `stem`; None removes it."""
-    said = parse_sidecars(sidecars)
-    expected = {**said, field: value}
+    current = parse_sidecars(sidecars)
+    expected = {**current, field: value}
     if value is None:
         del expected[field]
-    if said == expected:
+    if current == expected:
         return sidecars
     for start in (sidecars, _keyed(sidecars)):
         for candidate in _candidates(start, stem, field, value):
@@ -163,15 +163,15 @@ def _replaced(sidecars: Sidecars, suffix: str, field: Field, value: Any) -> str:
     stated = sorted((part for part in parts(sidecars, suffix) if _is(part, field)), key=lambda part: part.start)
     counts = next((part for part in reversed(stated) if not is_weak(part.entry.name)), stated[-1] if stated else None)
     for part in reversed(stated):
-        said = value if part is counts else None
+        written = value if part is counts else None
         old = text[part.start:part.stop]
         if part.look == "tag":
             name = part.entry.name
-            new = f"<{name}>{_spelled(said)}</{name}>" + ("\n" if old.endswith("\n") else "")
+            new = f"<{name}>{_spelled(written)}</{name}>" + ("\n" if old.endswith("\n") else "")
         elif part.look == "line":
-            new = _line(field, part.entry.name, said) + _asides(field, old)
+            new = _line(field, part.entry.name, written) + _asides(field, old)
         else:
-            new = _asides(field, old) + ("" if said is None else f"{said}\n")
+            new = _asides(field, old) + ("" if written is None else f"{written}\n")
         text = text[:part.start] + new + text[part.stop:]
     return text
 

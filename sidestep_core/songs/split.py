@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..audio import container, decode
-from ..audio.tempo import analysed, rhythm
+from ..audio.tempo import analyzed, rhythm
 from ..config import Config, require
 from ..errors import DatasetError
 from ..progress import Progress, Report, ignore
@@ -100,7 +100,7 @@ def _measure(song: Song, config: SplitConfig, tick: Callable[[], None]) -> tuple
         padded = torch.nn.functional.pad(block, (0, -block.shape[1] % _MOMENT))
         moments.append(padded.square().mean(dim=0).view(-1, _MOMENT).mean(dim=1))
         if config.at == "bars":
-            bars += [samples / decode.SAMPLE_RATE + bar for bar in _bars(analysed(block))]
+            bars += [samples / decode.SAMPLE_RATE + bar for bar in _bars(analyzed(block))]
         samples += block.shape[1]
     # Round up to milliseconds, which are whole samples at 48 kHz.
     return math.ceil(samples / decode.SAMPLE_RATE * 1000) / 1000, torch.cat(moments), bars

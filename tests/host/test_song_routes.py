@@ -69,7 +69,7 @@ def test_unknown_songs_are_not_found(server: ComfyUI, key: str) -> None:
     for path in ("another/0/audio", f"{key}/3/audio", f"{key}/-1/audio", f"{key}/..%2F..%2F0/audio",
                  f"{key}/999999999/peaks"):
         assert ask(server, path)[0] == 404
-    assert ask(server, "another/0/notes", {})[0] == 404
+    assert ask(server, "another/0/metadata", {})[0] == 404
 
 
 def test_playable_file_is_sent_unchanged(server: ComfyUI, folder: Path, key: str) -> None:
@@ -110,7 +110,7 @@ def test_only_songs_are_sent(server: ComfyUI, folder: Path, key: str, query: str
 @pytest.mark.parametrize("body", [b"\xff\xfe", b"[" * 100_000, b"[1]", b"{", b'{"bpm": NaN}', b" " * 10_000_001])
 def test_malformed_note_is_refused(server: ComfyUI, folder: Path, key: str, body: bytes) -> None:
     before = files_of(folder)
-    request = urllib.request.Request(f"{server.address}/sidestep/songs/{key}/0/notes", body, JSON)
+    request = urllib.request.Request(f"{server.address}/sidestep/songs/{key}/0/metadata", body, JSON)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60)
     assert refused.value.code in (400, 413, 422)
@@ -138,7 +138,7 @@ def test_damaged_song_gives_a_reason(server: ComfyUI, folder: Path) -> None:
 def test_edits_are_written_beside_song(server: ComfyUI, folder: Path, key: str) -> None:
     before = files_of(folder)
     words = {"caption": "now a march", "bpm": "132", "lyrics": "[Verse]\nLeft\nRight"}
-    status, _, content = ask(server, f"{key}/0/notes", words)
+    status, _, content = ask(server, f"{key}/0/metadata", words)
     assert status == 200, content
     row = json.loads(content)
     assert {name: row[name] for name in words} == words
@@ -157,7 +157,7 @@ def test_edits_are_written_beside_song(server: ComfyUI, folder: Path, key: str) 
                                    {"caption": "x" * 100_001}])
 def test_impossible_write_changes_nothing(server: ComfyUI, folder: Path, key: str, words: dict[str, object]) -> None:
     before = files_of(folder)
-    status, _, content = ask(server, f"{key}/0/notes", {"genre": "polka"} | words)
+    status, _, content = ask(server, f"{key}/0/metadata", {"genre": "polka"} | words)
     assert status == 422
     assert next(iter(words)) in content.decode()
     assert files_of(folder) == before
@@ -172,14 +172,14 @@ def test_impossible_write_changes_nothing(server: ComfyUI, folder: Path, key: st
 def test_other_sites_cannot_write(server: ComfyUI, folder: Path, key: str, headers: dict[str, str],
                                   status: int) -> None:
     before = files_of(folder)
-    assert ask(server, f"{key}/0/notes", {"caption": "hostile"}, headers)[0] == status
-    assert ask(server, f"{key}/notes", {}, headers)[0] == status
+    assert ask(server, f"{key}/0/metadata", {"caption": "hostile"}, headers)[0] == status
+    assert ask(server, f"{key}/metadata", {}, headers)[0] == status
     assert files_of(folder) == before
 
 
 def test_reading_writes_nothing(server: ComfyUI, folder: Path, key: str) -> None:
     before = files_of(folder)
-    assert ask(server, f"{key}/0/notes")[0] in (404, 405)
+    assert ask(server, f"{key}/0/metadata")[0] in (404, 405)
     for path in (key, f"{key}/0/audio", f"{key}/0/peaks"):
         ask(server, path)
     assert files_of(folder) == before
@@ -194,11 +194,11 @@ def test_all_notes_are_written(server: ComfyUI, folder: Path) -> None:
     assert [song.caption for song in find_songs(folder).songs] == CAPTIONS
     # What a model wrote is new, although the person changed nothing of it.
     first = {name: rows(server, key)[0][name] for name in ("caption", "bpm")}
-    assert ask(server, f"{key}/0/notes", first)[0] == 200
+    assert ask(server, f"{key}/0/metadata", first)[0] == 200
     assert [song.caption for song in find_songs(folder).songs] == [f"about {NAMES[0]}", *CAPTIONS[1:]]
-    assert json.loads(ask(server, f"{key}/notes", {})[2]) == {"songs": 2, "problems": []}
+    assert json.loads(ask(server, f"{key}/metadata", {})[2]) == {"songs": 2, "problems": []}
     assert [song.caption for song in find_songs(folder).songs] == [f"about {name}" for name in NAMES]
-    assert json.loads(ask(server, f"{key}/notes", {})[2]) == {"songs": 0, "problems": []}
+    assert json.loads(ask(server, f"{key}/metadata", {})[2]) == {"songs": 0, "problems": []}
 
 
 def test_stale_table_keeps_later_edit(server: ComfyUI, folder: Path) -> None:
@@ -209,11 +209,11 @@ def test_stale_table_keeps_later_edit(server: ComfyUI, folder: Path) -> None:
               "t": node("StringConcatenate", string_a="about", string_b=["l", 1], delimiter=" ")}
     outcome = ran(server, prompt)
     first, second = (told(outcome, name)["preview"] for name in ("b", "c"))
-    assert ask(server, f"{first}/0/notes", {"caption": "by hand"})[0] == 200
+    assert ask(server, f"{first}/0/metadata", {"caption": "by hand"})[0] == 200
     (folder / "paper waltz.caption.txt").write_text("in an editor", encoding="utf-8")
-    row = json.loads(ask(server, f"{second}/0/notes", {"bpm": "77"})[2])
+    row = json.loads(ask(server, f"{second}/0/metadata", {"bpm": "77"})[2])
     assert (row["caption"], row["bpm"]) == ("by hand", "77")
-    assert json.loads(ask(server, f"{second}/notes", {})[2]) == {"songs": 1, "problems": []}
+    assert json.loads(ask(server, f"{second}/metadata", {})[2]) == {"songs": 1, "problems": []}
     captions = [song.caption for song in find_songs(folder).songs]
     assert captions == ["by hand", "in an editor", f"about {NAMES[2]}"]
     assert find_songs(folder).songs[0].bpm == 77
@@ -221,7 +221,7 @@ def test_stale_table_keeps_later_edit(server: ComfyUI, folder: Path) -> None:
 
 def test_text_can_be_removed(server: ComfyUI, folder: Path, key: str) -> None:
     for caption in ("", CAPTIONS[0]):
-        assert json.loads(ask(server, f"{key}/0/notes", {"caption": caption})[2])["caption"] == caption
+        assert json.loads(ask(server, f"{key}/0/metadata", {"caption": caption})[2])["caption"] == caption
         assert find_songs(folder).songs[0].caption == caption
 
 
@@ -233,7 +233,7 @@ def test_remotely_listed_songs_are_readonly(server: ComfyUI, folder: Path) -> No
     key = told(ran(server, {"b": building(folder="a list")}), "b")["preview"]
     assert [row["caption"] for row in rows(server, key)] == NAMES
     before = files_of(folder)
-    status, _, content = ask(server, f"{key}/0/notes", {"caption": "in vain"})
+    status, _, content = ask(server, f"{key}/0/metadata", {"caption": "in vain"})
     assert status == 422
     assert "dataset.json" in content.decode()
     assert files_of(folder) == before
@@ -247,7 +247,7 @@ def test_sections_cannot_be_written(server: ComfyUI, folder: Path) -> None:
     sections = [row for row in rows(server, key) if row["section"]]
     before = files_of(folder)
     assert len(sections) == 2
-    status, _, content = ask(server, f"{key}/{sections[1]['index']}/notes", {"caption": "part"})
+    status, _, content = ask(server, f"{key}/{sections[1]['index']}/metadata", {"caption": "part"})
     assert status == 422
     assert "section" in content.decode()
     assert [json.loads(ask(server, f"{key}/{row['index']}/peaks")[2])["peaks"] for row in sections]

@@ -94,7 +94,7 @@ def test_allowed_values_are_valid(server: ComfyUI, node: str, kind: type[Config]
             assert options["min"] <= options["default"] <= options["max"]
             for value in (options["min"], options["max"]):
                 as_config(kind, name, value)
-    assert numbers >= 2
+    assert numbers
 
 
 @pytest.mark.parametrize("node", [TRAINER, SETTINGS])

@@ -214,7 +214,7 @@ def test_unsaved_text_outlives_a_run(page: Page, folder: Path) -> None:
     expect(caption).to_have_value("half a thought")
     expect(editor.locator("[name=bpm]")).to_have_value("99")
     editor.get_by_text("Save", exact=True).click()
-    expect(table).to_contain_text("is written")
+    expect(table).to_contain_text("is saved")
     assert [song.caption for song in find_songs(folder).songs] == ["half a thought", CAPTIONS[1], "now it is loud"]
 
 
@@ -266,11 +266,11 @@ def test_bulk_write_asks_twice(page: Page, folder: Path) -> None:
     }""")
     table = page.locator(".sidestep-songs", has_text="about")
     expect(table.locator(".sidestep-caption").first).to_have_text(f"about {NAMES[0]}", timeout=PATIENCE)
-    table.locator("button", has_text="Write all notes").click()
+    table.locator("button", has_text="Save all to files").click()
     expect(table).to_contain_text("Press again")
     assert files_of(folder) == before
     table.locator("button", has_text="Press again").click()
-    expect(table).to_contain_text("3 songs written")
+    expect(table).to_contain_text("3 songs saved")
     assert [song.caption for song in find_songs(folder).songs] == [f"about {name}" for name in NAMES]
 
 

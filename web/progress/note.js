@@ -21,8 +21,8 @@ export function createNote(node) {
   const element = make("div", "sidestep-capacity");
   let height = 0;
 
-  /** What the latest result says, "" if nothing; before there is one, what was saved with the workflow. */
-  function said(output) {
+  /** Message of the latest result, "" if none; before there is one, the message saved with the workflow. */
+  function messageOf(output) {
     if (!Object.keys(output ?? {}).length) return node.properties.capacity || HINTS[node.comfyClass] || "";
     const text = output.message ?? "";
     node.properties.capacity = output.warning ? "" : text; // a warning is of one run
@@ -32,7 +32,7 @@ export function createNote(node) {
   function show(state) {
     const failed = state?.status === "failed";
     const wrong = failed || Boolean(state?.output?.warning);
-    const text = failed ? state.message : said(state?.output);
+    const text = failed ? state.message : messageOf(state?.output);
     element.textContent = element.title = text;
     element.dataset.status = failed || !wrong ? (state?.status ?? "idle") : "warned";
     if (wrong) element.setAttribute("role", "alert");

@@ -34,8 +34,8 @@ const server = {
   rows: (key, first, count) => ask(`${path(key)}?first=${first}&count=${count}`),
   peaks: (key, index) => ask(`${path(key, index)}/peaks`),
   audio: (key, index, asFlac) => api.apiURL(`${path(key, index)}/audio${asFlac ? "?as=flac" : ""}`),
-  save: (key, index, fields) => ask(`${path(key, index)}/notes`, fields),
-  saveAll: (key) => ask(`${path(key)}/notes`, {}),
+  save: (key, index, fields) => ask(`${path(key, index)}/metadata`, fields),
+  saveAll: (key) => ask(`${path(key)}/metadata`, {}),
 };
 
 /** Add the table to a node that has songs. */

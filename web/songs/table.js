@@ -9,6 +9,7 @@ import { PAGE, captionText, cell, clock, count, problems, range, wave } from "./
 const PLAY = "M3 1.5v9l7.5 -4.5z";
 const PAUSE = "M3 1.5v9M8.5 1.5v9";
 const EDIT = "M2 10l.6 -2.6l5.6 -5.6l2 2l-5.6 5.6z";
+const SAVE_ALL = "Save all to files";
 const SURE = 5000; // milliseconds to press again
 
 /**
@@ -20,7 +21,7 @@ export function createSongTable({ hint, height, server }) {
   const note = make("span", "sidestep-note");
   const back = textButton("Previous", "Rows before these");
   const forth = textButton("Next", "Rows after these");
-  const all = textButton("Write all notes",
+  const all = textButton(SAVE_ALL,
     "Writes new values, such as analyzed tempos and new captions, into text files next to the songs. Previous files "
     + "are kept as .bak.");
   const head = make("div", "sidestep-head", title, note, back, forth, all);
@@ -29,7 +30,7 @@ export function createSongTable({ hint, height, server }) {
   const player = createPlayer({
     address: (index, asFlac) => server.audio(key, index, asFlac),
     changed: () => shown.forEach((row) => row.mark()),
-    failed: (text) => say(text),
+    failed: (text) => showMessage(text),
   });
   const element = make("div", "sidestep-panel sidestep-songs", head, list, left, player.element);
   const inSight = new IntersectionObserver(drawWaves, { root: list, rootMargin: "60px" });
@@ -54,11 +55,11 @@ export function createSongTable({ hint, height, server }) {
     shown = [];
     list.replaceChildren();
     title.textContent = "";
-    say(text);
+    showMessage(text);
     for (const part of [list, left, back, forth, all]) part.hidden = true;
   }
 
-  function say(text) {
+  function showMessage(text) {
     note.textContent = note.title = text;
   }
 
@@ -76,7 +77,7 @@ export function createSongTable({ hint, height, server }) {
     if (mine !== request) return; // a newer one is on its way
     if (wrong) return clear(wrong);
     page = answer;
-    say("");
+    showMessage("");
     draw();
   }
 
@@ -176,13 +177,13 @@ export function createSongTable({ hint, height, server }) {
     shown[place].element.replaceWith(fresh.element);
     shown[place] = fresh;
     inSight.observe(fresh.element);
-    say(`${answer.name} is written. Run the workflow again to use it.`);
+    showMessage(`${answer.name} is saved. Run the workflow again to use it.`);
     return "";
   }
 
   async function saveAll() {
     if (!sure) {
-      all.textContent = "Press again to write";
+      all.textContent = "Press again to save";
       sure = setTimeout(unsure, SURE);
       return;
     }
@@ -190,14 +191,14 @@ export function createSongTable({ hint, height, server }) {
     all.disabled = true;
     const { answer, wrong } = await server.saveAll(key);
     all.disabled = false;
-    const written = answer && `${count(answer.songs, "song")} written.`;
-    say(wrong || [written, ...answer.problems].join(" "));
+    const saved = answer && `${count(answer.songs, "song")} saved.`;
+    showMessage(wrong || [saved, ...answer.problems].join(" "));
   }
 
   function unsure() {
     clearTimeout(sure);
     sure = 0;
-    all.textContent = "Write all notes";
+    all.textContent = SAVE_ALL;
   }
 
   return { element, show, stop: player.stop };

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sidestep_core.audio.key import musical_key
-from sidestep_core.audio.tempo import RATE, analysed
+from sidestep_core.audio.tempo import RATE, analyzed
 from sidestep_core.errors import MissingDependency
 from tests.music import music, noise
 
@@ -21,7 +21,7 @@ UNSURE = 0.1
     (53, False, "F major"), (45, True, "A minor"), (52, True, "E minor"), (49, True, "C# minor"), (48, True, "C minor"),
 ])
 def test_key_is_found(root: int, minor: bool, name: str) -> None:
-    found = musical_key(analysed(music(root=root, minor=minor)))
+    found = musical_key(analyzed(music(root=root, minor=minor)))
     assert found is not None
     assert found.name == name
     assert found.confidence > SURE
@@ -29,19 +29,19 @@ def test_key_is_found(root: int, minor: bool, name: str) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_noise_has_no_key(seed: int) -> None:
-    found = musical_key(analysed(noise(20, seed)))
+    found = musical_key(analyzed(noise(20, seed)))
     assert found is None or found.confidence < UNSURE
 
 
 def test_key_change_lowers_confidence() -> None:
     two = torch.cat([music(root=48), music(root=54)], dim=1)
-    found = musical_key(analysed(two))
+    found = musical_key(analyzed(two))
     assert found is None or found.confidence < SURE
 
 
 def test_silence_has_no_key() -> None:
     assert musical_key(torch.zeros(5 * RATE)) is None
-    song = analysed(music(bars=3))
+    song = analyzed(music(bars=3))
     assert musical_key(song[: 5 * RATE - 1]) is None
     assert musical_key(song[: 5 * RATE]) is not None
 

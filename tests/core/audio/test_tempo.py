@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from sidestep_core.audio.tempo import RATE, analysed, rhythm
+from sidestep_core.audio.tempo import RATE, analyzed, rhythm
 from sidestep_core.errors import MissingDependency
 from tests.music import music, noise
 
@@ -21,7 +21,7 @@ UNSURE = 0.1
 
 @pytest.mark.parametrize("bpm", [72, 84, 97, 108, 120, 133, 153])
 def test_tempo_is_found(bpm: float) -> None:
-    found = rhythm(analysed(music(bpm=bpm, bars=round(bpm / 10))))
+    found = rhythm(analyzed(music(bpm=bpm, bars=round(bpm / 10))))
     assert found is not None
     assert found.bpm == pytest.approx(bpm, rel=TEMPO)
     assert found.bpm * (1 + 2 * TEMPO) != pytest.approx(bpm, rel=TEMPO)
@@ -30,7 +30,7 @@ def test_tempo_is_found(bpm: float) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_noise_has_no_tempo(seed: int) -> None:
-    found = rhythm(analysed(noise(25, seed)))
+    found = rhythm(analyzed(noise(25, seed)))
     assert found is None or (found.confidence < UNSURE and found.signature_confidence < UNSURE)
 
 
@@ -40,7 +40,7 @@ def test_noise_has_no_tempo(seed: int) -> None:
 def test_signature_and_downbeat_are_found(bpm: int, beats: int, parts: int, signature: str) -> None:
     upbeat = 2
     song = music(bpm=bpm, bars=72 // beats, beats=beats, parts=parts)
-    found = rhythm(analysed(song[:, round((beats - upbeat % beats) * 60 / bpm * 48_000) % song.shape[1] :]))
+    found = rhythm(analyzed(song[:, round((beats - upbeat % beats) * 60 / bpm * 48_000) % song.shape[1] :]))
     assert found is not None
     assert found.signature == signature
     assert found.beats_per_bar == beats
@@ -50,7 +50,7 @@ def test_signature_and_downbeat_are_found(bpm: int, beats: int, parts: int, sign
 
 
 def test_beats_are_in_place() -> None:
-    found = rhythm(analysed(music(bpm=100, bars=10)))
+    found = rhythm(analyzed(music(bpm=100, bars=10)))
     assert found is not None
     offsets = [(time + 0.3) % 0.6 - 0.3 for time in found.beats]
     assert max(abs(offset) for offset in offsets) < BEAT_SECONDS
@@ -59,7 +59,7 @@ def test_beats_are_in_place() -> None:
 
 def test_two_tempos_lower_confidence() -> None:
     one = torch.cat([music(bpm=84, bars=10), music(bpm=131, bars=16)], dim=1)
-    found, steady = rhythm(analysed(one)), rhythm(analysed(music(bpm=84, bars=20)))
+    found, steady = rhythm(analyzed(one)), rhythm(analyzed(music(bpm=84, bars=20)))
     assert found is not None
     assert steady is not None
     assert found.confidence < SURE < steady.confidence
@@ -67,7 +67,7 @@ def test_two_tempos_lower_confidence() -> None:
 
 def test_silence_has_no_beats() -> None:
     assert rhythm(torch.zeros(20 * RATE)) is None
-    assert rhythm(analysed(music(bars=1))) is None
+    assert rhythm(analyzed(music(bars=1))) is None
 
 
 def test_without_librosa(monkeypatch: pytest.MonkeyPatch) -> None:

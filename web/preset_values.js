@@ -81,7 +81,7 @@ export function followSettings(node) {
 
 /** Have the connected trainings follow a change of these settings. */
 export function watchSettings(node) {
-  const tell = () => {
+  const notify = () => {
     for (const output of node.outputs) {
       for (const link of output.links ?? []) node.graph?.getNodeById(node.graph.links.get(link)?.target_id)?.settingsChanged?.();
     }
@@ -90,15 +90,19 @@ export function watchSettings(node) {
     const { callback } = widget;
     widget.callback = function () {
       callback?.apply(this, arguments);
-      tell();
+      notify();
     };
   }
-  const { onExecuted } = node;
+  const { onConfigure, onExecuted } = node;
+  node.onConfigure = function () {
+    onConfigure?.apply(this, arguments);
+    notify(); // a training that was restored before this node has seen its defaults
+  };
   node.onExecuted = function () {
     onExecuted?.apply(this, arguments);
-    tell(); // its file may have changed
+    notify(); // its file may have changed
   };
-  node.showsAgain = tell;
+  node.showsAgain = notify;
 }
 
 const sourceOf = (node) => node.getInputNode(node.inputs.findIndex(({ name }) => name === INPUT));

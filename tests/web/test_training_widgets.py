@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, open_page
 from demo.server import ComfyUI
-from demo.workflow import DEMO, TRAINER
+from demo.workflow import DEMO, SETTINGS, TRAINER
 
 NEAR = 2.0
 """Pixels by which a socket may miss the middle of its widget."""
@@ -59,8 +59,8 @@ def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> I
 
 @pytest.fixture
 def trainer(page: Page) -> Page:
-    """The page with one node in it, at its upper left."""
-    page.evaluate("() => window.app.graph.clear()")
+    """The page with one node in it, at its upper left, in a workflow of its own: ComfyUI keeps values by workflow."""
+    page.evaluate("async () => { await window.app.loadGraphData({ version: 0.4, nodes: [], links: [] }); }")
     expect(page.locator(".sidestep-panel")).to_have_count(0)
     page.evaluate("""(type) => {
         const { canvas, graph } = window.app;
@@ -132,3 +132,73 @@ def saved_values(page: Page) -> list[Any]:
     """Values of the first node in a workflow file."""
     found: list[Any] = page.evaluate("() => window.app.graph.nodes[0].serialize().widgets_values")
     return found
+
+
+BY_DEFAULT = {"restarts", "timestep_mu", "timestep_sigma", "discrete_shift", "snr_gamma", "codes_ratio", "log_every",
+              "log_heavy_every"}
+"""Settings without effect among the defaults of the others."""
+
+
+@pytest.mark.parametrize(("changed", "dimmed"), [
+    ({}, BY_DEFAULT),
+    ({"optimizer": "prodigy"}, BY_DEFAULT | {"schedule", "warmup_steps"}),
+    ({"schedule": "constant"}, BY_DEFAULT | {"warmup_steps"}),
+    ({"schedule": "cosine_restarts"}, BY_DEFAULT - {"restarts"}),
+    ({"timestep_mode": "discrete"}, (BY_DEFAULT | {"timestep_preset"}) - {"discrete_shift"}),
+    ({"timestep_preset": "custom"}, BY_DEFAULT - {"timestep_mu", "timestep_sigma"}),
+    ({"timestep_mode": "discrete", "timestep_preset": "custom"},
+     (BY_DEFAULT | {"timestep_preset"}) - {"discrete_shift"}),
+    ({"loss_weighting": "min_snr"}, BY_DEFAULT - {"snr_gamma"}),
+    ({"context_mode": "mixed"}, BY_DEFAULT - {"codes_ratio"}),
+    ({"tensorboard": True}, BY_DEFAULT - {"log_every", "log_heavy_every"}),
+])
+def test_settings_without_effect_are_dimmed(trainer: Page, changed: dict[str, Any], dimmed: set[str]) -> None:
+    trainer.evaluate("(type) => { window.app.graph.add(LiteGraph.createNode(type)); }", SETTINGS)
+    enter(trainer, SETTINGS, changed)
+    assert disabled(trainer, SETTINGS) == dimmed
+    trainer.evaluate("async () => { await window.app.loadGraphData(window.app.graph.serialize()); }")
+    assert disabled(trainer, SETTINGS) == dimmed
+    enter(trainer, SETTINGS, dict.fromkeys(changed, None))
+    assert disabled(trainer, SETTINGS) == BY_DEFAULT
+
+
+def test_epochs_dim_max_steps(trainer: Page) -> None:
+    steps = trainer.get_by_label("max_steps", exact=True).locator("input")
+    trainer.evaluate("""(type) => {
+        const { graph } = window.app;
+        graph.add(LiteGraph.createNode(type)).connect('settings', graph.nodes[0], 'settings');
+    }""", SETTINGS)
+    assert disabled(trainer, TRAINER) == set()
+    enter(trainer, SETTINGS, {"epochs": "10"})
+    assert disabled(trainer, TRAINER) == {"max_steps"}
+    trainer.evaluate("async () => { await window.app.loadGraphData(window.app.graph.serialize()); }")
+    assert disabled(trainer, TRAINER) == {"max_steps"}
+    if trainer.evaluate("() => LiteGraph.vueNodesMode"):
+        expect(steps).to_be_disabled()
+    for word in ("use max_steps", "0", ""):
+        enter(trainer, SETTINGS, {"epochs": "10"})
+        enter(trainer, SETTINGS, {"epochs": word})
+        assert disabled(trainer, TRAINER) == set()
+    enter(trainer, SETTINGS, {"epochs": "2.5"})
+    trainer.evaluate("(type) => window.app.graph.nodes.find((node) => node.type === type).disconnectInput('settings')",
+                     TRAINER)
+    assert disabled(trainer, TRAINER) == set()
+
+
+def enter(page: Page, node: str, changed: dict[str, Any]) -> None:
+    """Enter values in the node's widgets as the page does; None enters the default."""
+    page.evaluate("""([type, changed]) => {
+        const usual = LiteGraph.createNode(type).widgets;
+        for (const widget of window.app.graph.nodes.find((node) => node.type === type).widgets) {
+            if (!(widget.name in changed)) continue;
+            widget.value = changed[widget.name] ?? usual.find(({ name }) => name === widget.name).value;
+            widget.callback?.(widget.value);
+        }
+    }""", [node, changed])
+
+
+def disabled(page: Page, node: str) -> set[str]:
+    """Names of the node's widgets that cannot be changed."""
+    names: list[str] = page.evaluate("""(type) => window.app.graph.nodes.find((node) => node.type === type).widgets
+        .filter((widget) => widget.disabled).map(({ name }) => name)""", node)
+    return set(names)

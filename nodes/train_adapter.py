@@ -20,6 +20,7 @@ from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline
 from .host import choices, folders, live, models, previews, wording
 from .host.loaded_model import checkpoint_of
+from .host.polite import giving_way
 from .host.report import issue_report
 from .host.wording import readable
 from .host.worker import run_stage
@@ -86,6 +87,9 @@ class TrainAdapter(io.ComfyNode):
                     "only those, of the ones that the Configure node allows.")),
                 io.Int.Input("top_k", default=SelectionConfig.top_k, min=1, max=512, optional=True, advanced=True,
                              tooltip="How many modules auto_estimate chooses."),
+                io.Boolean.Input("polite", default=False, optional=True, advanced=True, tooltip=(
+                    "When you generate something during the training, it saves, frees the card for that, and goes on "
+                    "by itself afterwards, with exactly the same result. At least two minutes lie between two times.")),
             ],
             outputs=[AdapterSocket.Output(display_name="adapter"),
                      io.String.Output(display_name="trigger_word", tooltip=(
@@ -96,7 +100,7 @@ class TrainAdapter(io.ComfyNode):
     def execute(cls, checkpoint: object, dataset: Dataset, adapter_config: Configured, adapter_name: str,
                 settings: GivenSettings | None = None, start_from: Adapter | None = None,
                 if_already_trained: str = CONTINUE, resume_from: str = choices.LATEST, auto_estimate: bool = False,
-                top_k: int = SelectionConfig.top_k, **own: object) -> io.NodeOutput:
+                top_k: int = SelectionConfig.top_k, polite: bool = False, **own: object) -> io.NodeOutput:
         from ..sidestep_core.training import run_checkpoint
         from ..sidestep_core.training.train import identity, train
 
@@ -127,7 +131,7 @@ class TrainAdapter(io.ComfyNode):
             models.make_room()
         on = replace(config, device=models.device(config.device))
         origin = events.origin_of(node_id)
-        with live.training(run.name, node_id) as training:
+        with live.training(run.name, node_id) as training, giving_way(training, polite=polite) as watch:
             adapter = run_stage(
                 node_id, run.name,
                 lambda report: train(
@@ -136,7 +140,7 @@ class TrainAdapter(io.ComfyNode):
                     preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
                     controls=training.controls, report=report, origin=origin),
                 summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
-            )
+                watch=watch)
         _made[adapter_name] = adapter.path
         return io.NodeOutput(adapter, adapter.trigger_word, ui={"sidestep": [
             _facts(adapter, adapter_settings) | {"warnings": warnings}]})

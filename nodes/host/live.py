@@ -28,7 +28,18 @@ class Live:
         return "paused" if self.controls.is_paused else "running"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A training whose workflow waits for its turn to go on."""
+
+    training: Live
+    prompt_id: str
+
+
 _live: dict[str, Live] = {}
+_waiting: dict[str, Waiting] = {}
+_parked: set[str] = set()
+"""Runs that are to stay paused when their turn comes."""
 _lock = threading.Lock()
 reopened: set[str] = set()
 """Runs that were finished by hand and are to go on when they are started again, whatever the host has cached."""
@@ -40,6 +51,7 @@ def training(run: str, node_id: str) -> Iterator[Live]:
     live = Live(run=run, node_id=node_id, controls=Controls())
     with _lock:
         _live[run] = live
+        _waiting.pop(run, None)
         reopened.discard(run)
     try:
         yield live
@@ -61,6 +73,54 @@ def stop(run: str) -> None:
 
 
 def states() -> dict[str, UnderWay]:
-    """State of each run that is under way."""
+    """State of each run that is under way, or waits for its turn to go on."""
     with _lock:
-        return {run: live.state for run, live in _live.items()}
+        waiting: dict[str, UnderWay] = dict.fromkeys(_waiting, "paused")
+        return waiting | {run: live.state for run, live in _live.items()}
+
+
+def wait(training: Live, prompt_id: str, *, parked: bool) -> None:
+    """List a training that gave way as waiting for its turn; `parked`: to stay paused then."""
+    with _lock:
+        _waiting[training.run] = Waiting(training=training, prompt_id=prompt_id)
+        if parked:
+            _parked.add(training.run)
+
+
+def waiting(run: str) -> Waiting | None:
+    """Training of the run that waits for its turn; None if it does not."""
+    with _lock:
+        return _waiting.get(run)
+
+
+def waits(run: str, prompt_id: str) -> bool:
+    """Return True if the run waits for the turn of this workflow."""
+    found = waiting(run)
+    return found is not None and found.prompt_id == prompt_id
+
+
+def stop_waiting(run: str) -> None:
+    """Forget a training that waited: it does not go on by itself."""
+    with _lock:
+        _waiting.pop(run, None)
+        _parked.discard(run)
+
+
+def park(run: str) -> None:
+    """Let a waiting run stay paused when its turn comes."""
+    with _lock:
+        _parked.add(run)
+
+
+def unpark(run: str) -> None:
+    """Let a run that stays paused go on."""
+    with _lock:
+        _parked.discard(run)
+
+
+def take_parked(run: str) -> bool:
+    """Return True if the run is to be paused from its start; this counts once."""
+    with _lock:
+        parked = run in _parked
+        _parked.discard(run)
+        return parked

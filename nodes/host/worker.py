@@ -14,6 +14,7 @@ import comfy.model_management
 import comfy.utils
 
 from ...sidestep_core.progress import Cancelled, Progress, Report
+from ...sidestep_core.training.controls import GaveWay
 from ..routes import events
 from . import live, termination
 from .wording import sentence
@@ -23,8 +24,9 @@ POLL_SECONDS = 0.05
 Result = TypeVar("Result")
 
 
-def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summary: Callable[[Result], str]) -> Result:
-    """The stage's result; its progress goes to the node and to ComfyUI's own bar.
+def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summary: Callable[[Result], str],
+              watch: Callable[[], None] = lambda: None) -> Result:
+    """The stage's result; its progress goes to the node and to ComfyUI's own bar.  `watch` is called now and then.
 
     Nodes run under torch.inference_mode, in which nothing can be trained; that mode belongs to a thread, so a thread
     of our own is outside it.  This one waits, which keeps the queue in order: one job on the device at a time.
@@ -32,7 +34,7 @@ def run_stage(node_id: str, run: str, stage: Callable[[Report], Result], *, summ
     """
     bar = comfy.utils.ProgressBar(1, node_id=node_id)
     with termination.awaited(), _the_only_bar():
-        return _run_stage(node_id, run, stage, summary, bar)
+        return _run_stage(node_id, run, stage, summary, bar, watch)
 
 
 @contextlib.contextmanager
@@ -51,7 +53,7 @@ def _the_only_bar() -> Iterator[None]:
 
 
 def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summary: Callable[[Result], str],
-               bar: comfy.utils.ProgressBar) -> Result:
+               bar: comfy.utils.ProgressBar, watch: Callable[[], None]) -> Result:
     cancelled = threading.Event()
     reports: queue.SimpleQueue[Progress] = queue.SimpleQueue()
 
@@ -67,6 +69,7 @@ def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summar
         while worker.is_alive() or not reports.empty():
             comfy.model_management.throw_exception_if_processing_interrupted()
             _show(node_id, run, reports, bar)
+            watch()
             worker.join(POLL_SECONDS)
     except comfy.model_management.InterruptProcessingException as exception:
         interrupt = exception
@@ -135,6 +138,8 @@ def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException |
         return worker.result
     if isinstance(raised, Exception) and not isinstance(raised, Cancelled):
         events.finish(node_id, run, "failed", sentence(raised))
+        raise raised
+    if isinstance(raised, GaveWay) and interrupt is None:
         raise raised
     message = str(raised) if isinstance(raised, Cancelled) else "Stopped."
     events.finish(node_id, run, "cancelled", message)

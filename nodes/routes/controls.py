@@ -17,7 +17,7 @@ from ...sidestep_core.errors import AdapterError
 from ...sidestep_core.runs import files
 from ...sidestep_core.training import run_checkpoint
 from ...sidestep_core.training.controls import Refused, Request
-from ..host import folders, live
+from ..host import folders, live, polite
 from ..host.wording import sentence
 from . import events
 from .songs import answer, body
@@ -35,9 +35,11 @@ async def post_control(request: web.Request) -> web.Response:
     """Pass the request on; 404 for an unknown run, 409 with a sentence where the control does not fit."""
     await body(request)
     run, control = request.match_info["run"], request.match_info["control"]
-    training = live.find(run)
+    training, waiting = live.find(run), live.waiting(run)
     try:
-        if training is None:
+        if training is None and waiting is not None:
+            _while_waiting(waiting, control)
+        elif training is None:
             await asyncio.to_thread(lambda: _after_the_end(control, files.run_folder(folders.runs_folder(), run)))
         else:
             _during(training, control)
@@ -62,6 +64,18 @@ def _during(training: live.Live, control: str) -> None:
     else:
         training.controls.ask(control)
         events.announce_request(training.node_id, training.run, AFTER_THIS_STEP[control])
+
+
+def _while_waiting(waiting: live.Waiting, control: str) -> None:
+    """Control a training that gave way to other work.  Refused, with the reason, where that does not fit."""
+    if control == "stop":
+        polite.remove(waiting.prompt_id)
+    elif control == "pause":
+        live.park(waiting.training.run)
+    elif control == "continue":
+        live.unpark(waiting.training.run)
+    else:
+        raise Refused("The training waits for other work. It goes on by itself.")
 
 
 def _after_the_end(control: str, folder: Path) -> None:

@@ -86,6 +86,14 @@ def announce_request(node_id: str, run: str, message: str) -> None:
         _send(history.take_event())
 
 
+def wait(node_id: str, run: str, message: str) -> None:
+    """Tell every browser that a training waits for other work, and goes on by itself."""
+    with _lock:
+        history = _history(node_id, run)
+        history.wait(message)
+        _send(history.take_event())
+
+
 def finish(node_id: str, run: str, status: Literal["finished", "cancelled", "failed"], message: str) -> None:
     """Record how `run` ended and tell every browser.  `message` is shown to the person."""
     with _lock:

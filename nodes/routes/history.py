@@ -118,6 +118,10 @@ class History:
         self.requested, self.changed = message, True
         self.message = message or " ".join(self.notices)
 
+    def wait(self, message: str) -> None:
+        """Take over that the training waits, and goes on by itself."""
+        self.status, self.message, self.changed = "paused", message, True
+
     def stop(self) -> None:
         """Take over a request to stop, which first finishes the work in hand."""
         self.status, self.changed = "stopping", True

@@ -83,7 +83,8 @@ class Controls:
             with self._changed:
                 self._waits = False
         if "give_way" in self.pending and "finish" not in self.pending:
-            raise GaveWay(f"Waiting after step {paused.step} of {paused.total}.")
+            raise GaveWay(f"Stopped after step {paused.step} of {paused.total} for other work. Train again to continue "
+                          "from here.")
 
     def _hold(self) -> bool:
         """Begin or continue the pause; False if there is none."""

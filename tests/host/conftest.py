@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,10 @@ def checkpoint(demo_models: Path) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
-    """A ComfyUI of these tests alone."""
-    with demo_comfyui(tmp_path_factory.mktemp("comfyui")) as running:
+    """A ComfyUI of these tests alone, with the node of the web tests that takes a given time."""
+    base = tmp_path_factory.mktemp("comfyui")
+    shutil.copytree(Path(__file__).parent.with_name("web") / "driver", base / "custom_nodes" / "driver")
+    with demo_comfyui(base) as running:
         yield running
 
 

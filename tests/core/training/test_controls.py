@@ -283,7 +283,7 @@ def test_saving_on_request_prunes_checkpoints(checkpoint: Checkpoint, dataset: D
 def test_giving_way_saves_and_resumes_exactly(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
                                               tmp_path: Path) -> None:
     controls = Controls()
-    with pytest.raises(GaveWay, match="Waiting after step 3 of 6"):
+    with pytest.raises(GaveWay, match="Stopped after step 3 of 6 for other work"):
         trained(checkpoint, dataset, tmp_path, controls=controls, report=asking(controls, {3: ["give_way"]}))
     assert kept(tmp_path)[-1] == 3
     assert list(tmp_path.glob("*.safetensors")) == []
@@ -299,7 +299,7 @@ def test_paused_run_gives_way(checkpoint: Checkpoint, dataset: Dataset, tmp_path
         elif progress.step == 2 and progress.metrics:
             controls.ask("pause")
 
-    with pytest.raises(GaveWay, match="Waiting after step 2 of 6"):
+    with pytest.raises(GaveWay, match="Stopped after step 2 of 6 for other work"):
         trained(checkpoint, dataset, tmp_path, controls=controls, report=report)
 
 

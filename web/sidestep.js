@@ -7,7 +7,7 @@ import { addStyles } from "./dom.js";
 import { createNote, hasCapacity } from "./progress/note.js";
 import { createPanel } from "./progress/panel.js";
 import { followSettings, watchSettings } from "./preset_values.js";
-import { advance, explains, failed, fromOutput, MOST_POINTS, refusal, withLater } from "./progress/progress.js";
+import { advance, explains, failed, fromOutput, MAX_POINTS, refusal, withLater } from "./progress/progress.js";
 import { refusals, remember } from "./refusals.js";
 import { addSongTable } from "./songs/songs.js";
 import { dimUnused } from "./training_settings.js";
@@ -77,7 +77,7 @@ async function onProgress({ detail: event }) {
   const shown = isOfThisWorkflow(event) ? [...panels()].filter(([id]) => id === String(event.node_id)) : [];
   for (const [id, panel] of shown) {
     // A run that continues has a curve already; one that ended has points that were too many to send.
-    const long = panel.state?.points.length > MOST_POINTS;
+    const long = panel.state?.points.length > MAX_POINTS;
     const incomplete = long || panel.state?.run !== event.run || event.status !== "running";
     setState(panel, advance(panel.state, event));
     if (incomplete) await restore(id, panel);

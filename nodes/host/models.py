@@ -118,7 +118,7 @@ def load_as_comfyui(path: Path) -> DeltaFn:
 
 
 def patch(model: object, path: Path, strength: float, alpha: float = 0.0,
-          tell: Callable[[str], None] = log.warning) -> tuple[object, int, int]:
+          notify: Callable[[str], None] = log.warning) -> tuple[object, int, int]:
     """(patched clone of a MODEL, modules matched, modules in the file), from a file of any known layout.
 
     `alpha` counts for files that do not say theirs; `tell` is given a sentence for each thing that is not used.
@@ -137,9 +137,9 @@ def patch(model: object, path: Path, strength: float, alpha: float = 0.0,
 
     found = patches.of(file, shape_of, comfy.lora.model_lora_keys_unet(model.model, {}))
     if file.notice:
-        tell(file.notice)
+        notify(file.notice)
     if found.left_out:
-        tell(f"{path.name}: {found.matched} of {file.total} modules matched. {found.left_out}.")
+        notify(f"{path.name}: {found.matched} of {file.total} modules matched. {found.left_out}.")
     patched = model.clone()
     if strength != 0:
         _add(patched, found.by_key, strength)

@@ -137,14 +137,14 @@ def _host_only(content: formats.AdapterFile, shape_of: ShapeOf) -> dict[str, obj
     """Kinds that the core does not compute; only where the host takes every tensor of a module."""
     found: dict[str, object] = {}
     for module, parts in content.host_only.items():
-        place, key = f"{formats.HOST_PREFIX}{module}", f"{formats.HOST_PREFIX}{module}.weight"
+        part, key = f"{formats.HOST_PREFIX}{module}", f"{formats.HOST_PREFIX}{module}.weight"
         if shape_of(f"{module}.weight") is None or "dora_scale" in parts:
             continue
         oft = "oft_blocks" in parts and parts["oft_blocks"].dim() == 3
         rescale = parts.get("rescale") if oft else None
-        tensors = {f"{place}.{ending}": tensor.contiguous() for ending, tensor in parts.items()
+        tensors = {f"{part}.{ending}": tensor.contiguous() for ending, tensor in parts.items()
                    if not (oft and ending == "rescale")}
-        for changed, change in _load(tensors, {place: key}).items():
+        for changed, change in _load(tensors, {part: key}).items():
             found[changed] = OfTheWeight(change.loaded_keys, (rescale, change)) if isinstance(
                 change, WeightAdapterBase) else change
     return found
@@ -153,9 +153,9 @@ def _host_only(content: formats.AdapterFile, shape_of: ShapeOf) -> dict[str, obj
 def _outside(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str, object]:
     """Parts outside the decoder, such as the condition encoder, that ComfyUI's own trainer changes too."""
     found: dict[str, object] = {}
-    for place in {_place(key, key_map) for key in tensors} - {""}:
-        own = {key: tensor.contiguous() for key, tensor in tensors.items() if _place(key, key_map) == place}
-        for key, change in _load(own, {place: key_map[place]}).items():
+    for part in {_part_of(key, key_map) for key in tensors} - {""}:
+        own = {key: tensor.contiguous() for key, tensor in tensors.items() if _part_of(key, key_map) == part}
+        for key, change in _load(own, {part: key_map[part]}).items():
             found[key] = OfTheWeight(change.loaded_keys, (None, change)) if isinstance(
                 change, WeightAdapterBase) else change
     return found
@@ -169,7 +169,7 @@ def _load(tensors: Mapping[str, Tensor], key_map: Mapping[str, str]) -> dict[str
     return log.answer(lambda: comfy.lora.load_lora(dict(tensors), dict(key_map))) or {}
 
 
-def _place(key: str, key_map: Mapping[str, str]) -> str:
+def _part_of(key: str, key_map: Mapping[str, str]) -> str:
     """The longest beginning of a key that is the host's name of a part of the model; "" if there is none."""
     text = key.rpartition(".")[0]
     while text and text not in key_map:
@@ -180,8 +180,8 @@ def _place(key: str, key_map: Mapping[str, str]) -> str:
 def _keys_of(tensors: Mapping[str, Tensor], key_map: Mapping[str, str], found: Mapping[str, object]) -> set[str]:
     """The keys in the file of changes outside the decoder."""
     def changed(key: str) -> str:
-        place = key_map.get(_place(key, key_map), "")
-        return f"{place.removesuffix('.weight')}.bias" if key.endswith(formats.OF_A_BIAS) else place
+        part = key_map.get(_part_of(key, key_map), "")
+        return f"{part.removesuffix('.weight')}.bias" if key.endswith(formats.OF_A_BIAS) else part
 
     return {key for key in tensors if changed(key) in found}
 

@@ -42,7 +42,7 @@ _gave_way: set[str] = set()
 """Runs that gave way and have not ended since."""
 
 
-def place(waiting: Sequence[Item]) -> float | None:
+def queue_number(waiting: Sequence[Item]) -> float | None:
     """Number for a training behind those that it gives way to; None if the next one is not to be given way to."""
     in_order = sorted(waiting, key=lambda item: item[:2])
     trains = [not TRAINERS.isdisjoint(node.get("class_type") for node in item[2].values()) for item in in_order]
@@ -65,7 +65,7 @@ def giving_way(training: Live, *, polite: bool) -> Iterator[Callable[[], None]]:
     def watch() -> None:
         rested = training.run not in _gave_way or time.monotonic() - begun >= SECONDS_BETWEEN
         may = training.controls.is_paused or (polite and rested)
-        if may and _own(prompt_id) is not None and place(_waiting()) is not None:
+        if may and _own(prompt_id) is not None and queue_number(_waiting()) is not None:
             training.controls.ask("give_way")
         elif "give_way" in training.controls.pending:
             training.controls.withdraw("give_way")
@@ -84,7 +84,7 @@ def _put_back(training: Live, prompt_id: str) -> None:
     """Put the training's own workflow behind those that it gives way to, and tell the page."""
     queue = PromptServer.instance.prompt_queue
     with queue.mutex:
-        own, number = _own(prompt_id), place(_waiting())
+        own, number = _own(prompt_id), queue_number(_waiting())
         new_id = str(uuid.uuid4())
         # Those that waited may be gone by now: then it goes on at once.
         queue.put((own[0] if number is None else number, new_id, *own[2:]))

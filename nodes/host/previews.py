@@ -113,7 +113,7 @@ class _PreviewMaker:
     def _make(self, adapter: Path | None, step: int) -> None:
         result = Preview(step=step, file=self.folder / FILE.format(step))
         try:
-            _begin(self.folder, self.settings)
+            _prepare_folder(self.folder, self.settings)
             with torch.inference_mode(), explain_out_of_memory("generating a preview", OUT_OF_MEMORY):
                 waveform = self._generate(adapter, f"After step {step}" if step else "Before training")
             atomic.write_bytes(result.file, decode.flac(waveform))
@@ -168,7 +168,7 @@ def _are_made_with(folder: Path, settings: Settings) -> bool:
         return False
 
 
-def _begin(folder: Path, settings: Settings) -> None:
+def _prepare_folder(folder: Path, settings: Settings) -> None:
     """Make the folder ready for previews with these settings; others make way."""
     if not _are_made_with(folder, settings):
         if folder.exists():

@@ -46,7 +46,7 @@ def may_read(path: Path, *, windows: bool = os.name == "nt") -> bool:
         real = Path(os.path.realpath(path))
     except (OSError, ValueError):
         return False  # no path at all
-    return any(real.is_relative_to(os.path.realpath(place)) for place in _shared())
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in _shared())
 
 
 def unreadable(text: str) -> DatasetError:

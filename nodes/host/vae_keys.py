@@ -30,8 +30,8 @@ def _rename(name: str) -> str:
         part, leaf = rest.split(".", 1)
         return f"{half}.layers.{_OUTER[part]}.{leaf}"
     index, part, leaf = int(block[1]) + 1, block[2], block[3]
-    place = (_ENCODER_BLOCK if half == "encoder" else _DECODER_BLOCK)[part]
+    layer = (_ENCODER_BLOCK if half == "encoder" else _DECODER_BLOCK)[part]
     if part.startswith("res_unit"):
         inner, leaf = leaf.split(".", 1)
         leaf = f"layers.{_RESIDUAL[inner]}.{leaf}"
-    return f"{half}.layers.{index}.layers.{place}.{leaf}"
+    return f"{half}.layers.{index}.layers.{layer}.{leaf}"

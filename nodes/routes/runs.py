@@ -24,7 +24,7 @@ from .songs import body
 Result = TypeVar("Result")
 
 RUN = "/sidestep/runs/{run}"
-MOST_POINTS = 20_000
+MAX_POINTS = 20_000
 
 
 @PromptServer.instance.routes.get("/sidestep/runs")
@@ -44,7 +44,7 @@ async def get_run(request: web.Request) -> web.Response:
 async def get_metrics(request: web.Request) -> web.Response:
     """Answer with the curve after the step `after`, thinned to about `points` rows."""
     run, after = request.match_info["run"], _number(request, "after", -1)
-    points = max(2, min(_number(request, "points", run_files.POINTS), MOST_POINTS))
+    points = max(2, min(_number(request, "points", run_files.POINTS), MAX_POINTS))
     return await _fresh(request, lambda: run_files.metrics(run, after, points))
 
 

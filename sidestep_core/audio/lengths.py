@@ -27,18 +27,18 @@ def mp3_seconds(path: Path, sample_rate: int) -> float | None:
     with path.open("rb") as file:
         file.seek(_behind_id3(file))
         content = file.read(_SEARCHED)
-    start = next((place for place in range(len(content) - 200)
-                  if content[place] == 0xFF and content[place + 1] & 0xE0 == 0xE0
-                  and content[place + 1] & 0x18 != 0x08 and content[place + 1] & 0x06 == 0x02), None)
+    start = next((offset for offset in range(len(content) - 200)
+                  if content[offset] == 0xFF and content[offset + 1] & 0xE0 == 0xE0
+                  and content[offset + 1] & 0x18 != 0x08 and content[offset + 1] & 0x06 == 0x02), None)
     if start is None or sample_rate <= 0:
         return None
     frame = content[start:start + 200]
     samples = 1152 if frame[1] & 0x18 == 0x18 else 576  # of MPEG 1; of MPEG 2 and 2.5
     frames = None
     for name in (b"Xing", b"Info"):
-        place = frame.find(name, 4, _SIDE_INFO + 4)
-        if place >= 0 and frame[place + 7] & 1:
-            frames = struct.unpack_from(">I", frame, place + 8)[0]
+        offset = frame.find(name, 4, _SIDE_INFO + 4)
+        if offset >= 0 and frame[offset + 7] & 1:
+            frames = struct.unpack_from(">I", frame, offset + 8)[0]
     if frame[36:40] == b"VBRI":
         frames = struct.unpack_from(">I", frame, 50)[0]
     return None if not frames else frames * samples / sample_rate
@@ -46,15 +46,15 @@ def mp3_seconds(path: Path, sample_rate: int) -> float | None:
 
 def _behind_id3(file: BinaryIO) -> int:
     """Offset of the first byte behind all leading ID3v2 tags."""
-    place = 0
-    while (head := _read_at(file, place, 10))[:3] == b"ID3" and len(head) == 10:
+    offset = 0
+    while (head := _read_at(file, offset, 10))[:3] == b"ID3" and len(head) == 10:
         size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-        place += 10 + size + (10 if head[5] & 0x10 else 0)
-    return place
+        offset += 10 + size + (10 if head[5] & 0x10 else 0)
+    return offset
 
 
-def _read_at(file: BinaryIO, place: int, count: int) -> bytes:
-    file.seek(place)
+def _read_at(file: BinaryIO, offset: int, count: int) -> bytes:
+    file.seek(offset)
     return file.read(count)
 
 
@@ -91,14 +91,14 @@ def _is_wav(file: BinaryIO) -> bool:
 
 def _chunks(file: BinaryIO, order: str) -> Iterator[_Chunk]:
     """Yield the chunks of a WAV or AIFF file, of byte order < or >, up to the first invalid one."""
-    total, place = file.seek(0, os.SEEK_END), 12
-    while place + 8 <= total:
-        name, size = struct.unpack(f"{order}4sI", _read_at(file, place, 8))
-        chunk = _Chunk(name, size, place)
+    total, offset = file.seek(0, os.SEEK_END), 12
+    while offset + 8 <= total:
+        name, size = struct.unpack(f"{order}4sI", _read_at(file, offset, 8))
+        chunk = _Chunk(name, size, offset)
         if not all(32 <= letter < 127 for letter in chunk.name):
             return
         yield chunk
-        place = chunk.end
+        offset = chunk.end
 
 
 def _goes_on(file: BinaryIO, order: str, sound: bytes) -> bool:
@@ -133,12 +133,12 @@ def chained_ogg_seconds(path: Path) -> float | None:
 
 def _ogg_pages(content: mmap.mmap) -> Iterator[tuple[bool, int, int, int]]:
     """Yield (begins a stream, position in samples, serial number, offset of the body) of each page."""
-    place = 0
-    while content[place:place + 4] == b"OggS" and place + 27 <= len(content):
-        flags, granule, serial = struct.unpack_from("<BqI", content, place + 5)
-        body = place + 27 + content[place + 26]
+    offset = 0
+    while content[offset:offset + 4] == b"OggS" and offset + 27 <= len(content):
+        flags, granule, serial = struct.unpack_from("<BqI", content, offset + 5)
+        body = offset + 27 + content[offset + 26]
         yield bool(flags & 2), granule, serial, body
-        place = body + sum(content[place + 27:body])
+        offset = body + sum(content[offset + 27:body])
 
 
 def _ogg_rate(packet: bytes) -> tuple[int, int] | None:

@@ -47,8 +47,8 @@ def _clipped(waveform_CN: Tensor) -> float:
         return 0.0
     runs = full.unfold(1, CLIPPED_RUN, 1).all(dim=2)
     inside = torch.zeros_like(full)
-    for place in range(CLIPPED_RUN):
-        inside[:, place : place + runs.shape[1]] |= runs
+    for shift in range(CLIPPED_RUN):
+        inside[:, shift : shift + runs.shape[1]] |= runs
     return float(inside.sum()) / inside.numel()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-_PLACE = (b"moov", b"udta", b"meta", b"ilst", b"tmpo", b"data")
+_PATH = (b"moov", b"udta", b"meta", b"ilst", b"tmpo", b"data")
 _HEADER = {b"meta": 4, b"data": 8}
 """Bytes of these atoms before their content: a version; a type and a language."""
 _LONGEST = 8
@@ -22,7 +22,7 @@ def tempo(path: Path) -> int | None:
     with path.open("rb") as file:
         end = file.seek(0, 2)
         start = 0
-        for name in _PLACE:
+        for name in _PATH:
             found = _atom(file, name, start, end)
             if found is None:
                 return None

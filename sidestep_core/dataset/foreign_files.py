@@ -72,11 +72,11 @@ def _inside(folder: Path, entry: str) -> Path | None:
 
     A path from elsewhere, such as of the computer that made the folder, means the file of that name.
     """
-    for place in (entry.replace("\\", "/"), PureWindowsPath(entry).name):
+    for candidate in (entry.replace("\\", "/"), PureWindowsPath(entry).name):
         try:
             # By its name first: nothing outside is even looked at, and on Windows no other computer is asked.
-            inside = Path(os.path.normpath(folder / place)).is_relative_to(os.path.normpath(folder))
-            path = (folder / place).resolve() if inside else Path()
+            inside = Path(os.path.normpath(folder / candidate)).is_relative_to(os.path.normpath(folder))
+            path = (folder / candidate).resolve() if inside else Path()
             if inside and path.is_relative_to(folder.resolve()) and path.is_file():
                 return folder / path.relative_to(folder.resolve())
         except (ValueError, OSError):

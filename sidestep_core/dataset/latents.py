@@ -75,11 +75,11 @@ def encode_recordings(source: ModelSource, checkpoint: Checkpoint, recordings: S
     """
     encode: Callable[[Tensor], Tensor] | None = None
     unusable: dict[str, str] = {}
-    with one_ahead(_prepared, recordings) as take:
+    with one_ahead(_prepared, recordings) as next_recording:
         for number, recording in enumerate(recordings):
             tick = partial(report, Progress(stage="preprocess", step=number, total=2 * len(recordings),
                                             message=f"Encoding {recording.name}"))
-            waveform = take(tick)
+            waveform = next_recording(tick)
             if isinstance(waveform, str):
                 unusable[recording.latents(checkpoint)] = waveform
                 continue

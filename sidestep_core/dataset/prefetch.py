@@ -18,16 +18,16 @@ PATIENCE = 0.25
 
 
 class _CallerLeft(Exception):
-    """Stops work that nobody will take."""
+    """Stops work whose result nobody needs."""
 
 
 @contextlib.contextmanager
 def one_ahead(make: Callable[[Item, Tick], Made], items: Iterable[Item]) -> Iterator[Callable[[Tick], Made]]:
-    """Yield a function `take(tick)` that returns `make(item)` for each item in turn, or raises its exception.
+    """Yield a function `next_made(tick)` that returns `make(item)` for each item in turn, or raises its exception.
 
     The next item is started when the previous one is taken, so at most two exist: one with the caller and one in the
-    making.  `take` calls its tick a few times a second while it waits.  `make` gets a tick of its own, which stops it
-    if the block is left early; the thread ends with the block.
+    making.  `next_made` calls its tick a few times a second while it waits.  `make` gets a tick of its own, which stops
+    it if the block is left early; the thread ends with the block.
     """
     left = iter(items)
     coming: list[Future[Made]] = []
@@ -38,21 +38,21 @@ def one_ahead(make: Callable[[Item, Tick], Made], items: Iterable[Item]) -> Iter
             raise _CallerLeft
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="one-ahead") as thread:
-        def begin() -> None:
+        def start_next() -> None:
             for item in left:
                 coming.append(thread.submit(make, item, go_on))
                 return
 
-        def take(tick: Tick) -> Made:
+        def next_made(tick: Tick) -> Made:
             tick()
             while not wait(coming, PATIENCE).done:
                 tick()
             made = coming.pop().result()
-            begin()
+            start_next()
             return made
 
-        begin()
+        start_next()
         try:
-            yield take
+            yield next_made
         finally:
             caller_left.set()

@@ -134,10 +134,10 @@ def draw_side_by_side(estimates: Mapping[str, Estimate], chosen: Mapping[str, Co
 def colour(share: float) -> Colour:
     """Return the colour of a share of the highest score, 0 to 1; dark blue to yellow."""
     # Square root: a few modules are often far above all others, which would leave the rest in one colour.
-    place = math.sqrt(min(max(share, 0.0), 1.0)) * (len(SCALE) - 1)
-    lower = min(int(place), len(SCALE) - 2)
+    position = math.sqrt(min(max(share, 0.0), 1.0)) * (len(SCALE) - 1)
+    lower = min(int(position), len(SCALE) - 2)
     one, other = SCALE[lower], SCALE[lower + 1]
-    red, green, blue = (round(a + (b - a) * (place - lower)) for a, b in zip(one, other, strict=True))
+    red, green, blue = (round(a + (b - a) * (position - lower)) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 

@@ -76,11 +76,11 @@ def _of_others(chosen: Mapping[str, Collection[str]], title: str) -> set[str]:
 
 
 def _listed(heading: str, modules: Collection[str]) -> str:
-    names = "\n".join(f"  {module}" for module in sorted(modules, key=_place)) or "  none"
+    names = "\n".join(f"  {module}" for module in sorted(modules, key=_layer_order)) or "  none"
     return f"{heading}: {len(modules)}\n{names}"
 
 
-def _place(module: str) -> list[tuple[int, str]]:
+def _layer_order(module: str) -> list[tuple[int, str]]:
     """Sort key by layer number, not by its digits."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in module.split(".")]
 

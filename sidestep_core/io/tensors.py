@@ -126,8 +126,8 @@ class TensorFile:
         stored = self.stored[name]
         with self.path.open("rb") as file:
             file.seek(stored.start)
-            for begin in range(0, stored.size, size):
-                yield file.read(min(size, stored.size - begin))
+            for first in range(0, stored.size, size):
+                yield file.read(min(size, stored.size - first))
 
     def middle(self, name: str, count: int) -> bytes:
         """Read up to `count` of the tensor's bytes, from its middle."""
@@ -167,13 +167,13 @@ def _read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
 def _stored(name: str, value: Any, start: int) -> StoredTensor:
     where = f"has a wrong entry {strict_json.shown(name)}: it"
     entry = parse(value, _HeaderEntry, where)
-    begin, end = entry.data_offsets
+    first, end = entry.data_offsets
     bits = _BITS.get(entry.dtype)
-    fits = 0 <= begin <= end and len(entry.shape) <= MAX_DIMENSIONS and all(size >= 0 for size in entry.shape)
+    fits = 0 <= first <= end and len(entry.shape) <= MAX_DIMENSIONS and all(size >= 0 for size in entry.shape)
     # The size of an unknown dtype cannot be checked; a reader that needs the tensor refuses it.
-    if not fits or (bits is not None and math.prod(entry.shape) * bits != (end - begin) * 8):
-        raise BadJson(f"{where} has shape {strict_json.shown(str(entry.shape))} and bytes {begin} to {end}.")
-    return StoredTensor(entry.dtype, entry.shape, start + begin, end - begin)
+    if not fits or (bits is not None and math.prod(entry.shape) * bits != (end - first) * 8):
+        raise BadJson(f"{where} has shape {strict_json.shown(str(entry.shape))} and bytes {first} to {end}.")
+    return StoredTensor(entry.dtype, entry.shape, start + first, end - first)
 
 
 def _sort_metadata(path: Path) -> None:

@@ -211,7 +211,7 @@ def _decoder_width(model: Weights) -> int:
 
 def silence_latent_file(folder: Path) -> Path | None:
     """Find the latent of silence in an official folder, or next to it."""
-    candidates = (place / "silence_latent.pt" for place in (folder, folder.parent))
+    candidates = (parent / "silence_latent.pt" for parent in (folder, folder.parent))
     return next((path for path in candidates if path.is_file()), None)
 
 

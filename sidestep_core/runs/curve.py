@@ -166,14 +166,14 @@ class Thinned:
 
 def thinned(path: Path, curve: Curve, *, after: int, points: int) -> Thinned:
     """Read about `points` rows after a step: those with a held-out loss, the first and the last, and others evenly."""
-    first = next((place for place, step in enumerate(curve.steps) if step > after), len(curve.steps))
-    stride, places = _chosen(curve.steps[first:], curve.heldout[first:], points)
+    first = next((index for index, step in enumerate(curve.steps) if step > after), len(curve.steps))
+    stride, indices = _chosen(curve.steps[first:], curve.heldout[first:], points)
     rows: dict[int, Row] = {}
-    if places:
+    if indices:
         with path.open("rb") as file:
-            lines = [_line(file, curve.offsets[first + place]) for place in places]
-        for place, row in zip(places, parsed(lines), strict=True):
-            step = curve.steps[first + place]
+            lines = [_line(file, curve.offsets[first + index]) for index in indices]
+        for index, row in zip(indices, parsed(lines), strict=True):
+            step = curve.steps[first + index]
             rows[step] = rows.get(step, {}) | row | {"step": step}
     return Thinned(stride=stride, rows=tuple(rows[step] for step in sorted(rows)))
 
@@ -184,7 +184,7 @@ def _line(file: BinaryIO, offset: int) -> bytes:
 
 
 def _chosen(steps: Sequence[int], heldout: Sequence[float], points: int) -> tuple[int, list[int]]:
-    """Choose a stride, a power of two so that points stay while a run grows, and the places of the rows."""
+    """Choose a stride, a power of two so that points stay while a run grows, and the indices of the rows."""
     if not steps:
         return 1, []
     stride, span = 1, steps[-1] - steps[0] + 1
@@ -193,7 +193,7 @@ def _chosen(steps: Sequence[int], heldout: Sequence[float], points: int) -> tupl
     measured = [step for step, value in zip(steps, heldout, strict=True) if math.isfinite(value)]
     # Thousands of measurements are thinned as well, but for the last.
     kept = {steps[0], steps[-1], *measured[::max(1, -(-len(measured) // points))], *measured[-1:]}
-    return stride, [place for place, step in enumerate(steps) if step % stride == 0 or step in kept]
+    return stride, [index for index, step in enumerate(steps) if step % stride == 0 or step in kept]
 
 
 def parsed(lines: Sequence[bytes]) -> list[Row]:

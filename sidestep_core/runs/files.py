@@ -36,10 +36,10 @@ def run_folders(root: Path) -> dict[str, Path]:
                      if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return {}
-    folders, place = {name: root / name for name in names}, root.resolve()
+    folders, real_root = {name: root / name for name in names}, root.resolve()
     # A junction of Windows looks like a folder, and leads elsewhere.
     return {name: folder for name, folder in folders.items()
-            if any((folder / mark).is_file() for mark in MARKS) and folder.resolve() == place / name}
+            if any((folder / mark).is_file() for mark in MARKS) and folder.resolve() == real_root / name}
 
 
 def run_folder(root: Path, run: str) -> Path:

@@ -39,7 +39,7 @@ def write_dataset_json(found: SongFolder, path: Path, name: str) -> None:
         "samples": [_sample(song, path.parent, found.folder, seconds.get(song.name, 0.0), position)
                     for song in found.songs],
     }
-    if not _says_already(path, content):
+    if not _is_written(path, content):
         atomic.write_json(path, content)
 
 
@@ -69,7 +69,7 @@ def _shared_position(found: SongFolder) -> str:
     return (positions.pop() or "") if len(positions) == 1 else ""
 
 
-def _says_already(path: Path, content: Json) -> bool:
+def _is_written(path: Path, content: Json) -> bool:
     """True if the file has this content, apart from its date."""
     try:
         there = strict_json.read(path, max_bytes=LARGEST_LIST)

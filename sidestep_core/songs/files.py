@@ -120,22 +120,22 @@ def _matched(folder: Path, files: Sequence[str], sidecar_folders: Mapping[str, S
     """
     songs = [file for file in files if is_audio(file)]
     sidecars: dict[str, dict[str, str]] = {song: {} for song in songs}
-    for place, names in {"": files, **sidecar_folders}.items():
+    for subfolder, names in {"": files, **sidecar_folders}.items():
         # Files beside audio in a sidecar folder belong to that audio.
-        theirs = [name for name in names if is_audio(name)] if place else []
-        left = [name for name in names if not is_audio(name) and not _claim(name, _owners(theirs, _stem), _composed)]
+        theirs = [name for name in names if is_audio(name)] if subfolder else []
+        left = [name for name in names if not is_audio(name) and not _match(name, _owners(theirs, _stem), _composed)]
         for key_of, spelled in _SPELLINGS:
             owners = _owners(songs, key_of)
-            claims = {name: claim for name in left if (claim := _claim(name, owners, spelled))}
+            matches = {name: match for name in left if (match := _match(name, owners, spelled))}
             wanted: dict[tuple[str, str], list[str]] = defaultdict(list)
-            for name, (suffix, meant) in claims.items():
-                slot = SIDECAR_FOLDERS[place.lower()] if place and suffix == TEXT_FILE else suffix
+            for name, (suffix, meant) in matches.items():
+                slot = SIDECAR_FOLDERS[subfolder.lower()] if subfolder and suffix == TEXT_FILE else suffix
                 for song in meant:
-                    wanted[song, slot].append(f"{place}/{name}" if place else name)
+                    wanted[song, slot].append(f"{subfolder}/{name}" if subfolder else name)
             for (song, slot), found in wanted.items():
                 if len(found) == 1:
                     sidecars[song].setdefault(slot, found[0])
-            left = [name for name in left if name not in claims]
+            left = [name for name in left if name not in matches]
     sharing: dict[str, list[str]] = defaultdict(list)
     for song in songs:
         for sidecar in sidecars[song].values():
@@ -153,7 +153,7 @@ def _owners(songs: Sequence[str], key_of: Callable[[str], str]) -> dict[str, lis
     return owners
 
 
-def _claim(file: str, owners: Mapping[str, list[str]], spelled: Callable[[str], str]) -> tuple[str, list[str]] | None:
+def _match(file: str, owners: Mapping[str, list[str]], spelled: Callable[[str], str]) -> tuple[str, list[str]] | None:
     """Suffix that makes a file a sidecar, and its songs; None where it could belong to several stems."""
     for suffix in SIDECARS:
         # song_lyrics.txt is the lyrics of song.wav, unless there is a song_lyrics.wav that it belongs to.

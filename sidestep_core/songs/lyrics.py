@@ -32,15 +32,15 @@ def divide(lyrics: str, cuts: Sequence[float]) -> list[str]:
 def _parts(lines: Sequence[str]) -> list[list[str]]:
     """Group lines into parts that stay together."""
     if any(MARKER.fullmatch(line) for line in lines):
-        begins = [bool(MARKER.fullmatch(line)) for line in lines]
+        starts = [bool(MARKER.fullmatch(line)) for line in lines]
     else:
-        begins = [bool(line.strip()) and not before.strip() for before, line in zip(["", *lines], lines, strict=False)]
-        if sum(begins) == 1:
-            begins = [True] * len(lines)
+        starts = [bool(line.strip()) and not before.strip() for before, line in zip(["", *lines], lines, strict=False)]
+        if sum(starts) == 1:
+            starts = [True] * len(lines)
     parts: list[list[str]] = []
-    for line, begin in zip(lines, begins, strict=True):
-        if begin or not parts:
+    for line, starts_part in zip(lines, starts, strict=True):
+        if starts_part or not parts:
             parts.append([])
         parts[-1].append(line)
     # Lines before the first marker (a title, a blank line) belong to the first part.
-    return [parts[0] + parts[1], *parts[2:]] if len(parts) > 1 and not begins[0] else parts
+    return [parts[0] + parts[1], *parts[2:]] if len(parts) > 1 and not starts[0] else parts

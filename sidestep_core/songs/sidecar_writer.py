@@ -98,21 +98,21 @@ def _candidates(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Iter
         return
     for suffix in reversed(OWN_FILES.get(field, ())):
         if suffix in sidecars and not _has_keys(sidecars, suffix):
-            yield _put(sidecars, stem, suffix, f"{_asides(field, sidecars[suffix].text)}{value}\n")
+            yield _with_text(sidecars, stem, suffix, f"{_asides(field, sidecars[suffix].text)}{value}\n")
             break
     stated = [suffix for suffix in reversed(_TEXTS) if any(_is(part, field) for part in parts(sidecars, suffix))]
     in_json = JSON_FILE in sidecars and any(field_of(name) == field for name in json_object(sidecars[JSON_FILE]))
     if in_json and not stated:
-        yield _put(sidecars, stem, JSON_FILE, _json(sidecars, field, value))
+        yield _with_text(sidecars, stem, JSON_FILE, _json(sidecars, field, value))
     for suffix in stated:
-        yield _put(sidecars, stem, suffix, _replaced(sidecars, suffix, field, value))
-    yield _put(without, stem, TEXT_FILE, _added(without, field, value))
+        yield _with_text(sidecars, stem, suffix, _replaced(sidecars, suffix, field, value))
+    yield _with_text(without, stem, TEXT_FILE, _added(without, field, value))
     if field in OWN_FILES:
-        yield _put(without, stem, OWN_FILES[field][-1], f"{value}\n")
-    yield _put(without, stem, JSON_FILE, _json(without, field, value))
+        yield _with_text(without, stem, OWN_FILES[field][-1], f"{value}\n")
+    yield _with_text(without, stem, JSON_FILE, _json(without, field, value))
 
 
-def _put(sidecars: Sidecars, stem: str, suffix: str, text: str) -> Sidecars:
+def _with_text(sidecars: Sidecars, stem: str, suffix: str, text: str) -> Sidecars:
     file = sidecars[suffix].file if suffix in sidecars else stem + suffix
     return {**sidecars, suffix: SidecarText(file, text)}
 
@@ -142,7 +142,7 @@ def _keyed(sidecars: Sidecars) -> Sidecars:
             field = cast("Field", part.entry.name)
             line = _line(field, field, part.entry.value)
             text = text[:part.start] + _asides(field, text[part.start:part.stop]) + line + text[part.stop:]
-    return _put(sidecars, "", TEXT_FILE, text)
+    return _with_text(sidecars, "", TEXT_FILE, text)
 
 
 def _json(sidecars: Sidecars, field: Field, value: Any) -> str:

@@ -217,24 +217,24 @@ def _lines(lines: Sequence[str], number: int, file: str) -> Iterator[Part]:
         number = following
 
 
-def _end_of_value(lines: Sequence[str], begin: int, field: Field | None) -> int:
+def _end_of_value(lines: Sequence[str], start: int, field: Field | None) -> int:
     """Find the end of a value: of a caption at a known key, of another field at an empty line, comment or key, too."""
-    for number in range(begin, len(lines)):
+    for number in range(start, len(lines)):
         line = lines[number]
         if _known(line) or (field != "caption" and (not line.strip() or _is_comment(line) or key_line(line))):
             return number
     return len(lines)
 
 
-def _end_of_lyrics(lines: Sequence[str], begin: int) -> int:
+def _end_of_lyrics(lines: Sequence[str], start: int) -> int:
     """Find the end of lyrics: a known heading behind an empty line, or a last block of keys only, one of which nobody
     would sing."""
-    after_gap = [number for number in range(begin + 1, len(lines)) if not lines[number - 1].strip()]
+    after_gap = [number for number in range(start + 1, len(lines)) if not lines[number - 1].strip()]
     heading = next((number for number in after_gap if _known(lines[number]) and _known_heading(lines[number])), None)
     if heading is not None:
         return heading
     last = len(lines)
-    while last > begin and (not lines[last - 1].strip() or _is_comment(lines[last - 1]) or _known(lines[last - 1])):
+    while last > start and (not lines[last - 1].strip() or _is_comment(lines[last - 1]) or _known(lines[last - 1])):
         last -= 1
     first = next((number for number in after_gap if number >= last and _known(lines[number])), len(lines))
     return first if any(_is_note(line) for line in lines[first:]) else len(lines)

@@ -131,8 +131,8 @@ def _quietest(levels: Tensor, first: float, last: float, ideal: float) -> float:
     """Quietest moment from `first` to `last` seconds; of equal ones the nearest to `ideal`."""
     each = _MOMENT / decode.SAMPLE_RATE
     smooth = torch.nn.functional.avg_pool1d(levels[None], _AROUND, 1, _AROUND // 2)[0]
-    begin = math.ceil(first / each)
-    choice = smooth[begin : max(begin + 1, math.floor(last / each))]
-    places = (torch.arange(begin, begin + len(choice)) + 0.5) * each
-    quiet = places[choice <= choice.min() * 1.01 + 1e-12]
+    start = math.ceil(first / each)
+    choice = smooth[start : max(start + 1, math.floor(last / each))]
+    positions = (torch.arange(start, start + len(choice)) + 0.5) * each
+    quiet = positions[choice <= choice.min() * 1.01 + 1e-12]
     return min(last, float(quiet[(quiet - ideal).abs().argmin()]))

@@ -32,9 +32,9 @@ def _level_warnings(measured: Levels, loudness: float) -> Iterator[str]:
         yield f"It is clipped: {measured.clipped:.2%} of its samples are cut off at full scale."
     if math.isfinite(loudness) and loudness < QUIET_LUFS:
         yield f"It is very quiet: {loudness:.0f} LUFS. Normalise it."
-    begin, end = measured.silence
-    if end - begin >= LONG_SILENCE:
-        yield f"It is silent for {end - begin:.0f} s, from {clock(begin)} to {clock(end)}. Cut that out."
+    start, end = measured.silence
+    if end - start >= LONG_SILENCE:
+        yield f"It is silent for {end - start:.0f} s, from {clock(start)} to {clock(end)}. Cut that out."
 
 
 def _file_warnings(facts: Facts, measured: Levels) -> Iterator[str]:

@@ -65,7 +65,7 @@ class Controls:
         with self._changed:
             return self._waits
 
-    def take(self) -> tuple[Request, ...]:
+    def drain(self) -> tuple[Request, ...]:
         """Requests to meet now, in this order.  Those that end or pause the run stay until it has done so."""
         with self._changed:
             taken = self._in_order()

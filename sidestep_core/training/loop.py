@@ -48,7 +48,7 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
     with board(run.folder, config, state.step) as shown:
         try:
             while True:
-                asked = controls.take() if state.step else ()
+                asked = controls.drain() if state.step else ()
                 if _is_measured(training, run, state, asked):
                     with pace.measured("heldout"):
                         state = _measure(training, run, state, metrics, shown, report)
@@ -66,7 +66,7 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
                         _preview(preview, training, run, state, report)
                     state = replace(state, previewed_step=state.step)
                 if end is not None:
-                    _tell(end, state, total, report)
+                    _report_end(end, state, total, report)
                     break
                 if {"give_way", "pause"} & {*asked} and _can_leave(training, run, state, controls, report):
                     return None
@@ -161,7 +161,7 @@ def _step(training: Training, state: RunState, report: Report) -> StepResult:
     return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
 
 
-def _tell(end: End, state: RunState, total: int, report: Report) -> None:
+def _report_end(end: End, state: RunState, total: int, report: Report) -> None:
     log.info(end.reason)
     report(Progress(stage="save", step=state.step, total=total, message=f"{end.reason} Saving and proving the adapter",
                     notice="" if state.step == total else end.reason))

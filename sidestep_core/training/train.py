@@ -99,7 +99,7 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
 
     A pause lets go of everything and begins here again, as a new process would: that is exact, and frees all memory.
     """
-    device, pace, told = settings.device, Pace(settings.config, settings.total_steps), False
+    device, pace, notified = settings.device, Pace(settings.config, settings.total_steps), False
 
     def notify(notice: str) -> None:
         log.warning(notice)
@@ -112,7 +112,7 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
             training = prepare(checkpoint, dataset, adapter, settings)
         with explain_out_of_memory("training", f"It needs {training.need}. {ADVICE}"):
             state = resume.restore(training, run, start_from, notify)
-            for notice in () if told else settings.notices:
+            for notice in () if notified else settings.notices:
                 notify(notice)
             if state.step == 0:
                 publish.rehearse(training, run, PROOF_STRIDE)
@@ -125,7 +125,7 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
                 finished = train_until_pause()
                 if finished is not None:
                     return finished
-                told = True
+                notified = True
                 gc.collect()
                 release_memory(device)
     finally:

@@ -41,9 +41,9 @@ def waiting(*prompts: Any) -> list[tuple[Any, ...]]:
     ([], None), ([TRAINS], None), ([TRAINS, QUICK], None), ([QUICK], 5.5), ([QUICK, QUICK], 6.5),
     ([QUICK, TRAINS], 5.5), ([QUICK, QUICK, TRAINS, QUICK], 6.5),
 ])
-def test_place_is_before_the_next_training(polite: ModuleType, prompts: list[Any], expected: float | None) -> None:
-    assert polite.place(waiting(*prompts)) == expected
-    assert polite.place(waiting(*prompts)[::-1]) == expected
+def test_number_is_before_the_next_training(polite: ModuleType, prompts: list[Any], expected: float | None) -> None:
+    assert polite.queue_number(waiting(*prompts)) == expected
+    assert polite.queue_number(waiting(*prompts)[::-1]) == expected
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 // Pure functions: what the server says -> what the panel shows.
 
-export const MOST_POINTS = 4000; // shown before the server is asked for its thinned curve
+export const MAX_POINTS = 4000; // shown before the server is asked for its thinned curve
 
 const STAGES = {
   load: "Loading the model",

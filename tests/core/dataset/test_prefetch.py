@@ -19,16 +19,16 @@ def threads() -> int:
 
 
 def test_everything_comes_in_order() -> None:
-    with one_ahead(lambda item, tick: item * item, range(50)) as take:
-        assert [take(nothing) for _ in range(50)] == [number**2 for number in range(50)]
+    with one_ahead(lambda item, tick: item * item, range(50)) as next_made:
+        assert [next_made(nothing) for _ in range(50)] == [number**2 for number in range(50)]
     assert threads() == 0
 
 
 def test_one_item_is_prefetched() -> None:
     begun: list[int] = []
-    with one_ahead(lambda item, tick: begun.append(item), range(9)) as take:
+    with one_ahead(lambda item, tick: begun.append(item), range(9)) as next_made:
         for number in range(8):
-            take(nothing)
+            next_made(nothing)
             ends = time.monotonic() + 10
             while begun != list(range(number + 2)) and time.monotonic() < ends:
                 time.sleep(0.001)
@@ -37,18 +37,18 @@ def test_one_item_is_prefetched() -> None:
 
 
 def test_items_are_made_on_a_thread() -> None:
-    with one_ahead(lambda item, tick: threading.get_ident(), [0]) as take:
-        assert take(nothing) != threading.get_ident()
+    with one_ahead(lambda item, tick: threading.get_ident(), [0]) as next_made:
+        assert next_made(nothing) != threading.get_ident()
 
 
 def test_exceptions_rise_in_take() -> None:
     def make(item: int, tick: Tick) -> float:
         return 1 / item
 
-    with one_ahead(make, [1, 0, 1]) as take:
-        assert take(nothing) == 1
+    with one_ahead(make, [1, 0, 1]) as next_made:
+        assert next_made(nothing) == 1
         with pytest.raises(ZeroDivisionError):
-            take(nothing)
+            next_made(nothing)
     assert threads() == 0
 
 
@@ -65,15 +65,15 @@ def test_waiting_caller_can_leave() -> None:
             tick()
             time.sleep(0.001)
 
-    with pytest.raises(KeyboardInterrupt), one_ahead(make, [0, 1]) as take:
-        take(ask)
+    with pytest.raises(KeyboardInterrupt), one_ahead(make, [0, 1]) as next_made:
+        next_made(ask)
     assert threads() == 0
 
 
 def test_leaving_early_stops_work() -> None:
     begun: list[int] = []
-    with one_ahead(lambda item, tick: begun.append(item), range(100)) as take:
-        take(nothing)
+    with one_ahead(lambda item, tick: begun.append(item), range(100)) as next_made:
+        next_made(nothing)
     assert begun in ([0], [0, 1])
     assert threads() == 0
 

@@ -362,5 +362,5 @@ def test_requests_are_met_in_a_fixed_order() -> None:
     controls = Controls()
     for request in ("pause", "give_way", "preview", "save"):
         controls.ask(request)
-    assert controls.take() == ("save", "preview", "give_way", "pause")
-    assert controls.take() == ("give_way", "pause")
+    assert controls.drain() == ("save", "preview", "give_way", "pause")
+    assert controls.drain() == ("give_way", "pause")

@@ -21,7 +21,14 @@ from .load_estimate import LoadEstimate
 from .load_preset import LoadPreset
 from .merge_adapter import MergeAdapter
 from .preprocess_audio import PreprocessAudioFolder
-from .routes import controls, events, presets, runs, songs  # noqa: F401  (importing them registers the routes)
+from .routes import (  # noqa: F401  (importing them registers the routes)
+    controls,
+    events,
+    presets,
+    runs,
+    song_folders,
+    songs,
+)
 from .save_estimate import SaveEstimate
 from .save_preset import SavePreset
 from .song_audio import SongAudio

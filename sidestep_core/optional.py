@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -62,3 +63,8 @@ def _imported_by(trace: TracebackType | None) -> str | None:
             found = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] or found
         trace = trace.tb_next
     return found
+
+
+def is_installed(package: str) -> bool:
+    """Return True if a package can be found; it is not imported."""
+    return importlib.util.find_spec(package) is not None

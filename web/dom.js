@@ -27,3 +27,11 @@ export function addStyles(name, module) {
   link.href = new URL(name, module).href;
   document.head.append(link);
 }
+
+/** A button that submits nothing. */
+export function button(text, className, title = "") {
+  const element = make("button", className, text);
+  element.type = "button";
+  element.title = title;
+  return element;
+}

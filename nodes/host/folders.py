@@ -43,7 +43,7 @@ _LOOSE_END = re.compile(r"\A\.|\.\Z|[\s.]\.\w+\Z")
 folder_paths.add_model_folder_path(_ESTIMATES, str(Path(folder_paths.models_dir) / "sidestep" / "estimates"))
 
 
-def safe_name(name: str, what: str) -> str:
+def safe_name(name: str, what: str, characters: int = MAX_CHARACTERS) -> str:
     """Strip a name that can be a file name everywhere; ConfigError gives the reason why one cannot."""
     name = name.strip()
     if not name:
@@ -53,12 +53,18 @@ def safe_name(name: str, what: str) -> str:
                           "and spaces before them.")
     if wrong := bad_character(name):
         raise ConfigError(f"{what} {name!r} {wrong}. Type it again.")
-    if len(name) > MAX_CHARACTERS or len(name.encode()) > MAX_BYTES:
+    if len(name) > characters or len(name.encode()) > MAX_BYTES:
         raise ConfigError(f"{what} has {len(name)} characters, {len(name.encode())} bytes; use at most "
-                          f"{MAX_CHARACTERS} of at most {MAX_BYTES}.")
+                          f"{characters} of at most {MAX_BYTES}.")
     if _WINDOWS_RESERVED.fullmatch(name):
         raise ConfigError(f"{what} {name!r} is a name that Windows keeps for itself. Choose another.")
     return name
+
+
+def cleaned_name(name: str, what: str, characters: int = MAX_CHARACTERS) -> str:
+    """Replace what cannot be in a file name by `_`; ConfigError where that does not make it one."""
+    plain = "".join("_" if _NO_SIGN.match(sign) or bad_character(sign) else sign for sign in name)
+    return safe_name(plain.strip().lstrip(".").rstrip(". "), what, characters)
 
 
 def dataset_folder(name: str) -> Path:

@@ -91,6 +91,14 @@ def show(found: SongFolder) -> dict[str, object]:
             "problems": _reasons(found)}
 
 
+def shown_folders() -> list[dict[str, object]]:
+    """Folders of the songs that nodes have shown, by name, the latest first, each once; without their paths."""
+    with _lock:
+        latest = {shown.folder.folder: (key, len(shown.folder.songs)) for key, shown in _shown.items()}
+    return [{"preview": key, "name": folder.name, "songs": songs}
+            for folder, (key, songs) in reversed(latest.items())]
+
+
 def is_known(key: str) -> bool:
     """True while the songs of this id are kept."""
     with _lock:

@@ -1,13 +1,12 @@
 // Table of the songs of a dataset node, to listen and to edit.
 
-import { api } from "../../../scripts/api.js";
 import { zoomCanvas } from "../canvas.js";
+import { HINT, songServer } from "./server.js";
 import { createSongTable } from "./table.js";
 
 const WIDGET = "sidestep_songs";
 const MARGIN = 10;
 const WIDTH = 620; // of a new node, so that a caption can be read
-const HINT = "Run the workflow: the songs are shown here.";
 const TABLES = { // height in pixels
   SideStepBuildDataset: 300,
   SideStepAnalyzeSongs: 300,
@@ -16,33 +15,11 @@ const TABLES = { // height in pixels
   SideStepPreprocessAudioFolder: 200,
 };
 
-const path = (key, index) => `/sidestep/songs/${encodeURIComponent(key)}${index === undefined ? "" : `/${index}`}`;
-
-/** Ask the server: {answer}, or {wrong}, an error in words. */
-async function ask(route, body) {
-  const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
-  try {
-    const response = await api.fetchApi(route, body ? post : undefined);
-    if (response.status === 204) return { wrong: HINT };
-    return response.ok ? { answer: await response.json() } : { wrong: await response.text() };
-  } catch {
-    return { wrong: "ComfyUI does not answer." };
-  }
-}
-
-const server = {
-  rows: (key, first, count) => ask(`${path(key)}?first=${first}&count=${count}`),
-  peaks: (key, index) => ask(`${path(key, index)}/peaks`),
-  audio: (key, index, asFlac) => api.apiURL(`${path(key, index)}/audio${asFlac ? "?as=flac" : ""}`),
-  save: (key, index, fields) => ask(`${path(key, index)}/metadata`, fields),
-  saveAll: (key) => ask(`${path(key)}/metadata`, {}),
-};
-
 /** Add the table to a node that has songs. */
 export function addSongTable(node) {
   const height = TABLES[node.comfyClass];
   if (!height) return;
-  const table = createSongTable({ hint: HINT, height, server });
+  const table = createSongTable({ hint: HINT, height, server: songServer });
   const widget = node.addDOMWidget(WIDGET, "SIDESTEP_SONGS", table.element, {
     serialize: false,
     hideOnZoom: false,

@@ -1,0 +1,139 @@
+"""Names under which a person's songs are uploaded to ComfyUI's input folder; nothing is written here.
+
+The page sends the files through ComfyUI's own upload route, one by one, to the names of a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import folder_paths
+from comfy.cli_args import args
+
+from ...sidestep_core.errors import ConfigError
+from ...sidestep_core.io.record import Record
+from ...sidestep_core.songs.files import EXTENSIONS
+from ...sidestep_core.songs.lists import LIST_ENDINGS
+from ..host import folders
+from ..host.wording import sentence
+
+TEXTS = frozenset({*LIST_ENDINGS, ".txt", ".caption", ".lyrics"})
+"""Endings of files with captions, lyrics and other metadata."""
+MAX_FILES = 20_000
+NAME_CHARACTERS = 150
+"""Most characters of a song's name; titles are longer than names of adapters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offered(Record):
+    """File that a person chose, by its path below the chosen folder."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Place of an offered file, or the reason why it is left out."""
+
+    path: str
+    folder: str = ""
+    """Folder below ComfyUI's input folder, with forward slashes."""
+    name: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadPlan:
+    """New folder of the input folder, and the place of each file in it."""
+
+    folder: str
+    files: tuple[Placed, ...]
+
+
+def largest_upload() -> int:
+    """Largest request in bytes that this ComfyUI takes."""
+    return round(args.max_upload_size * 1024 * 1024)
+
+
+def plan(name: str, offered: Sequence[Offered]) -> UploadPlan:
+    """Give each song and text file a safe name in a new folder, and each other file the reason why it stays out.
+
+    Text files stay with their song, under its new name.  ConfigError without a single song.
+    """
+    if len(offered) > MAX_FILES:
+        raise ConfigError(f"These are {len(offered)} files; at most {MAX_FILES} can be uploaded at once.")
+    top = _free(folders.cleaned_name(name, "The name of the folder"))
+    placed, stems = _placed_songs(top, [file for file in offered if _ending(file) in EXTENSIONS])
+    texts = [_placed_text(top, file, stems) for file in offered if _ending(file) in TEXTS]
+    others = [_left_out(file, f"{_ending(file) or 'A file without an ending'} is neither audio nor a text about it.")
+              for file in offered if _ending(file) not in EXTENSIONS | TEXTS]
+    files = (*placed, *texts, *others)
+    if not any(file.name for file in placed):
+        reasons = "; ".join(f"{file.path}: {file.reason}" for file in files[:3]) or "no file was chosen"
+        raise ConfigError(f"There is no song to upload ({reasons}). Songs end in "
+                          f"{' '.join(sorted(EXTENSIONS))}.")
+    return UploadPlan(folder=top, files=files)
+
+
+def _placed_songs(top: str, songs: Sequence[Offered]) -> tuple[list[Placed], dict[tuple[str, str], str]]:
+    """Places of songs, and (folder, stem) -> new stem of those that are uploaded."""
+    placed, stems, taken = [], {}, set()
+    for file in songs:
+        path = PurePosixPath(file.path)
+        place = _usable(top, file)
+        if place.name:
+            stem, number = PurePosixPath(place.name).stem, 2
+            while (place.folder, place.name.lower()) in taken:
+                place, number = replace(place, name=f"{stem}-{number}{path.suffix}"), number + 1
+            taken.add((place.folder, place.name.lower()))
+            stems[path.parent.as_posix(), path.stem] = PurePosixPath(place.name).stem
+        placed.append(place)
+    return placed, stems
+
+
+def _placed_text(top: str, file: Offered, stems: Mapping[tuple[str, str], str]) -> Placed:
+    """Place of a text file, under the new name of the song that its name begins with."""
+    path = PurePosixPath(file.path)
+    place = _usable(top, file)
+    songs = [stem for folder, stem in stems if folder == path.parent.as_posix() and path.name.startswith(stem)]
+    if place.name and songs:
+        stem = max(songs, key=len)
+        ending = folders.cleaned_name(f"_{path.name[len(stem):]}", "Its name", NAME_CHARACTERS)[1:]
+        place = replace(place, name=stems[path.parent.as_posix(), stem] + ending)
+    return place
+
+
+def _usable(top: str, file: Offered) -> Placed:
+    """Place of a file by its cleaned name, or the reason why it cannot be uploaded."""
+    if file.size <= 0:
+        return _left_out(file, "It is empty (0 bytes). Copy it again.")
+    if file.size >= largest_upload():
+        return _left_out(file, f"It has {file.size / 2**20:.0f} MB; this ComfyUI takes at most "
+                               f"{args.max_upload_size:g} MB. Start it with a higher --max-upload-size, or save the "
+                               "song as FLAC.")
+    *above, name = PurePosixPath(file.path).parts
+    try:
+        parts = [folders.cleaned_name(part, "The name of its folder") for part in above]
+        return Placed(path=file.path, folder="/".join((top, *parts)),
+                      name=folders.cleaned_name(name, "Its name", NAME_CHARACTERS))
+    except ConfigError as error:
+        return _left_out(file, sentence(error))
+
+
+def _left_out(file: Offered, reason: str) -> Placed:
+    return Placed(path=file.path, reason=reason)
+
+
+def _ending(file: Offered) -> str:
+    return PurePosixPath(file.path).suffix.lower()
+
+
+def _free(name: str) -> str:
+    """Name of a folder that the input folder does not have yet: -2, -3 ... is added."""
+    root, number, free = Path(folder_paths.get_input_directory()), 2, name
+    while (root / free).exists():
+        free, number = f"{name}-{number}", number + 1
+    return free

@@ -62,7 +62,7 @@ class FirstTraining:
     """Preset that fits best."""
     reason: str
     steps: int
-    heard: int
+    passes: int
     warnings: tuple[str, ...]
     widgets: Mapping[str, Widgets]
     """By the class of their node, or under "save" for whichever node this ComfyUI saves audio with."""
@@ -92,7 +92,7 @@ def prepare(found: SongFolder, wish: Wish) -> FirstTraining:
         name=name, trigger_word=word, songs=len(found.songs), minutes=seconds / 60,
         without_caption=sum(not (song.caption or song.genre) for song in found.songs), preset=proposal.preset,
         proposed=guide.best_preset(facts), reason=proposal.reason, steps=proposal.train.max_steps,
-        heard=proposal.heard, warnings=proposal.warnings,
+        passes=proposal.passes, warnings=proposal.warnings,
         widgets={
             **_training(proposal, wish.folder, name, word),
             **_generation(checkpoint, wish.model, found.songs[0], name,

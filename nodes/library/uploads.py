@@ -35,8 +35,8 @@ class Offered(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
-    """Place of an offered file, or the reason why it is left out."""
+class Target:
+    """Target of an offered file, or the reason why it is left out."""
 
     path: str
     folder: str = ""
@@ -47,10 +47,10 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class UploadPlan:
-    """New folder of the input folder, and the place of each file in it."""
+    """New folder of the input folder, and the target of each file in it."""
 
     folder: str
-    files: tuple[Placed, ...]
+    files: tuple[Target, ...]
 
 
 def largest_upload() -> int:
@@ -66,48 +66,48 @@ def plan(name: str, offered: Sequence[Offered]) -> UploadPlan:
     if len(offered) > MAX_FILES:
         raise ConfigError(f"These are {len(offered)} files; at most {MAX_FILES} can be uploaded at once.")
     top = _free(folders.cleaned_name(name, "The name of the folder"))
-    placed, stems = _placed_songs(top, [file for file in offered if _ending(file) in EXTENSIONS])
-    texts = [_placed_text(top, file, stems) for file in offered if _ending(file) in TEXTS]
+    targets, stems = _target_songs(top, [file for file in offered if _ending(file) in EXTENSIONS])
+    texts = [_target_text(top, file, stems) for file in offered if _ending(file) in TEXTS]
     others = [_left_out(file, f"{_ending(file) or 'A file without an ending'} is neither audio nor a text about it.")
               for file in offered if _ending(file) not in EXTENSIONS | TEXTS]
-    files = (*placed, *texts, *others)
-    if not any(file.name for file in placed):
+    files = (*targets, *texts, *others)
+    if not any(file.name for file in targets):
         reasons = "; ".join(f"{file.path}: {file.reason}" for file in files[:3]) or "no file was chosen"
         raise ConfigError(f"There is no song to upload ({reasons}). Songs end in "
                           f"{' '.join(sorted(EXTENSIONS))}.")
     return UploadPlan(folder=top, files=files)
 
 
-def _placed_songs(top: str, songs: Sequence[Offered]) -> tuple[list[Placed], dict[tuple[str, str], str]]:
-    """Places of songs, and (folder, stem) -> new stem of those that are uploaded."""
-    placed, stems, taken = [], {}, set()
+def _target_songs(top: str, songs: Sequence[Offered]) -> tuple[list[Target], dict[tuple[str, str], str]]:
+    """Targets of songs, and (folder, stem) -> new stem of those that are uploaded."""
+    targets, stems, taken = [], {}, set()
     for file in songs:
         path = PurePosixPath(file.path)
-        place = _usable(top, file)
-        if place.name:
-            stem, number = PurePosixPath(place.name).stem, 2
-            while (place.folder, place.name.lower()) in taken:
-                place, number = replace(place, name=f"{stem}-{number}{path.suffix}"), number + 1
-            taken.add((place.folder, place.name.lower()))
-            stems[path.parent.as_posix(), path.stem] = PurePosixPath(place.name).stem
-        placed.append(place)
-    return placed, stems
+        target = _usable(top, file)
+        if target.name:
+            stem, number = PurePosixPath(target.name).stem, 2
+            while (target.folder, target.name.lower()) in taken:
+                target, number = replace(target, name=f"{stem}-{number}{path.suffix}"), number + 1
+            taken.add((target.folder, target.name.lower()))
+            stems[path.parent.as_posix(), path.stem] = PurePosixPath(target.name).stem
+        targets.append(target)
+    return targets, stems
 
 
-def _placed_text(top: str, file: Offered, stems: Mapping[tuple[str, str], str]) -> Placed:
-    """Place of a text file, under the new name of the song that its name begins with."""
+def _target_text(top: str, file: Offered, stems: Mapping[tuple[str, str], str]) -> Target:
+    """Target of a text file, under the new name of the song that its name begins with."""
     path = PurePosixPath(file.path)
-    place = _usable(top, file)
+    target = _usable(top, file)
     songs = [stem for folder, stem in stems if folder == path.parent.as_posix() and path.name.startswith(stem)]
-    if place.name and songs:
+    if target.name and songs:
         stem = max(songs, key=len)
         ending = folders.cleaned_name(f"_{path.name[len(stem):]}", "Its name", NAME_CHARACTERS)[1:]
-        place = replace(place, name=stems[path.parent.as_posix(), stem] + ending)
-    return place
+        target = replace(target, name=stems[path.parent.as_posix(), stem] + ending)
+    return target
 
 
-def _usable(top: str, file: Offered) -> Placed:
-    """Place of a file by its cleaned name, or the reason why it cannot be uploaded."""
+def _usable(top: str, file: Offered) -> Target:
+    """Target of a file by its cleaned name, or the reason why it cannot be uploaded."""
     if file.size <= 0:
         return _left_out(file, "It is empty (0 bytes). Copy it again.")
     if file.size >= largest_upload():
@@ -117,14 +117,14 @@ def _usable(top: str, file: Offered) -> Placed:
     *above, name = PurePosixPath(file.path).parts
     try:
         parts = [folders.cleaned_name(part, "The name of its folder") for part in above]
-        return Placed(path=file.path, folder="/".join((top, *parts)),
+        return Target(path=file.path, folder="/".join((top, *parts)),
                       name=folders.cleaned_name(name, "Its name", NAME_CHARACTERS))
     except ConfigError as error:
         return _left_out(file, sentence(error))
 
 
-def _left_out(file: Offered, reason: str) -> Placed:
-    return Placed(path=file.path, reason=reason)
+def _left_out(file: Offered, reason: str) -> Target:
+    return Target(path=file.path, reason=reason)
 
 
 def _ending(file: Offered) -> str:

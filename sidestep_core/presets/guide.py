@@ -56,7 +56,7 @@ class Proposal:
     reason: str
     adapter: LoraConfig
     train: TrainConfig
-    heard: int
+    passes: int
     """Number of times that all the music is heard, crop by crop."""
     warnings: tuple[str, ...] = ()
 
@@ -75,7 +75,7 @@ def propose(facts: Facts, preset: str = "") -> Proposal:
     train = TrainConfig(**values, chunk_duration=_crop(facts))
     train = replace(train, max_steps=_steps(base.train.epochs, train, facts, chosen))
     drawn = train.max_steps * train.samples_per_step * min(train.chunk_duration, facts.seconds / facts.songs)
-    return Proposal(preset=chosen, adapter=adapter, train=train, heard=max(1, round(drawn / facts.seconds)),
+    return Proposal(preset=chosen, adapter=adapter, train=train, passes=max(1, round(drawn / facts.seconds)),
                     reason=_reason(facts, chosen, train, rank), warnings=_warnings(facts, chosen))
 
 

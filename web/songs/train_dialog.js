@@ -134,7 +134,7 @@ function createDialog(folder, closed) {
     }
     close();
     app.extensionManager.toast.add({ severity: "info", summary: "Ready to train", life: 8000,
-      detail: `Press Run: ${count(proposal.songs, "song")}, ${proposal.steps.toLocaleString()} steps.` });
+      detail: `Press Run: ${count(proposal.songs, "song")}, ${count(proposal.steps, "step")}.` });
   }
 
   function say(text) {
@@ -156,12 +156,12 @@ function createDialog(folder, closed) {
 }
 
 /** [class, sentence]: what will be done, why, and what may go wrong. */
-function sentences({ songs, minutes, without_caption: bare, steps, heard, reason, warnings }) {
+function sentences({ songs, minutes, without_caption: bare, steps, passes, reason, warnings }) {
   const length = minutes < 1 ? `${Math.round(minutes * 60)} seconds` : `${Math.round(minutes)} min`;
   const captions = bare ? `, ${bare === songs ? "none has a caption" : `${count(bare, "song")} without a caption`}` : "";
   return [
-    ["sidestep-plan", `${count(songs, "song")}, ${length} of music${captions}. ${steps.toLocaleString()} step${steps === 1 ? "" : "s"}: all of it is heard `
-      + `about ${heard.toLocaleString()} time${heard === 1 ? "" : "s"}.`],
+    ["sidestep-plan", `${count(songs, "song")}, ${length} of music${captions}. ${count(steps, "step")}: all of it is heard `
+      + `about ${count(passes, "time")}.`],
     ["sidestep-faint", reason],
     ...warnings.map((warning) => ["sidestep-warned", warning]),
   ];

@@ -30,7 +30,7 @@ def test_music_is_heard_as_preset_says(memory: float) -> None:
     found = propose(facts(12, memory=memory))
     drawn = found.train.max_steps * found.train.samples_per_step * found.train.chunk_duration
     assert drawn / (12 * 210) == pytest.approx(100, rel=0.06)
-    assert found.heard == pytest.approx(100, abs=6)
+    assert found.passes == pytest.approx(100, abs=6)
 
 
 def test_length_has_bounds() -> None:

@@ -8,6 +8,7 @@ from .analyze_songs import AnalyzeSongs
 from .apply_adapter import ApplyAdapter
 from .build_dataset import BuildDataset
 from .caption_songs import CaptionSongs
+from .compare_adapters import CompareAdapters
 from .compare_estimates import CompareEstimates
 from .configure_adapter import CONFIGURE_NODES
 from .dataset_cache import DatasetCache
@@ -22,6 +23,7 @@ from .load_preset import LoadPreset
 from .merge_adapter import MergeAdapter
 from .preprocess_audio import PreprocessAudioFolder
 from .routes import (  # noqa: F401  (importing them registers the routes)
+    comparisons,
     controls,
     events,
     presets,
@@ -57,6 +59,7 @@ NODES: list[type[io.ComfyNode]] = [
     SavePreset,
     LoadAdapter,
     ApplyAdapter,
+    CompareAdapters,
     MergeAdapter,
 ]
 for _node in NODES:

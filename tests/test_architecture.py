@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "training": "runs dataset adapters model io",
     "estimate": "training dataset adapters model io",
     "presets": "training adapters io",
+    "compare": "io",
 }
 """Package of sidestep_core -> the packages it may import."""
 INNER_PACKAGES = ("optim",)
@@ -70,7 +71,7 @@ REPLACED = {
     "tag": "trigger_word", "visit": "draw", "visits": "draws", "turn": "draw", "turns": "draws", "Heard": "Estimated",
     "Notes": "SongMetadata", "NOT_THE_METHOD": "RESULT_INVARIANT_SETTINGS", "AUTO": "None",
     "said": "value", "told": "notified", "says": "has", "heard": "estimated", "tell": "notify", "put": "set",
-    "place": "position", "claim": "match", "begin": "start", "take": "next",
+    "place": "position", "claim": "match", "begin": "start",
 }  # fmt: skip
 """Identifier that the code no longer uses, also with underscores in front -> the field's word that replaced it."""
 OF_THE_LIBRARY = {"put", "tell"}

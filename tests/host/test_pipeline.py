@@ -326,8 +326,8 @@ def interface(info: dict[str, Any]) -> dict[str, Any]:
         for name, (io_type, *options) in info["input"].get(kind, {}).items():
             settings = {key: value for key, value in (options[0] if options else {}).items()
                         if key in ("default", "min", "max", "step", "multiline")}
-            of_machine = name in ("model", "text_encoder", "vae", "adapter_file", "preset", "resume_from",
-                                  "estimate_file")
+            of_machine = name.startswith("adapter_file") or name in (
+                "model", "text_encoder", "vae", "preset", "resume_from", "estimate_file", "sampler_name", "scheduler")
             choices = (options[0].get("options") if options and io_type == "COMBO" else None)
             inputs[name] = {"kind": kind, "type": io_type if isinstance(io_type, str) else "COMBO", **settings,
                             **({"options": choices} if choices and not of_machine else {})}

@@ -7,7 +7,7 @@ const GONE = "ComfyUI does not answer.";
 
 const path = (id, ...rest) => ["/sidestep/runs", encodeURIComponent(id), ...rest].join("/");
 
-async function ask(route, options) {
+export async function ask(route, options) {
   let response;
   try {
     response = await api.fetchApi(route, options);
@@ -27,7 +27,7 @@ function sentence(text) {
   }
 }
 
-const post = (route, body = {}) =>
+export const post = (route, body = {}) =>
   ask(route, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
 /** Every run, newest first. */

@@ -19,6 +19,7 @@ from sidestep_core.audio.loudness import (
     TRUE_PEAK_DBTP,
     decibels,
     integrated,
+    metered,
     normalised,
     true_peak,
 )
@@ -67,9 +68,16 @@ def measured_by_ffmpeg(waveform: Tensor) -> tuple[float, float]:
 def test_loudness_is_what_ffmpeg_measures(waveform: Tensor) -> None:
     loudness, peak = measured_by_ffmpeg(waveform)
     assert integrated(waveform) == pytest.approx(loudness, abs=LUFS)
+    assert metered(waveform) == pytest.approx(loudness, abs=LUFS)
+    assert metered(waveform * 1.05) != pytest.approx(loudness, abs=LUFS)
     assert integrated(waveform * 1.05) != pytest.approx(loudness, abs=LUFS)
     assert decibels(true_peak(waveform)) == pytest.approx(peak, abs=DBTP)
     assert decibels(true_peak(waveform * 1.05)) != pytest.approx(peak, abs=DBTP)
+
+
+def test_silence_has_no_loudness() -> None:
+    assert metered(torch.zeros(2, RATE)) is None
+    assert metered(noise(1)[:, :4800]) is None
 
 
 def test_nothing_is_the_same_object() -> None:

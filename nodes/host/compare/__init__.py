@@ -1,0 +1,1 @@
+"""Comparisons of adapters: takes made by ComfyUI's own nodes, and their loudness."""

@@ -1,0 +1,45 @@
+// Everything that the page asks about comparisons: one function per route.
+
+import { api } from "../../../scripts/api.js";
+import { ask, post, previewAddress } from "../runs/server.js";
+import { spread } from "./levels.js";
+
+const MOST = 9; // takes: one for each number key
+
+const path = (id, ...rest) => ["/sidestep/comparisons", encodeURIComponent(id), ...rest].join("/");
+
+/** Every comparison, newest first. */
+export const listComparisons = async () => (await ask("/sidestep/comparisons")).comparisons;
+
+/** One comparison; null if it is gone. */
+export const readComparison = (id) => ask(path(id));
+
+/** Add a blind vote for a take; return the comparison. */
+export const vote = (id, take) => post(path(id, "vote"), { take });
+
+/** Mark a take as the one to keep; return the comparison. */
+export const keep = (id, take) => post(path(id, "keep"), { take });
+
+/** A comparison as {id, kind, prompt, facts, takes: [{name, strength, address, lufs, ...}], kept, votes}. */
+export const fromComparison = (made) => ({
+  ...made,
+  kind: "comparison",
+  facts: `Seed ${made.seed}, ${made.steps} steps, cfg ${made.cfg}`,
+  takes: made.takes.map((take, index) => ({ ...take, address: api.apiURL(path(made.id, "takes", index + 1)) })),
+});
+
+/** The previews of a run in the same form, at most nine of them; null if there is none. */
+export async function fromRun(run) {
+  const made = await ask(`/sidestep/runs/${encodeURIComponent(run.id)}/takes`);
+  if (!made.previews.length) return null;
+  const shown = spread(made.previews, MOST);
+  const thinned = shown.length < made.previews.length ? `, ${shown.length} of ${made.previews.length} previews` : "";
+  return {
+    id: run.id, kind: "run", prompt: made.prompt, kept: null, votes: [],
+    facts: `${run.name}${made.seed === null ? "" : `, seed ${made.seed}`}${thinned}`,
+    takes: shown.map(({ step, lufs }) => ({
+      name: step ? `Step ${step.toLocaleString()}` : "Before training", strength: 0, lufs,
+      address: previewAddress(run.id, step),
+    })),
+  };
+}

@@ -70,6 +70,7 @@ def giving_way(training: Live, *, polite: bool) -> Iterator[Callable[[], None]]:
         elif "give_way" in training.controls.pending:
             training.controls.withdraw("give_way")
 
+    live.arrived(prompt_id)
     if live.take_parked(training.run):
         training.controls.ask("pause")
     try:

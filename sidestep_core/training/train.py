@@ -76,7 +76,8 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
         registry.require(adapter)
         optimizers.require(config.optimizer)
         controls = controls or Controls()
-        if run_checkpoint.is_finished(folder):
+        by_hand_at = run_checkpoint.finished_by_hand(folder)
+        if by_hand_at is not None and by_hand_at == run_checkpoint.newest_step(folder):
             # Its file is missing or needs other metadata: it is written again, without training.
             controls.ask("finish")
         with record.kept(folder, _record(checkpoint, dataset, adapter, settings, target), origin):

@@ -125,7 +125,7 @@ def unpark(run: str) -> None:
         _parked.discard(run)
 
 
-def take_parked(run: str) -> bool:
+def pop_parked(run: str) -> bool:
     """Return True if the run is to be paused from its start; this counts once."""
     with _lock:
         parked = run in _parked

@@ -64,7 +64,7 @@ def answer(run: str) -> Mapping[str, object]:
 
 def read(run: str) -> RunSummary:
     """Summary of a run.  NoRun if there is none."""
-    return _summary(_folder(run), _states().get(run))
+    return _summary(folder_of(run), _states().get(run))
 
 
 def history_of(node_id: str, workflow_id: str) -> History | None:
@@ -77,7 +77,7 @@ def history_of(node_id: str, workflow_id: str) -> History | None:
     history = History(node_id=node_id, run=run.id, workflow=workflow_id, stage="train", status=ENDS[run.status],
                       step=run.step, total=run.total, training=(run.step, run.total), message=_end(run),
                       measured_on=run.measured_on)
-    for row in curve.thinned(_folder(run.id) / files.METRICS, _known[run.id].curve, after=-1, points=POINTS).rows:
+    for row in curve.thinned(folder_of(run.id) / files.METRICS, curve_of(run.id), after=-1, points=POINTS).rows:
         point = Point(int(row["step"]), finite({key: value for key, value in row.items() if value is not None}))
         history.add_point(point)
         history.metrics |= point.metrics
@@ -94,16 +94,20 @@ def _end(run: RunSummary) -> str:
 
 def metrics(run: str, after: int, points: int) -> Mapping[str, object]:
     """The curve of a run after a step, thinned.  NoRun if there is no such run."""
-    folder = _folder(run)
-    _summary(folder, _states().get(run))
-    known = _known[run].curve
-    found = curve.thinned(folder / files.METRICS, known, after=after, points=points)
-    return {"id": run, "last_step": known.last_step, "stride": found.stride, "rows": list(found.rows)}
+    index = curve_of(run)
+    found = curve.thinned(folder_of(run) / files.METRICS, index, after=after, points=points)
+    return {"id": run, "last_step": index.last_step, "stride": found.stride, "rows": list(found.rows)}
+
+
+def curve_of(run: str) -> Curve:
+    """Index of the metrics of a run.  NoRun if there is none."""
+    read(run)
+    return _known[run].curve
 
 
 def preview(run: str, step: int) -> Path:
     """Audio file of a preview.  NoRun if there is none."""
-    found = summary.preview_file(_folder(run), step)
+    found = summary.preview_file(folder_of(run), step)
     if found is None or not found.is_file():
         raise files.NoRun("This preview is gone.")
     return found
@@ -111,7 +115,7 @@ def preview(run: str, step: int) -> Path:
 
 def workflow(run: str) -> bytes:
     """The workflow that started a run, as JSON.  NoRun if it was not kept."""
-    path = _folder(run) / files.WORKFLOW
+    path = folder_of(run) / files.WORKFLOW
     if not path.is_file():
         raise files.NoRun("The workflow of this run was not kept.")
     content = strict_json.read_bytes(path, max_bytes=MAX_WORKFLOW)
@@ -123,7 +127,7 @@ def write_note(run: str, text: str) -> None:
     """Keep a note about a run; an empty one removes it."""
     if len(text) > summary.MAX_NOTE:
         raise ConfigError(f"The note has {len(text)} characters; at most {summary.MAX_NOTE} are kept.")
-    path = _folder(run) / files.NOTE
+    path = folder_of(run) / files.NOTE
     if text.strip():
         atomic.write_text(path, text.strip().encode("utf-8", "replace").decode())
     else:
@@ -138,7 +142,8 @@ def delete(run: str) -> None:
     _known.pop(run, None)
 
 
-def _folder(run: str) -> Path:
+def folder_of(run: str) -> Path:
+    """Folder of a run.  NoRun if there is none."""
     return files.run_folder(folders.runs_folder(), run)
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import folder_paths
 
 from ...sidestep_core.errors import ConfigError, InUse
-from ...sidestep_core.io import atomic, strict_json
+from ...sidestep_core.io import atomic, locks, strict_json
 from ...sidestep_core.runs import curve, files, summary
 from ...sidestep_core.runs.curve import Curve
 from ...sidestep_core.runs.summary import RunSummary, UnderWay
@@ -25,8 +25,8 @@ from .history import History, Point, Preview, Status, finite
 
 Result = TypeVar("Result")
 
-ENDS: Mapping[str, Status] = {"stopped": "cancelled", "finished": "finished", "failed": "failed"}
-"""Status of a run that is over -> its status on a node."""
+ENDS: Mapping[str, Status] = {"running": "running", "stopped": "cancelled", "finished": "finished", "failed": "failed"}
+"""Status of a run that this process does not train -> its status on a node."""
 MAX_KNOWN = 1000
 MAX_WORKFLOW = 16_000_000
 POINTS = 2000
@@ -52,7 +52,7 @@ async def asked(call: Callable[[], Result]) -> Result:
 
 def answers() -> list[Mapping[str, object]]:
     """Every run, newest first."""
-    states = _states()
+    states = live.states()
     runs = [_summary(folder, states.get(run)) for run, folder in files.run_folders(folders.runs_folder()).items()]
     return [_answer(run) for run in sorted(runs, key=lambda run: (-run.started, run.id))]
 
@@ -64,7 +64,7 @@ def answer(run: str) -> Mapping[str, object]:
 
 def read(run: str) -> RunSummary:
     """Summary of a run.  NoRun if there is none."""
-    return _summary(folder_of(run), _states().get(run))
+    return _summary(folder_of(run), live.states().get(run))
 
 
 def history_of(node_id: str, workflow_id: str) -> History | None:
@@ -136,7 +136,7 @@ def write_note(run: str, text: str) -> None:
 
 def delete(run: str) -> None:
     """Delete a run's folder.  InUse while it is being trained."""
-    if run in _states():
+    if run in live.states():
         raise InUse("This run is being trained. Stop it first.")
     files.delete(folders.runs_folder(), run)
     _known.pop(run, None)
@@ -147,12 +147,13 @@ def folder_of(run: str) -> Path:
     return files.run_folder(folders.runs_folder(), run)
 
 
-def _states() -> Mapping[str, UnderWay]:
-    return live.states()
-
-
 def _summary(folder: Path, under_way: UnderWay | None) -> RunSummary:
-    """Summary of a run, read again only if something in its folder has changed."""
+    """Summary of a run, read again only if something in its folder has changed.
+
+    Another ComfyUI, or a program without one, may be training it.
+    """
+    if under_way is None and locks.is_held(folder):
+        under_way = "running"
     known = _known.get(folder.name)
     signature = (summary.signature(folder), under_way)
     if known is None or known.signature != signature:

@@ -175,7 +175,9 @@ def test_deleting_keeps_the_adapter(server: ComfyUI, runs: Path) -> None:
 def test_used_run_is_kept(server: ComfyUI, runs: Path) -> None:
     folder = write_run(runs / "a")
     with locks.held(folder, "trained"):
+        assert told(server, "/a")["status"] == "running"
         status, _, content = ask(server, "/a/delete", {})
+    assert told(server, "/a")["status"] == "stopped"
     assert (status, (folder / "run.json").is_file()) == (409, True)
     assert "is being trained" in json.loads(content)["error"]
 

@@ -47,8 +47,8 @@ def path_of(choice: str) -> Path:
     # Looked up, never joined: a choice comes from a workflow, which people share.
     found = _adapters() if choice.startswith(ADAPTERS) else _own()
     if choice not in found:
-        place = "ComfyUI's LoRA folders" if choice.startswith(ADAPTERS) else folders.presets_folder()
-        raise ConfigError(f"There is no preset {choice!r} in {place}. Press R to refresh the list, and choose one of "
+        where = "ComfyUI's LoRA folders" if choice.startswith(ADAPTERS) else folders.presets_folder()
+        raise ConfigError(f"There is no preset {choice!r} in {where}. Press R to refresh the list, and choose one of "
                           "it.")
     return found[choice]
 

@@ -121,8 +121,8 @@ def _previews(previews: Sequence[Preview]) -> str:
         return ""
     players = [_player(preview.step, preview.flac) for preview in previews if preview.flac is not None]
     left_out = [preview.step for preview in previews if preview.flac is None]
-    told = f"<p>Left out to keep this file small: {_steps(left_out)}.</p>" if left_out else ""
-    return _section("Previews", f"<ul class='previews'>{''.join(players)}</ul>{told}")
+    remark = f"<p>Left out to keep this file small: {_steps(left_out)}.</p>" if left_out else ""
+    return _section("Previews", f"<ul class='previews'>{''.join(players)}</ul>{remark}")
 
 
 def _player(step: int, flac: bytes) -> str:
@@ -170,8 +170,8 @@ def _settings(report: Report) -> str:
         lines = [f"<div{CHANGED if name in usual and usual[name] != value else ''}><dt>{_text(name)}</dt>"
                  f"<dd>{_text(_value(value))}</dd></div>" for name, value in values.items()]
         parts.append(f"<h3>{title}</h3><dl class='settings'>{''.join(lines)}</dl>" if lines else "")
-    told = "<p>Those that differ from Side-Step's defaults are marked.</p>" if report.defaults else ""
-    return _section("Settings", told + "".join(parts)) if any(parts) else ""
+    remark = "<p>Those that differ from Side-Step's defaults are marked.</p>" if report.defaults else ""
+    return _section("Settings", remark + "".join(parts)) if any(parts) else ""
 
 
 def _section(title: str, content: str) -> str:

@@ -21,6 +21,7 @@ from ...sidestep_core.runs import curve, files, summary
 from ...sidestep_core.runs.curve import Curve
 from ...sidestep_core.runs.summary import RunSummary, UnderWay
 from ..host import folders, live
+from ..host.wording import readable_json
 from .history import History, Point, Preview, Status, finite
 
 Result = TypeVar("Result")
@@ -167,8 +168,8 @@ def _summary(folder: Path, under_way: UnderWay | None) -> RunSummary:
 
 
 def _answer(run: RunSummary) -> Mapping[str, object]:
-    """A run for the page; of its adapters those that are in the LoRA folders still."""
-    return summary.answer(run) | {"files": _in_lora_folder(run)}
+    """A run for the page, without places of the server; of its adapters those that are in the LoRA folders still."""
+    return readable_json(summary.answer(run) | {"files": _in_lora_folder(run)})
 
 
 def _in_lora_folder(run: RunSummary) -> list[str]:

@@ -18,7 +18,7 @@ from ...sidestep_core.errors import InUse, SideStepError
 from ...sidestep_core.io.record import parse
 from ...sidestep_core.runs import files
 from ...sidestep_core.runs.report import POLICY
-from ..host.wording import readable_json, sentence
+from ..host.wording import sentence
 from . import run_files, run_report
 from .events import dumps
 from .songs import body
@@ -111,7 +111,7 @@ def _error(error: Exception) -> str:
 
 async def _fresh(request: web.Request, call: Callable[[], Mapping[str, object]]) -> web.Response:
     """Answer with the result, or with 304 if the page has it already."""
-    content = await _work(lambda: dumps(readable_json(call())).encode())
+    content = await _work(lambda: dumps(call()).encode())
     digest = hashlib.sha256(content).hexdigest()[:32]
     headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
     if any(known.value == digest for known in request.if_none_match or ()):

@@ -30,33 +30,45 @@ ShapeOf = Callable[[str], Sequence[int] | None]
 """A parameter of the model, by its whole name -> its shape."""
 
 
-class Dora(WeightAdapterBase):
-    """A change of the host, followed by what DoRA does to the length of each row or column of the changed weight.
+class ChangeOfWeight(WeightAdapterBase):
+    """Base of changes that are computed from the original weight: it is changed by `strength` times `delta`.
 
-    The host's own DoRA divides rows by the length of the unchanged ones, which no trainer does, and computes in the
-    precision of the model.  `weights` is (magnitude, the host's change without it), in the form that the host copies.
+    `weights` is (a tensor of the file, the host's change), in the form that the host copies.
     """
 
-    name = "side_step_dora"
-
-    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor, object]) -> None:
+    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor | None, object]) -> None:
         self.loaded_keys = loaded_keys
         self.weights = weights
+
+    def delta(self, base: Tensor, key: str) -> Tensor:
+        """Change at strength 1 of the weight `base`, float32."""
+        raise NotImplementedError
 
     def calculate_weight(self, weight: Tensor, key: str, strength: float, strength_model: float, offset: object,
                          function: Callable[[Tensor], Tensor], intermediate_dtype: torch.dtype = torch.float32,
                          original_weight: object = None) -> Tensor:
-        """The weight, changed in place by `strength` times what DoRA adds to it."""
-        magnitude, inner = self.weights
-        base = weight.float()
-        delta = comfy.lora.calculate_weight([(1.0, inner, 1.0, None, None)], torch.zeros_like(base), key)
-        added = decomposed(base, delta, magnitude.to(weight.device, torch.float32))
-        weight += function((strength * added).to(weight.dtype))
+        """Change the weight in place, and return it."""
+        weight += function((strength * self.delta(weight.float(), key)).to(weight.dtype))
         return weight
 
 
-class OfTheWeight(WeightAdapterBase):
-    """A change of the host that depends on the weight it is made for (OFT, BOFT, GLoRA), times the strength.
+class Dora(ChangeOfWeight):
+    """Change of the host, followed by what DoRA does to the length of each row or column of the changed weight.
+
+    The host's own DoRA divides rows by the length of the unchanged ones, which no trainer does, and computes in the
+    precision of the model.  `weights` is (magnitude, the host's change without it).
+    """
+
+    name = "side_step_dora"
+
+    def delta(self, base: Tensor, key: str) -> Tensor:
+        magnitude, inner = self.weights
+        inner_delta = comfy.lora.calculate_weight([(1.0, inner, 1.0, None, None)], torch.zeros_like(base), key)
+        return decomposed(base, inner_delta, magnitude.to(base.device, torch.float32))
+
+
+class OfTheWeight(ChangeOfWeight):
+    """Change of the host that depends on the weight it is made for (OFT, BOFT, GLoRA), times the strength.
 
     The host's own rotations take the strength twice, so that half is a quarter and -1 is 1; and OFT leaves out its
     `rescale`.  `weights` is (rescale or None, the host's adapter without it).
@@ -64,21 +76,12 @@ class OfTheWeight(WeightAdapterBase):
 
     name = "side_step_of_the_weight"
 
-    def __init__(self, loaded_keys: set[str], weights: tuple[Tensor | None, object]) -> None:
-        self.loaded_keys = loaded_keys
-        self.weights = weights
-
-    def calculate_weight(self, weight: Tensor, key: str, strength: float, strength_model: float, offset: object,
-                         function: Callable[[Tensor], Tensor], intermediate_dtype: torch.dtype = torch.float32,
-                         original_weight: object = None) -> Tensor:
-        """The weight, changed in place by `strength` times what the host makes of it at 1."""
+    def delta(self, base: Tensor, key: str) -> Tensor:
         rescale, inner = self.weights
-        base = weight.float()
         changed = inner.calculate_weight(base.clone(), key, 1.0, 1.0, None, lambda change: change)
         if rescale is not None:
             changed = rescale.to(base).reshape(-1, *(1,) * (base.dim() - 1)) * changed
-        weight += function((strength * (changed - base)).to(weight.dtype))
-        return weight
+        return changed - base
 
 
 @dataclass(frozen=True)
@@ -262,4 +265,4 @@ def _host_names(parameters: Iterable[str]) -> dict[str, str]:
 
 def before_others(change: object) -> bool:
     """True for a change that is made for the original weight, and comes before all else on it."""
-    return isinstance(change, (Dora, OfTheWeight))
+    return isinstance(change, ChangeOfWeight)

@@ -104,13 +104,9 @@ def publish(source: Path, target: Path) -> Path:
     same content is not put there twice either.
     """
     content = hashing.hash_file(source)
-    free, number = target, 1
-    while not atomic.write_new(free, lambda temporary: shutil.copyfile(source, temporary)):
-        if free.is_file() and hashing.hash_file(free) == content:
-            return free
-        number += 1
-        free = target.with_stem(f"{target.stem}-{number}")
-    return free
+    return next(path for path in atomic.numbered(target)
+                if atomic.write_new(path, lambda temporary: shutil.copyfile(source, temporary))
+                or (path.is_file() and hashing.hash_file(path) == content))
 
 
 def content_fingerprint(path: Path) -> str:

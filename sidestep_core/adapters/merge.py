@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import AdapterError, CheckpointError, ConfigError
 from ..io import strict_json
-from ..io.atomic import write_new
+from ..io.atomic import numbered, write_new
 from ..io.record import parse
 from ..io.tensors import StoredTensor, TensorFile
 from ..model.checkpoint import Checkpoint, Variant, variants_in
@@ -104,16 +104,16 @@ def stem(name: str, variant: Variant) -> str:
 def free_path(checkpoint: Checkpoint, target: Path, facts: Mapping[str, Any]) -> tuple[Path, bool]:
     """Return (free path: name, name-2, name-3 ..., False), or (existing file of this very merge, True)."""
     wanted = [*merged_facts(checkpoint.model[0]), dict(facts)]
-    free, number = target, 1
-    while free.exists():
-        try:
-            if free.is_file() and merged_facts(free) == wanted:
-                return free, True
-        except CheckpointError:
-            pass  # Another kind of file has the name.
-        number += 1
-        free = target.with_stem(f"{target.stem}-{number}")
-    return free, False
+    path = next(path for path in numbered(target) if not path.exists() or _is_merge(path, wanted))
+    return path, path.exists()
+
+
+def _is_merge(path: Path, facts: Sequence[Any]) -> bool:
+    """True for the model file of exactly these merges."""
+    try:
+        return path.is_file() and merged_facts(path) == facts
+    except CheckpointError:
+        return False  # another kind of file
 
 
 def quantised(checkpoint: Checkpoint) -> bool:

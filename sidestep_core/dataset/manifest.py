@@ -30,8 +30,6 @@ from .sample_info import SampleInfo
 MANIFEST = "manifest.json"
 MAX_BYTES = 256_000_000
 """Limit of a manifest: tens of thousands of songs with their lyrics."""
-MAX_FRAMES = 25 * 3600 * 24
-MAX_REPEATS = 1_000_000
 _FILE = re.compile(r"[\w-][\w.-]*\.safetensors")
 FORMAT = 4
 READABLE = (2, 3, FORMAT)
@@ -173,9 +171,3 @@ class _Manifest:
         for name in (*files, *(sample.foreign_condition for sample in self.samples if sample.foreign_condition)):
             if not _FILE.fullmatch(name):
                 raise strict_json.BadJson(f"{MANIFEST}: samples: {strict_json.shown(name)} is no file of a dataset.")
-        for sample in self.samples:
-            for field, value, least, most in (("frames", sample.frames, 1, MAX_FRAMES),
-                                              ("repeats", sample.repeats, 1, MAX_REPEATS)):
-                if not least <= value <= most:
-                    raise strict_json.BadJson(f"{MANIFEST}: {field} of {strict_json.shown(sample.name)} is {value}; it "
-                                              f"must lie between {least} and {most}.")

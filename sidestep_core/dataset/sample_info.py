@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from ..io.record import Between
 from ..model.flow_matching import FRAMES_PER_SECOND
 from ..model.prompts import Prompt
 
+MAX_FRAMES = FRAMES_PER_SECOND * 3600 * 24
+MAX_REPEATS = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInfo:
@@ -15,7 +19,7 @@ class SampleInfo:
     name: str
     latents: str
     """Name of the safetensors file in the dataset's folder; content-addressed."""
-    frames: int
+    frames: Annotated[int, Between(1, MAX_FRAMES)]
     caption: str
     """Caption with the trigger word in its place."""
     genre: str
@@ -30,7 +34,7 @@ class SampleInfo:
     size: int
     modified: int
     """Modification time in nanoseconds; while it and the size in bytes stay, the audio file is not read again."""
-    repeats: int = 1
+    repeats: Annotated[int, Between(1, MAX_REPEATS)] = 1
     """Draws per epoch."""
     foreign_condition: str = ""
     """File of a condition that another program made (and of one with the genre, if the song has one); no other one is

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -52,6 +53,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` write a temporary file, and rename it to `path`; on any failure `path` stays unchanged."""
     with _written(path, write) as temporary:
         rename(temporary, path)
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield the names for a file that overwrites no other: name, name-2, name-3 ..."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_stem(f"{path.stem}-{number}")
 
 
 def write_new(path: Path, write: Callable[[Path], object]) -> bool:

@@ -31,7 +31,8 @@ class Between:
         """Return the end of a sentence if the value is out of bounds; else empty."""
         if self.least <= value <= self.most:
             return ""
-        return f"at least {self.least:g}" if self.most == math.inf else f"between {self.least:g} and {self.most:g}"
+        least, most = (str(bound) if isinstance(bound, int) else f"{bound:g}" for bound in (self.least, self.most))
+        return f"at least {least}" if self.most == math.inf else f"between {least} and {most}"
 
 
 @dataclass(frozen=True)

@@ -101,5 +101,7 @@ def test_bug_form_asks_for_the_report() -> None:
     fields = {field["id"]: field for field in read(FORMS[0])["body"]}
     required = {name for name, field in fields.items() if field.get("validations", {}).get("required")}
     assert required == {"problem", "log", "device", "settings"}
+    [heading] = re.findall('"(.+?)"', fields["log"]["attributes"]["description"])
+    assert f'"{heading}' in (ROOT / "nodes" / "train_adapter.py").read_text(encoding="utf-8")
     options = fields["searched"]["attributes"]["options"]
     assert (ROOT / re.findall(r"docs/\S+\.md", options[0]["label"])[0]).is_file()

@@ -89,6 +89,17 @@ def test_damaged_manifest_is_named(dataset: Dataset, content: str) -> None:
         open_dataset(dataset.folder)
 
 
+@pytest.mark.parametrize(("field", "value", "bounds"), [
+    ("frames", 0, "between 1 and 2160000"), ("frames", 2_160_001, "between 1 and 2160000"),
+    ("repeats", 0, "between 1 and 1000000"), ("repeats", 1_000_001, "between 1 and 1000000")])
+def test_numbers_keep_their_bounds(dataset: Dataset, field: str, value: int, bounds: str) -> None:
+    manifest = strict_json.as_object(strict_json.read(dataset.folder / MANIFEST), MANIFEST)
+    manifest["samples"][0][field] = value
+    atomic.write_json(dataset.folder / MANIFEST, manifest)
+    with pytest.raises(DatasetError, match=f"is damaged .*{field} must be {bounds}, got {value}"):
+        open_dataset(dataset.folder)
+
+
 def test_old_manifests_are_read(dataset: Dataset) -> None:
     manifest = strict_json.read(dataset.folder / MANIFEST)
     del manifest["trigger_word"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,13 +21,35 @@ class ByServer(LoadScopeScheduling):
     """Scheduler that keeps a file on one worker, and all files that share a ComfyUI on one, so that it starts once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = PurePosixPath(nodeid.partition("::")[0])
-        return str(file.parent if file.parent.name in ("host", "web") else file)
+        return scope_of(self.config.rootpath / nodeid.partition("::")[0])
+
+
+@lru_cache
+def scope_of(file: Path) -> str:
+    """Name the ComfyUI that a file's tests share, as a server or as a library; the file itself if they need none."""
+    if file.parent.name == "host":
+        return "host server" if "server: ComfyUI" in file.read_text(encoding="utf-8") else "host library"
+    return "web" if file.parent.name == "web" else str(file)
+
+
+def start_order(item: pytest.Item, slow: set[Path]) -> tuple[int, bool]:
+    """Place of a test in the order of starts: what takes long comes first, or one worker has it alone at the end."""
+    scopes = ["host server", "web", "host library"]
+    scope = scope_of(item.path)
+    return (scopes.index(scope) if scope in scopes else len(scopes)), item.path not in slow
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests of a worker by their length; a single process runs them as they are named."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: start_order(item, slow))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServer:
-    """Schedule by files: xdist 3.8 does not distinguish groups under pytest 9.2."""
+    """Schedule by files, in the order of `start_order`: xdist 3.8 does not distinguish groups under pytest 9.2."""
+    config.option.loadscopereorder = False
     return ByServer(config, log)
 
 

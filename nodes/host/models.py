@@ -95,8 +95,9 @@ def load_as_comfyui(path: Path) -> DeltaFn:
     """
     tensors = comfy.utils.load_torch_file(str(path), safe_load=True)
     depth = 1 + max(int(layer) for key in tensors for layer in re.findall(r"layers[._](\d+)[._]", key))
-    tiny = {"audio_model": "ace1.5", "num_dit_layers": depth, "hidden_size": 128, "intermediate_size": 8,
-            "num_heads": 1}
+    tiny = {"audio_model": "ace1.5", "num_dit_layers": depth, "hidden_size": 8, "intermediate_size": 8, "head_dim": 8,
+            "num_heads": 1, "num_kv_heads": 1, "num_lyric_layers": 1, "num_timbre_layers": 1,
+            "num_tokenizer_layers": 1, "fsq_dim": 8}
     if BUILDS_XL:
         tiny |= {"encoder_hidden_size": 8, "encoder_intermediate_size": 8, "encoder_num_heads": 1}
     config = comfy.supported_models.ACEStep15(tiny)

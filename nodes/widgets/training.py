@@ -122,7 +122,7 @@ WIDGETS: Mapping[str, Widget] = {
         "time of a generation."),
     "preview_caption": Widget("Caption of the previews. Empty: that of the first song."),
     "preview_lyrics": Widget("Lyrics of the previews. Empty: instrumental."),
-    "preview_seconds": Widget("Length of a preview in seconds.", 5.0, 600.0, 1.0),
+    "preview_seconds": Widget("Length of a preview in seconds.", 1.0, 600.0, 1.0),
     "shift": Widget(
         "Shift of previews, also noted in the adapter's metadata; training never uses it. automatic: turbo 3, base "
         "and sft 1."),

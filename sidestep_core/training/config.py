@@ -134,7 +134,7 @@ class TrainConfig(Config):
         require(0 <= self.ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {self.ema_decay}.")
         require(self.chunk_duration == 0 or self.chunk_duration >= 1,
                 f"chunk_duration must be 0 (whole songs) or at least 1, got {self.chunk_duration}.")
-        require(5 <= self.preview_seconds <= 600, f"preview_seconds must be 5 to 600, got {self.preview_seconds}.")
+        require(1 <= self.preview_seconds <= 600, f"preview_seconds must be 1 to 600, got {self.preview_seconds}.")
 
     def _check_automatic(self) -> None:
         """Check the settings that None leaves to the model or the dataset."""

@@ -37,6 +37,7 @@ def comfy() -> ModuleType:
         import comfy.sd
     finally:
         sys.argv = arguments
+    gc.freeze()  # millions of objects, which each collection would look at
     return sys.modules["comfy"]
 
 

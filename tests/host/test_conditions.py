@@ -123,10 +123,10 @@ def test_tiled_latents_match_host_mean(host: Host, source: Any, checkpoint: Chec
     write_demo_songs(tmp_path)
     song = min((path for path in tmp_path.rglob("*") if path.suffix in (".wav", ".flac", ".ogg")),
                key=lambda path: decode(path).shape[1])
-    waveform = decode(song)[:, :50 * 1920]
+    waveform = decode(song)[:, :26 * 1920]
     mean = host.vae.first_stage_model.encoder(waveform[None]).chunk(2, dim=1)[0][0].T
     encode = source.audio_encoder(checkpoint, CPU)
     assert deviation(encode_tiled(encode, waveform, 60.0), mean) <= FP32
-    assert deviation(encode_tiled(encode, waveform, 1.0), mean) <= FP32
+    assert deviation(encode_tiled(encode, waveform, 0.52), mean) <= FP32
     monkeypatch.setattr(latents, "TILE_OVERLAP", 2)
-    assert deviation(encode_tiled(encode, waveform, 1.0), mean) > FP32
+    assert deviation(encode_tiled(encode, waveform, 0.52), mean) > FP32

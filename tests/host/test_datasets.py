@@ -23,7 +23,7 @@ from sidestep_core.io.tensors import TensorFile
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.test_pipeline import facts, node_of, ran, with_inputs
 
-SECONDS = 2.0
+SECONDS = 1.0
 """Seconds of each song, in one dataset for all tests of a server: encoded songs are not encoded again."""
 SECTION = 20.0
 """Longest."""
@@ -120,7 +120,7 @@ def test_folder_becomes_an_adapter(server: ComfyUI, whole: dict[str, Any]) -> No
 @pytest.mark.slow
 def test_settings_reach_the_samples(server: ComfyUI) -> None:
     prompt = {"b": building(trigger_word="brand", trigger_position="append", language="de", genre_ratio=0.2),
-              **preprocessing("b", "demo")}
+              **preprocessing("b", "demo", normalise="lufs")}
     ran(server, prompt)
     dataset = open_dataset(server.base / "output" / "sidestep" / "datasets" / "demo")
     assert [sample.caption for sample in dataset.samples] == [f"{caption}, brand" for caption in CAPTIONS]
@@ -264,7 +264,7 @@ def test_cache_is_cleaned_on_request(server: ComfyUI) -> None:
     folder = server.base / "output" / "sidestep" / "datasets" / "cached"
     if folder.with_name("demo").is_dir():
         shutil.copytree(folder.with_name("demo"), folder)
-    prompt = {"b": building(), **preprocessing("b", "cached")}
+    prompt = {"b": building(), **preprocessing("b", "cached", normalise="lufs")}
     cache_text(server, "clean", prompt)
     assert "All of it is needed" in cache_text(server, "report", prompt)
     assert "is whole" in cache_text(server, "verify", prompt)

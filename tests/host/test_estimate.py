@@ -21,7 +21,7 @@ from sidestep_core.estimate.result import Estimate
 from sidestep_core.io.tensors import TensorFile
 from tests.host.test_pipeline import facts, node_of, ran, upstream, with_inputs
 
-SECONDS = 2.0
+SECONDS = 1.0
 MODULES = 44
 """Modules of the demo's model: four layers of two attentions with four matrices each and an MLP with three."""
 CHOSEN = 8

@@ -20,7 +20,7 @@ from sidestep_core.progress import Progress
 from sidestep_core.training.config import TrainConfig
 from tests.host.pack import pack_module
 
-SECONDS = 5.0
+SECONDS = 1.0
 STEPS, SHIFT, GUIDANCE = 2, 1.0, 6.0
 CAPTION = "calm piano, rain"
 CONFIG = TrainConfig(preview_every=10, preview_seconds=SECONDS, inference_steps=STEPS, seed=7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from demo.server import Prompt, ServerError
+from demo.server import ComfyUI, Prompt, ServerError
 from sidestep_core.training import metrics
-from tests.host.test_pipeline import upstream, with_inputs
+from tests.host.test_pipeline import SECONDS, ran, upstream, with_inputs
 from tests.running import demo_comfyui
 
 SENT_AFTER = 5
@@ -44,9 +45,12 @@ def end_by(sent: signal.Signals, prompt: Prompt, base: Path) -> tuple[int, int]:
         return server.process.wait(), steps[0]
 
 
-def test_signals_keep_the_last_step(prompt: Prompt, tmp_path: Path) -> None:
-    training = upstream(with_inputs(prompt, {
-        "SideStepPreprocessAudioFolder": {"max_seconds": 2.0},
+def test_signals_keep_the_last_step(server: ComfyUI, prompt: Prompt, tmp_path: Path) -> None:
+    encoding = {"SideStepPreprocessAudioFolder": {"max_seconds": SECONDS, "dataset_name": "demo"}}
+    ran(server, upstream(with_inputs(prompt, encoding), "SideStepPreprocessAudioFolder"))
+    datasets = Path("output", "sidestep", "datasets")
+    shutil.copytree(server.base / datasets, tmp_path / datasets)  # both servers find the songs encoded
+    training = upstream(with_inputs(prompt, encoding | {
         "SideStepTrainAdapter": {"max_steps": 100_000, "adapter_name": "ended"},
         "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 100_000, "save_every": 100_000},
     }), "SideStepTrainAdapter")

@@ -37,7 +37,8 @@ CONFIG = TrainConfig(max_steps=3, learning_rate=1e-2, warmup_steps=0, gradient_a
 MORE: dict[str, AdapterConfig] = {
     "lora-cross": LoraConfig(rank=6, alpha=3.0, attention_type="cross", target_modules=("q_proj", "v_proj")),
 }
-STRENGTHS = (1.0, 0.5, -1.0)
+STRENGTHS = (1.0, -0.5)
+"""As trained, and one that any mistake in sign or scale would show; the effect table has more."""
 
 
 @dataclass(frozen=True)

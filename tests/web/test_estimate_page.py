@@ -39,7 +39,7 @@ def estimating(mode: str) -> dict[str, Any]:
     found = {node: content for node, content in prompt.items() if content["class_type"] != TRAINER}
     for content in found.values():
         if content["class_type"] == "SideStepPreprocessAudioFolder":
-            content["inputs"] |= {"max_seconds": 2.0, "dataset_name": "demo"}
+            content["inputs"] |= {"max_seconds": 1.0, "dataset_name": "demo"}
         if content["class_type"] == "SideStepEstimateGradients":
             content["inputs"] |= {"estimate_batches": 4, "top_k": {"classic": 5, "nodes-2": 6}[mode]}
         if content["class_type"] == CONFIGURE:

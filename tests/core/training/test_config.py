@@ -42,7 +42,7 @@ FIELDS = dict(
     early_stopping=from_zero, target_loss=not_negative, publish=one_of(train_config.Publish), save_every=counts,
     save_minutes=not_negative, keep_checkpoints=from_zero, tensorboard=st.booleans(), log_every=counts,
     log_heavy_every=counts,
-    preview_every=from_zero, preview_caption=texts, preview_lyrics=texts, preview_seconds=st.floats(5, 600),
+    preview_every=from_zero, preview_caption=texts, preview_lyrics=texts, preview_seconds=st.floats(1, 600),
     shift=st.none() | positive, inference_steps=st.none() | counts, seed=st.integers(0, 2**64), device=texts,
     precision=one_of(train_config.Precision), gradient_checkpointing=one_of(train_config.Checkpointing),
 )  # fmt: skip
@@ -86,7 +86,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("shift", -1.0, "-1.0"),
     ("inference_steps", 0, "0"),
     ("cfg_ratio", -1.0, "-1.0"),
-    ("preview_seconds", 4.0, "4.0"),
+    ("preview_seconds", 0.5, "0.5"),
     ("preview_seconds", 601.0, "601.0"),
     ("preview_caption", 3, "3"),
     ("device", None, "None"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
+import folder_paths
 from aiohttp import web
 from server import PromptServer
 
@@ -22,7 +24,8 @@ from .songs import answer, body, work
 async def get_folders(_: web.Request) -> web.Response:
     """Answer with the song folders of the input folder, and those that a node has shown."""
     listed = await work(input_folders.listed)
-    return answer({"input": [asdict(folder) for folder in listed], "shown": song_previews.shown_folders(),
+    shown = song_previews.shown_folders(Path(folder_paths.get_input_directory()))
+    return answer({"input": [asdict(folder) for folder in listed], "shown": shown,
                    "largest_upload": uploads.largest_upload()})
 
 

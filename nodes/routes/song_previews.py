@@ -1,4 +1,4 @@
-"""Songs in the tables of nodes: rows for the page, and edits written back to sidecars.
+"""Songs in the tables of nodes and of the Songs tab, and their rows for the page.
 
 The page refers to a song by an id that a run hands out and an index, never by a path.  No aiohttp here; songs.py
 answers the page.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
 from ...sidestep_core.audio import container
-from ...sidestep_core.errors import ConfigError, DatasetError
-from ...sidestep_core.songs.metadata import SongMetadata, validated
+from ...sidestep_core.errors import DatasetError
 from ...sidestep_core.songs.report import Estimated, SongReport
-from ...sidestep_core.songs.sidecar_writer import sidecars_of_song, write_sidecar
-from ...sidestep_core.songs.sidecars import parse_sidecars
 from ...sidestep_core.songs.song import Song, SongFolder
 from ..host.wording import readable, sentence
 from . import song_audio
@@ -29,10 +26,12 @@ MAX_SHOWN = 64
 MAX_ROWS = 100
 """Rows in one answer."""
 MAX_PROBLEMS = 200
-MAX_CHARACTERS = 100_000
-"""Characters of a text that is written into a sidecar."""
 MAX_REMEMBERED = 100_000
 """Songs kept, in all folders together."""
+
+
+Only = Literal["all", "no_caption", "problems"]
+"""Filter of a table."""
 
 
 class TextFields(TypedDict):
@@ -60,18 +59,6 @@ _found: OrderedDict[Path, TextFields | None] = OrderedDict()
 """Text fields of each song when its folder was last read; None where a list in another folder describes it."""
 _lock = threading.Lock()
 """Guards the two dictionaries."""
-_writing = threading.Lock()
-"""Serializes writes, as a file is read before it is written."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """Result of writing the sidecars of all songs."""
-
-    songs: int
-    """Number of songs with something new to write."""
-    problems: tuple[str, ...]
-    """Sentences about songs that could not be written."""
 
 
 class Gone(DatasetError):
@@ -91,12 +78,15 @@ def show(found: SongFolder) -> dict[str, object]:
             "problems": _reasons(found)}
 
 
-def shown_folders() -> list[dict[str, object]]:
-    """Folders of the songs that nodes have shown, by name, the latest first, each once; without their paths."""
+def shown_folders(besides: Path) -> list[dict[str, object]]:
+    """Folders of the songs that nodes have shown, by name, the latest first, each once; without their paths.
+
+    Those right in the folder `besides` are left out.
+    """
     with _lock:
         latest = {shown.folder.folder: (key, len(shown.folder.songs)) for key, shown in _shown.items()}
     return [{"preview": key, "name": folder.name, "songs": songs}
-            for folder, (key, songs) in reversed(latest.items())]
+            for folder, (key, songs) in reversed(latest.items()) if folder.parent != besides.absolute()]
 
 
 def is_known(key: str) -> bool:
@@ -107,21 +97,38 @@ def is_known(key: str) -> bool:
 
 def song_at(key: str, index: int) -> Song:
     """Song at an index; raises Gone where there is none."""
-    songs = _folder(key).songs
+    songs = folder_of(key).songs
     if not 0 <= index < len(songs):
         raise Gone("There is no such song. Run the workflow again.")
     return songs[index]
 
 
-def rows(key: str, first: int, count: int) -> dict[str, object]:
-    """Rows of the table from `first` on, at most MAX_ROWS; reads the headers of files without a report."""
-    found = _folder(key)
-    last = min(len(found.songs), first + min(count, MAX_ROWS))
+def rows(key: str, first: int, count: int, only: Only = "all", text: str = "") -> dict[str, object]:
+    """Rows of the table from `first` on, at most MAX_ROWS, of the songs that the filter and the text leave.
+
+    Reads the headers of files without a report.
+    """
+    found = folder_of(key)
+    filtered = matching(found, only, text)
     return {
-        "total": len(found.songs), "first": first, "rows": _rows(found, range(first, last)),
-        "left_out": _reasons(found),
-        "left_out_total": len(found.problems),
+        "total": len(filtered), "first": first, "rows": rows_at(found, filtered[first:first + min(count, MAX_ROWS)]),
+        "all": len(found.songs), "counts": {name: len(matching(found, name, "")) for name in get_args(Only)},
+        "left_out": _reasons(found), "left_out_total": len(found.problems),
     }
+
+
+def matching(found: SongFolder, only: Only, text: str) -> list[int]:
+    """Indices of the songs without a caption, or with a warning, whose name, caption or genre has the text in it."""
+    warned = {notice.name for notice in found.notices}
+    warned |= {report.name for report in found.reports if report.warnings}
+    folded = text.strip().casefold()
+
+    def fits(song: Song) -> bool:
+        if only == "no_caption" and (song.caption or song.genre) or only == "problems" and song.name not in warned:
+            return False
+        return not folded or any(folded in value.casefold() for value in (song.name, song.caption, song.genre))
+
+    return [index for index, song in enumerate(found.songs) if fits(song)]
 
 
 def remember(found: SongFolder, given: Path) -> None:
@@ -135,75 +142,17 @@ def remember(found: SongFolder, given: Path) -> None:
             _found.popitem(last=False)
 
 
-def save(key: str, index: int, fields: Mapping[str, object]) -> dict[str, object]:
-    """Write the edited text fields of a song, and new ones such as estimates, to its sidecars; return its new row.
-
-    Raises ConfigError or DatasetError for an invalid text; then nothing is written.
-    """
-    with _writing:
-        song = song_at(key, index)
-        texts = _checked(fields)
-        _write(key, index, texts)
-        _replace_song(key, index, replace(song, **_values(song, _there(key, index) | _changed(song, texts))))
-        [row] = _rows(_folder(key), range(index, index + 1))
-        return row
-
-
-def save_all(key: str) -> Written:
-    """Write the new text fields of every song, such as an estimated tempo or a caption, to its sidecars."""
-    with _writing:
-        count, problems = 0, []
-        for index, song in enumerate(_folder(key).songs):
-            try:
-                count += _write(key, index, {})
-            except (DatasetError, ConfigError, OSError) as error:
-                problems.append(f"{song.name}: {sentence(error)}")
-        return Written(songs=count, problems=tuple(problems))
-
-
-def _write(key: str, index: int, texts: Mapping[str, str]) -> bool:
-    """Write edited and new text fields; return whether there were any.
-
-    New fields never replace edits made in another table, tab or editor since the folder was read.
-    """
-    song, read = song_at(key, index), _read(key, index)
-    if song.start or song.stop:
-        raise DatasetError("This is a section of a song. Edit the whole song, in the table of Build Dataset.")
-    with _lock:
-        if song.path in _found and _found[song.path] is None:
-            raise DatasetError("A dataset.json elsewhere describes this song, and its text files are not read. "
-                               "Edit that file, or enter the folder of the songs on Build Dataset.")
-    if not song.path.is_file():
-        raise DatasetError("The song is not there any more.")
-    changed = _changed(song, texts)
-    new = {name: text for name, text in text_fields(song).items() if text and text != read[name]}
-    if not changed and not new:
-        return False
-    there = _there(key, index)
-    values = _values(song, {name: text for name, text in new.items() if there[name] == read[name]} | changed)
-    if values:
-        write_sidecar(song, values)
-    return bool(values)
-
-
-def _changed(song: Song, texts: Mapping[str, str]) -> dict[str, str]:
-    known = text_fields(song)
-    return {name: text for name, text in texts.items() if text != known[name]}
-
-
-def _read(key: str, index: int) -> TextFields:
+def read_fields(key: str, index: int) -> TextFields:
     """Text fields of a song when its folder was read."""
     with _lock:
         read = _shown[key].read[index]
     return text_fields(song_at(key, index)) if read is None else read
 
 
-def _there(key: str, index: int) -> dict[str, str]:
-    """Text fields of a song now, from its sidecars on the disk."""
-    song, read = song_at(key, index), _read(key, index)
-    metadata = parse_sidecars(sidecars_of_song(song))
-    now = text_fields(replace(song, **metadata))
-    return {name: now[name] if name in metadata else text for name, text in read.items()}
+def is_described_elsewhere(song: Song) -> bool:
+    """True where a list in another folder describes the song, in place of its sidecars."""
+    with _lock:
+        return song.path in _found and _found[song.path] is None
 
 
 def text_fields(song: Song) -> TextFields:
@@ -213,32 +162,16 @@ def text_fields(song: Song) -> TextFields:
             "bpm": "" if song.bpm is None else str(song.bpm), "key": song.key, "signature": song.signature}
 
 
-def _checked(fields: Mapping[str, object]) -> dict[str, str]:
-    """Check the names, types and lengths of edited text fields."""
-    texts = {}
-    for name, text in fields.items():
-        if name not in TextFields.__annotations__ or not isinstance(text, str):
-            raise ConfigError(f"{name!r} is not a text that can be edited here.")
-        if len(text) > MAX_CHARACTERS:
-            raise ConfigError(f"{name} has {len(text)} characters; at most {MAX_CHARACTERS} can be written.")
-        texts[name] = text.replace("\r\n", "\n").strip()
-    return texts
-
-
-def _values(song: Song, texts: Mapping[str, str]) -> SongMetadata:
-    """Convert texts to metadata; an empty one removes the field.  DatasetError for an invalid one."""
-    plain = vars(Song(path=song.path, name=song.name))
-    return {name: plain[name] if value is None else value for name, value in validated(texts).items()}
-
-
-def _replace_song(key: str, index: int, song: Song) -> None:
-    found = _folder(key)
+def replace_song(key: str, index: int, song: Song) -> None:
+    """Keep another state of a song."""
+    found = folder_of(key)
     with _lock:
         songs = (*found.songs[:index], song, *found.songs[index + 1:])
         _shown[key] = replace(_shown[key], folder=replace(found, songs=songs))
 
 
-def _folder(key: str) -> SongFolder:
+def folder_of(key: str) -> SongFolder:
+    """Songs of this id; raises Gone where they are no longer kept."""
     with _lock:
         if key not in _shown:
             raise Gone("These songs were shown before ComfyUI was restarted. Run the workflow again.")
@@ -252,7 +185,8 @@ def _reasons(found: SongFolder) -> list[dict[str, str]]:
             for problem in found.problems[:MAX_PROBLEMS]]
 
 
-def _rows(found: SongFolder, places: range) -> list[dict[str, object]]:
+def rows_at(found: SongFolder, places: Sequence[int]) -> list[dict[str, object]]:
+    """Rows of the songs at these indices."""
     names = {found.songs[index].name for index in places}
     reports = {report.name: report for report in found.reports if report.name in names}
     notices = [(notice.name, readable(notice.reason)) for notice in found.notices if notice.name in names]

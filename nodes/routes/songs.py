@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from aiohttp import web
@@ -16,8 +17,10 @@ from server import PromptServer
 
 from ...sidestep_core.errors import DatasetError, SideStepError
 from ...sidestep_core.io import strict_json
+from ...sidestep_core.io.record import Record, parse
+from ...sidestep_core.songs import bulk
 from ..host.wording import sentence
-from . import song_audio, song_previews
+from . import song_audio, song_edits, song_previews
 from .events import dumps
 
 Result = TypeVar("Result")
@@ -28,18 +31,34 @@ MAX_BYTES = 10_000_000
 """Bytes of a request; more than all editable texts in any encoding."""
 SONG = r"/sidestep/songs/{key}/{index:\d{1,9}}"
 
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkWish(Record):
+    """Request for a change of many songs."""
+
+    action: bulk.Action
+    text: str
+    find: str = ""
+    only: song_previews.Only = "all"
+    filter: str = ""
+    preview: bool = True
+
+
 _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="side-step-songs")
 """Few, so that a page full of waveforms leaves the processor to the training."""
 
 
 @PromptServer.instance.routes.get("/sidestep/songs/{key}")
 async def get_rows(request: web.Request) -> web.Response:
-    """Answer with `count` rows of the table from `first` on."""
+    """Answer with `count` rows of the table from `first` on, of the songs that `only` and `text` leave."""
     key, first, count = request.match_info["key"], _number(request, "first", 0), _number(request, "count", ROWS)
     if not song_previews.is_known(key):
         # Not a 404: a workflow that was saved before ComfyUI was restarted is normal, and browsers log every 404.
         return web.Response(status=204)
-    return answer(await work(lambda: song_previews.rows(key, first, count)))
+    only, text = request.query.get("only", "all"), request.query.get("text", "")
+    return answer(await work(lambda: song_previews.rows(key, first, count, parse(only, song_previews.Only, "only"),
+                                                        text)))
 
 
 @PromptServer.instance.routes.get(SONG + "/audio")
@@ -65,15 +84,31 @@ async def post_metadata(request: web.Request) -> web.Response:
     """Write the edited text fields of a song to its sidecars; answer with its new row."""
     fields = await body(request)
     key, index = request.match_info["key"], int(request.match_info["index"])
-    return answer(await work(lambda: song_previews.save(key, index, fields)))
+    return answer(await work(lambda: song_edits.save(key, index, fields)))
 
 
 @PromptServer.instance.routes.post("/sidestep/songs/{key}/metadata")
 async def post_all_metadata(request: web.Request) -> web.Response:
     """Write the new text fields of every song to its sidecars."""
     await body(request)
-    written = await work(lambda: song_previews.save_all(request.match_info["key"]))
+    written = await work(lambda: song_edits.save_all(request.match_info["key"]))
     return answer({"songs": written.songs, "problems": list(written.problems[:song_previews.MAX_PROBLEMS])})
+
+
+@PromptServer.instance.routes.post("/sidestep/songs/{key}/bulk")
+async def post_bulk(request: web.Request) -> web.Response:
+    """Make one change of the songs that a filter leaves; with `preview`, only answer with what it would change."""
+    wish = await body(request)
+    return answer(await work(lambda: _bulk(request.match_info["key"], BulkWish.from_json(wish))))
+
+
+def _bulk(key: str, wish: BulkWish) -> dict[str, object]:
+    edit = bulk.BulkEdit(action=wish.action, text=wish.text, find=wish.find)
+    only = frozenset(song_previews.matching(song_previews.folder_of(key), wish.only, wish.filter))
+    if wish.preview:
+        return song_edits.preview_bulk(key, edit, only)
+    written = song_edits.save_bulk(key, edit, only)
+    return {"songs": written.songs, "problems": list(written.problems[:song_previews.MAX_PROBLEMS])}
 
 
 def _peaks(song: song_previews.Song) -> list[int]:

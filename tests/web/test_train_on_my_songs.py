@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from demo.browser import configure, open_page
 from demo.server import ComfyUI
+from tests.web.accessibility import assert_accessible
 
 PATIENCE = 240_000
 """Milliseconds for a training and a generation on a machine that does other things too."""
@@ -150,6 +151,8 @@ def test_songs_in_input_are_offered(dialog: Locator, older: str) -> None:
     dialog.get_by_text("Look again").click()
     expect(dialog.locator("[name=folder] option", has_text=f"{older} (3 songs)")).to_have_count(1)
     dialog.locator("[name=folder]").select_option(older)
+    expect(dialog.locator(".sidestep-plan")).to_be_visible(timeout=PATIENCE)
+    assert_accessible(dialog.page, ".sidestep-train-dialog")
     dialog.locator("[name=preset]").select_option("high_quality")
     expect(dialog.locator(".sidestep-summary")).to_contain_text("much time and room")
     dialog.locator("[name=name]").fill("a/b")

@@ -8,9 +8,9 @@ const SURE = 5000; // milliseconds to press Discard
 
 /**
  * Open the dialog; return {update(row)} for songs that are read again.  `save(changed values)` returns a promise of an
- * error in words, or of nothing; `closed()` is called at the end.
+ * error in words, or of nothing; `closed()` is called at the end.  A `drawer` has the full height of the window.
  */
-export function openEditor(row, { save, closed }) {
+export function openEditor(row, { save, closed, drawer = false }) {
   const fields = new Map(FIELDS.map((field) => [field.name, input(field, row[field.name])]));
   const before = new Map(); // values as the fields hold them: \n for \r\n
   const note = make("span", "sidestep-edit-note");
@@ -22,7 +22,7 @@ export function openEditor(row, { save, closed }) {
       fields.get(name)));
   const foot = make("div", "sidestep-edit-foot", note, cancel, saving);
   const form = make("form", "sidestep-editor", title, ...labels, foot);
-  const dialog = make("dialog", "sidestep-panel sidestep-dialog", form);
+  const dialog = make("dialog", `sidestep-panel sidestep-dialog${drawer ? " sidestep-drawer" : ""}`, form);
   let sure = 0;
 
   saving.title = "Writes your changes into a text file next to the song. The previous file is kept as .bak. "

@@ -4,7 +4,7 @@ import { make } from "../dom.js";
 import { played } from "./rows.js";
 
 /**
- * {element, toggle(row), seek(row, share), stop(), state(row)}; `address(index, asFlac)` is the URL of a song,
+ * {element, toggle(row), seek(row, share), stop(), pause(), state(row)}; `address(index, asFlac)` is the URL of a song,
  * `changed()` is called to redraw, `failed(text)` if a song cannot be played.
  */
 export function createPlayer({ address, changed, failed }) {
@@ -58,5 +58,5 @@ export function createPlayer({ address, changed, failed }) {
     stop();
   });
 
-  return { element: audio, toggle, seek, stop, state };
+  return { element: audio, toggle, seek, stop, state, pause: () => audio.pause() };
 }

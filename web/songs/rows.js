@@ -29,10 +29,11 @@ export const wave = (peaks) =>
 /** "1 song", "1,200 songs" */
 export const count = (number, thing) => `${number.toLocaleString()} ${thing}${number === 1 ? "" : "s"}`;
 
-/** "1 - 20 of 10,000" */
-export const range = ({ first, rows, total }) =>
-  total <= PAGE ? count(total, "song")
-    : `${(first + 1).toLocaleString()} - ${(first + rows.length).toLocaleString()} of ${total.toLocaleString()}`;
+/** "1 - 20 of 10,000"; "3 of 40 songs" where a filter leaves so few. */
+export function range({ first, rows, total, all = total }) {
+  if (total <= PAGE) return total === all ? count(total, "song") : `${total} of ${count(all, "song")}`;
+  return `${(first + 1).toLocaleString()} - ${(first + rows.length).toLocaleString()} of ${total.toLocaleString()}`;
+}
 
 /** Problems of a row, as sentences. */
 export function problems(row) {

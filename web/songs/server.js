@@ -19,11 +19,13 @@ async function ask(route, body) {
 
 /** What a song table needs. */
 export const songServer = {
-  rows: (key, first, count) => ask(`${path(key)}?first=${first}&count=${count}`),
+  rows: (key, first, count, { only = "all", text = "" } = {}) =>
+    ask(`${path(key)}?first=${first}&count=${count}&only=${only}&text=${encodeURIComponent(text)}`),
   peaks: (key, index) => ask(`${path(key, index)}/peaks`),
   audio: (key, index, asFlac) => api.apiURL(`${path(key, index)}/audio${asFlac ? "?as=flac" : ""}`),
   save: (key, index, fields) => ask(`${path(key, index)}/metadata`, fields),
   saveAll: (key) => ask(`${path(key)}/metadata`, {}),
+  bulk: (key, edit) => ask(`${path(key)}/bulk`, edit),
 };
 
 /** {input: [{name, songs}], shown: [{preview, name, songs}], largest_upload}: the folders with songs. */

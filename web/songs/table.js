@@ -1,27 +1,27 @@
-// Song table of a node: rows, a player, waveforms of the visible rows, and a dialog to edit one.
+// Song table: rows, a player, waveforms of the visible rows, and a dialog to edit one; with filters if there is room.
 // Names and texts come from files of strangers: they are only ever set as textContent or as values.
 
-import { make, makeSvg } from "../dom.js";
+import { button, make } from "../dom.js";
 import { openEditor } from "./editor.js";
 import { createPlayer } from "./player.js";
-import { PAGE, captionText, cell, clock, count, problems, range, wave } from "./rows.js";
+import { PAGE, count, range } from "./rows.js";
+import { createSongRow } from "./song_row.js";
+import { createToolbar } from "./toolbar.js";
 
-const PLAY = "M3 1.5v9l7.5 -4.5z";
-const PAUSE = "M3 1.5v9M8.5 1.5v9";
-const EDIT = "M2 10l.6 -2.6l5.6 -5.6l2 2l-5.6 5.6z";
 const SAVE_ALL = "Save all to files";
 const SURE = 5000; // milliseconds to press again
 
 /**
  * {element, show(key), stop()}; `hint` is the text before the first run; `height` in pixels holds for an empty table, too,
- * so that a node does not grow over its neighbours; `server` has rows(key, first, count), peaks, audio, save, saveAll.
+ * so that a node does not grow over its neighbours; `server` has rows(key, first, count, filter), peaks, audio, save, saveAll,
+ * bulk; `filters` adds filters, changes of many songs, and captions that are written in the row.
  */
-export function createSongTable({ hint, height, server }) {
+export function createSongTable({ hint, height, server, filters = false }) {
   const title = make("span", "sidestep-title");
   const note = make("span", "sidestep-note");
-  const back = textButton("Previous", "Rows before these");
-  const forth = textButton("Next", "Rows after these");
-  const all = textButton(SAVE_ALL,
+  const back = button("Previous", "sidestep-button", "Rows before these");
+  const forth = button("Next", "sidestep-button", "Rows after these");
+  const all = button(SAVE_ALL, "sidestep-button",
     "Writes new values, such as analyzed tempos and new captions, into text files next to the songs. Previous files "
     + "are kept as .bak.");
   const head = make("div", "sidestep-head", title, note, back, forth, all);
@@ -32,7 +32,16 @@ export function createSongTable({ hint, height, server }) {
     changed: () => shown.forEach((row) => row.mark()),
     failed: (text) => showMessage(text),
   });
-  const element = make("div", "sidestep-panel sidestep-songs", head, list, left, player.element);
+  const toolbar = filters ? createToolbar({
+    filtered: () => load(0),
+    bulk: (edit) => server.bulk(key, edit),
+    changed: async (text) => {
+      await load(first);
+      showMessage(text);
+    },
+  }) : null;
+  const element = make("div", "sidestep-panel sidestep-songs", ...(toolbar ? [toolbar.element] : []), head, list, left,
+    player.element);
   const inSight = new IntersectionObserver(drawWaves, { root: list, rootMargin: "60px" });
   let key = null;
   let editing = null; // {key, row, editor} of the song in the dialog
@@ -45,6 +54,7 @@ export function createSongTable({ hint, height, server }) {
   element.style.minHeight = `${height}px`;
   list.setAttribute("role", "table");
   list.setAttribute("aria-label", "Songs");
+  list.addEventListener("keydown", moveInColumn);
   back.addEventListener("click", () => load(first - PAGE));
   forth.addEventListener("click", () => load(first + PAGE));
   all.addEventListener("click", saveAll);
@@ -56,16 +66,17 @@ export function createSongTable({ hint, height, server }) {
     list.replaceChildren();
     title.textContent = "";
     showMessage(text);
-    for (const part of [list, left, back, forth, all]) part.hidden = true;
+    for (const part of [list, left, back, forth, all, ...(toolbar ? [toolbar.element] : [])]) part.hidden = true;
   }
 
   function showMessage(text) {
     note.textContent = note.title = text;
   }
 
-  /** Show the songs of this key, from the first row on. */
-  function show(newKey) {
+  /** Show the songs of this key, from the first row on; those of another folder without the present filter. */
+  function show(newKey, { otherFolder = false } = {}) {
     key = newKey;
+    if (otherFolder) toolbar?.reset();
     player.stop();
     return load(editing ? first : 0);
   }
@@ -73,7 +84,7 @@ export function createSongTable({ hint, height, server }) {
   async function load(row) {
     const mine = ++request;
     first = Math.max(0, page ? Math.min(row, page.total - 1) : row);
-    const { answer, wrong } = await server.rows(key, first, PAGE);
+    const { answer, wrong } = await server.rows(key, first, PAGE, toolbar?.filter());
     if (mine !== request) return; // a newer one is on its way
     if (wrong) return clear(wrong);
     page = answer;
@@ -83,7 +94,12 @@ export function createSongTable({ hint, height, server }) {
 
   function draw() {
     title.textContent = range(page);
-    list.hidden = all.hidden = false;
+    list.hidden = false;
+    all.hidden = Boolean(toolbar); // songs of a folder have nothing that is not in their files
+    if (toolbar) {
+      toolbar.element.hidden = false;
+      toolbar.update(page);
+    }
     back.hidden = forth.hidden = page.total <= PAGE;
     back.disabled = page.first === 0;
     forth.disabled = page.first + page.rows.length >= page.total;
@@ -116,45 +132,27 @@ export function createSongTable({ hint, height, server }) {
     }
   }
 
-  function songRow(row) {
-    const [icon, play] = makeSvg("sidestep-icon", "0 0 12 12", "");
-    const toggle = make("button", "sidestep-play", icon);
-    const [svg, quiet, loud] = makeSvg("sidestep-wave", "0 0 120 100", "sidestep-quiet", "sidestep-loud");
-    svg.setAttribute("preserveAspectRatio", "none");
-    const [pen, penPath] = makeSvg("sidestep-icon", "0 0 12 12", "");
-    penPath.setAttribute("d", EDIT);
-    const edit = make("button", "sidestep-edit", pen);
-    const line = make("div", "sidestep-song", toggle, svg, ...texts(row), edit);
-    const made = { index: row.index, element: make("div", "", line), asked: false, mark, draw: drawWave };
-    line.setAttribute("role", "row");
-    toggle.type = edit.type = "button";
-    edit.title = `Edit ${row.name}`;
-    toggle.addEventListener("click", () => player.toggle(row));
-    edit.addEventListener("click", () => editRow(row));
-    svg.addEventListener("click", (event) => {
-      const box = svg.getBoundingClientRect();
-      player.seek(row, (event.clientX - box.left) / box.width);
-    });
+  const songRow = (row) => createSongRow(row, { player, edit: editRow, saveCaption: toolbar && saveCaption });
 
-    function mark() {
-      const { playing, share } = player.state(row);
-      play.setAttribute("d", playing ? PAUSE : PLAY);
-      toggle.title = `${playing ? "Pause" : "Play"} ${row.name}`;
-      toggle.setAttribute("aria-pressed", String(playing));
-      loud.style.clipPath = `inset(0 ${100 - 100 * share}% 0 0)`;
-    }
+  /** Save the caption of a row; return an error in words, or nothing. */
+  async function saveCaption(row, caption) {
+    return store({ key, row }, { caption });
+  }
 
-    function drawWave(peaks) {
-      for (const path of [quiet, loud]) path.setAttribute("d", wave(peaks));
-    }
-
-    mark();
-    return made;
+  /** Arrow keys go to the same button of the next row. */
+  function moveInColumn(event) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const control = event.target.closest("button");
+    if (!step || !control) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const at = shown.findIndex(({ element: row }) => row.contains(control));
+    shown[at + step]?.element.querySelector(`.${control.classList[0]}`)?.focus();
   }
 
   function editRow(row) {
     editing = { key, row };
-    editing.editor = openEditor(row, { save, closed: () => { editing = null; } });
+    editing.editor = openEditor(row, { save, drawer: Boolean(toolbar), closed: () => { editing = null; } });
   }
 
   /** After the songs are read again, attach the dialog to its song, if it is still there. */
@@ -166,8 +164,9 @@ export function createSongTable({ hint, height, server }) {
     editing.editor.update(row);
   }
 
-  async function save(values) {
-    const { key: from, row } = editing;
+  const save = (values) => store(editing, values);
+
+  async function store({ key: from, row }, values) {
     const { answer, wrong } = await server.save(from, row.index, values);
     if (wrong) return wrong;
     const place = from === key ? page.rows.findIndex(({ index }) => index === row.index) : -1;
@@ -177,7 +176,7 @@ export function createSongTable({ hint, height, server }) {
     shown[place].element.replaceWith(fresh.element);
     shown[place] = fresh;
     inSight.observe(fresh.element);
-    showMessage(`${answer.name} is saved. Run the workflow again to use it.`);
+    showMessage(`${answer.name} is saved.${toolbar ? "" : " Run the workflow again to use it."}`);
     return "";
   }
 
@@ -201,37 +200,5 @@ export function createSongTable({ hint, height, server }) {
     all.textContent = SAVE_ALL;
   }
 
-  return { element, show, stop: player.stop };
-}
-
-/** Text cells of a row. */
-function texts(row) {
-  const wrong = problems(row);
-  const mark = wrong.length ? make("span", "sidestep-warned", wrong.length > 1 ? `! ${wrong.length}` : "!") : "";
-  const name = textCell("sidestep-name", row.name, row.name);
-  const caption = textCell(`sidestep-caption${row.caption ? "" : " sidestep-none"}`, captionText(row), row.caption);
-  const cells = [name, textCell("sidestep-time", clock(row.seconds), ""), caption];
-  for (const value of ["bpm", "key"]) {
-    const { text, tooltip } = cell(row, value);
-    cells.push(textCell(`sidestep-${value}`, text, tooltip));
-  }
-  const trouble = make("div", "sidestep-trouble", mark);
-  trouble.title = wrong.join("\n");
-  trouble.setAttribute("role", "cell");
-  trouble.setAttribute("aria-label", wrong.join(" ") || "No problem");
-  return [...cells, trouble];
-}
-
-function textCell(className, text, tooltip) {
-  const element = make("div", className, text);
-  element.title = tooltip;
-  element.setAttribute("role", "cell");
-  return element;
-}
-
-function textButton(text, title) {
-  const element = make("button", "sidestep-button", text);
-  element.type = "button";
-  element.title = title;
-  return element;
+  return { element, show, stop: player.stop, pause: player.pause };
 }

@@ -17,8 +17,8 @@ NEAR = 2.0
 """Pixels by which a socket may miss the middle of its widget."""
 VALUES = {"adapter_name": "kept", "max_steps": 321, "learning_rate": 0.0003, "chunk_duration": "45", "seed": 7,
           "preview_every": "20", "if_already_trained": "train again", "resume_from": "my_run, step 20",
-          "auto_estimate": True, "top_k": 9}
-"""Value of each widget of Train LoRA (ACE-Step), in the order of workflow files since the first version."""
+          "auto_estimate": True, "top_k": 9, "polite": True}
+"""Value of each widget of Train LoRA (ACE-Step), in the order of workflow files."""
 
 PLACES = """async ([type, grown]) => {
     const { canvas, graph } = window.app;
@@ -106,9 +106,9 @@ def test_copies_have_all_values(trainer: Page) -> None:
 def test_old_workflow_keeps_values(page: Page) -> None:
     workflow = json.loads(DEMO.read_text(encoding="utf-8"))
     [node] = [node for node in workflow["nodes"] if node["type"] == TRAINER]
-    node["widgets_values"] = list(VALUES.values())
+    node["widgets_values"] = [value for name, value in VALUES.items() if name != "polite"]
     page.evaluate("async (workflow) => { await window.app.loadGraphData(workflow); }", workflow)
-    assert values(page) == [VALUES]
+    assert values(page) == [VALUES | {"polite": False}]
 
 
 def set_values(page: Page, changed: dict[str, Any]) -> None:

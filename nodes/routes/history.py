@@ -88,6 +88,8 @@ class History:
 
     def update(self, progress: Progress) -> None:
         """Take over the state of the stage, and the point of the curves if there is one."""
+        if progress.stage == self.stage == "pause" and self.status == "paused":
+            return  # a pause reports again and again, to learn of a stop
         if self.status not in UNDER_WAY:
             self.training, self.notices, self.requested = None, [], ""  # the run goes on in another prompt
             self.began, self.ended = time.monotonic(), None
@@ -125,7 +127,8 @@ class History:
     def stop(self) -> None:
         """Take over a request to stop, which first finishes the work in hand."""
         self.status, self.changed = "stopping", True
-        self.message = f"Stopping after this {UNITS.get(self.stage, 'file')}. What is done is kept."
+        step = "" if self.stage == "pause" else f" after this {UNITS.get(self.stage, 'file')}"
+        self.message = f"Stopping{step}. What is done is kept."
         self.metrics.pop("eta_seconds", None)
 
     def end(self, status: Status, message: str) -> None:

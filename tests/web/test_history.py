@@ -52,6 +52,22 @@ def test_present_numbers_are_no_part_of_the_curve(history: ModuleType) -> None:
     assert event["metrics"]["step_seconds"] == 0.5
 
 
+def test_requests_show_until_they_are_met(history: ModuleType) -> None:
+    run = history.History(node_id="7", run="a", workflow=None)
+    run.update(step(3, loss=0.5))
+    run.request("Pausing after this step")
+    run.update(step(3))
+    assert (run.status, run.message) == ("running", "Pausing after this step")
+    run.update(Progress(stage="pause", step=4, total=9, message="Paused at step 4."))
+    assert (run.status, run.message, run.take_event()["status"]) == ("paused", "Paused at step 4.", "paused")
+    run.update(Progress(stage="pause", step=4, total=9, message="Paused at step 4."))
+    assert not run.changed
+    run.stop()
+    assert run.message == "Stopping. What is done is kept."
+    run.update(step(5))
+    assert (run.status, run.message) == ("running", "")
+
+
 def test_saved_steps_are_the_newest_report(history: ModuleType) -> None:
     run = history.History(node_id="7", run="a", workflow=None)
     for saved in ((10, 20), None, (20, 30), None):

@@ -19,7 +19,7 @@ Box = tuple[float, float, float, float]
 Card = Callable[[Pen], None]
 
 
-def write_thumbnails(cards: Mapping[Path, Card]) -> None:
+def write(cards: Mapping[Path, Card]) -> None:
     """Draw each card into its JPEG."""
     for path, card in cards.items():
         image = Image.new("RGB", (WIDTH * LARGER, HEIGHT * LARGER), BACK)
@@ -69,6 +69,59 @@ def songs_card(pen: Pen) -> None:
         _text(pen, (855, top + 54), key, 22, BLUE)
 
 
+def lokr_card(pen: Pen) -> None:
+    """Draw two small matrices that make a large one, and the loss."""
+    _panel(pen, (40, 40, 960, 330), "A small file\nfor a style")
+    for left, size, cells, seed in ((250, 26, 4, 1), (420, 26, 6, 2), (660, 9, 24, 3)):
+        random = np.random.default_rng(seed)
+        top = 185 - cells * size / 2
+        for row, column in np.ndindex(cells, cells):
+            share = random.beta(1.5, 2.5)
+            colour = (int(40 + 127 * share), int(40 + 99 * share), int(70 + 180 * share))
+            x, y = left + column * size, top + row * size
+            _rectangle(pen, (x, y, x + size - 2, y + size - 2), colour)
+    _text(pen, (375, 185), "x", 34, DIM)
+    _text(pen, (605, 185), "=", 34, DIM)
+    _panel(pen, (40, 350, 960, 520), "Loss")
+    _loss(pen, (200, 370, 930, 500))
+
+
+def continue_card(pen: Pen) -> None:
+    """Draw a curve that stops, and goes on."""
+    _panel(pen, (40, 40, 960, 520), "Loss")
+    _loss(pen, (200, 90, 560, 330))
+    pen.line([_at(565, 80), _at(565, 480)], fill=ORANGE, width=3 * LARGER)
+    pen.polygon([_at(580, 300), _at(580, 340), _at(612, 320)], fill=ORANGE)
+    _text(pen, (200, 440), "step 1,000", 26, DIM)
+    _text(pen, (590, 440), "and on to 2,000", 26, BRIGHT)
+    _loss(pen, (625, 310, 930, 390))
+
+
+def compare_card(pen: Pen) -> None:
+    """Draw takes of one song below each other, one of them chosen."""
+    takes = (("1", "base", DIM), ("2", "my_lora at 0.7", GREEN), ("3", "my_lora at 1.0", VIOLET))
+    for number, (key, name, colour) in enumerate(takes):
+        top = 40 + number * 164
+        _panel(pen, (40, top, 960, top + 150), "")
+        if number == 1:
+            pen.rounded_rectangle([*_at(40, top), *_at(960, top + 150)], radius=14 * LARGER, outline=GREEN,
+                                  width=4 * LARGER)
+        _text(pen, (70, top + 75), key, 40, BRIGHT)
+        _text(pen, (120, top + 75), name, 26, BRIGHT if number == 1 else DIM)
+        _waveform(pen, (350, top + 25, 930, top + 125), colour, seed=number + 4)
+
+
+def quick_card(pen: Pen) -> None:
+    """Draw a short curve between two songs."""
+    _panel(pen, (40, 40, 480, 260), "Two songs")
+    _waveform(pen, (65, 100, 455, 160), VIOLET, seed=1)
+    _waveform(pen, (65, 180, 455, 240), VIOLET, seed=2)
+    _panel(pen, (500, 40, 960, 260), "20 steps")
+    _loss(pen, (530, 100, 930, 240))
+    _panel(pen, (40, 280, 960, 520), "It works")
+    _waveform(pen, (200, 310, 930, 490), GREEN, seed=5)
+
+
 def _waveform(pen: Pen, box: Box, colour: str, *, seed: int) -> None:
     """Draw bars that swell with a beat."""
     left, top, right, bottom = box
@@ -110,3 +163,11 @@ def _text(pen: Pen, at: tuple[float, float], text: str, size: int, colour: str) 
 
 def _at(x: float, y: float) -> tuple[float, float]:
     return x * LARGER, y * LARGER
+
+
+CARDS: Mapping[str, Card] = {
+    "Train, then generate": adapter_card, "Train a LoKR": lokr_card, "Build a dataset, then train": songs_card,
+    "Estimate, choose, train": estimate_card, "Continue a run": continue_card, "Compare adapters": compare_card,
+    "Quick test (tiny)": quick_card,
+}
+"""Name of a template -> its picture."""

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from demo.examples import PROMPT
 from demo.models import model_files, with_models
 from demo.server import Prompt
 from demo.setup import BASE
 from demo.synthetic_model import DEMO_MODEL
-from demo.workflow import PROMPT
 
 
 class ByServer(LoadScopeScheduling):

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from demo.examples import BUILD
 from demo.models import model_files, with_models
 from demo.server import ComfyUI, Outcome
 from demo.setup import BASE
 from demo.synthetic_model import DEMO_MODEL
-from demo.workflow import BUILD
 from sidestep_core.dataset.manifest import open_dataset
 from sidestep_core.io.tensors import TensorFile
 from sidestep_core.model.checkpoint import Checkpoint

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from demo.examples import ESTIMATE
 from demo.models import model_files, with_models
 from demo.server import ComfyUI, Outcome, ServerError
 from demo.setup import BASE
 from demo.synthetic_model import DEMO_MODEL
-from demo.workflow import ESTIMATE
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.estimate import result
 from sidestep_core.estimate.result import Estimate

@@ -11,11 +11,11 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, open_page
+from demo.examples import ESTIMATE, TRAINER
 from demo.models import model_files, with_models
 from demo.server import ComfyUI
 from demo.setup import BASE
 from demo.synthetic_model import DEMO_MODEL
-from demo.workflow import ESTIMATE, TRAINER
 
 PATIENCE = 120_000
 """Milliseconds; for a machine that does other things too."""

@@ -12,9 +12,10 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from demo.browser import configure, open_page
+from demo.examples import EXAMPLES, MODEL, PROMPT, Example, for_people
 from demo.server import ComfyUI, Prompt
 from demo.setup import PACK
-from demo.workflow import DEMO, EXAMPLES, MODEL, PROMPT, Example, for_people
+from demo.workflow import DEMO
 
 FILES = [DEMO, *(example.file for example in EXAMPLES)]
 TITLE_BAR = 30
@@ -34,8 +35,7 @@ def test_demo_workflow_equals_its_prompt(page: Page) -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_example_equals_its_prompt(page: Page, example: Example) -> None:
-    prompt = json.loads(example.prompt.read_text(encoding="utf-8"))
-    assert meaning(asked_by(page, example.file)) == meaning(for_people(prompt))
+    assert meaning(asked_by(page, example.file)) == meaning(example.prompt_for_people())
 
 
 def test_changed_number_is_detected() -> None:

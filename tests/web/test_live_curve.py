@@ -12,8 +12,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, load, open_page
+from demo.examples import TRAINER
 from demo.server import ComfyUI
-from demo.workflow import TRAINER
 
 NODE = "1"
 PANEL = ".sidestep-panel:has(.sidestep-curves)"

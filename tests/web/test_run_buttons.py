@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from demo.browser import configure, load, open_page
+from demo.examples import TRAINER
 from demo.server import ComfyUI
-from demo.workflow import TRAINER
 
 RUN = "buttons-0123"
 SHOW = """async ([type, state]) => {

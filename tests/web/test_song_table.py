@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from demo.browser import configure, open_page
+from demo.examples import GENERATE
 from demo.server import ComfyUI
-from demo.workflow import GENERATE
 from sidestep_core.songs.scan import find_songs
 from tests.host.test_datasets import CAPTIONS, NAMES, building, files_of, node
 

@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, load, open_page
+from demo.examples import SETTINGS, TRAINER
 from demo.server import ComfyUI, Prompt
-from demo.workflow import SETTINGS, TRAINER
 
 STEPS = 10
 HELDOUT_EVERY = 5

@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, open_page
+from demo.examples import SETTINGS, TRAINER
 from demo.server import ComfyUI
-from demo.workflow import DEMO, SETTINGS, TRAINER
+from demo.workflow import DEMO
 
 NEAR = 2.0
 """Pixels by which a socket may miss the middle of its widget."""

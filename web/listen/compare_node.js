@@ -4,6 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { grow, zoomCanvas } from "../canvas.js";
 import { addStyles, make } from "../dom.js";
 import { createPlayer } from "./player.js";
+import { wanted } from "./request.js";
 import { fromComparison, keep, readComparison, vote } from "./server.js";
 import { use } from "./use.js";
 
@@ -44,6 +45,7 @@ function addTakes(node) {
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments);
     this.showsAgain(output.sidestep?.[0]);
+    if (output.sidestep?.[0]?.comparison) wanted.ask(`comparison/${output.sidestep[0].comparison}`);
   };
   node.showsAgain = function (output) {
     const id = output?.comparison;

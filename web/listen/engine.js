@@ -35,12 +35,13 @@ export function createEngine(changed) {
     buffers = [];
     offset = chosen = 0;
     loop = null;
-    context ??= new AudioContext({ sampleRate: RATE });
+    // Decoding needs no permission to play, which a browser gives with the first press.
+    const decoder = new OfflineAudioContext(2, 1, RATE);
     const read = [];
     for (const address of addresses) {
       const response = await fetch(address);
       if (!response.ok) throw new Error((await response.text()) || "This take is gone.");
-      const buffer = await context.decodeAudioData(await response.arrayBuffer());
+      const buffer = await decoder.decodeAudioData(await response.arrayBuffer());
       if (own !== request) return false;
       read.push(buffer);
       const bytes = read.reduce((sum, { duration: seconds }) => sum + seconds * BYTES_PER_SECOND, 0);
@@ -85,8 +86,9 @@ export function createEngine(changed) {
 
   async function play() {
     if (voices || !buffers.length) return;
+    context ??= new AudioContext({ sampleRate: RATE });
     await context.resume();
-    if (!voices) start();
+    if (!voices && buffers.length) start();
     changed();
   }
 

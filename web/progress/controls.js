@@ -34,7 +34,7 @@ export function createControls({ node, heights, changed }) {
   const after = [
     { id: "use", label: "Use it", title: "Add nodes that load this adapter, for the model that you generate with",
       send: () => actions.useAdapter(run.files[0], node()).then(() => "Connect your model to Apply Adapter.") },
-    { id: "listen", label: "Listen", title: "Compare adapters by ear in the sidebar", send: () => actions.listen() },
+    { id: "listen", label: "Listen", title: "Compare adapters by ear in the sidebar", send: () => actions.listen(`run/${run.id}`) },
     { id: "go-on", label: "Continue", title: "Run again: the training goes on from its last step",
       send: () => actions.goOn({ id: run.id, finished: run.status === "finished" }) },
     { id: "longer", label: `Continue +${MORE}`, title: `Train ${MORE} more steps, as a run of its own`,

@@ -1,6 +1,7 @@
 // What a person can do with a run, for the panel of its node and for the list of runs.
 
 import { app } from "../../../scripts/app.js";
+import { wanted } from "../listen/request.js";
 import { continueRun, finishRun, pauseRun, previewRun, saveRun, stopRun } from "./server.js";
 
 const GAP = 40; // between nodes, in the canvas's pixels
@@ -95,6 +96,9 @@ function change(widget, value) {
   widget.callback?.(value);
 }
 
-/** Open the sidebar's tab Listen or Runs. */
-export const listen = () => app.extensionManager.command.execute("SideStep.Listen");
+/** Open the sidebar's tab Listen with "run/ID" or "comparison/ID", or the tab Runs. */
+export function listen(source) {
+  wanted.ask(source);
+  return app.extensionManager.command.execute("SideStep.Listen");
+}
 export const showRuns = () => app.extensionManager.command.execute("SideStep.ShowRuns");

@@ -10,6 +10,8 @@ import pytest
 from demo.server import PACK_NAME, ComfyUI
 from demo.setup import PACK
 
+MOST_BYTES = 1_500_000
+"""Size of all pictures."""
 PAGES = sorted((PACK / "web" / "docs").glob("*.md"))
 
 
@@ -29,3 +31,11 @@ def test_help_explains_every_input(server: ComfyUI, name: str) -> None:
     assert page.splitlines()[0] == f"# {info['display_name']}"
     for output in info["output_name"]:
         assert f"**{output}**" in page
+
+
+def test_pages_show_their_node() -> None:
+    pictures = {path.stem: path.stat().st_size for path in (PACK / "web" / "docs" / "images").glob("*.jpg")}
+    assert set(pictures) == {path.stem for path in PAGES}
+    assert sum(pictures.values()) < MOST_BYTES
+    for path in PAGES:
+        assert f"](images/{path.stem}.jpg)" in path.read_text(encoding="utf-8")

@@ -26,6 +26,7 @@ from .routes import (  # noqa: F401  (importing them registers the routes)
     comparisons,
     controls,
     events,
+    plan,
     presets,
     runs,
     song_folders,

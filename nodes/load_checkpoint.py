@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from comfy_api.latest import io
 
 from ..sidestep_core.errors import CheckpointError
-from ..sidestep_core.model.checkpoint import open_checkpoint
-from .host import folders, models
-from .host.loaded_model import TEXT_ENCODER_NAME, VAE_NAME
+from .host import folders
+from .host.loaded_model import chosen, paths_of
 from .host.wording import sentence
 from .sockets import CATEGORY, CheckpointSocket
 
@@ -44,10 +41,7 @@ class LoadACEStepCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: str, text_encoder: str, vae: str, variant: str) -> io.NodeOutput:
-        model_path, text_path, vae_path = _paths(model, text_encoder, vae)
-        checkpoint = open_checkpoint(model_path, text_encoder=text_path, vae=vae_path,
-                                     variant=None if variant == folders.AUTOMATIC else variant)
-        models.require_buildable(checkpoint)
+        checkpoint = chosen(model, text_encoder, vae, variant)
         return io.NodeOutput(checkpoint, ui={"sidestep": [{
             "name": checkpoint.name, "variant": checkpoint.variant, "size": checkpoint.size,
             "fingerprint": checkpoint.fingerprint,
@@ -66,14 +60,4 @@ class LoadACEStepCheckpoint(io.ComfyNode):
     def fingerprint_inputs(cls, model: str, text_encoder: str, vae: str, variant: str) -> str:
         """Runs again when a file was replaced under the same name."""
         return " ".join(folders.content_stamp(path.parent if path.is_dir() else path)
-                        for path in _paths(model, text_encoder, vae) if path is not None)
-
-
-def _paths(model: str, text_encoder: str, vae: str) -> tuple[Path, Path | None, Path | None]:
-    """The files behind the choices; None for a part that an all-in-one file or an official folder brings itself."""
-    split = folders.is_split(model)
-    text_wanted = split or text_encoder != folders.AUTOMATIC
-    vae_wanted = split or vae != folders.AUTOMATIC
-    return (folders.model_path(model),
-            folders.part_path("text_encoders", text_encoder, TEXT_ENCODER_NAME) if text_wanted else None,
-            folders.part_path("vae", vae, VAE_NAME) if vae_wanted else None)
+                        for path in paths_of(model, text_encoder, vae) if path is not None)

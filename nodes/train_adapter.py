@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..sidestep_core.adapters.config import AdapterConfig
 from ..sidestep_core.adapters.file import Adapter
 from ..sidestep_core.dataset.manifest import Dataset
+from ..sidestep_core.device import choose_device
 from ..sidestep_core.estimate.selection import SelectionConfig
 from ..sidestep_core.io.hashing import fingerprint
 from ..sidestep_core.io.tensors import TensorFile
@@ -20,6 +21,7 @@ from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline
 from .host import choices, folders, live, models, previews, wording
 from .host.loaded_model import checkpoint_of
+from .host.planning import measured
 from .host.polite import giving_way
 from .host.report import issue_report
 from .host.wording import readable
@@ -131,6 +133,7 @@ class TrainAdapter(io.ComfyNode):
             models.make_room()
         on = replace(config, device=models.device(config.device))
         origin = events.origin_of(node_id)
+        shape = measured.key(checkpoint, dataset, adapter_settings, config, choose_device(on.device))
         with live.training(run.name, node_id) as training, giving_way(training, polite=polite) as watch:
             adapter = run_stage(
                 node_id, run.name,
@@ -138,7 +141,7 @@ class TrainAdapter(io.ComfyNode):
                     models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target,
                     start_from=first_weights, resume_from=beginning, load=models.load_as_comfyui,
                     preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
-                    controls=training.controls, report=report, origin=origin),
+                    controls=training.controls, report=measured.remembering(report, shape), origin=origin),
                 summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
                 watch=watch)
         _made[adapter_name] = adapter.path

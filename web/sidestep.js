@@ -7,9 +7,9 @@ import { addStyles } from "./dom.js";
 import { createNote, hasCapacity } from "./progress/note.js";
 import { createPanel } from "./progress/panel.js";
 import { followSettings, watchSettings } from "./preset_values.js";
+import { watchPlans } from "./progress/planner.js";
 import { advance, explains, failed, fromOutput, MAX_POINTS, refusal, withLater } from "./progress/progress.js";
 import { refusals, remember } from "./refusals.js";
-import { nodeHistory } from "./runs/server.js";
 import { addSongTable } from "./songs/songs.js";
 import { dimUnused } from "./training_settings.js";
 import { layOut } from "./widget_order.js";
@@ -30,6 +30,8 @@ const PANELS = {
   SideStepAnalyzeSongs: { chart: false, idle: "Not analyzed yet", hint: "Needed once: the analysis is kept." },
   SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
 };
+
+let plan = () => {}; // asks for the plans of all trainings in sight
 
 const address = ({ node_id, run }, step) =>
   api.apiURL(`/sidestep/nodes/${encodeURIComponent(node_id)}/runs/${encodeURIComponent(run)}/previews/${step}`);
@@ -58,9 +60,8 @@ function setState(panel, state) {
 
 async function restore(id, panel) {
   const request = (panel.request = (panel.request ?? 0) + 1);
-  // Runs that ended before the server was started are on its disk, by workflow.
-  const workflow = panel.node.comfyClass === "SideStepTrainAdapter" ? rootGraph().id : "";
-  const state = await nodeHistory(id, workflow);
+  const response = await api.fetchApi(`/sidestep/nodes/${encodeURIComponent(id)}/history`);
+  const state = response.status === 200 ? await response.json() : null; // 204: nothing since the server started
   if (request !== panel.request) return; // a newer answer is on its way
   const refused = refusals(rootGraph().id)[id];
   if (refused) {
@@ -181,9 +182,13 @@ app.registerExtension({
     if (node.comfyClass === "SideStepTrainingSettings") dimUnused(node);
     if (node.comfyClass === "SideStepPreprocessAudioFolder") watchInput(node, "songs", besideSongs);
   },
-  afterConfigureGraph: restoreAll,
+  async afterConfigureGraph() {
+    await restoreAll();
+    plan();
+  },
   setup() {
     showRefusals();
+    plan = watchPlans(panels);
     api.addEventListener(EVENT, onProgress);
     api.addEventListener("reconnected", restoreAll);
   },

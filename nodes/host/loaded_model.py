@@ -15,6 +15,26 @@ _ALL_IN_ONE = "load_checkpoint_guess_config"
 """ComfyUI's function that loads a file with text encoder and VAE."""
 
 
+def paths_of(model: str, text_encoder: str, vae: str) -> tuple[Path, Path | None, Path | None]:
+    """Files behind the choices; None for a part that an all-in-one file or an official folder brings itself."""
+    split = folders.is_split(model)
+    text_wanted = split or text_encoder != folders.AUTOMATIC
+    vae_wanted = split or vae != folders.AUTOMATIC
+    return (folders.model_path(model),
+            folders.part_path("text_encoders", text_encoder, TEXT_ENCODER_NAME) if text_wanted else None,
+            folders.part_path("vae", vae, VAE_NAME) if vae_wanted else None)
+
+
+def chosen(model: str, text_encoder: str = folders.AUTOMATIC, vae: str = folders.AUTOMATIC,
+           variant: str = folders.AUTOMATIC) -> Checkpoint:
+    """Open the checkpoint of these choices; reads headers only."""
+    model_path, text_path, vae_path = paths_of(model, text_encoder, vae)
+    checkpoint = open_checkpoint(model_path, text_encoder=text_path, vae=vae_path,
+                                 variant=None if variant == folders.AUTOMATIC else variant)
+    models.require_buildable(checkpoint)
+    return checkpoint
+
+
 def checkpoint_of(given: object) -> Checkpoint:
     """Return a Checkpoint as it is, or open the file that a MODEL was loaded from.
 

@@ -85,8 +85,7 @@ def selection_inputs() -> list[io.Input]:
 def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
               estimate: Estimate | None = None) -> io.NodeOutput:
     """Make the config of these widgets on the modules that the estimate chooses, and its facts for the page."""
-    values = {name: value for name, value in widgets.items() if name not in SELECTION}
-    config = kind(**words.parsed(kind, values))
+    config = config_of(kind, widgets)
     if estimate is None:
         return io.NodeOutput(Configured(config=config), ui={"sidestep": [facts(config)]})
     selection = SelectionConfig.from_json({name: widgets[name] for name in SELECTION if name in widgets})
@@ -94,6 +93,12 @@ def configure(kind: type[AdapterConfig], widgets: Mapping[str, object],
     allowed = apply_selection(config, estimate, EVERY)
     return io.NodeOutput(Configured(config=chosen, estimate=estimate), ui={"sidestep": [
         chosen_facts(chosen, estimate, len(allowed.module_ranks) - 1)]})
+
+
+def config_of(kind: type[AdapterConfig], widgets: Mapping[str, object]) -> AdapterConfig:
+    """Make the config of these widgets, before an estimate chooses among its modules."""
+    values = {name: value for name, value in widgets.items() if name not in SELECTION}
+    return kind(**words.parsed(kind, values))
 
 
 def facts(config: AdapterConfig) -> dict[str, object]:

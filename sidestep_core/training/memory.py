@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from ..adapters.config import MLP_PROJECTIONS
@@ -90,22 +91,35 @@ def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Iterable
     trained = {id(parameter) for parameter in parameters}
     frozen = [parameter for parameter in decoder.parameters() if id(parameter) not in trained]
     device = frozen[0].device
-    mask_bytes = 0 if dropout == 0 else 1 if device.type in ("cuda", "xpu") else _FP32
-    batch = largest_batch(samples, config, frozen[0].element_size(), mask_bytes)
-    need = Need(
-        weights=sum(parameter.numel() * parameter.element_size() for parameter in frozen),
-        adapter=adapter * _FP32,
-        trained=round(adapter * (_FP32 + STATE_BYTES[config.optimizer] + (_FP32 if config.ema_decay else 0))),
-        layer=layer_bytes(geometry, modules, batch),
-        layer_input=batch.samples * math.ceil(batch.frames / geometry.patch) * geometry.width * batch.bytes,
-        layers=geometry.layers,
-        recomputed=0 if config.gradient_checkpointing == "off" else geometry.layers,
-    )
+    batch = largest_batch(samples, config, frozen[0].element_size(), mask_bytes(dropout, device))
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
+    need = need_of(geometry, weights, adapter, modules, batch, config)
     free = free_memory(device)
     if config.gradient_checkpointing == "auto" and free is not None:
         need = fit(need, free)
     log.info("Training needs %s; %s.", need, "free is unknown" if free is None else f"{free / GIB:.1f} GiB are free")
     return need
+
+
+def mask_bytes(dropout: float, device: torch.device) -> int:
+    """Bytes per number of dropout's mask."""
+    return 0 if dropout == 0 else 1 if device.type in ("cuda", "xpu") else _FP32
+
+
+def need_of(geometry: DecoderGeometry, weights: int, parameters: int, modules: Iterable[str], batch: Batch,
+            config: ResolvedConfig) -> Need:
+    """Estimate the memory beside decoder weights of so many bytes and an adapter of so many parameters; with every
+    layer recomputed, unless gradient_checkpointing is off.
+    """
+    return Need(
+        weights=weights,
+        adapter=parameters * _FP32,
+        trained=round(parameters * (_FP32 + STATE_BYTES[config.optimizer] + (_FP32 if config.ema_decay else 0))),
+        layer=layer_bytes(geometry, modules, batch),
+        layer_input=batch.samples * math.ceil(batch.frames / geometry.patch) * geometry.width * batch.bytes,
+        layers=geometry.layers,
+        recomputed=0 if config.gradient_checkpointing == "off" else geometry.layers,
+    )
 
 
 def fit(need: Need, free: int) -> Need:

@@ -5,6 +5,8 @@ import { make, makeSvg } from "../dom.js";
 import { createChart } from "./chart.js";
 import { createControls } from "./controls.js";
 import { createNumbers } from "./numbers.js";
+import { createPlan } from "./plan.js";
+import { change } from "./planner.js";
 import { besideTraining, count, share, timeLeft, title } from "./progress.js";
 import { createPreviews } from "./previews.js";
 import { createTimeBins } from "./time_bins.js";
@@ -33,8 +35,10 @@ export function createPanel({ chart, idle, hint, address, node, resized }) {
   const fill = make("div", "sidestep-fill");
   const note = make("div", "sidestep-note");
   const left = make("div", "sidestep-left");
-  const parts = chart ? [createChart(HEIGHT.chart), createNumbers(HEIGHT), createTimeBins(HEIGHT.bins),
-    createPreviews(address, HEIGHT.previews), createControls({ node, heights: HEIGHT, changed })] : [];
+  const curve = chart ? [createChart(HEIGHT.chart), createNumbers(HEIGHT)] : [];
+  const parts = chart ? [...curve, createTimeBins(HEIGHT.bins), createPreviews(address, HEIGHT.previews),
+    createControls({ node, heights: HEIGHT, changed })] : [];
+  const plan = chart ? createPlan({ change }) : null;
   const announced = make("div", "sidestep-announced");
   announced.setAttribute("role", "status");
   const element = make(
@@ -43,6 +47,7 @@ export function createPanel({ chart, idle, hint, address, node, resized }) {
     make("div", "sidestep-head", icon, heading, counter),
     make("div", "sidestep-bar", fill),
     ...parts.map((part) => part.element),
+    ...(plan ? [plan.element] : []),
     make("div", "sidestep-foot", note, left),
     announced,
   );
@@ -61,6 +66,8 @@ export function createPanel({ chart, idle, hint, address, node, resized }) {
     note.textContent = note.title = state ? [besideTraining(state), state.message].filter(Boolean).join(": ") : hint;
     left.textContent = status === "running" && !chart ? timeLeft(state.metrics.eta_seconds) : "";
     for (const part of parts) part.show(state ?? NOTHING);
+    plan?.idle(!state);
+    for (const { element: part } of curve) part.hidden = !state;
     if (status !== shown) announced.textContent = state ? `${title(state)}. ${state.message}` : "";
     shown = status;
     measure();
@@ -68,8 +75,9 @@ export function createPanel({ chart, idle, hint, address, node, resized }) {
 
   function measure() {
     // A long text at the end of a run takes its room from the chart; a panel without one grows.
-    const extra = chart ? 0 : HEIGHT.line + Math.max(0, note.offsetHeight - LINE);
-    height = parts.reduce((sum, part) => sum + part.height(), extra);
+    const extra = chart && shown !== "idle" ? 0 : HEIGHT.line + Math.max(0, note.offsetHeight - LINE);
+    const seen = [...parts.filter((part) => !part.element.hidden), ...(plan ? [plan] : [])];
+    height = seen.reduce((sum, part) => sum + part.height(), extra);
     element.style.minHeight = `${height}px`;
   }
 
@@ -79,5 +87,5 @@ export function createPanel({ chart, idle, hint, address, node, resized }) {
   }
 
   show(null);
-  return { element, show, height: () => height };
+  return { element, show, height: () => height, plan, resized: changed };
 }

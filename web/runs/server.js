@@ -65,3 +65,6 @@ export const continueRun = (id) => post(path(id, "continue"));
 /** The latest state of a node of a workflow, as events have it; null if it never ran. */
 export const nodeHistory = (nodeId, workflowId) =>
   ask(`/sidestep/nodes/${encodeURIComponent(nodeId)}/history?workflow=${encodeURIComponent(workflowId ?? "")}`);
+
+/** The plan of the training of a node, from a prompt in API format; nothing is run. */
+export const planTraining = (prompt, nodeId) => post("/sidestep/plan", { prompt, node_id: nodeId });

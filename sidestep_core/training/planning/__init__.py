@@ -1,0 +1,1 @@
+"""Facts of a training before it begins: size, memory, time."""

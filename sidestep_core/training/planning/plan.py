@@ -1,0 +1,200 @@
+"""Plan of a training from its settings alone: nothing is loaded but headers, nothing runs.
+
+The memory is the estimate of memory.py; the time is that of a step of the same shape on the same device, if one was
+ever measured (step_times.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ...adapters import registry
+from ...adapters.config import AdapterConfig
+from ...adapters.targets import target_modules
+from ...dataset.manifest import Dataset
+from ...io.tensors import TensorFile
+from ...model.checkpoint import Checkpoint
+from ...model.decoder import DecoderGeometry
+from ...model.flow_matching import FRAMES_PER_SECOND
+from .. import batches, memory
+from ..config import TrainConfig
+from ..memory import USABLE, Need
+from ..resolve import Resolved, resolve
+
+Verdict = Literal["fits", "tight", "too_large", "unknown"]
+
+CROPS = (120, 60, 45, 30, 20, 10)
+"""Shorter crops to propose, in seconds."""
+TOKENS = 300
+"""Usual length of a condition that is not encoded yet, without its text."""
+CHARACTERS = 3
+"""Characters of text per token of a condition."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """Bytes of a device's memory."""
+
+    free: int
+    """Bytes that a training can have: what is free, and what is given up for it."""
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fix:
+    """Setting that makes a training fit, or brings it nearest."""
+
+    setting: str
+    value: str | int
+    saved: int
+    """Bytes."""
+    fits: bool
+
+    @property
+    def sentence(self) -> str:
+        name = {
+            "gradient_checkpointing": "recomputing layers", "batch_size": f"a batch size of {self.value}",
+            "chunk_duration": f"crops of {self.value} s", "rank": f"rank {self.value}",
+        }[self.setting]
+        enough = "" if self.fits else ", which is not enough alone"
+        return f"{name} would save {self.saved / memory.GIB:.1f} GB{enough}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Facts of a training before it begins."""
+
+    songs: int
+    """Songs that are trained on."""
+    heldout: int
+    minutes: float
+    steps: int
+    listens: float
+    """Number of times that each song is trained on."""
+    modules: int
+    parameters: int
+    need: Need
+    room: Room | None
+    verdict: Verdict
+    fix: Fix | None
+    """Cheapest change that helps where it does not fit."""
+    notices: tuple[str, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the adapter's file, in float32."""
+        return self.parameters * 4
+
+
+def plan(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
+         room: Room | None) -> Plan:
+    """Plan the training.  ConfigError or DatasetError for settings with which it would not begin.
+
+    Samples of the dataset need not be encoded: without files, the lengths of their conditions are estimated.
+    """
+    settings = resolve(config, checkpoint, dataset)
+    trained, heldout = batches.split_heldout(dataset.samples, settings.config)
+    weights = checkpoint.model_weights().under("decoder.")
+    geometry = DecoderGeometry.from_weights(weights)
+    numbers = sum(math.prod(weights.shape(name)) for name in weights.names)
+    capacity = registry.capacity(adapter, geometry)
+    job = _Job(geometry=geometry, weights=numbers * settings.dtype.itemsize, dataset=dataset, settings=settings,
+               adapter=adapter)
+    need = job.need(room)
+    verdict = _verdict(need, room)
+    draws = settings.total_steps * settings.config.samples_per_step
+    return Plan(songs=batches.count_songs(trained), heldout=batches.count_songs(heldout), minutes=dataset.seconds / 60,
+                steps=settings.total_steps, listens=draws / batches.draws_per_epoch(trained),
+                modules=len(capacity.parameters), parameters=capacity.total, need=need, room=room, verdict=verdict,
+                fix=_fix(job, room) if verdict == "too_large" else None, notices=settings.notices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Everything that the memory depends on."""
+
+    geometry: DecoderGeometry
+    weights: int
+    dataset: Dataset
+    settings: Resolved
+    adapter: AdapterConfig
+
+    def need(self, room: Room | None) -> Need:
+        """Estimate the memory, with the layers that are recomputed in this room."""
+        config, modules = self.settings.config, target_modules(self.adapter, self.geometry.layers)
+        frames = max(sample.frames for sample in self.dataset.samples)
+        batch = memory.Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),
+                             tokens=_tokens(self.dataset), bytes=self.settings.dtype.itemsize,
+                             mask_bytes=memory.mask_bytes(self.adapter.dropout, self.settings.device))
+        parameters = registry.capacity(self.adapter, self.geometry).total
+        need = memory.need_of(self.geometry, self.weights, parameters, modules, batch, config)
+        if room is None or config.gradient_checkpointing != "auto":
+            return need
+        return memory.fit(need, _left(need, room))
+
+    def changed(self, setting: str, value: str | int) -> _Job:
+        """Change one setting of the training or of the adapter."""
+        change: dict[str, Any] = {setting: value}
+        if setting in self.adapter.to_json():
+            return replace(self, adapter=replace(self.adapter, **change))
+        return replace(self, settings=replace(self.settings, config=replace(self.settings.config, **change)))
+
+
+def _left(need: Need, room: Room) -> int:
+    """Bytes that are free once decoder and adapter are loaded."""
+    return max(0, room.free - need.weights - need.adapter)
+
+
+def _verdict(need: Need, room: Room | None) -> Verdict:
+    if room is None:
+        return "unknown"
+    rest, left = need.trained + need.activations, _left(need, room)
+    return "fits" if rest <= USABLE * left else "tight" if rest <= left else "too_large"
+
+
+def _fix(job: _Job, room: Room | None) -> Fix | None:
+    """Choose the first change that makes it fit, in order of what it costs; else the one that saves most."""
+    before = job.need(room).total
+    found = []
+    for setting, value in _changes(job):
+        need = job.changed(setting, value).need(room)
+        fits = _verdict(need, room) in ("fits", "tight")
+        fix = Fix(setting=setting, value=value, saved=before - need.total, fits=fits)
+        if fix.fits:
+            return fix
+        found.append(fix)
+    helpful = [fix for fix in found if fix.saved > 0]
+    return max(helpful, key=lambda fix: fix.saved) if helpful else None
+
+
+def _changes(job: _Job) -> Iterator[tuple[str, str | int]]:
+    """Yield the changes to try: first those that leave the result as it is."""
+    config = job.settings.config
+    if config.gradient_checkpointing == "off":
+        yield "gradient_checkpointing", "auto"
+    if config.batch_size > 1:
+        yield "batch_size", 1
+    longest = max(sample.frames for sample in job.dataset.samples)
+    seconds = min(config.chunk_frames or longest, longest) / FRAMES_PER_SECOND
+    yield from (("chunk_duration", crop) for crop in CROPS if crop < seconds)
+    values: Mapping[str, object] = job.adapter.to_json()
+    rank = values.get("rank")
+    while isinstance(rank, int) and rank > 8:
+        rank //= 2
+        yield "rank", rank
+
+
+def _tokens(dataset: Dataset) -> int:
+    """Length of the longest condition: of its file's header, or estimated by its text."""
+    longest = 0
+    for sample in dataset.samples:
+        for file, prompt in zip(dataset.conditions(sample), sample.prompts(), strict=False):
+            if file.is_file():
+                longest = max(longest, *(tensor.shape[0] for tensor in TensorFile(file).stored.values()))
+            else:
+                text = len(prompt.caption) + len(prompt.lyrics)
+                longest = max(longest, TOKENS + text // CHARACTERS)
+    return longest

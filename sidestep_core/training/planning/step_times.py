@@ -1,0 +1,50 @@
+"""Measured time of a step, by its shape and device, so that the next training of that shape is known before it begins.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...adapters.config import AdapterConfig
+from ...io import atomic, strict_json
+from ...io.record import parse
+from ..config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+MOST = 200
+"""Number of shapes that are kept, the latest."""
+MAX_BYTES = 1_000_000
+
+
+def shape(device: str, size: str, adapter: AdapterConfig, config: TrainConfig, seconds: float) -> str:
+    """Key of the steps that take equally long: device, model, adapter, crop (or the mean song), batch, recomputation.
+    """
+    crop = min(config.chunk_duration or seconds, seconds)
+    samples = f"{config.batch_size} x {config.gradient_accumulation}"
+    return "/".join((device, size, adapter.kind, f"{crop:.0f} s", samples, config.precision,
+                     config.gradient_checkpointing))
+
+
+def read(file: Path) -> Mapping[str, float]:
+    """Read the seconds of each shape; none if there is no file, or it is damaged."""
+    if not file.is_file():
+        return {}
+    try:
+        times = parse(strict_json.read(file, max_bytes=MAX_BYTES), dict[str, float], file.name)
+    except (OSError, strict_json.BadJson) as error:
+        log.warning("%s is not used, and replaced after the next training: %s", file.name, error)
+        return {}
+    return {key: seconds for key, seconds in times.items() if math.isfinite(seconds) and seconds > 0}
+
+
+def remember(file: Path, key: str, seconds: float) -> None:
+    """Keep the seconds of a shape.  A file that cannot be written never ends a training."""
+    times = {**{other: value for other, value in read(file).items() if other != key}, key: seconds}
+    try:
+        atomic.write_json(file, dict([*times.items()][-MOST:]))
+    except OSError as error:
+        log.warning("The time of a step could not be kept in %s: %s", file.name, error)

@@ -92,7 +92,7 @@ def label(take: Take) -> str:
     return f"{take.name} at {take.strength:g}" if take.strength else take.name
 
 
-def measured(take: Take, waveform: Tensor) -> float | None:
+def measured(waveform: Tensor) -> float | None:
     """Measure the loudness of a take in LUFS, to a hundredth."""
     lufs = loudness.metered(waveform)
     return None if lufs is None else round(lufs, 2)

@@ -1,9 +1,9 @@
 """Resume benchmark: runs are killed at random moments, also inside saves, or hit by an error, and then resumed.
 
-Each run trains a tiny adapter in processes of its own; every second process is hit by an error (ERRORS), and killed
-later if the error did not end it.  A kill is `lost` if the next process cannot resume, or resumes from before the last
-complete checkpoint; after an error of the device, from before the last finished step.  `identical`: every run ends with
-the same file, byte for byte, as an uninterrupted one.
+Each run trains a tiny adapter in processes of its own, which are requested to save and to pause at random steps.  Every
+second process is hit by an error (ERRORS), and killed later if the error did not end it.  A kill is `lost` if the next
+process cannot resume, or resumes from before the last complete checkpoint; after an error of the device, from before
+the last finished step.  `identical`: every run ends with the same file, byte for byte, as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ OPTIMIZERS = ("adamw", "adafactor", "prodigy", "adamw8bit")
 ERRORS = ("memory", "device", "metrics", "disk")
 """Out of memory in a step, a failing device, and a full disk: for one row of metrics.jsonl, or for everything from a
 moment on."""
+REQUESTS = 0.1
+"""Chance of each request at each step."""
 LATEST_ERROR = 12
 """Maximum steps of a process before its error."""
 LONGEST_LIFE = 0.4
@@ -41,9 +43,10 @@ PATIENCE = 300.0
 """Seconds without output after which a process counts as hanging."""
 
 
-def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
+def train_in(folder: Path, optimizer: str, error: str, after: int, requests: float) -> None:
     """Train in `folder`/run, print every finished step, and raise the error, if one is named, after `after` steps: the
-    work of each process."""
+    work of each process.  `requests` is the chance of a save and of a pause at each step.
+    """
     import peft  # noqa: F401 (loaded before it prints ready, so that kills fall into the training)
     import torch
 
@@ -52,6 +55,7 @@ def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
     from sidestep_core.model.checkpoint import open_checkpoint
     from sidestep_core.progress import Progress
     from sidestep_core.training.config import TrainConfig
+    from sidestep_core.training.controls import Controls
     from sidestep_core.training.optim import optimizers
     from sidestep_core.training.train import train
     from tests.tiny import TinySource
@@ -66,16 +70,23 @@ def train_in(folder: Path, optimizer: str, error: str, after: int) -> None:
     })  # fmt: skip
     optimizers.build(config, [torch.nn.Parameter(torch.zeros(1))])
 
+    controls = Controls()
+
     def report(progress: Progress) -> None:
         if "loss" in progress.metrics:
             print(progress.step, flush=True)
+            for request in ("save", "pause"):
+                if random.random() < requests:
+                    controls.ask(request)
+        if progress.stage == "pause":
+            controls.withdraw("pause")
 
     if error:
         _meet(error, after)
     print("ready", flush=True)
     train(TinySource(Path(), []), open_checkpoint(model, text_encoder=text_encoder, vae=vae),
           open_dataset(materials / "dataset"), LoraConfig(rank=8, alpha=8.0), config, folder / "run",
-          folder / ADAPTER, report=report)
+          folder / ADAPTER, controls=controls, report=report)
     print("done", flush=True)
 
 
@@ -134,11 +145,11 @@ class Attempt:
     done: bool = False
 
     @classmethod
-    def start(cls, folder: Path, optimizer: str, error: str = "") -> Attempt:
-        """Start a process that is about to train, with its error at a random step."""
+    def start(cls, folder: Path, optimizer: str, error: str = "", requests: float = 0.0) -> Attempt:
+        """Start a process that is about to train, with its error and its requests at random steps."""
         folder.mkdir(parents=True, exist_ok=True)
         command = [*run.launch(Path(sys.executable), "benchmarks.resume"), folder, optimizer, error,
-                   str(random.randrange(1, LATEST_ERROR))]
+                   str(random.randrange(1, LATEST_ERROR)), str(requests)]
         with (folder / "errors.txt").open("a", encoding="utf-8") as errors:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8",
                                        cwd=run.bootstrap.ROOT)
@@ -203,7 +214,7 @@ def disturb(folder: Path, optimizer: str, most: int, seconds: float) -> tuple[in
     kills = lost = saved = 0
     while True:
         error = next(_errors) if kills < most and kills % 2 else ""
-        attempt = Attempt.start(folder, optimizer, error)
+        attempt = Attempt.start(folder, optimizer, error, REQUESTS)
         killed = kills < most and attempt.kill_after(random.uniform(0, LONGEST_LIFE * seconds))
         if not killed:
             attempt.finish()
@@ -249,7 +260,7 @@ def measure(root: Path) -> dict[str, int | bool]:
 
 def main() -> int:
     if len(sys.argv) > 1:
-        train_in(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        train_in(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]))
         return 0
     with TemporaryDirectory() as root:
         found = measure(Path(root))

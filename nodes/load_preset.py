@@ -26,11 +26,12 @@ class LoadPreset(io.ComfyNode):
             category=CATEGORY,
             description="Every setting of a training from a preset. Connect adapter_config and settings to Train LoRA "
                         "(ACE-Step).",
-            search_aliases=["preset", "import settings", "side-step"],
+            search_aliases=["preset", "import settings", "reproduce", "side-step"],
             inputs=[
                 io.Combo.Input("preset", options=preset_files.choices(), default=presets.BUILT_IN[0], tooltip=(
                     "recommended is a good start, quick_test only shows that it runs; vram_... are for graphics cards "
-                    "of this memory. Your own are in output/sidestep/presets.")),
+                    "of this memory. Your own are in output/sidestep/presets. An adapter trained with Side-Step gives "
+                    "the settings it was trained with.")),
                 io.String.Input("changes", default="", multiline=True, optional=True, tooltip=(
                     "Other values of single settings, one on each line: rank: 32 or learning_rate: 0.0002. The names "
                     "are those of the widgets of Train LoRA (ACE-Step), Training Settings and the Configure nodes.")),
@@ -58,9 +59,9 @@ class LoadPreset(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, preset: str, json: str = "", **_: object) -> str:
-        """Runs again when the file of an own preset changed."""
-        own = not json.strip() and preset.startswith(preset_files.OWN)
-        return folders.content_stamp(preset_files.path_of(preset)) if own else ""
+        """Runs again when the file of a preset changed."""
+        built_in = json.strip() or preset in presets.BUILT_IN
+        return "" if built_in else folders.content_stamp(preset_files.path_of(preset))
 
 
 def _describe(found: Imported) -> str:

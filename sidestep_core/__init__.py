@@ -3,7 +3,7 @@
     compare/     takes of one prompt, to choose by ear            comparison.write, strengths.parse_strengths
     presets/     adapter and training settings under a name       preset.read, foreign.translate
     estimate/    gradient scores, and the modules they choose     estimate.estimate, selection.select
-    training/    settings, the loop, everything a run writes      config.TrainConfig, train.train
+    training/    settings, the loop, everything a run writes      config.TrainConfig, train.train, controls.Controls
     dataset/     songs encoded once, as tensors on disk           preprocess.preprocess, manifest.Dataset
     adapters/    kinds, trainable layers, files, proof, merge     config, registry.attach, formats.read, merge.merge
     songs/       audio files, their metadata, analysis            scan.find_songs, analyze.analyze, split.split

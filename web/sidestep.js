@@ -10,6 +10,7 @@ import { followSettings, watchSettings } from "./preset_values.js";
 import { watchPlans } from "./progress/planner.js";
 import { advance, explains, failed, fromOutput, MAX_POINTS, refusal, withLater } from "./progress/progress.js";
 import { refusals, remember } from "./refusals.js";
+import { nodeHistory } from "./runs/server.js";
 import { addSongTable } from "./songs/songs.js";
 import { dimUnused } from "./training_settings.js";
 import { layOut } from "./widget_order.js";
@@ -60,8 +61,9 @@ function setState(panel, state) {
 
 async function restore(id, panel) {
   const request = (panel.request = (panel.request ?? 0) + 1);
-  const response = await api.fetchApi(`/sidestep/nodes/${encodeURIComponent(id)}/history`);
-  const state = response.status === 200 ? await response.json() : null; // 204: nothing since the server started
+  // Runs that ended before the server was started are on its disk, by workflow.
+  const workflow = panel.node.comfyClass === "SideStepTrainAdapter" ? rootGraph().id : "";
+  const state = await nodeHistory(id, workflow);
   if (request !== panel.request) return; // a newer answer is on its way
   const refused = refusals(rootGraph().id)[id];
   if (refused) {

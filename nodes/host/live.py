@@ -99,6 +99,13 @@ def waits(run: str, prompt_id: str) -> bool:
     return found is not None and found.prompt_id == prompt_id
 
 
+def arrived(prompt_id: str) -> None:
+    """Note that the turn of a waiting workflow has come, whichever run it trains now."""
+    with _lock:
+        for run in [run for run, found in _waiting.items() if found.prompt_id == prompt_id]:
+            del _waiting[run]
+
+
 def stop_waiting(run: str) -> None:
     """Forget a training that waited: it does not go on by itself."""
     with _lock:
@@ -118,7 +125,7 @@ def unpark(run: str) -> None:
         _parked.discard(run)
 
 
-def take_parked(run: str) -> bool:
+def pop_parked(run: str) -> bool:
     """Return True if the run is to be paused from its start; this counts once."""
     with _lock:
         parked = run in _parked

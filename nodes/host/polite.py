@@ -70,17 +70,18 @@ def giving_way(training: Live, *, polite: bool) -> Iterator[Callable[[], None]]:
         elif "give_way" in training.controls.pending:
             training.controls.withdraw("give_way")
 
-    if live.take_parked(training.run):
+    live.arrived(prompt_id)
+    if live.pop_parked(training.run):
         training.controls.ask("pause")
     try:
         yield watch
     except GaveWay as gave_way:
-        _put_back(training, prompt_id)
+        _requeue(training, prompt_id)
         raise comfy.model_management.InterruptProcessingException() from gave_way
     _gave_way.discard(training.run)
 
 
-def _put_back(training: Live, prompt_id: str) -> None:
+def _requeue(training: Live, prompt_id: str) -> None:
     """Put the training's own workflow behind those that it gives way to, and tell the page."""
     queue = PromptServer.instance.prompt_queue
     with queue.mutex:
@@ -94,10 +95,10 @@ def _put_back(training: Live, prompt_id: str) -> None:
     log.info("%s gives way, and goes on by itself.", training.run)
     events.wait(training.node_id, training.run, "Paused. The card is free." if is_parked else
                 "Waiting for your generation. The training goes on by itself.")
-    threading.Thread(target=_watch_place, args=(training, new_id), name="side-step-waits", daemon=True).start()
+    threading.Thread(target=_watch_turn, args=(training, new_id), name="side-step-waits", daemon=True).start()
 
 
-def _watch_place(training: Live, prompt_id: str) -> None:
+def _watch_turn(training: Live, prompt_id: str) -> None:
     """Tell the page if the waiting workflow is removed, or ends, before its training goes on."""
     while live.waits(training.run, prompt_id):
         if not is_known(prompt_id):

@@ -84,7 +84,7 @@ def _after_the_end(control: str, folder: Path) -> None:
         return
     if control != "continue":
         raise Refused("This training has ended.")
-    if run_checkpoint.is_finished_by_hand(folder):
+    if run_checkpoint.finished_by_hand(folder) is not None:
         run_checkpoint.reopen(folder)
         live.reopened.add(folder.name)
     elif run_checkpoint.is_finished(folder):

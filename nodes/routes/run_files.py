@@ -16,17 +16,18 @@ from typing import TypeVar
 import folder_paths
 
 from ...sidestep_core.errors import ConfigError, InUse
-from ...sidestep_core.io import atomic, strict_json
+from ...sidestep_core.io import atomic, locks, strict_json
 from ...sidestep_core.runs import curve, files, summary
 from ...sidestep_core.runs.curve import Curve
 from ...sidestep_core.runs.summary import RunSummary, UnderWay
 from ..host import folders, live
+from ..host.wording import readable_json
 from .history import History, Point, Preview, Status, finite
 
 Result = TypeVar("Result")
 
-ENDS: Mapping[str, Status] = {"stopped": "cancelled", "finished": "finished", "failed": "failed"}
-"""Status of a run that is over -> its status on a node."""
+ENDS: Mapping[str, Status] = {"running": "running", "stopped": "cancelled", "finished": "finished", "failed": "failed"}
+"""Status of a run that this process does not train -> its status on a node."""
 MAX_KNOWN = 1000
 MAX_WORKFLOW = 16_000_000
 POINTS = 2000
@@ -52,7 +53,7 @@ async def asked(call: Callable[[], Result]) -> Result:
 
 def answers() -> list[Mapping[str, object]]:
     """Every run, newest first."""
-    states = _states()
+    states = live.states()
     runs = [_summary(folder, states.get(run)) for run, folder in files.run_folders(folders.runs_folder()).items()]
     return [_answer(run) for run in sorted(runs, key=lambda run: (-run.started, run.id))]
 
@@ -64,7 +65,7 @@ def answer(run: str) -> Mapping[str, object]:
 
 def read(run: str) -> RunSummary:
     """Summary of a run.  NoRun if there is none."""
-    return _summary(_folder(run), _states().get(run))
+    return _summary(folder_of(run), live.states().get(run))
 
 
 def history_of(node_id: str, workflow_id: str) -> History | None:
@@ -77,7 +78,7 @@ def history_of(node_id: str, workflow_id: str) -> History | None:
     history = History(node_id=node_id, run=run.id, workflow=workflow_id, stage="train", status=ENDS[run.status],
                       step=run.step, total=run.total, training=(run.step, run.total), message=_end(run),
                       measured_on=run.measured_on)
-    for row in curve.thinned(_folder(run.id) / files.METRICS, _known[run.id].curve, after=-1, points=POINTS).rows:
+    for row in curve.thinned(folder_of(run.id) / files.METRICS, curve_of(run.id), after=-1, points=POINTS).rows:
         point = Point(int(row["step"]), finite({key: value for key, value in row.items() if value is not None}))
         history.add_point(point)
         history.metrics |= point.metrics
@@ -94,16 +95,20 @@ def _end(run: RunSummary) -> str:
 
 def metrics(run: str, after: int, points: int) -> Mapping[str, object]:
     """The curve of a run after a step, thinned.  NoRun if there is no such run."""
-    folder = _folder(run)
-    _summary(folder, _states().get(run))
-    known = _known[run].curve
-    found = curve.thinned(folder / files.METRICS, known, after=after, points=points)
-    return {"id": run, "last_step": known.last_step, "stride": found.stride, "rows": list(found.rows)}
+    index = curve_of(run)
+    found = curve.thinned(folder_of(run) / files.METRICS, index, after=after, points=points)
+    return {"id": run, "last_step": index.last_step, "stride": found.stride, "rows": list(found.rows)}
+
+
+def curve_of(run: str) -> Curve:
+    """Index of the metrics of a run.  NoRun if there is none."""
+    read(run)
+    return _known[run].curve
 
 
 def preview(run: str, step: int) -> Path:
     """Audio file of a preview.  NoRun if there is none."""
-    found = summary.preview_file(_folder(run), step)
+    found = summary.preview_file(folder_of(run), step)
     if found is None or not found.is_file():
         raise files.NoRun("This preview is gone.")
     return found
@@ -111,7 +116,7 @@ def preview(run: str, step: int) -> Path:
 
 def workflow(run: str) -> bytes:
     """The workflow that started a run, as JSON.  NoRun if it was not kept."""
-    path = _folder(run) / files.WORKFLOW
+    path = folder_of(run) / files.WORKFLOW
     if not path.is_file():
         raise files.NoRun("The workflow of this run was not kept.")
     content = strict_json.read_bytes(path, max_bytes=MAX_WORKFLOW)
@@ -123,7 +128,7 @@ def write_note(run: str, text: str) -> None:
     """Keep a note about a run; an empty one removes it."""
     if len(text) > summary.MAX_NOTE:
         raise ConfigError(f"The note has {len(text)} characters; at most {summary.MAX_NOTE} are kept.")
-    path = _folder(run) / files.NOTE
+    path = folder_of(run) / files.NOTE
     if text.strip():
         atomic.write_text(path, text.strip().encode("utf-8", "replace").decode())
     else:
@@ -132,22 +137,24 @@ def write_note(run: str, text: str) -> None:
 
 def delete(run: str) -> None:
     """Delete a run's folder.  InUse while it is being trained."""
-    if run in _states():
+    if run in live.states():
         raise InUse("This run is being trained. Stop it first.")
     files.delete(folders.runs_folder(), run)
     _known.pop(run, None)
 
 
-def _folder(run: str) -> Path:
+def folder_of(run: str) -> Path:
+    """Folder of a run.  NoRun if there is none."""
     return files.run_folder(folders.runs_folder(), run)
 
 
-def _states() -> Mapping[str, UnderWay]:
-    return live.states()
-
-
 def _summary(folder: Path, under_way: UnderWay | None) -> RunSummary:
-    """Summary of a run, read again only if something in its folder has changed."""
+    """Summary of a run, read again only if something in its folder has changed.
+
+    Another ComfyUI, or a program without one, may be training it.
+    """
+    if under_way is None and locks.is_held(folder):
+        under_way = "running"
     known = _known.get(folder.name)
     signature = (summary.signature(folder), under_way)
     if known is None or known.signature != signature:
@@ -161,8 +168,8 @@ def _summary(folder: Path, under_way: UnderWay | None) -> RunSummary:
 
 
 def _answer(run: RunSummary) -> Mapping[str, object]:
-    """A run for the page; of its adapters those that are in the LoRA folders still."""
-    return summary.answer(run) | {"files": _in_lora_folder(run)}
+    """A run for the page, without places of the server; of its adapters those that are in the LoRA folders still."""
+    return readable_json(summary.answer(run) | {"files": _in_lora_folder(run)})
 
 
 def _in_lora_folder(run: RunSummary) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar
+from urllib.parse import quote
 
 from aiohttp import web
 from server import PromptServer
@@ -16,8 +17,9 @@ from server import PromptServer
 from ...sidestep_core.errors import InUse, SideStepError
 from ...sidestep_core.io.record import parse
 from ...sidestep_core.runs import files
-from ..host.wording import readable_json, sentence
-from . import run_files
+from ...sidestep_core.runs.report import POLICY
+from ..host.wording import sentence
+from . import run_files, run_report
 from .events import dumps
 from .songs import body
 
@@ -63,6 +65,17 @@ async def get_workflow(request: web.Request) -> web.Response:
     return web.json_response(body=await _work(lambda: run_files.workflow(run)))
 
 
+@PromptServer.instance.routes.get(RUN + "/report")
+async def get_report(request: web.Request) -> web.Response:
+    """Answer with a report to share: one HTML file, as a download for `download=1`."""
+    run = request.match_info["run"]
+    name, html = await _work(lambda: run_report.report_of(run))
+    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+    if request.query.get("download") == "1":
+        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(f'{name} report.html', safe='')}"
+    return web.Response(text=html, content_type="text/html", headers=headers)
+
+
 @PromptServer.instance.routes.post(RUN + "/note")
 async def post_note(request: web.Request) -> web.Response:
     """Keep a person's note about a run; an empty one removes it."""
@@ -98,7 +111,7 @@ def _error(error: Exception) -> str:
 
 async def _fresh(request: web.Request, call: Callable[[], Mapping[str, object]]) -> web.Response:
     """Answer with the result, or with 304 if the page has it already."""
-    content = await _work(lambda: dumps(readable_json(call())).encode())
+    content = await _work(lambda: dumps(call()).encode())
     digest = hashlib.sha256(content).hexdigest()[:32]
     headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
     if any(known.value == digest for known in request.if_none_match or ()):

@@ -19,6 +19,8 @@ from . import peft_layout
 from .proof import Proof
 
 METADATA_KEY = "sidestep"
+MAX_FACTS_BYTES = 1_000_000
+"""Metadata precede the tensors in a header; those of our files are far smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,16 @@ def facts_of(path: Path) -> dict[str, Any]:
     """Facts written in an adapter file about it; empty for foreign ones.  BadTensorFile or BadJson where that is
     damaged."""
     return json_metadata(read_metadata(path), METADATA_KEY, f"The metadata of {path.name}")
+
+
+def holds_facts(path: Path) -> bool:
+    """Return True if the file seems to hold facts about itself; reads its beginning only."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            return f'"{METADATA_KEY}"'.encode() in file.read(min(size, MAX_FACTS_BYTES))
+    except OSError:
+        return False
 
 
 def publish(source: Path, target: Path) -> Path:

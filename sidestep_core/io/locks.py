@@ -61,6 +61,24 @@ def held(folder: Path, doing: str) -> Iterator[None]:
                 folder.rmdir()
 
 
+def is_held(folder: Path) -> bool:
+    """Return True if a process, this one or another, holds the lock of the folder."""
+    from filelock import FileLock, Timeout
+
+    path = folder / _LOCK
+    if not path.is_file():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+    lock.release()
+    return False
+
+
 def _write_holder(folder: Path, doing: str) -> None:
     facts = {"doing": doing, "process": os.getpid(), "computer": platform.node(),
              "since": time.strftime("%Y-%m-%d %H:%M")}

@@ -16,6 +16,7 @@ from ..config import require_clean_text
 from ..errors import ConfigError
 from ..io import strict_json
 from ..io.record import Record, field_types
+from ..io.text import bad_character, single_line
 from ..training.config import TrainConfig
 from . import foreign
 from .text import apply_changes, parse_lines, require_known
@@ -131,8 +132,16 @@ def from_adapter(path: Path) -> Preset:
                           "preset or settings instead.")
     if not (isinstance(facts.get("adapter"), dict) and isinstance(facts.get("train"), dict)):
         raise ConfigError(f"The settings in {path.name} are incomplete. Choose a preset or settings instead.")
-    return Preset(name=path.stem, adapter=config_from_json(facts["adapter"]),
+    return Preset(name=path.stem, description=_description(path, facts), adapter=config_from_json(facts["adapter"]),
                   train=TrainConfig.from_json(facts["train"]))
+
+
+def _description(path: Path, facts: Mapping[str, Any]) -> str:
+    """Sentence about the origin of settings, of the plain texts among the facts of an adapter."""
+    known = {"steps": facts.get("steps"), "on": facts.get("checkpoint_name"), "trigger word": facts.get("trigger_word")}
+    texts = {name: single_line(str(value))[:80] for name, value in known.items() if isinstance(value, (str, int))}
+    clean = [f"{name} {text}" for name, text in texts.items() if text and not bad_character(text)]
+    return f"Settings of {path.name}: {', '.join(clean)}." if clean else f"Settings of {path.name}."
 
 
 def _content(source: Path | str) -> str | bytes:

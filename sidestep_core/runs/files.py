@@ -17,6 +17,8 @@ METRICS = "metrics.jsonl"
 FINISHED = "finished.json"
 WORKFLOW = "workflow.json"
 NOTE = "note.txt"
+SONGS = "songs.json"
+"""Songs of the run, for people; see songs.py."""
 PREVIEWS = "previews"
 CHECKPOINT = re.compile(r"checkpoint-step-(\d{1,12})")
 PREVIEW = re.compile(r"step-(\d{1,12})\.flac")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from ..io import atomic, strict_json
 from ..io.record import Record
 from ..progress import was_stopped
 from . import files
+from .songs import MAX_SONGS, Song
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +74,9 @@ def read(folder: Path) -> RunRecord | None:
 
 
 @contextlib.contextmanager
-def kept(folder: Path, record: RunRecord, origin: Origin) -> Iterator[None]:
+def kept(folder: Path, record: RunRecord, songs: Sequence[Song] = (), origin: Origin = NO_ORIGIN) -> Iterator[None]:
     """Record the start of a training, and after the block its end and reason."""
-    _start(folder, record, origin)
+    _start(folder, record, songs, origin)
     try:
         yield
     except BaseException as end:
@@ -89,13 +90,14 @@ def add_file(folder: Path, name: str) -> None:
     _change(folder, lambda record: replace(record, files=(*(file for file in record.files if file != name), name)))
 
 
-def _start(folder: Path, record: RunRecord, origin: Origin) -> None:
+def _start(folder: Path, record: RunRecord, songs: Sequence[Song], origin: Origin) -> None:
     earlier = _read_or_none(folder)
     record = replace(record, node_id=origin.node_id, workflow_id=origin.workflow_id, first_started=record.started)
     if earlier is not None:
         record = replace(record, files=earlier.files, first_started=earlier.first_started or earlier.started)
     with _optional(folder):
         _write(folder, record)
+        atomic.write_json(folder / files.SONGS, [song.to_json() for song in songs[:MAX_SONGS]])
         if origin.workflow:
             atomic.write_text(folder / files.WORKFLOW, origin.workflow)
 

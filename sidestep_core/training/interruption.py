@@ -55,8 +55,7 @@ def wait_while_paused(run: Run, total: int, controls: Controls, report: Report) 
 
     A stop ends the pause at once and publishes the adapter of the last saved step.
     """
-    saved = run_checkpoint.checkpoints(run.folder)
-    step = run_checkpoint.step_of(saved[-1]) if saved else 0
+    saved, step = run_checkpoint.checkpoints(run.folder), run_checkpoint.newest_step(run.folder)
     message = f"Paused at step {step}. The card is free."
     try:
         controls.wait(report, Progress(stage="pause", step=step, total=total, message=message))

@@ -14,6 +14,7 @@ import torch
 from .. import rng
 from ..adapters.file import Adapter
 from ..device import is_out_of_memory, release_memory
+from ..errors import SideStepError
 from ..progress import Cancelled, Progress, Report
 from . import early_stopping, publish, run_checkpoint
 from .controls import Controls, Request
@@ -68,7 +69,7 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
                 if end is not None:
                     _report_end(end, state, total, report)
                     break
-                if {"give_way", "pause"} & {*asked} and _can_leave(training, run, state, controls, report):
+                if {"give_way", "pause"} & {*asked} and _can_leave(training, run, state, metrics, controls, report):
                     return None
                 with pace.measured("step"), memory_use.watched():
                     result = _step(training, state, report)
@@ -125,9 +126,13 @@ def _save_now(training: Training, run: Run, state: RunState, report: Report) -> 
     report(replace(at, message=message, notice=message))
 
 
-def _can_leave(training: Training, run: Run, state: RunState, controls: Controls, report: Report) -> bool:
+def _can_leave(training: Training, run: Run, state: RunState, metrics: Metrics, controls: Controls,
+               report: Report) -> bool:
     """Save the present step, to continue from it.  False, with a notice, if that fails: then training goes on."""
     try:
+        metrics.flush()
+        if metrics.failure:
+            raise SideStepError(metrics.failure)
         _save(training, run, state, report)
     except Cancelled:
         raise

@@ -124,6 +124,11 @@ class Metrics:
     def _write_row(self, row: Row) -> Row:
         """Write the row after those that could not be written before.  A failure never ends a training."""
         self._unwritten.append(row)
+        self.flush()
+        return row
+
+    def flush(self) -> None:
+        """Write the rows that could not be written before."""
         try:
             while self._unwritten:
                 self._append(self._unwritten[0])
@@ -132,7 +137,6 @@ class Metrics:
         except OSError as error:
             self.failure = (f"{self._path.name} cannot be written ({error.strerror or error}). Training goes on; its "
                             "numbers follow when there is room.")
-        return row
 
     def _append(self, row: Row) -> Row:
         """Write one row whole or, on an OSError, not at all."""

@@ -117,6 +117,7 @@ def _named_by_step(run: Run, step: int) -> Path:
 def publish_final(training: Training, run: Run, state: RunState, end: End) -> Adapter:
     """Write final/, publish the last or the best adapter, and mark the run as complete."""
     save_checkpoint(training, run, state)
+    last = state.step
     files = _adapter_files(training, {**_facts(training, run, state), "ended": end.reason})
     best = training.config.publish == "best"
     if best:
@@ -135,7 +136,7 @@ def publish_final(training: Training, run: Run, state: RunState, end: End) -> Ad
     else:
         with training.averaged():
             adapter = publish(training, run, state, usable(final), run.target)
-    run_checkpoint.finish(run.folder, adapter, end.reason, by_hand=end.by_hand)
+    run_checkpoint.finish(run.folder, adapter, end.reason, by_hand_at=last if end.by_hand else None)
     return adapter
 
 

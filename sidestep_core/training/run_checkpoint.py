@@ -133,6 +133,12 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def newest_step(folder: Path) -> int:
+    """Step of the run's newest checkpoint; 0 if it has none."""
+    saved = checkpoints(folder)
+    return step_of(saved[-1]) if saved else 0
+
+
 def step_of(checkpoint: Path) -> int:
     """Step in the name of a checkpoint's folder."""
     return int(checkpoint.name.rpartition("-")[2])
@@ -195,19 +201,21 @@ def restore_optimizer(saved: Saved, optimizer: torch.optim.Optimizer) -> None:
                            "from the one before.") from error
 
 
-def finish(folder: Path, adapter: Adapter, ended: str, *, by_hand: bool) -> None:
-    """Mark the run as complete, with its adapter and the reason of its end."""
-    atomic.write_json(folder / _FINISHED_FILE, {"ended": ended, "by_hand": by_hand, "adapter": adapter.to_json(),
+def finish(folder: Path, adapter: Adapter, ended: str, *, by_hand_at: int | None = None) -> None:
+    """Mark the run as complete, with its adapter and the reason of its end; `by_hand_at` is the step of an end on
+    request."""
+    atomic.write_json(folder / _FINISHED_FILE, {"ended": ended, "by_hand_at": by_hand_at, "adapter": adapter.to_json(),
                                                  "sha256": hashing.hash_file(adapter.path)})
 
 
-def is_finished_by_hand(folder: Path) -> bool:
-    """Return True if the run was ended on request before its last step."""
+def finished_by_hand(folder: Path) -> int | None:
+    """Step after which the run was ended on request; None if it was not."""
     path = folder / _FINISHED_FILE
     if not path.is_file():
-        return False
+        return None
     try:
-        return strict_json.as_object(strict_json.read(path), _FINISHED_FILE).get("by_hand") is True
+        return parse(strict_json.as_object(strict_json.read(path), _FINISHED_FILE).get("by_hand_at"), int | None,
+                     _FINISHED_FILE)
     except (OSError, ValueError) as error:
         raise AdapterError(f"{_FINISHED_FILE} is damaged ({error}). Delete it; the run "
                            "finishes again from its last checkpoint.") from error

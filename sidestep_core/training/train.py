@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from ..adapters.config import AdapterConfig
 from ..adapters.file import Adapter
 from ..adapters.proof import Loader
 from ..dataset.manifest import Dataset
+from ..dataset.sample_info import SampleInfo
 from ..device import explain_out_of_memory, release_memory
 from ..io import atomic, locks
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Progress, Report, ignore
 from ..runs import record
 from ..runs.record import NO_ORIGIN, Origin, RunRecord
+from ..runs.songs import MAX_CAPTION, Song
 from . import publish, resume, run_checkpoint
 from .config import TrainConfig
 from .controls import Controls
@@ -44,6 +47,9 @@ RESULT_INVARIANT_SETTINGS = (
 stopped run continues with changed ones."""
 
 ADVICE = "Lower chunk_duration, batch_size or rank, switch gradient_checkpointing on; precision bf16 halves fp32."
+SHORT_SECONDS = 10.0
+"""Length below which a song is worth a look."""
+
 
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
@@ -76,20 +82,34 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
         registry.require(adapter)
         optimizers.require(config.optimizer)
         controls = controls or Controls()
-        if run_checkpoint.is_finished(folder):
+        by_hand_at = run_checkpoint.finished_by_hand(folder)
+        if by_hand_at is not None and by_hand_at == run_checkpoint.newest_step(folder):
             # Its file is missing or needs other metadata: it is written again, without training.
             controls.ask("finish")
-        with record.kept(folder, _record(checkpoint, dataset, adapter, settings, target), origin):
+        with record.kept(folder, _record(checkpoint, dataset, adapter, settings, target), _songs(dataset), origin):
             return _load_and_run(source, checkpoint, dataset, adapter, settings, run, start_from, controls, preview,
                                  report)
 
 
 def _record(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, settings: Resolved,
-            target: Path) -> RunRecord:
-    """Record of a training that starts now."""
+              target: Path) -> RunRecord:
+    """Return the record of a training that starts now."""
     return RunRecord(name=target.stem, started=time.time(), total=settings.total_steps, songs=len(dataset.samples),
                      minutes=dataset.seconds / 60, model=checkpoint.name,
                      settings={"adapter": adapter.to_json(), "train": settings.config.to_json()})
+
+
+def _songs(dataset: Dataset) -> list[Song]:
+    """List the songs, with a sentence about each that is worth a look."""
+    return [Song(name=sample.name, seconds=sample.seconds, caption=sample.caption[:MAX_CAPTION],
+                 problems=tuple(_problems(sample, dataset.trigger_word))) for sample in dataset.samples]
+
+
+def _problems(sample: SampleInfo, trigger_word: str) -> Iterator[str]:
+    if sample.caption.strip() in ("", trigger_word):
+        yield "It has no caption."
+    if sample.seconds < SHORT_SECONDS:
+        yield f"It is only {sample.seconds:.1f} s long."
 
 
 def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,

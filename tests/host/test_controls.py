@@ -1,8 +1,9 @@
-"""Controls of a training in a real ComfyUI: each acts after the step in hand, and says why where it does not fit."""
+"""Controls of a training in a real ComfyUI, and trainings that give way: what happens, and what is refused."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,29 @@ from tests.host.test_pipeline import upstream, with_inputs
 from tests.training import same_tensors
 
 STEPS = 14
+QUICK = {"1": {"class_type": "PrimitiveString", "inputs": {"value": "a generation"}},
+         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}
+"""A workflow that does not train."""
 Event = tuple[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def training(prompt: Prompt) -> Callable[[str], dict[str, Any]]:
-    """Make the prompt of a short training of this name."""
-    return lambda name: upstream(with_inputs(prompt, {
-        "SideStepPreprocessAudioFolder": {"max_seconds": 2.0},
-        "SideStepTrainAdapter": {"max_steps": STEPS, "adapter_name": name},
-        "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 1000, "save_every": 1000},
-    }), "SideStepTrainAdapter")
+def training_of(prompt: Prompt) -> Callable[..., dict[str, Any]]:
+    """Make the prompt of a training of this name with STEPS steps, and inputs of the trainer."""
+    def make(name: str, **inputs: Any) -> dict[str, Any]:
+        return upstream(with_inputs(prompt, {
+            "SideStepPreprocessAudioFolder": {"max_seconds": 2.0},
+            "SideStepTrainAdapter": {"max_steps": STEPS, "adapter_name": name, **inputs},
+            "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 1000, "save_every": 1000},
+        }), "SideStepTrainAdapter")
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def undisturbed(server: ComfyUI, training: Callable[[str], dict[str, Any]]) -> Path:
-    assert server.run(training("undisturbed"), 580).status == "success"
+def undisturbed(server: ComfyUI, training_of: Callable[..., dict[str, Any]]) -> Path:
+    """Adapter of a short training that was left alone."""
+    assert server.run(training_of("undisturbed"), 580).status == "success"
     return server.base / "models" / "loras" / "undisturbed.safetensors"
 
 
@@ -63,7 +71,7 @@ def steered(server: ComfyUI, prompt: Prompt, steer: Callable[[str, dict[str, Any
     return server.wait(server.submit(prompt), 580, listen)
 
 
-def test_pause_and_save_leave_no_trace(server: ComfyUI, training: Callable[[str], dict[str, Any]],
+def test_pause_and_save_leave_no_trace(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
                                        undisturbed: Path) -> None:
     answers: dict[str, tuple[int, str]] = {}
     paused: list[dict[str, Any]] = []
@@ -77,7 +85,7 @@ def test_pause_and_save_leave_no_trace(server: ComfyUI, training: Callable[[str]
             for control in ("save", "pause", "pause"):
                 answers[control] = asked(server, run, control)
 
-    outcome = steered(server, training("paused"), steer)
+    outcome = steered(server, training_of("paused"), steer)
     assert outcome.status == "success"
     assert answers == {"save": (200, ""), "pause": (200, ""), "continue": (200, ""),
                        "save while paused": (409, "The training is paused. Continue it first.")}
@@ -92,7 +100,7 @@ def test_pause_and_save_leave_no_trace(server: ComfyUI, training: Callable[[str]
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
 
 
-def test_finished_by_hand_can_go_on(server: ComfyUI, training: Callable[[str], dict[str, Any]],
+def test_finished_by_hand_can_go_on(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
                                     undisturbed: Path) -> None:
     steps: list[int] = []
 
@@ -101,7 +109,7 @@ def test_finished_by_hand_can_go_on(server: ComfyUI, training: Callable[[str], d
             steps.append(data["step"])
             assert asked(server, run, "finish") == (200, "")
 
-    assert steered(server, training("early"), finish).status == "success"
+    assert steered(server, training_of("early"), finish).status == "success"
     run = run_of(server, "early")
     finished = run_checkpoint.finished(run)
     assert finished is not None
@@ -112,14 +120,14 @@ def test_finished_by_hand_can_go_on(server: ComfyUI, training: Callable[[str], d
         (409, "This training has ended."), (409, "This training has ended."), (200, "")]
 
     assert asked(server, run.name, "continue") == (200, "")
-    assert server.run(training("early"), 580).status == "success"
+    assert server.run(training_of("early"), 580).status == "success"
     assert loras(server, "early") == ["early-2.safetensors", "early.safetensors"]
     assert same_tensors(server.base / "models" / "loras" / "early-2.safetensors", undisturbed)
     status, sentence = asked(server, run.name, "continue")
     assert (status, "raise max_steps" in sentence) == (409, True)
 
 
-def test_stop_ends_a_pause(server: ComfyUI, training: Callable[[str], dict[str, Any]], undisturbed: Path) -> None:
+def test_stop_ends_a_pause(server: ComfyUI, training_of: Callable[..., dict[str, Any]], undisturbed: Path) -> None:
     done: list[str] = []
 
     def steer(run: str, data: dict[str, Any]) -> None:
@@ -130,7 +138,7 @@ def test_stop_ends_a_pause(server: ComfyUI, training: Callable[[str], dict[str, 
             done.append(run)
             assert asked(server, run, "stop") == (200, "")
 
-    outcome = steered(server, training("halted"), steer)
+    outcome = steered(server, training_of("halted"), steer)
     assert outcome.status == "interrupted"
     [last] = [data["message"] for kind, data in outcome.events if kind == "sidestep.progress"
               and data["status"] == "cancelled"]
@@ -144,3 +152,81 @@ def test_unknown_run_is_refused(server: ComfyUI, run: str) -> None:
     with pytest.raises(HttpError) as refused:
         server.post_json(f"/sidestep/runs/{run}/pause", {})
     assert refused.value.code in (404, 405)
+
+
+def at_first_step(server: ComfyUI, prompt: Prompt, act: Callable[[str], None]) -> Outcome:
+    """Run a training, and act once, with the id of its run, when a step of it is reported."""
+    done: list[str] = []
+
+    def listen(event: tuple[str, dict[str, Any]]) -> None:
+        kind, data = event
+        if kind == "sidestep.progress" and data["metrics"].get("loss") is not None and not done:
+            done.append(data["run"])
+            act(data["run"])
+
+    return server.wait(server.submit(prompt), 580, listen)
+
+
+def next_in_line(server: ComfyUI) -> str:
+    """Id of the one workflow that is running or waits."""
+    queue = server.get_json("/queue")
+    [item] = [*queue["queue_running"], *queue["queue_pending"]]
+    found: str = item[1]
+    return found
+
+
+def messages(server: ComfyUI, run: str) -> list[tuple[str, str]]:
+    return [(data["status"], data["message"]) for kind, data in server.events
+            if kind == "sidestep.progress" and data["run"] == run]
+
+
+def test_generation_is_done_before_the_training_ends(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
+                                                     undisturbed: Path) -> None:
+    sent: list[str] = []
+    first = at_first_step(server, training_of("polite", polite=True), lambda run: sent.append(server.submit(QUICK)))
+    assert first.status == "interrupted"
+    assert server.wait(sent[0], 60).status == "success"
+    assert not (server.base / "models" / "loras" / "polite.safetensors").exists()
+    assert server.wait(next_in_line(server), 580).status == "success"
+    assert loras(server, "polite") == ["polite.safetensors"]
+    assert same_tensors(server.base / "models" / "loras" / "polite.safetensors", undisturbed)
+    run = run_of(server, "polite")
+    rows = metrics.read(run / metrics.FILE)
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
+    assert ("paused", "Waiting for your generation. The training goes on by itself.") in messages(server, run.name)
+
+
+def test_waiting_training_can_be_stopped(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
+                                         tmp_path: Path) -> None:
+    slow = {"1": {"class_type": "TestsDriveSteps", "inputs": {
+        "metrics_file": str(tmp_path / "metrics.jsonl"), "steps": 0, "step_seconds": 0.0, "pause_at_end": 3.0}}}
+    at_first_step(server, training_of("stopped", polite=True), lambda run: server.submit(slow) and None)
+    run = run_of(server, "stopped").name
+    assert server.get_json(f"/sidestep/runs/{run}")["status"] == "paused"
+    assert asked(server, run, "finish") == (409, "The training waits for other work. It goes on by itself.")
+    assert asked(server, run, "stop") == (200, "")
+    end, ends = ("cancelled", "Stopped. Run again to continue from here."), time.monotonic() + 60
+    while messages(server, run)[-1] != end and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert messages(server, run)[-1] == end
+    assert server.get_json(f"/sidestep/runs/{run}")["status"] == "stopped"
+
+
+def test_paused_training_makes_room(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
+                                    undisturbed: Path) -> None:
+    sent: list[str] = []
+
+    def pause(run: str) -> None:
+        assert asked(server, run, "pause") == (200, "")
+        sent.append(server.submit(QUICK))
+
+    first = at_first_step(server, training_of("parked"), pause)
+    assert first.status == "interrupted"
+    assert server.wait(sent[0], 60).status == "success"
+    run, again = run_of(server, "parked").name, next_in_line(server)
+    while messages(server, run)[-1][0] != "paused" or not server.get_json("/queue")["queue_running"]:
+        time.sleep(0.1)
+    assert server.get_json(f"/sidestep/runs/{run}")["status"] == "paused"
+    assert asked(server, run, "continue") == (200, "")
+    assert server.wait(again, 580).status == "success"
+    assert same_tensors(server.base / "models" / "loras" / "parked.safetensors", undisturbed)

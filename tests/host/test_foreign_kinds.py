@@ -50,7 +50,7 @@ def test_missing_bias_is_reported(model: Any, base: dict[str, Tensor], tmp_path:
     write_tensors(made.path, read_tensors(made.path) | {
         f"lycoris_{Q.replace('.', '_')}.diff_b": torch.ones(len(base[Q]))})
     told: list[str] = []
-    _, matched, total = pack_module("nodes.host.models").patch(model, made.path, 1.0, tell=told.append)
+    _, matched, total = pack_module("nodes.host.models").patch(model, made.path, 1.0, notify=told.append)
     assert matched == total == 16
     assert told == [f"{made.path.name}: 16 of 16 modules matched. 1 not used: {Q}.bias."]
 

@@ -104,6 +104,6 @@ def test_log_level_hides_no_notice(host_log: Any, seen: Seen, tmp_path: Any) -> 
     name = next(name for name in read_tensors(made.path) if name.endswith("a1.weight"))
     write_tensors(made.path, read_tensors(made.path) | {name.replace("a1.weight", "bm.weight"): torch.ones(4, 4)})
     told: list[str] = []
-    _, matched, total = pack_module("nodes.host.models").patch(model, made.path, 1.0, tell=told.append)
+    _, matched, total = pack_module("nodes.host.models").patch(model, made.path, 1.0, notify=told.append)
     assert (matched, total) == (15, 16)
     assert "1 not used" in told[0]

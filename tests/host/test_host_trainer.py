@@ -79,7 +79,7 @@ def trained(request: pytest.FixtureRequest, host: Any, tmp_path_factory: pytest.
 def test_host_adapter_is_fully_applied(host: Any, trained: Trained) -> None:
     assert any(name.startswith("diffusion_model.encoder.") for name in trained.weights)
     told: list[str] = []
-    patched, matched, total = pack_module("nodes.host.models").patch(host, trained.path, 1.0, tell=told.append)
+    patched, matched, total = pack_module("nodes.host.models").patch(host, trained.path, 1.0, notify=told.append)
     assert told == []
     assert matched == total
     import comfy.lora

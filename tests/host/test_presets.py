@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from demo.server import ComfyUI, HttpError, Outcome, ServerError
+from sidestep_core.adapters.file import METADATA_KEY
 from sidestep_core.adapters.loha import LohaConfig
 from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
+from sidestep_core.io.tensors import write_tensors
 from sidestep_core.presets import preset as presets
 from sidestep_core.presets.preset import Preset
 from sidestep_core.presets.text import WORDS, parse_setting
@@ -74,6 +77,29 @@ def test_changed_preset_is_read_again(server: ComfyUI) -> None:
     path.write_text(Preset(name="mine", adapter=LoraConfig(rank=16)).to_text(), encoding="utf-8")
     ran(server, loaded("mine again", "my presets/mine", overwrite=True))
     assert saved(server, "mine again").adapter == LoraConfig(rank=16)
+
+
+def write_adapter(server: ComfyUI, name: str, facts: dict[str, Any] | None) -> None:
+    metadata = None if facts is None else {METADATA_KEY: json.dumps(facts)}
+    write_tensors(server.base / "models" / "loras" / name, {"weight": torch.ones(1)}, metadata)
+
+
+def test_adapter_gives_its_settings(server: ComfyUI) -> None:
+    adapter, train = LokrConfig(factor=4), TrainConfig(max_steps=9, device="cpu")
+    write_adapter(server, "shared.safetensors", {"adapter": adapter.to_json(), "train": train.to_json(), "steps": 9})
+    write_adapter(server, "foreign.safetensors", None)
+    info = server.get_json("/object_info/SideStepLoadPreset")["SideStepLoadPreset"]
+    options = info["input"]["required"]["preset"][1]["options"]
+    assert "adapters/shared.safetensors" in options
+    assert "adapters/foreign.safetensors" not in options
+    ran(server, loaded("as shared", "adapters/shared.safetensors", changes="seed: 7"))
+    found = saved(server, "as shared")
+    assert (found.adapter, found.train) == (adapter, TrainConfig(max_steps=9, seed=7))
+    shown = server.post_json("/sidestep/preset", {"preset": "adapters/shared.safetensors", "changes": "", "json": ""})
+    assert shown["settings"]["max_steps"] == 9
+    write_adapter(server, "shared.safetensors", {"adapter": adapter.to_json(), "train": {}, "steps": 10})
+    ran(server, loaded("as shared", "adapters/shared.safetensors", overwrite=True))
+    assert saved(server, "as shared").train == TrainConfig()
 
 
 def test_foreign_preset_imports_with_notes(server: ComfyUI) -> None:

@@ -175,7 +175,9 @@ def test_deleting_keeps_the_adapter(server: ComfyUI, runs: Path) -> None:
 def test_used_run_is_kept(server: ComfyUI, runs: Path) -> None:
     folder = write_run(runs / "a")
     with locks.held(folder, "trained"):
+        assert told(server, "/a")["status"] == "running"
         status, _, content = ask(server, "/a/delete", {})
+    assert told(server, "/a")["status"] == "stopped"
     assert (status, (folder / "run.json").is_file()) == (409, True)
     assert "is being trained" in json.loads(content)["error"]
 
@@ -214,3 +216,21 @@ def test_node_shows_newest_run_on_disk(server: ComfyUI, runs: Path) -> None:
     assert history(server, "77", "x")[0] == 204
     assert history(server, "77", "")[0] == 204
     assert history(server, "78", "w")[0] == 204
+
+
+def test_report_is_one_safe_file(server: ComfyUI, runs: Path) -> None:
+    folder = write_run(runs / "a", finished=True, name="<script>alert(1)</script>",
+                       message=f"Nothing could be written into {runs}.")
+    (folder / "previews").mkdir()
+    (folder / "previews" / "step-000050.flac").write_bytes(b"fLaC")
+    (folder / "finished.json").unlink()
+    status, headers, content = ask(server, "/a/report")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    html = content.decode()
+    assert "Content-Disposition" not in headers
+    assert str(server.base) not in html
+    assert "<script" not in html
+    assert "data:audio/flac;base64,ZkxhQw==" in html
+    assert ask(server, "/a/report?download=1")[1]["Content-Disposition"].startswith("attachment; filename*=UTF-8''%3C")
+    assert ask(server, "/b/report")[0] == 404

@@ -15,7 +15,6 @@ const CELLS = {
 };
 const MEMORY = "Memory of the graphics card: the most that this training has used so far, the prediction that was made "
   + "before it began (mark), and all that the card has.";
-const UNDER_WAY = new Set(["running", "stopping", "paused"]);
 
 /** {element, show(state), height() in pixels}; `heights` has those of the numbers and of the line below. */
 export function createNumbers(heights) {
@@ -33,7 +32,7 @@ export function createNumbers(heights) {
     const [label, explanation] = measured(state);
     cells.heldout.name.textContent = label;
     cells.heldout.cell.title = explanation;
-    const eta = UNDER_WAY.has(state.status) ? state.metrics.eta_seconds : undefined;
+    const eta = state.status === "running" ? state.metrics.eta_seconds : undefined;
     const texts = {
       loss: decimal(newest(state, "smoothed") ?? newest(state, "loss")),
       heldout: decimal(newest(state, "heldout")),

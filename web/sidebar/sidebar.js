@@ -3,6 +3,7 @@
 import { app } from "../../../scripts/app.js";
 import { addStyles } from "../dom.js";
 import { createListenTab } from "../listen/listen_tab.js";
+import { followTrainings } from "../runs/notices.js";
 import { createRunsTab } from "../runs/runs_tab.js";
 import { createSongsTab } from "../songs/songs_tab.js";
 import { createTabs } from "./tabs.js";
@@ -76,6 +77,7 @@ app.registerExtension({
     addStyles("../runs/runs.css", import.meta.url);
   },
   setup() {
+    followTrainings();
     app.extensionManager.registerSidebarTab({
       id: SIDEBAR, title: "Side-Step", tooltip: "Side-Step: songs, runs, listening", icon: ICON, type: "custom", render,
     });

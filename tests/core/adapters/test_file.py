@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sidestep_core.adapters.algorithm import TrainedDelta, check_belongs
-from sidestep_core.adapters.file import Adapter, content_fingerprint, open_adapter, publish, write
+from sidestep_core.adapters.file import Adapter, content_fingerprint, holds_facts, open_adapter, publish, write
 from sidestep_core.adapters.formats import delta_fn
 from sidestep_core.adapters.proof import DeltaFn, Proof, prove
 from sidestep_core.errors import AdapterError
@@ -239,3 +239,13 @@ def test_fingerprint_covers_every_byte(path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     assert content_fingerprint(path) != before
+
+
+def test_file_with_facts_is_known(tmp_path: Path) -> None:
+    write(tmp_path / "ours.safetensors", tensors(), FACTS)
+    write_tensors(tmp_path / "foreign.safetensors", tensors(), {"ss_tag": "sidestep"})
+    (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 20)
+    (tmp_path / "empty.safetensors").touch()
+    known = [path.name for path in sorted(tmp_path.iterdir()) if holds_facts(path)]
+    assert known == ["ours.safetensors"]
+    assert not holds_facts(tmp_path / "gone.safetensors")

@@ -126,3 +126,13 @@ def test_name_is_taken_once(drive: Callable[[pytest.MonkeyPatch], None], monkeyp
     assert atomic.write_new(tmp_path / "b.safetensors", lambda temporary: temporary.write_bytes(b"ours"))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         "a.safetensors": b"theirs", "b.safetensors": b"ours"}
+
+
+def test_held_lock_is_seen(tmp_path: Path) -> None:
+    assert not locks.is_held(tmp_path)
+    with locks.held(tmp_path, "trained"):
+        assert locks.is_held(tmp_path)
+    assert not locks.is_held(tmp_path)
+    (tmp_path / ".lock").touch()  # left by a process that was killed
+    assert not locks.is_held(tmp_path)
+    assert not locks.is_held(tmp_path / "missing")

@@ -163,7 +163,17 @@ def test_adapter_gives_its_settings(tmp_path: Path) -> None:
     adapter, train = LokrConfig(factor=4), TrainConfig(max_steps=9)
     facts = {"checkpoint": "c0", "adapter": adapter.to_json(), "train": train.to_json(), "steps": 9}
     path = write_adapter(tmp_path / "tapes.safetensors", {METADATA_KEY: json.dumps(facts)})
-    assert presets.from_adapter(path) == Preset(name="tapes", adapter=adapter, train=train)
+    assert presets.from_adapter(path) == Preset(name="tapes", description="Settings of tapes.safetensors: steps 9.",
+                                                adapter=adapter, train=train)
+
+
+def test_adapter_gives_its_origin(tmp_path: Path) -> None:
+    facts = {"adapter": LoraConfig().to_json(), "train": {}, "steps": 9, "checkpoint_name": "turbo",
+             "trigger_word": "tape\n\u202ehiss"}
+    path = write_adapter(tmp_path / "a.safetensors", {METADATA_KEY: json.dumps(facts)})
+    assert presets.from_adapter(path).description == "Settings of a.safetensors: steps 9, on turbo."
+    path = write_adapter(tmp_path / "a.safetensors", {METADATA_KEY: json.dumps(facts | {"trigger_word": "hiss"})})
+    assert presets.from_adapter(path).description == "Settings of a.safetensors: steps 9, on turbo, trigger word hiss."
 
 
 @pytest.mark.parametrize(("metadata", "problem"), [

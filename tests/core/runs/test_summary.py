@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep_core.io import locks
-from sidestep_core.runs import curve, files, record, summary
-from sidestep_core.runs.record import NO_ORIGIN, Origin, RunRecord
+from sidestep_core.runs import curve, files, record, songs, summary
+from sidestep_core.runs.record import Origin, RunRecord
+from sidestep_core.runs.songs import Song
 from sidestep_core.runs.summary import RunSummary, UnderWay
 from tests.hostile import BAD, TEXTS, spoiled
 from tests.run_folders import IDENTITY, write_run
@@ -174,7 +175,8 @@ def test_record_tells_course(tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
     begun = RunRecord(name="song", started=5.0)
-    with record.kept(folder, begun, Origin(node_id="5", workflow_id="w", workflow='{"id": "w"}')):
+    origin = Origin(node_id="5", workflow_id="w", workflow='{"id": "w"}')
+    with record.kept(folder, begun, [Song(name="a.wav", seconds=2.0)], origin):
         assert record.read(folder) == RunRecord(name="song", started=5.0, first_started=5.0, node_id="5",
                                                 workflow_id="w")
         record.add_file(folder, "song.safetensors")
@@ -182,11 +184,12 @@ def test_record_tells_course(tmp_path: Path) -> None:
     assert found is not None
     assert (found.end, found.files) == ("finished", ("song.safetensors",))
     assert (folder / "workflow.json").read_text(encoding="utf-8") == '{"id": "w"}'
+    assert songs.read(folder) == (Song(name="a.wav", seconds=2.0),)
 
 
 @pytest.mark.parametrize(("error", "end"), [(ValueError("No."), "failed"), (KeyboardInterrupt("No."), "stopped")])
 def test_record_tells_reason(tmp_path: Path, error: BaseException, end: str) -> None:
-    with pytest.raises(type(error)), record.kept(tmp_path, RunRecord(name="song", started=5.0), NO_ORIGIN):
+    with pytest.raises(type(error)), record.kept(tmp_path, RunRecord(name="song", started=5.0)):
         raise error
     found = record.read(tmp_path)
     assert found is not None
@@ -195,7 +198,7 @@ def test_record_tells_reason(tmp_path: Path, error: BaseException, end: str) -> 
 
 def test_second_start_keeps_files(tmp_path: Path) -> None:
     for started in (5.0, 9.0):
-        with record.kept(tmp_path, RunRecord(name="song", started=started), NO_ORIGIN):
+        with record.kept(tmp_path, RunRecord(name="song", started=started)):
             record.add_file(tmp_path, f"song-{started:g}.safetensors")
     found = record.read(tmp_path)
     assert found is not None
@@ -205,6 +208,6 @@ def test_second_start_keeps_files(tmp_path: Path) -> None:
 
 def test_unwritable_record_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a").write_text("a file where the folder should be", encoding="utf-8")
-    with record.kept(tmp_path / "a", RunRecord(name="song", started=5.0), NO_ORIGIN):
+    with record.kept(tmp_path / "a", RunRecord(name="song", started=5.0)):
         pass
     assert "The record of a could not be written" in caplog.text

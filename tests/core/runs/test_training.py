@@ -10,7 +10,7 @@ from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import TrainingFailed
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled
-from sidestep_core.runs import curve, files, summary
+from sidestep_core.runs import curve, files, songs, summary
 from sidestep_core.runs.record import Origin
 from sidestep_core.runs.summary import RunSummary
 from tests.tiny import write_dataset
@@ -37,6 +37,9 @@ def test_training_that_stops_and_goes_on(checkpoint: Checkpoint, dataset: Datase
     assert (found.name, found.songs, found.minutes) == ("a", 3, pytest.approx(dataset.seconds / 60))
     assert (found.node_id, found.workflow_id, found.has_workflow) == ("5", "w", True)
     assert found.settings["train"]["heldout_songs"] == 1
+    assert [song.name for song in songs.read(tmp_path / "run")] == [sample.name for sample in dataset.samples]
+    assert {song.problems for song in songs.read(tmp_path / "run")} == {("It is only 2.0 s long.",),
+                                                                       ("It is only 1.6 s long.",)}
     trained(checkpoint, dataset, tmp_path)
     found = read(tmp_path)
     assert (found.status, found.step, found.message) == ("finished", 6, "All 6 steps are done.")

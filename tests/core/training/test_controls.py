@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shutil
 import threading
 import weakref
 from collections.abc import Callable
@@ -236,6 +237,14 @@ def test_lost_file_of_a_finished_run_is_not_trained_further(checkpoint: Checkpoi
     assert ended(tmp_path) == "Finished by hand after step 3 of 6."
 
 
+def test_lost_checkpoints_of_a_finished_run_are_trained_again(checkpoint: Checkpoint, dataset: Dataset,
+                                                              undisturbed: Adapter, tmp_path: Path) -> None:
+    finished_after(3, checkpoint, dataset, tmp_path).path.unlink()
+    for saved in run_checkpoint.checkpoints(tmp_path / "run"):
+        shutil.rmtree(saved)
+    assert trained(checkpoint, dataset, tmp_path).path.read_bytes() == undisturbed.path.read_bytes()
+
+
 def test_finish_during_a_preview_acts_after_it(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     controls, done = Controls(), []
 
@@ -326,6 +335,27 @@ def test_failing_request_does_not_end_the_run(checkpoint: Checkpoint, dataset: D
     assert found.path.read_bytes() == undisturbed.path.read_bytes()
     assert [notice for notice in notices if "no room" in notice]
     assert controls.pending == ()
+
+
+def test_pause_waits_for_unwritten_numbers(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full at step 3 alone."""
+    controls, append, paused = Controls(), metrics.Metrics._append, []
+
+    def full(rows: metrics.Metrics, row: metrics.Row) -> metrics.Row:
+        if row["step"] == 3 and "pause" not in controls.pending:
+            controls.ask("pause")
+            raise OSError("no room")
+        return append(rows, row)
+
+    def report(progress: Progress) -> None:
+        if progress.stage == "pause":
+            paused.append(progress.step)
+            controls.withdraw("pause")
+
+    monkeypatch.setattr(metrics.Metrics, "_append", full)
+    trained(checkpoint, dataset, tmp_path, controls=controls, report=report)
+    assert (paused, steps_with(tmp_path, "loss")) == ([3], [1, 2, 3, 4, 5, 6])
 
 
 @pytest.mark.parametrize("request_name", ["save", "preview", "pause"])

@@ -201,7 +201,7 @@ def test_finished_run_returns_its_adapter(tmp_path: Path) -> None:
     path.touch()
     adapter = Adapter(path=path, steps=3, proof=Proof(matched=1, total=1, effect=1.0, error=0.0))
     assert run_checkpoint.finished(tmp_path) is None
-    run_checkpoint.finish(tmp_path, adapter, "All 3 steps are done.", by_hand=False)
+    run_checkpoint.finish(tmp_path, adapter, "All 3 steps are done.")
     assert run_checkpoint.finished(tmp_path) == adapter
     content = strict_json.read(tmp_path / "finished.json")
     assert content["ended"] == "All 3 steps are done."

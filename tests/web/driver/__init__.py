@@ -32,6 +32,7 @@ class DriveSteps(io.ComfyNode):
     def execute(cls, metrics_file: str, steps: int, step_seconds: float, pause_at_end: float) -> io.NodeOutput:
         host, metrics = part_of_pack("nodes.host.worker"), part_of_pack("sidestep_core.training.metrics")
         progress = part_of_pack("sidestep_core.progress").Progress
+        live = part_of_pack("nodes.host.live")
         file = Path(metrics_file)
 
         def stage(report):  # type: ignore[no-untyped-def]
@@ -45,7 +46,8 @@ class DriveSteps(io.ComfyNode):
             report(progress(stage="preview", step=1, total=2, message="After the last step: decoding"))
             time.sleep(pause_at_end)
 
-        host.run_stage(cls.hidden.unique_id, file.parent.name, stage, summary=lambda _: "Done.")
+        with live.training(file.parent.name, cls.hidden.unique_id):
+            host.run_stage(cls.hidden.unique_id, file.parent.name, stage, summary=lambda _: "Done.")
         return io.NodeOutput()
 
 

@@ -1,0 +1,124 @@
+// Pure functions: a run as the server describes it -> words, groups and shapes of the list.
+
+import { decimal, timeLeft } from "../progress/progress.js";
+
+const STATUS = {
+  running: "Training",
+  stopping: "Stopping",
+  paused: "Paused",
+  stopped: "Stopped",
+  finished: "Finished",
+  failed: "Failed",
+};
+const UNDER_WAY = new Set(["running", "stopping", "paused"]);
+const DAY = 24 * 60 * 60 * 1000;
+
+/** True for a run that holds the model just now. */
+export const isUnderWay = ({ status }) => UNDER_WAY.has(status);
+
+export const statusWord = ({ status }) => STATUS[status] ?? status;
+
+/** "Training · step 412 of 1,000 · about 6 min left". */
+export function statusLine(run) {
+  const { step, total, status, eta } = run;
+  const steps = total ? `step ${step.toLocaleString()} of ${total.toLocaleString()}` : `step ${step.toLocaleString()}`;
+  const made = status === "finished" ? `${step.toLocaleString()} steps` : steps;
+  return joined([statusWord(run), made, status === "running" && timeLeft(eta)]);
+}
+
+/** "best 0.412 at step 800 · 12 min"; of a run that failed, the reason. */
+export function resultLine(run) {
+  const { best, loss, status, message } = run;
+  if (status === "failed" && message) return message;
+  const result = best ? `best ${decimal(best.loss)} at step ${best.step.toLocaleString()}`
+    : Number.isFinite(loss) && `loss ${decimal(loss)}`;
+  return joined([result, isUnderWay(run) ? "" : spent(run)]);
+}
+
+const joined = (parts) => parts.filter(Boolean).join(" · ");
+
+/** "12 min", "1 h 5 min": the time between start and end; "" while that is not known. */
+export function spent({ started, ended }) {
+  if (!Number.isFinite(ended) || !Number.isFinite(started) || ended < started) return "";
+  const minutes = Math.round((ended - started) / 60);
+  if (minutes < 1) return "under a minute";
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+const midnight = (now) => new Date(now).setHours(0, 0, 0, 0);
+
+/** "14:05" for the last two days, which have headings of their own, else "12 Nov", "12 Nov 2024". */
+export function moment(started, now) {
+  const date = new Date(started * 1000);
+  if (date >= midnight(now) - DAY) return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const year = date.getFullYear() === new Date(now).getFullYear() ? undefined : "numeric";
+  return date.toLocaleDateString([], { day: "numeric", month: "short", year });
+}
+
+/** Names of runs, with the time of their start where several have the same. */
+export function labels(runs, now) {
+  const shared = ({ name }) => runs.filter((each) => each.name === name).length > 1;
+  return runs.map((run) => (shared(run) ? `${run.name}, ${moment(run.started, now)}` : run.name));
+}
+
+/** Heading that a run stands below. */
+export function heading(run, now) {
+  if (isUnderWay(run)) return "In progress";
+  const time = run.started * 1000;
+  if (time >= midnight(now)) return "Today";
+  if (time >= midnight(now) - DAY) return "Yesterday";
+  return time >= midnight(now) - 6 * DAY ? "Last 7 days" : "Earlier";
+}
+
+/** [[heading, runs], ...]: what is in progress first, then newest first. */
+export function grouped(runs, now) {
+  const groups = new Map([["In progress", []]]);
+  for (const run of runs) {
+    const name = heading(run, now);
+    groups.set(name, [...(groups.get(name) ?? []), run]);
+  }
+  return [...groups].filter(([, members]) => members.length);
+}
+
+/** Whether every word of a search occurs in what people see of a run. */
+export function matches(run, search) {
+  const seen = [run.name, run.id, statusWord(run), run.kind, run.model, run.note, ...run.files].join(" ").toLowerCase();
+  return search.toLowerCase().split(/\s+/).every((word) => seen.includes(word));
+}
+
+/** SVG path of a small curve in a box of 100 x 100. */
+export function sparkline(values) {
+  const low = Math.min(...values);
+  const high = Math.max(...values);
+  const width = Math.max(1, values.length - 1);
+  const top = (value) => (high > low ? 100 - (100 * (value - low)) / (high - low) : 50);
+  const places = values.map((value, index) => `${((100 * index) / width).toFixed(1)} ${top(value).toFixed(1)}`);
+  return values.length > 1 ? `M${places.join("L")}` : "";
+}
+
+/** [[label, text], ...] of what a run was made from. */
+export function facts({ songs, minutes, kind, model, settings, files }) {
+  const rank = settings.adapter?.rank;
+  const length = minutes >= 1 ? `, ${Math.round(minutes)} min` : "";
+  return [
+    ["Songs", songs ? `${songs}${length}` : ""],
+    ["Adapter", [kind && kind.toUpperCase().replace("LORA", "LoRA").replace("LOHA", "LoHA").replace("LOKR", "LoKR"),
+      rank && `rank ${rank}`].filter(Boolean).join(", ")],
+    ["Model", model],
+    ["In your LoRA list", files.join(", ")],
+  ].filter(([, text]) => text);
+}
+
+/** A run with what an event of it says later than the server's list. */
+export function withEvent(run, { status, training, metrics, total, step }) {
+  const [made, all] = training ?? [step, total];
+  const named = status === "cancelled" ? "stopped" : status;
+  return {
+    ...run,
+    status: named,
+    step: made || run.step,
+    total: all || run.total,
+    loss: metrics.smoothed ?? metrics.loss ?? run.loss,
+    eta: metrics.eta_seconds ?? run.eta,
+  };
+}

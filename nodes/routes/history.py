@@ -205,6 +205,13 @@ def _row(point: Point) -> dict[str, object]:
 
 
 def finite(metrics: Mapping[str, float | str]) -> Metrics:
-    """The numbers as plain floats, without words; NaN and infinity, which JSON does not know, become None."""
-    values = {str(key): float(value) for key, value in metrics.items() if not isinstance(value, str)}
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+    """The numbers as plain floats, without words; those that JSON or a float does not know become None."""
+    return {str(key): _finite(value) for key, value in metrics.items() if not isinstance(value, str)}
+
+
+def _finite(value: float) -> float | None:
+    try:
+        number = float(value)
+    except OverflowError:  # an integer beyond every float
+        return None
+    return number if math.isfinite(number) else None

@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from demo.setup import PACK
 from sidestep_core.progress import Progress
@@ -30,6 +33,22 @@ def history() -> ModuleType:
 def step(number: int, **metrics: float) -> Progress:
     """A finished training step."""
     return Progress(stage="train", step=number, total=100_000, metrics=metrics)
+
+
+NUMBERS = st.floats() | st.integers() | st.booleans() | st.sampled_from([
+    10**400, -10**400, numpy.float32("nan"), numpy.float32("inf"), numpy.float16(1.5), numpy.float64(1e300),
+    numpy.int64(3), numpy.bool_(True)])
+
+
+@given(loss=NUMBERS, more=st.dictionaries(st.text(max_size=9), NUMBERS, max_size=3), text=st.text(max_size=30))
+def test_any_report_fits_into_event(history: ModuleType, loss: float, more: dict[str, float], text: str) -> None:
+    run = history.History(node_id="7", run=text, workflow=text)
+    run.update(Progress(stage="train", step=numpy.int64(3), total=9, message=text, notice=text,  # type: ignore[arg-type]
+                        metrics={**more, "loss": loss}))
+    run.add_preview(history.Preview(step=3, message=text))
+    run.end("failed", text)
+    for content in (run.take_event(), run.answer()):
+        assert json.loads(json.dumps(content, allow_nan=False).encode())["message"] == text
 
 
 def test_continued_run_is_not_training(history: ModuleType) -> None:

@@ -92,7 +92,7 @@ def holds_facts(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            return f'"{METADATA_KEY}"'.encode() in file.read(min(size, MAX_FACTS_BYTES))
+            return f'"{METADATA_KEY}":'.encode() in file.read(min(size, MAX_FACTS_BYTES))
     except OSError:
         return False
 

@@ -15,6 +15,7 @@ import pytest
 
 from demo.server import ComfyUI
 from sidestep_core.io import locks
+from sidestep_core.runs.report import POLICY
 from tests.run_folders import write_metrics, write_run
 
 JSON = {"Content-Type": "application/json"}
@@ -226,8 +227,8 @@ def test_report_is_one_safe_file(server: ComfyUI, runs: Path) -> None:
     (folder / "finished.json").unlink()
     status, headers, content = ask(server, "/a/report")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
     html = content.decode()
+    assert POLICY in html  # the host may replace the header
     assert "Content-Disposition" not in headers
     assert str(server.base) not in html
     assert "<script" not in html

@@ -54,12 +54,20 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the free bytes of a CUDA device, including blocks cached by torch; None for other devices, which do not
-    report them."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    """Return the bytes that torch can still allocate on the device, its cached blocks included; None if unknown."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == "xpu":
+        free, _ = torch.xpu.mem_get_info(device)
+        return free + torch.xpu.memory_reserved(device) - torch.xpu.memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+    if device.type == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    return None
 
 
 def total_memory(device: torch.device) -> int | None:

@@ -45,7 +45,8 @@ OWNERS = {
     "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},
     "bitsandbytes": {"training/optim/optimizers"}, "prodigyopt": {"training/optim/optimizers"},
     "flash_attn": {"model/layers"},
-    "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"}, "psutil": {"io/temp_files"}, "regex": {"io/patterns"},
+    "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"},
+    "psutil": {"io/temp_files", "device"}, "regex": {"io/patterns"},
 }  # fmt: skip
 """Package -> the file of sidestep_core that may import it, inside the functions that need it (transformers has two:
 a text encoder and an optimizer)."""

@@ -1,7 +1,8 @@
 """The trained layer of LoKR, LoHA and every DoRA: a frozen linear layer plus the output of a float32 delta.
 
 Over a bfloat16 base LyCORIS's own modules round weight and delta together where DoRA needs their sum, and lose a delta
-below 1/256 of a weight; here the delta is computed apart from the weight.
+below 1/256 of a weight; here the delta is computed apart from the weight.  DoRA is along the input axis: the columns
+of the changed weight are brought to trained lengths, in float32; delta.decomposed computes the same for files.
 """
 
 from __future__ import annotations
@@ -18,31 +19,61 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import rng
 from ..errors import AdapterError
-from . import dora
 from .algorithm import Factors, Trainable, TrainedDelta, check_belongs
 from .config import AdapterConfig
 
+REDRAWN_ON = ("cuda", "xpu")
+"""Devices that draw a dropout mask again for the backward pass, faster than they would read it from memory."""
+_LEVELS = 1 << 16
+"""The probability of dropout is a multiple of 1 / 2^16."""
 
-class Dropout(nn.Module):
-    """Zero inputs with probability p while training, and scale the others by 1 / (1 - p).
 
-    On the CPU torch draws one number per input, a tenth of a whole training step; sixteen bits of an integer are as
-    good and four times as fast.  They are drawn on the CPU wherever gradient checkpointing would not restore the
-    device's own generator for the recomputation, as on MPS.  There p is rounded to a multiple of 2^-16.
+@dataclass(frozen=True)
+class RedrawnMask:
+    """Dropout mask that every use draws again."""
+
+    seed: int
+    p: float
+
+
+Mask = Tensor | RedrawnMask
+"""Inputs that dropout keeps: 1 and 0 in their dtype, or a way to draw them."""
+
+
+def draw_mask(x: Tensor, p: float) -> Mask:
+    """Draw a mask that drops each element of x with probability p in (0, 1), by torch's CPU generator.
+
+    Gradient checkpointing restores that one on every device, unlike the generator of MPS.  Sixteen bits of an integer
+    per element are as good as torch's one number, which is a tenth of a whole step on the CPU, and four times as fast.
     """
+    if x.device.type in REDRAWN_ON:
+        return RedrawnMask(seed=int(torch.empty((), dtype=torch.int64).random_()), p=p)
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= _dropped(p) - _LEVELS // 2
+    # Not bool: a product of mixed types takes twice as long on the CPU.
+    return kept.to(x.device, x.dtype)
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type in ("cuda", "xpu"):
-            return F.dropout(x, self.p, self.training)
-        levels = 1 << 16
-        dropped = round(self.p * levels)
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - levels // 2
-        return x * kept.to(x.device, x.dtype).mul_(levels / (levels - dropped))
+def apply_mask(x: Tensor, mask: Mask) -> Tensor:
+    """Zero the dropped elements of x, or of a gradient of its shape; to be multiplied by `mask_scale`."""
+    if isinstance(mask, Tensor):
+        return x * mask
+    kept = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+    return x * kept.bernoulli_(1 - _dropped(mask.p) / _LEVELS, generator=generator(x.device, mask.seed))
+
+
+def mask_scale(p: float) -> float:
+    """Factor 1 / (1 - p) of dropout, for the caller to multiply into whatever is smallest."""
+    return _LEVELS / (_LEVELS - _dropped(p))
+
+
+def _dropped(p: float) -> int:
+    return round(p * _LEVELS)
+
+
+def generator(device: torch.device, seed: int) -> torch.Generator:
+    """Generator of the device, at a seed."""
+    return torch.Generator(device).manual_seed(seed)
 
 
 class AdapterLayer(nn.Module):
@@ -62,9 +93,9 @@ class AdapterLayer(nn.Module):
         self.alpha_rank = algorithm.alpha_rank(self.matrices)
         self.scale = config.scaling(rank) if self.alpha_rank else 1.0
         self.scalar = nn.Parameter(torch.zeros((), device=weight.device)) if config.has_scalar else None
-        lengths = dora.column_lengths(weight.float()) if config.decomposed else None
+        lengths = column_lengths(weight.float()) if config.decomposed else None
         self.dora_scale = None if lengths is None else nn.Parameter(lengths)
-        self.dropout = Dropout(config.dropout) if config.dropout > 0 else nn.Identity()
+        self.dropout = config.dropout
         self.train(base.training)
 
     @property
@@ -76,22 +107,25 @@ class AdapterLayer(nn.Module):
         out: Tensor = self.base_layer(x)
         weight = self.base_layer.weight
         # Products are computed in the base's dtype anyway; so the input is kept for the backward pass in it too.
-        x = self.dropout(x).to(weight.dtype)
-        if self.dora_scale is None and not self.algorithm.recomputed:
-            direct = self.algorithm.output(x, self.matrices, self._strength())
+        x = x.to(weight.dtype)
+        mask = draw_mask(x, self.dropout) if self.training and self.dropout else None
+        if self.dora_scale is None and not self.algorithm.recomputed and x.device.type not in REDRAWN_ON:
+            direct = self.delta_output(x, weight, mask)
             # In place: no backward pass needs the base's output, and a step is 1.5 % faster.
             return out.add_(direct) if out.dtype == direct.dtype else out + direct
         # The delta and its factors would take several times the weight's own memory.
-        added: Tensor = checkpoint(self.delta_output, x, weight, use_reentrant=False, preserve_rng_state=False)
+        added: Tensor = checkpoint(self.delta_output, x, weight, mask, use_reentrant=False, preserve_rng_state=False)
         return out + added
 
-    def delta_output(self, x: Tensor, weight: Tensor) -> Tensor:
+    def delta_output(self, x: Tensor, weight: Tensor, mask: Mask | None = None) -> Tensor:
         """Output of the delta alone."""
+        scale = 1.0 if mask is None else mask_scale(self.dropout)
+        x = x if mask is None else apply_mask(x, mask)
         if self.dora_scale is None:
-            return self.algorithm.output(x, self.matrices, self._strength())
+            return self.algorithm.output(x, self.matrices, scale * self._strength())
         with torch.autocast(x.device.type, enabled=False):
             delta = self._strength() * self.algorithm.product(self.matrices)
-            return F.linear(x, dora.decompose(weight.float(), delta, self.dora_scale).to(x.dtype))
+            return F.linear(x * scale, decompose(weight.float(), delta, self.dora_scale).to(x.dtype))
 
     def _strength(self) -> Tensor | float:
         return self.scale if self.scalar is None else self.scale * self.scalar
@@ -138,7 +172,7 @@ class AdapterLayer(nn.Module):
         if self.dora_scale is None:
             return TrainedDelta(module=module, weight=torch.zeros_like(difference), delta=difference)
         weight = self.base_layer.weight.detach().cpu().to(dtype)
-        delta = dora.decompose(weight, difference, self.dora_scale.detach().cpu().to(dtype))
+        delta = decompose(weight, difference, self.dora_scale.detach().cpu().to(dtype))
         return TrainedDelta(module=module, weight=weight, delta=delta)
 
 
@@ -190,6 +224,23 @@ class LiveLayers:
         """Weight delta of every n-th module, computed on the CPU."""
         for module, layer in itertools.islice(self.layers.items(), None, None, every):
             yield layer.delta(module)
+
+
+def column_lengths(weight: Tensor) -> Tensor:
+    """Length of every input column of a weight [out, in], as [1, in]."""
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=0, keepdim=True)
+    return lengths
+
+
+def decompose(weight: Tensor, delta: Tensor, lengths: Tensor) -> Tensor:
+    """Delta of DoRA: `weight + delta`, its columns brought to `lengths`, less the weight.
+
+    ComfyUI and LyCORIS divide by the length plus the epsilon of their dtype; here, as in float64 there, by the length.
+    """
+    found = column_lengths(weight + delta).clamp_min(torch.finfo(weight.dtype).tiny)
+    stretch = lengths / found
+    # Not (weight + delta) * stretch - weight, in which a small delta would drown in rounding.
+    return delta * stretch + weight * (stretch - 1)
 
 
 def prefix(module: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from .. import optional, rng
 from ..config import require
 from ..errors import AdapterError
-from . import layer
+from . import layer, low_rank
 from .algorithm import (
     Factors,
     LiveAdapter,
@@ -159,8 +160,6 @@ def attach_peft(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, in
     for _, linear in _adapted(decoder):
         for factor in _factors(linear):
             factor.float()
-        if config.dropout > 0:
-            linear.lora_dropout[_NAME] = layer.Dropout(config.dropout)
     trained = tuple(parameter for parameter in decoder.parameters() if parameter.requires_grad)
     if len(trained) != 2 * len(modules):
         raise AdapterError(f"{len(trained)} parameters would be trained; {2 * len(modules)} belong to the adapter.")
@@ -180,9 +179,31 @@ def _inject(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], 
         r=config.rank, lora_alpha=cast("int", config.alpha), lora_dropout=config.dropout, target_modules=list(modules),
         bias="none", use_rslora=config.rslora, rank_pattern=own_ranks, alpha_pattern=cast("dict[str, int]", own_alphas),
     )
+    # The door that PEFT's guide names for layers of one's own, under a private name.
+    peft_config._register_custom_module({nn.Linear: _layer_class()})  # noqa: SLF001
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(rng.seed(seed, "init"))
         inject_adapter_in_model(peft_config, decoder, adapter_name=_NAME)
+
+
+@functools.cache
+def _layer_class() -> type[Linear]:
+    """PEFT's layer, which owns the parameters, with a forward pass that keeps less and runs fewer kernels."""
+    from peft.tuners.lora import Linear
+
+    class LeanLinear(Linear):
+        def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+            weight = cast("nn.Linear", self.base_layer).weight
+            down, up = _factors(self)
+            p = _dropout_of(self) if self.training else 0.0
+            scale: float = self.scaling[_NAME]
+            if not p:
+                return low_rank.linear(x, weight, down.weight, up.weight, scale)
+            x = x.to(weight.dtype)
+            mask = layer.draw_mask(x, p)
+            return low_rank.linear(x, weight, down.weight, up.weight, scale * layer.mask_scale(p), mask)
+
+    return LeanLinear
 
 
 def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:
@@ -191,6 +212,11 @@ def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:
     for name, module in decoder.named_modules():
         if isinstance(module, Linear):
             yield name, module
+
+
+def _dropout_of(linear: Linear) -> float:
+    made = linear.lora_dropout[_NAME]
+    return made.p if isinstance(made, nn.Dropout) else 0.0
 
 
 def _factors(linear: Linear) -> tuple[nn.Linear, nn.Linear]:

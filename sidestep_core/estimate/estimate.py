@@ -141,7 +141,7 @@ def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, s
     placement = LoraConfig(attention_type=config.attention_type, target_mlp=config.target_mlp)
     modules = tuple(target_modules(placement, decoder.geometry.layers))
     shapes = [_shape(decoder.get_submodule(name)) for name in modules]
-    need = memory.plan(decoder, (), modules, 0.0, samples, settings.config)
+    need = memory.plan(decoder, (), dict.fromkeys(modules, 0), 0.0, samples, settings.config)
     decoder.recomputed_layers = need.recomputed
     objective = Objective.of(settings, decoder, weights, silence_TC)
     return _Measurement(objective=objective, samples=samples, folds=_folds(samples, config.seed), modules=modules,

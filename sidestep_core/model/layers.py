@@ -7,6 +7,7 @@ Shapes: B batch, L position, D width, H query heads, K key-value heads, E head w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -170,6 +171,21 @@ class Attention(nn.Module):
         return out
 
 
+class SwiGLU(torch.autograd.Function):
+    """silu(gate) * up, which keeps its two inputs alone for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        of_gate: Tensor = torch.ops.aten.silu_backward(gradient * up, gate)
+        return of_gate, F.silu(gate).mul_(gradient)
+
+
 class MLP(nn.Module):
     """down(silu(gate(x)) * up(x))."""
 
@@ -180,7 +196,8 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        hidden = SwiGLU.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]  # torch's annotation
+        out: Tensor = self.down_proj(hidden)
         return out
 
 

@@ -1,20 +1,21 @@
 """Estimate of a training's device memory before it starts, and the number of layers to recompute.
 
-Memory that a layer keeps for its backward pass follows from its sizes (see `layer_bytes`); a margin covers the rest,
-such as the workspace of kernels.  Shapes: see decoder.py.
+Memory that a layer keeps for its backward pass follows from its sizes (see `layer_bytes`, held to a count by
+benchmarks/memory.py); a margin covers the rest, such as the workspace of kernels.  Shapes: see decoder.py.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from ..adapters.config import MLP_PROJECTIONS
+from ..adapters.layer import REDRAWN_ON
 from ..device import free_memory
 from ..model.decoder import Decoder, DecoderGeometry
 from ..model.layers import DENSE_BELOW, WINDOW
@@ -40,8 +41,10 @@ class Batch:
     """Condition tokens."""
     bytes: int
     """Bytes per number in the decoder's dtype."""
-    mask_bytes: int
-    """Bytes per number of dropout's mask."""
+    dropout: bool
+    """True if the adapter's inputs are dropped out."""
+    gpu: bool
+    """True on a device with fused norms, which draws dropout's masks again for the backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class Need:
                 f"{self.layers} layers)")
 
 
-def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Iterable[str], dropout: float,
+def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Mapping[str, int], dropout: float,
          samples: Sequence[Sample], config: ResolvedConfig) -> Need:
     """Estimate the memory, and choose the number of recomputed layers by the setting or the free memory.
 
@@ -91,7 +94,7 @@ def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Iterable
     trained = {id(parameter) for parameter in parameters}
     frozen = [parameter for parameter in decoder.parameters() if id(parameter) not in trained]
     device = frozen[0].device
-    batch = largest_batch(samples, config, frozen[0].element_size(), mask_bytes(dropout, device))
+    batch = largest_batch(samples, config, frozen[0].element_size(), dropout=dropout > 0, gpu=is_gpu(device))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
     need = need_of(geometry, weights, adapter, modules, batch, config)
     free = free_memory(device)
@@ -101,12 +104,12 @@ def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Iterable
     return need
 
 
-def mask_bytes(dropout: float, device: torch.device) -> int:
-    """Bytes per number of dropout's mask."""
-    return 0 if dropout == 0 else 1 if device.type in ("cuda", "xpu") else _FP32
+def is_gpu(device: torch.device) -> bool:
+    """Return True for a device with fused norms, which draws dropout's masks again for the backward pass."""
+    return device.type in REDRAWN_ON
 
 
-def need_of(geometry: DecoderGeometry, weights: int, parameters: int, modules: Iterable[str], batch: Batch,
+def need_of(geometry: DecoderGeometry, weights: int, parameters: int, modules: Mapping[str, int], batch: Batch,
             config: ResolvedConfig) -> Need:
     """Estimate the memory beside decoder weights of so many bytes and an adapter of so many parameters; with every
     layer recomputed, unless gradient_checkpointing is off.
@@ -131,41 +134,112 @@ def fit(need: Need, free: int) -> Need:
     return replace(need, recomputed=need.layers)
 
 
-def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, mask_bytes: int) -> Batch:
+def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, *, dropout: bool,
+                  gpu: bool) -> Batch:
     """Return a full batch of the longest crop with the longest condition."""
     frames = max(sample.latents_TC.shape[0] for sample in samples)
     return Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),
-                 tokens=max(sample.condition_SD.shape[0] for sample in samples), bytes=number_bytes,
-                 mask_bytes=mask_bytes)
+                 tokens=max(sample.condition_SD.shape[0] for sample in samples), bytes=number_bytes, dropout=dropout,
+                 gpu=gpu)
 
 
-def layer_bytes(geometry: DecoderGeometry, modules: Iterable[str], batch: Batch) -> int:
-    """Bytes that one layer keeps for its backward pass, averaged over the layers.
-
-    Always in float32: the inputs of its norms, which are 3 widths per position, the queries of both attentions, and
-    the keys.  In the decoder's dtype: of each attention queries and outputs (of self-attention keys and
-    values too, in a sliding layer three times, and the mask), and of the MLP gate, its activation and up.  An adapted
-    module keeps its input, and the mask of its dropout.
+def layer_bytes(geometry: DecoderGeometry, modules: Mapping[str, int], batch: Batch) -> int:
+    """Bytes that one layer keeps for its backward pass, averaged over the layers; `modules` are the adapted ones with
+    their ranks.
     """
-    positions = batch.samples * math.ceil(batch.frames / geometry.patch)
-    conditions = batch.samples * batch.tokens
-    heads, kv_heads = geometry.heads * geometry.head_width, geometry.kv_heads * geometry.head_width
-    normed = positions * (3 * geometry.width + 2 * heads + kv_heads) + conditions * kv_heads
-    keys: float = 2 * kv_heads
-    if positions // batch.samples > DENSE_BELOW:
-        # Every other layer slides.
-        keys = (keys + 3 * keys + geometry.heads // geometry.kv_heads * 3 * WINDOW) / 2
-    plain = positions * (4 * heads + keys + 3 * geometry.mlp) + conditions * 2 * kv_heads
-    adapted = sum(_input_numbers(geometry, module, positions, conditions) for module in modules) / geometry.layers
-    return round(_FP32 * normed + batch.bytes * plain + (batch.bytes + batch.mask_bytes) * adapted)
+    size = _Sizes.of(geometry, batch)
+    return round(_gpu_bytes(size, modules, batch) if batch.gpu else _cpu_bytes(size, modules, batch))
 
 
-def _input_numbers(geometry: DecoderGeometry, module: str, positions: int, conditions: int) -> int:
-    """Size of the input of a module such as `layers.0.cross_attn.k_proj`."""
-    projection = module.rpartition(".")[2]
-    if projection in MLP_PROJECTIONS:
-        return positions * (geometry.mlp if projection == "down_proj" else geometry.width)
-    if projection == "o_proj":
-        return positions * geometry.heads * geometry.head_width
-    of_condition = "cross_attn" in module and projection in ("k_proj", "v_proj")
-    return (conditions if of_condition else positions) * geometry.width
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """Numbers per position or condition token, and how many of these there are in a batch."""
+
+    geometry: DecoderGeometry
+    positions: int
+    padded: int
+    """Positions of a sliding layer, in whole blocks."""
+    conditions: int
+    queries: int
+    keys: int
+    groups: int
+    """Query heads per key head."""
+    span: int
+    """Keys that a query of a sliding layer may attend to."""
+    sliding_keys: int
+    """Keys that a sliding layer keeps: windows onto one tensor, or for several samples a copy of each window."""
+
+    @classmethod
+    def of(cls, geometry: DecoderGeometry, batch: Batch) -> _Sizes:
+        length = math.ceil(batch.frames / geometry.patch)
+        blocks = length > DENSE_BELOW
+        padded = math.ceil(length / WINDOW) * WINDOW if blocks else length
+        return cls(geometry=geometry, positions=batch.samples * length, padded=batch.samples * padded,
+                   conditions=batch.samples * batch.tokens, queries=geometry.heads * geometry.head_width,
+                   keys=geometry.kv_heads * geometry.head_width, groups=geometry.heads // geometry.kv_heads,
+                   span=3 * WINDOW if blocks else length, sliding_keys=batch.samples * (
+                       length if not blocks else padded + 2 * WINDOW if batch.samples == 1 else 3 * padded))
+
+    def input(self, module: str) -> int:
+        """Size of the input of a module such as `layers.0.cross_attn.k_proj`."""
+        projection = module.rpartition(".")[2]
+        if projection in MLP_PROJECTIONS:
+            return self.positions * (self.geometry.mlp if projection == "down_proj" else self.geometry.width)
+        return self.positions * self.queries if projection == "o_proj" else self.rows(module) * self.geometry.width
+
+    def rows(self, module: str) -> int:
+        """Positions, or for what reads the condition its tokens."""
+        reads_condition = "cross_attn" in module and module.endswith(("k_proj", "v_proj"))
+        return self.conditions if reads_condition else self.positions
+
+
+def _gpu_bytes(size: _Sizes, modules: Mapping[str, int], batch: Batch) -> float:
+    """Kept are in the decoder's dtype the inputs of the norms, queries, keys, values and outputs of both attentions,
+    the mask of every other layer, which slides, gate and up of the MLP, and of every adapted module its input, which
+    some share, and its rank-wide product; in float32 the statistics of norms and attentions.
+    """
+    geometry, layers = size.geometry, size.geometry.layers
+    # No gradient passes through the norm of keys that nothing trained has made.
+    key_norm = size.conditions if any(module.endswith("cross_attn.k_proj") for module in modules) else 0
+    normed = size.positions * (3 * geometry.width + 2 * size.queries + size.keys) + key_norm * size.keys
+    attentions = (size.positions + size.padded + 2 * size.positions) * size.queries
+    keys = 2 * size.keys * ((size.positions + size.sliding_keys) / 2 + size.conditions)
+    mask = size.padded * size.groups * size.span / 2
+    gates = 2 * size.positions * geometry.mlp
+    products = sum(rank * size.rows(module) for module, rank in modules.items()) / layers
+    last_norm = size.positions * geometry.width / layers
+    numbers = normed + attentions + keys + mask + gates + _inputs(size, modules) + products + last_norm
+    statistics = size.positions * (3 + 4 * geometry.heads + geometry.kv_heads) + key_norm * geometry.kv_heads
+    return batch.bytes * numbers + _FP32 * statistics
+
+
+def _inputs(size: _Sizes, modules: Mapping[str, int]) -> float:
+    """Numbers of the adapted modules' inputs per layer, each input once."""
+    inputs = {(module.rpartition(".")[0], _shared(module)): size.input(module) for module in modules}
+    own = sum(numbers for (_, name), numbers in inputs.items() if name != _CONDITION)
+    condition = next((numbers for (_, name), numbers in inputs.items() if name == _CONDITION), 0)
+    return (own + condition) / size.geometry.layers
+
+
+_CONDITION = "condition"
+
+
+def _shared(module: str) -> str:
+    """Name of the input that a module shares with others of its block; that of the condition all layers share."""
+    block, _, projection = module.rpartition(".")
+    if projection in ("k_proj", "v_proj") and block.endswith("cross_attn"):
+        return _CONDITION
+    return projection if projection in ("o_proj", "down_proj") else "block"
+
+
+def _cpu_bytes(size: _Sizes, modules: Mapping[str, int], batch: Batch) -> float:
+    """Always in float32 are the inputs of the norms, the queries and the keys; every adapted module keeps its own input
+    after dropout, and the mask.
+    """
+    geometry = size.geometry
+    normed = (size.positions * (3 * geometry.width + 2 * size.queries + size.keys) + size.conditions * size.keys)
+    keys = 2 * size.keys * ((size.positions + size.sliding_keys) / 2 + size.conditions)
+    mask = size.padded * size.groups * size.span / 2 if size.span == 3 * WINDOW else 0
+    plain = size.positions * (4 * size.queries + 2 * geometry.mlp) + keys + mask
+    adapted = sum(map(size.input, modules)) / geometry.layers
+    return _FP32 * normed + batch.bytes * (plain + adapted * (2 if batch.dropout else 1))

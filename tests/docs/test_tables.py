@@ -56,7 +56,7 @@ def needed(size: DecoderGeometry) -> Need:
     with torch.device("meta"):
         decoder = Decoder(size)
     adapter = registry.capacity(config, size).total
-    batch = Batch(samples=1, frames=FRAMES, tokens=TOKENS, bytes=BF16, mask_bytes=1)
+    batch = Batch(samples=1, frames=FRAMES, tokens=TOKENS, bytes=BF16, dropout=True, gpu=True)
     return Need(weights=sum(parameter.numel() for parameter in decoder.parameters()) * BF16, adapter=adapter * FP32,
                 trained=round(adapter * (FP32 + STATE_BYTES["adamw"])), layers=size.layers, recomputed=size.layers,
                 layer=layer_bytes(size, target_modules(config, size.layers), batch),

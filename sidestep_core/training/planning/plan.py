@@ -128,7 +128,7 @@ class _Job:
         frames = max(sample.frames for sample in self.dataset.samples)
         batch = memory.Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),
                              tokens=_tokens(self.dataset), bytes=self.settings.dtype.itemsize,
-                             mask_bytes=memory.mask_bytes(self.adapter.dropout, self.settings.device))
+                             dropout=self.adapter.dropout > 0, gpu=memory.is_gpu(self.settings.device))
         parameters = registry.capacity(self.adapter, self.geometry).total
         need = memory.need_of(self.geometry, self.weights, parameters, modules, batch, config)
         if room is None or config.gradient_checkpointing != "auto":

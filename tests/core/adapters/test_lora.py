@@ -87,7 +87,10 @@ def test_peft_loads_equal_model(checkpoint: Checkpoint, config: LoraConfig, tmp_
         alpha_pattern={} if config.rslora else {module: 1.5 * rank for module, rank in modules.items()})).eval()
     result = set_peft_model_state_dict(theirs, read_tensors(tmp_path / "a.safetensors"))
     assert not [name for name in result.missing_keys if "lora" in name]
-    assert torch.equal(velocity(theirs.base_model.model), velocity(decoder.eval()))
+    found, expected = velocity(theirs.base_model.model), velocity(decoder.eval())
+    # Not bit for bit: our layer adds its product within the matrix kernel.
+    assert deviation(found, expected) <= FP32
+    assert deviation(velocity(fresh(checkpoint).eval()), expected) > PERTURBED
 
 
 def test_peft_file_without_alpha_loads(checkpoint: Checkpoint) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.memory import PLAN_ERROR_TARGET, batch_of, kept_and_planned
 from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
@@ -61,6 +62,10 @@ def kept_bytes(decoder: Decoder, batch: Batch, dtype: torch.dtype) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+def on_cpu(samples: int, frames: int, dtype: torch.dtype, *, dropout: bool = True) -> Batch:
+    return Batch(samples=samples, frames=frames, tokens=90, bytes=dtype.itemsize, dropout=dropout, gpu=False)
+
+
 @pytest.mark.parametrize(("frames", "samples"), [(200, 2), (1600, 1)], ids=["dense", "blocks"])
 @pytest.mark.parametrize("modules", [PROJECTIONS, ("q_proj",)], ids=["all", "q"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -69,7 +74,7 @@ def test_layer_bytes_match_autograd(weights: Weights, frames: int, samples: int,
                                     dtype: torch.dtype, dropout: float) -> None:
     config = LoraConfig(rank=4, dropout=dropout, target_modules=modules)
     decoder = adapted(weights, config, dtype)
-    batch = Batch(samples=samples, frames=frames, tokens=90, bytes=dtype.itemsize, mask_bytes=4 if dropout else 0)
+    batch = on_cpu(samples, frames, dtype, dropout=dropout > 0)
     told = layer_bytes(decoder.geometry, target_modules(config, GEOMETRY.layers), batch)
     found = kept_bytes(decoder, batch, dtype) / GEOMETRY.layers
     assert 1 / MEMORY < told / found < MEMORY
@@ -80,7 +85,7 @@ def test_layer_bytes_match_autograd(weights: Weights, frames: int, samples: int,
                          ids=["dora", "lokr", "loha"])
 def test_layer_bytes_hold_for_every_kind(weights: Weights, config: AdapterConfig, dtype: torch.dtype) -> None:
     decoder = adapted(weights, config, dtype)
-    batch = Batch(samples=1, frames=1600, tokens=90, bytes=dtype.itemsize, mask_bytes=4)
+    batch = on_cpu(1, 1600, dtype)
     told = layer_bytes(decoder.geometry, target_modules(config, GEOMETRY.layers), batch)
     found = kept_bytes(decoder, batch, dtype) / GEOMETRY.layers
     assert 1 / MEMORY < told / found < MEMORY
@@ -89,7 +94,7 @@ def test_layer_bytes_hold_for_every_kind(weights: Weights, config: AdapterConfig
 def test_recomputed_layers_keep_their_input(weights: Weights) -> None:
     config = LoraConfig(rank=4)
     decoder = adapted(weights, config, torch.float32)
-    batch = Batch(samples=1, frames=1600, tokens=90, bytes=4, mask_bytes=4)
+    batch = on_cpu(1, 1600, torch.float32)
     whole = kept_bytes(decoder, batch, torch.float32)
     decoder.recomputed_layers = 3
     saved = whole - kept_bytes(decoder, batch, torch.float32)
@@ -111,7 +116,7 @@ def test_plan_counts_every_part(weights: Weights) -> None:
     modules = target_modules(lora_config, GEOMETRY.layers)
     live = registry.attach(decoder, lora_config, modules, 0)
     trained = sum(parameter.numel() for parameter in live.parameters)
-    need = plan(decoder, live.parameters, modules, 0.1, samples(100, 60), config)
+    need = plan(decoder, live.parameters, modules, 0.1, samples(100, 60), replace(config, gradient_checkpointing="on"))
     assert need.weights == 2 * frozen
     assert need.adapter == 4 * trained
     assert need.trained == (4 + 16 + 4) * trained
@@ -124,10 +129,11 @@ def test_plan_counts_every_part(weights: Weights) -> None:
 
 def test_largest_batch_is_the_longest_crop() -> None:
     config = settled(batch_size=3)
-    assert largest_batch(samples(1000, 2000), config, 2, 1) == Batch(samples=3, frames=2000, tokens=2030, bytes=2,
-                                                                     mask_bytes=1)
-    assert largest_batch(samples(1000, 2000), replace(config, chunk_duration=60.0), 2, 1).frames == 1500
-    assert largest_batch(samples(1000), replace(config, chunk_duration=60.0), 2, 1).frames == 1000
+    where = {"dropout": True, "gpu": True}
+    assert largest_batch(samples(1000, 2000), config, 2, **where) == Batch(samples=3, frames=2000, tokens=2030, bytes=2,
+                                                                           **where)
+    assert largest_batch(samples(1000, 2000), replace(config, chunk_duration=60.0), 2, **where).frames == 1500
+    assert largest_batch(samples(1000), replace(config, chunk_duration=60.0), 2, **where).frames == 1000
 
 
 NEED = Need(weights=5 * GIB, adapter=GIB, trained=2 * GIB, layer=GIB, layer_input=GIB // 8, layers=24, recomputed=24)
@@ -149,10 +155,23 @@ def test_need_reads_as_text() -> None:
                          "24 layers)")
 
 
-def test_plan_without_known_memory(weights: Weights) -> None:
-    """On the CPU nothing tells what is free: every layer is recomputed."""
+@pytest.mark.parametrize(("free", "recomputed"), [(None, GEOMETRY.layers), (1 << 40, 0), (1, GEOMETRY.layers)])
+def test_auto_follows_free_memory(weights: Weights, monkeypatch: pytest.MonkeyPatch, free: int | None,
+                                  recomputed: int) -> None:
+    """Where nothing tells what is free, every layer is recomputed."""
+    monkeypatch.setattr(memory, "free_memory", lambda _: free)
     config = LoraConfig(rank=4)
     decoder = load_decoder(weights, torch.float32, CPU)
     modules = target_modules(config, GEOMETRY.layers)
     live = registry.attach(decoder, config, modules, 0)
-    assert plan(decoder, live.parameters, modules, 0.1, samples(100), settled()).recomputed == GEOMETRY.layers
+    assert plan(decoder, live.parameters, modules, 0.1, samples(100), settled()).recomputed == recomputed
+
+
+def test_gpu_plan_matches_count() -> None:
+    """Count by torch's dispatch of CUDA, on a machine without one; benchmarks/memory.py counts many more."""
+    size = registry.SIZES["2B"]
+    for config in (LoraConfig(), LoraConfig(dora=True), LokrConfig(), LohaConfig()):
+        kept, planned = kept_and_planned(size, config, batch_of(60, config))
+        assert abs(planned / kept - 1) <= PLAN_ERROR_TARGET
+    longer = kept_and_planned(size, LoraConfig(), batch_of(66, LoraConfig()))[1]
+    assert abs(longer / kept - 1) > PLAN_ERROR_TARGET

@@ -1,0 +1,107 @@
+"""The LoRA layer against PEFT's own, in values and gradients, and its dropout masks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig as PeftConfig
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sidestep_core import rng
+from sidestep_core.adapters import low_rank
+from sidestep_core.adapters.layer import Mask, RedrawnMask, apply_mask, draw_mask, mask_scale
+from sidestep_core.model.layers import SwiGLU
+from tests.tolerance import BF16, FP32, PERTURBED, deviation
+
+P, RANK, SCALE = 0.1, 6, 1.7
+
+
+def random(*shape: int, name: str = "x") -> Tensor:
+    return torch.randn(*shape, generator=rng.generator(name, *shape))
+
+
+def peft_layer(dtype: torch.dtype) -> Linear:
+    """PEFT's layer with trained factors, without dropout."""
+    base = nn.Linear(48, 40, bias=False)
+    layer = Linear(base, "default", PeftConfig(r=RANK, lora_alpha=1, init_lora_weights=False), r=RANK, lora_alpha=1)
+    with torch.no_grad():
+        base.weight.copy_(random(40, 48, name="w"))
+        layer.lora_A["default"].weight.copy_(random(RANK, 48, name="a"))
+        layer.lora_B["default"].weight.copy_(random(40, RANK, name="b"))
+    layer.scaling["default"] = SCALE
+    base.to(dtype).requires_grad_(False)
+    return layer
+
+
+def gradients(out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad((out.float() * random(*out.shape, name="g")).sum(), inputs)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FP32), (torch.bfloat16, BF16)], ids=["fp32", "bf16"])
+def test_low_rank_linear_matches_peft(dtype: torch.dtype, tolerance: float) -> None:
+    layer = peft_layer(dtype)
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    x = random(2, 9, 48).to(dtype).requires_grad_()
+    ours = low_rank.linear(x, layer.base_layer.weight, down, up, SCALE)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        theirs = layer(x)
+    assert deviation(ours, theirs) <= tolerance
+    for found, expected in zip(gradients(ours, x, down, up), gradients(theirs, x, down, up), strict=True):
+        assert found.dtype == expected.dtype
+        assert deviation(found, expected) <= tolerance
+    other = low_rank.linear(x, layer.base_layer.weight, down, up, SCALE * (1 + PERTURBED))
+    if dtype == torch.float32:
+        assert deviation(other, theirs) > tolerance
+
+
+@pytest.mark.parametrize("mask", [draw_mask(random(9, 48), P), RedrawnMask(seed=5, p=P)], ids=["stored", "redrawn"])
+def test_dropout_matches_plain_autograd(mask: Mask) -> None:
+    weight, down, up = random(40, 48), random(RANK, 48).requires_grad_(), random(40, RANK).requires_grad_()
+    x = random(9, 48).requires_grad_()
+    scale = SCALE * mask_scale(P)
+    ours = low_rank.linear(x, weight, down, up, scale, mask)
+    plain = x @ weight.T + scale * (apply_mask(x, mask) @ down.T @ up.T)
+    assert deviation(ours, plain) <= FP32
+    for found, expected in zip(gradients(ours, x, down, up), gradients(plain, x, down, up), strict=True):
+        assert deviation(found, expected) <= FP32
+    undropped = x @ weight.T + SCALE * (x @ down.T @ up.T)
+    assert deviation(ours, undropped) > PERTURBED
+
+
+@pytest.mark.parametrize("redrawn", [False, True])
+def test_mask_drops_the_given_share(redrawn: bool) -> None:
+    x = torch.ones(400, 500)
+    torch.manual_seed(1)
+    mask = RedrawnMask(seed=5, p=P) if redrawn else draw_mask(x, P)
+    kept = apply_mask(x, mask)
+    assert set(kept.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(kept.mean()) - (1 - P)) < 0.005
+    assert torch.equal(apply_mask(x, mask), kept)
+    assert abs(float(kept.mean()) * mask_scale(P) - 1) < 0.005
+
+
+def test_recomputation_draws_the_same_mask() -> None:
+    weight, down, up = random(40, 48), random(RANK, 48).requires_grad_(), random(40, RANK).requires_grad_()
+    x = random(9, 48).requires_grad_()
+
+    def block(x: Tensor) -> Tensor:
+        return low_rank.linear(x, weight, down, up, SCALE, draw_mask(x, P)).sin()
+
+    torch.manual_seed(3)
+    expected = gradients(block(x), x, down, up)
+    torch.manual_seed(3)
+    found = gradients(checkpoint(block, x, use_reentrant=False), x, down, up)
+    assert all(map(torch.equal, found, expected))
+    torch.manual_seed(4)
+    assert not torch.equal(gradients(block(x), x)[0], expected[0])
+
+
+def test_swiglu_matches_plain_autograd() -> None:
+    gate, up = random(9, 48, name="gate").requires_grad_(), random(9, 48, name="up").requires_grad_()
+    ours, plain = SwiGLU.apply(gate, up), torch.nn.functional.silu(gate) * up
+    assert torch.equal(ours, plain)
+    found, expected = gradients(ours, gate, up), gradients(plain, gate, up)
+    assert all(map(torch.equal, found, expected))
+    assert not torch.equal(found[0], expected[1])

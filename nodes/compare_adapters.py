@@ -15,7 +15,7 @@ from comfy_execution.utils import get_executing_context
 from ..sidestep_core.adapters.file import Adapter, content_fingerprint
 from ..sidestep_core.audio import decode
 from ..sidestep_core.compare import comparison
-from ..sidestep_core.compare.comparison import MOST_TAKES, Comparison, Take
+from ..sidestep_core.compare.comparison import MAX_TAKES, Comparison, Take
 from ..sidestep_core.compare.strengths import parse_strengths
 from ..sidestep_core.errors import AdapterError, ConfigError
 from .host import choices, folders
@@ -130,8 +130,8 @@ def _rows(adapter: Adapter | None, strengths: str, files: Mapping[str, str]) -> 
         raise ConfigError(f"{takes.label(twice[0])} is chosen twice. Change its strengths, or choose another adapter.")
     if len(rows) == 1:
         raise ConfigError("There is no adapter to compare. Connect one, or choose a file.")
-    if len(rows) > MOST_TAKES:
-        raise ConfigError(f"These are {len(rows)} takes with the base; at most {MOST_TAKES} can be compared. "
+    if len(rows) > MAX_TAKES:
+        raise ConfigError(f"These are {len(rows)} takes with the base; at most {MAX_TAKES} can be compared. "
                           "Leave out some strengths.")
     return rows
 

@@ -113,7 +113,7 @@ function addPanel(node) {
     onExecuted?.apply(this, arguments);
     if (!options) {
       setState(panel, { status: "finished", message: "", output: output.sidestep?.[0] ?? {} });
-      // A result from ComfyUI's cache is what the node said first; the server has what came of it since.
+      // A result from ComfyUI's cache is the node's first message; the server has later ones.
       const [id] = [...panels()].find(([, each]) => each === panel) ?? [];
       if (id) restore(id, panel);
     } else if (output.sidestep && !explains(panel.state, output)) setState(panel, fromOutput(output));

@@ -28,7 +28,7 @@ from .songs import answer, body, work
 
 log = logging.getLogger(__name__)
 
-MOST_LISTED = 200
+MAX_LISTED = 200
 ONE = "/sidestep/comparisons/{id}"
 LONGEST_STEM = 60
 
@@ -90,7 +90,7 @@ def _preview_facts(run: str) -> dict[str, Any]:
 def _listed() -> list[dict[str, Any]]:
     root = folders.comparisons_folder()
     found = []
-    for name in comparison.names(root)[:MOST_LISTED]:
+    for name in comparison.names(root)[:MAX_LISTED]:
         try:
             one = comparison.read(root, name)
         except strict_json.BadJson as error:

@@ -21,9 +21,9 @@ from ..io.record import Between, Record
 FILE = "comparison.json"
 TAKE = "take-{}.flac"
 ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
-MOST_TAKES = 9
+MAX_TAKES = 9
 """Takes of a comparison: one for each number key."""
-MOST_VOTES = 1000
+MAX_VOTES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Take(Record):
 class Vote(Record):
     """Choice of the best take, made with the names hidden."""
 
-    take: Annotated[int, Between(1, MOST_TAKES)]
+    take: Annotated[int, Between(1, MAX_TAKES)]
     at: float
     """Unix seconds."""
 
@@ -79,9 +79,9 @@ class Comparison(Record):
         return self.takes[number - 1]
 
     def voted(self, number: int) -> Comparison:
-        """Add a blind vote, now; the oldest of more than MOST_VOTES goes."""
+        """Add a blind vote, now; the oldest of more than MAX_VOTES goes."""
         self.take(number)
-        return replace(self, votes=(*self.votes, Vote(take=number, at=round(time.time(), 3)))[-MOST_VOTES:])
+        return replace(self, votes=(*self.votes, Vote(take=number, at=round(time.time(), 3)))[-MAX_VOTES:])
 
     def with_kept(self, number: int, adapter_file: str) -> Comparison:
         """Mark the take to keep, whose adapter is under this name in the LoRA lists."""
@@ -121,7 +121,7 @@ def read(root: Path, name: str) -> Comparison | None:
 def take_file(root: Path, name: str, number: int) -> Path | None:
     """Find the audio of a take, or None."""
     path = root / name / TAKE.format(number)
-    return path if ID.fullmatch(name) and 1 <= number <= MOST_TAKES and path.is_file() else None
+    return path if ID.fullmatch(name) and 1 <= number <= MAX_TAKES and path.is_file() else None
 
 
 def names(root: Path) -> list[str]:

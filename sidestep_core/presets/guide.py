@@ -6,7 +6,7 @@ The rules, which docs/guide/training.md gives in words:
   by heart, and with fewer than FEW never above 16.  Without a card it is quick_test.
 - Crops of one minute save memory and time; XL on a card below ROOMY_GIB gets 30 seconds.
 - The length lets the music be heard as often as the preset says, with a crop counting for its share of a song, within
-  LEAST_STEPS and MOST_STEPS; quick_test takes QUICK_STEPS at most.
+  MIN_STEPS and MAX_STEPS; quick_test takes QUICK_STEPS at most.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ XL_GIB = 15.5
 """Least memory of a card for XL."""
 FEW, MANY = 4, 50
 CROP, SMALL_CROP = 60.0, 30.0
-LEAST_STEPS, MOST_STEPS, QUICK_STEPS, ROUNDING = 200, 10_000, 100, 50
+MIN_STEPS, MAX_STEPS, QUICK_STEPS, ROUNDING = 200, 10_000, 100, 50
 GIB = 2**30
 TAKEN = ("learning_rate", "optimizer", "batch_size", "gradient_accumulation", "weight_decay", "schedule")
 """Settings of a training that a preset decides here; saving, logging and recomputation stay automatic."""
@@ -102,7 +102,7 @@ def _steps(epochs: int, train: TrainConfig, facts: Facts, preset: str) -> int:
     steps = epochs * facts.songs * share / train.samples_per_step
     if preset == QUICK:
         return max(1, round(min(steps, QUICK_STEPS)))
-    return round(min(max(steps, LEAST_STEPS), MOST_STEPS) / ROUNDING) * ROUNDING
+    return round(min(max(steps, MIN_STEPS), MAX_STEPS) / ROUNDING) * ROUNDING
 
 
 def _reason(facts: Facts, preset: str, train: TrainConfig, rank: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 from demo.server import PACK_NAME, ComfyUI
 from demo.setup import PACK
 
-MOST_BYTES = 1_500_000
+MAX_BYTES = 1_500_000
 """Size of all pictures."""
 PAGES = sorted((PACK / "web" / "docs").glob("*.md"))
 
@@ -36,6 +36,6 @@ def test_help_explains_every_input(server: ComfyUI, name: str) -> None:
 def test_pages_show_their_node() -> None:
     pictures = {path.stem: path.stat().st_size for path in (PACK / "web" / "docs" / "images").glob("*.jpg")}
     assert set(pictures) == {path.stem for path in PAGES}
-    assert sum(pictures.values()) < MOST_BYTES
+    assert sum(pictures.values()) < MAX_BYTES
     for path in PAGES:
         assert f"](images/{path.stem}.jpg)" in path.read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 const FADE = 0.008; // seconds
 const RATE = 48000; // of the takes, so that nothing is resampled
-const MOST_BYTES = 900e6; // of decoded audio
+const MAX_BYTES = 900e6; // of decoded audio
 const BYTES_PER_SECOND = RATE * 2 * 4;
 
 /**
@@ -45,7 +45,7 @@ export function createEngine(changed) {
       if (own !== request) return false;
       read.push(buffer);
       const bytes = read.reduce((sum, { duration: seconds }) => sum + seconds * BYTES_PER_SECOND, 0);
-      if (bytes > MOST_BYTES) throw new Error("These takes are too long to be held in memory at once. Compare fewer, or shorter ones.");
+      if (bytes > MAX_BYTES) throw new Error("These takes are too long to be held in memory at once. Compare fewer, or shorter ones.");
     }
     buffers = read;
     levels = buffers.map(() => 1);

@@ -59,8 +59,8 @@ export function createControls({ node, heights, changed }) {
       if (busy) return; // of a double click, the first counts
       busy = true;
       try {
-        const said = await send(state.run);
-        answer.textContent = typeof said === "string" ? said : "";
+        const result = await send(state.run);
+        answer.textContent = typeof result === "string" ? result : "";
       } catch (error) {
         answer.textContent = error.message;
       }

@@ -27,7 +27,7 @@ export function watchRuns(watcher) {
     api.addEventListener("reconnected", refreshRuns);
   }
   watchers.add(watcher);
-  tell();
+  notify();
   void refreshRuns();
   return () => {
     watchers.delete(watcher);
@@ -57,7 +57,7 @@ async function ask() {
     failure = error.message;
   }
   if (watchers.size && runs?.some(isUnderWay)) soon(WITHOUT_EVENTS);
-  tell();
+  notify();
 }
 
 function onProgress({ detail: event }) {
@@ -68,7 +68,7 @@ function onProgress({ detail: event }) {
   if (known) {
     left.set(event.run, event.metrics.eta_seconds ?? left.get(event.run));
     runs = runs.map((run) => (run.id === event.run ? withEvent(run, event) : run));
-    tell();
+    notify();
   }
   if (isNew && (known || event.training)) soon(SETTLED); // the end of a run is on the disk after its event
   else if (event.training) soon(Math.max(SETTLED, asked + BETWEEN - Date.now()));
@@ -84,7 +84,7 @@ function soon(wait) {
 }
 
 /** Many events in a row are drawn once. */
-function tell() {
+function notify() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
     for (const watcher of watchers) watcher(runs, failure);

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ....sidestep_core.errors import SideStepError
 
-MOST_LINKS = 50
+MAX_LINKS = 50
 """Longest chain of nodes that is followed."""
 
 

@@ -19,11 +19,11 @@ from ....sidestep_core.songs.song import Problem, Song, SongFolder
 from ...widgets import words
 from .. import folders, readable_folders
 from ..wording import sentence
-from .prompts import MOST_LINKS, Node, NotKnown
+from .prompts import MAX_LINKS, Node, NotKnown
 
 FOLDER_NODES = ("SideStepBuildDataset", "SideStepPreprocessAudioFolder")
 SPLIT = "SideStepSplitSongs"
-MOST_LENGTHS = 10_000
+MAX_LENGTHS = 10_000
 
 _lengths: OrderedDict[tuple[str, int, int], float] = OrderedDict()
 """Seconds of an audio file by path, size and time."""
@@ -77,7 +77,7 @@ def _opened(folder: Path) -> Dataset | None:
 def _folder_of(node: Node) -> tuple[str, bool]:
     """Folder that the songs come from, and whether they are split on the way."""
     is_split = False
-    for _ in range(MOST_LINKS):
+    for _ in range(MAX_LINKS):
         source = node.source("songs")
         if source is None:
             if node.kind in FOLDER_NODES:
@@ -125,6 +125,6 @@ def _seconds(song: Song) -> float:
     whole = _lengths.get(key)
     if whole is None:
         whole = _lengths[key] = container.facts(song.path).seconds
-        if len(_lengths) > MOST_LENGTHS:
+        if len(_lengths) > MAX_LENGTHS:
             _lengths.popitem(last=False)
     return max(0.0, (song.stop or whole) - song.start)

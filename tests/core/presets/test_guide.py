@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidestep_core.errors import ConfigError
-from sidestep_core.presets.guide import GIB, MOST_STEPS, QUICK, QUICK_STEPS, THOROUGH, Facts, propose
+from sidestep_core.presets.guide import GIB, MAX_STEPS, QUICK, QUICK_STEPS, THOROUGH, Facts, propose
 
 
 def facts(songs: int = 12, *, memory: float | None = 24.0, size: str = "2B", minutes: float = 3.5,
@@ -35,7 +35,7 @@ def test_music_is_heard_as_preset_says(memory: float) -> None:
 
 def test_length_has_bounds() -> None:
     assert propose(facts(2, minutes=0.5)).train.max_steps == 200
-    assert propose(facts(5000), THOROUGH).train.max_steps == MOST_STEPS
+    assert propose(facts(5000), THOROUGH).train.max_steps == MAX_STEPS
     assert propose(facts(5000), QUICK).train.max_steps == QUICK_STEPS
 
 

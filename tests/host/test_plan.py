@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from demo.examples import TRAINER
 from demo.server import ComfyUI, Prompt
-from demo.workflow import TRAINER
 from tests.host.test_pipeline import node_of, upstream, with_inputs
 
 HOURS = 5

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from demo.browser import configure, load, open_page
+from demo.examples import TRAINER
 from demo.server import PACK_NAME, ComfyUI
-from demo.workflow import TRAINER
 
 QUIET = 600
 """Milliseconds without a change before the page asks."""
@@ -81,7 +81,8 @@ def test_plan_is_in_words(page: Page) -> None:
 def test_changes_are_asked_for_once(page: Page, plans: list[dict[str, Any]]) -> None:
     for name in ("one", "two", "three"):
         change_name(page, name)
-    expect(page.locator(".sidestep-plan dd").first).to_have_text("12 songs, 41 min, 1 held out; each about 160 times")
+    songs = page.locator(".sidestep-forecast dd").first
+    expect(songs).to_have_text("12 songs, 41 min, 1 held out; each about 160 times")
     page.wait_for_timeout(2 * QUIET)
     [asked] = plans
     assert asked["prompt"][asked["node_id"]]["inputs"]["adapter_name"] == "three"
@@ -93,7 +94,7 @@ def test_proposed_change_is_made(page: Page, plans: list[dict[str, Any]]) -> Non
         "sentence": "crops of 30 s would save 0.6 GB", "setting": "chunk_duration", "value": 30, "fits": True,
         "place": {"node": node, "widget": "chunk_duration"}}})
     change_name(page, "large")
-    expect(page.locator(".sidestep-plan li")).to_have_text("<b>.mp3: It is empty.")
+    expect(page.locator(".sidestep-forecast li")).to_have_text("<b>.mp3: It is empty.")
     expect(page.locator(".sidestep-fix > span")).to_have_text("Crops of 30 s would save 0.6 GB.")
     page.get_by_role("button", name="Do it").click()
     value = page.evaluate("""() => window.app.graph.nodes[0].widgets.find(

@@ -31,9 +31,9 @@ export function planTexts(plan) {
  * setting)` makes a change that the plan proposes.
  */
 export function createPlan({ change }) {
-  const lines = make("div", "sidestep-plan-lines");
+  const lines = make("div", "sidestep-forecast-lines");
   const summary = make("summary", "", "Next run");
-  const element = make("details", "sidestep-plan", summary, lines);
+  const element = make("details", "sidestep-forecast", summary, lines);
   element.open = true;
   let texts = "";
 
@@ -61,13 +61,13 @@ function linesOf(plan, change) {
   const made = planTexts(plan);
   const line = (text, kind = "") => make("div", kind, text);
   const found = [];
-  if (plan.message) found.push(line(plan.message, plan.wrong ? "sidestep-plan-wrong" : ""));
+  if (plan.message) found.push(line(plan.message, plan.wrong ? "sidestep-forecast-wrong" : ""));
   if (made) {
     found.push(facts(made, plan));
     if (plan.fix) found.push(fixLine(plan.fix, change));
     if (plan.left_out) {
       const problems = make("ul", "", ...plan.problems.map((text) => make("li", "", text)));
-      found.push(line(`${plural(plan.left_out, "file")} left out:`, "sidestep-plan-wrong"), problems);
+      found.push(line(`${plural(plan.left_out, "file")} left out:`, "sidestep-forecast-wrong"), problems);
     }
     found.push(...plan.notes.map((text) => line(text)), ...plan.notices.map((text) => line(text)));
   }
@@ -80,13 +80,13 @@ const LABELS = { songs: "Songs", adapter: "Adapter", time: "Time", memory: "Memo
 function facts(texts, { verdict, need, free }) {
   const rows = Object.entries(LABELS).flatMap(([key, label]) => [make("dt", "", label), make("dd", "", texts[key])]);
   const memory = rows.at(-1);
-  if (verdict === "too_large") memory.className = "sidestep-plan-wrong";
+  if (verdict === "too_large") memory.className = "sidestep-forecast-wrong";
   if (free > 0) {
     const fill = make("div", "sidestep-bin");
     fill.style.width = `${Math.min(100, (100 * need) / free)}%`;
     memory.append(make("div", "sidestep-track", fill));
   }
-  return make("dl", "sidestep-plan-facts", ...rows);
+  return make("dl", "sidestep-forecast-facts", ...rows);
 }
 
 function fixLine({ sentence, place, setting, value }, change) {

@@ -35,7 +35,8 @@ def runs(page: Page, server: ComfyUI) -> Iterator[Path]:
     if folder.exists():
         folder.rename(aside)
     folder.mkdir(parents=True)
-    load(page, server.address)
+    show_runs(page)
+    expect(page.get_by_role("tabpanel", name="Runs")).to_contain_text("No training yet.")
     yield folder
     server.interrupt()
     shutil.rmtree(folder)
@@ -44,7 +45,15 @@ def runs(page: Page, server: ComfyUI) -> Iterator[Path]:
 
 
 def show_runs(page: Page) -> Locator:
-    page.evaluate("() => window.app.extensionManager.command.execute('SideStep.ShowRuns')")
+    """Open the tab Runs, again if it is open."""
+    page.evaluate("""async () => {
+        const { sidebarTab, command } = window.app.extensionManager;
+        const frame = () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+        sidebarTab.activeSidebarTabId = null;
+        while (document.querySelector('.sidestep-sidebar')) await frame();
+        await frame();
+        await command.execute('SideStep.ShowRuns');
+    }""")
     return page.locator(".sidestep-run")
 
 
@@ -70,11 +79,6 @@ def workflow_of(folder: Path) -> None:
     node = {"id": int(NODE), "type": "Note", "pos": [100, 100], "size": [200, 100], "flags": {}, "order": 0, "mode": 0,
             "inputs": [], "outputs": [], "properties": {}, "widgets_values": [""]}
     (folder / "workflow.json").write_text(json.dumps(WORKFLOW | {"nodes": [node]}), encoding="utf-8")
-
-
-def test_without_runs_it_tells_how(page: Page, runs: Path) -> None:
-    show_runs(page)
-    expect(page.get_by_role("tabpanel", name="Runs")).to_contain_text("No training yet.")
 
 
 def test_runs_are_listed_in_words(page: Page, runs: Path) -> None:
@@ -115,7 +119,7 @@ def test_stopped_training_says_so(page: Page, server: ComfyUI, runs: Path) -> No
     row(page, "my_lora").locator(".sidestep-run-open").click()
     row(page, "my_lora").locator("[data-action=stop]").click()
     server.wait(prompt, 60)
-    expect(page.locator(TOAST)).to_contain_text("my_lora stopped at step")
+    expect(page.locator(TOAST, has_text="my_lora stopped at step")).to_have_count(1)
     expect(row(page, "my_lora").locator("[data-action=stop]")).to_have_count(0)
 
 
@@ -222,6 +226,7 @@ def test_many_runs_stay_smooth(page: Page, server: ComfyUI, runs: Path) -> None:
     search = page.get_by_role("searchbox", name="Search runs")
     search.fill("run 59")
     expect(page.locator(".sidestep-run:visible")).to_have_count(1)
+    search.fill("")
 
 
 def test_ticked_runs_are_compared(page: Page, runs: Path) -> None:

@@ -122,6 +122,7 @@ export function createRunsTab() {
   return {
     element,
     shown() {
+      say("");
       stop ??= watchRuns(update);
     },
     hidden() {

@@ -43,8 +43,8 @@ function createSidebar() {
   }
 
   // ComfyUI does not call destroy() when another tab takes the place of this one, and hides the sidebar in focus mode.
-  new IntersectionObserver(([{ isIntersecting }]) => {
-    visible = isIntersecting;
+  new IntersectionObserver((changes) => {
+    visible = changes.at(-1).isIntersecting; // of several changes, the latest
     follow();
   }).observe(made.element);
   made.select(localStorage.getItem(LATEST));

@@ -10,7 +10,8 @@ def _claim() -> None:
 
 
 # Before ComfyUI knows of this copy's scripts: the page must not load them twice.
-_claim()
+if __package__:  # pytest imports this file alone where the folder's name is none of a package, such as side-step
+    _claim()
 
 
 async def comfy_entrypoint():

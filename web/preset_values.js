@@ -105,7 +105,8 @@ export function watchSettings(node) {
   node.showsAgain = notify;
 }
 
-const sourceOf = (node) => node.getInputNode(node.inputs.findIndex(({ name }) => name === INPUT));
+/** The connected settings node; none while ComfyUI clones the node, which is in no graph then. */
+const sourceOf = (node) => (node.graph ? node.getInputNode(node.inputs.findIndex(({ name }) => name === INPUT)) : null);
 const valueOf = ({ widgets }, name) => String(widgets.find((widget) => widget.name === name)?.value ?? "");
 
 /** Settings that a preset gives; null without one, or when they are unknown before it has run. */

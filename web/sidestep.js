@@ -82,7 +82,7 @@ async function onProgress({ detail: event }) {
   const shown = isOfThisWorkflow(event) ? [...panels()].filter(([id]) => id === String(event.node_id)) : [];
   for (const [id, panel] of shown) {
     // A run that continues has a curve already; one that ended has points that were too many to send.
-    const long = panel.state?.points.length > MAX_POINTS;
+    const long = panel.state?.points?.length > MAX_POINTS;
     const incomplete = long || panel.state?.run !== event.run || event.status !== "running";
     setState(panel, advance(panel.state, event));
     if (incomplete) await restore(id, panel);

@@ -28,7 +28,7 @@ def training_of(prompt: Prompt) -> Callable[..., dict[str, Any]]:
     """Make the prompt of a training of this name with STEPS steps, and inputs of the trainer."""
     def make(name: str, **inputs: Any) -> dict[str, Any]:
         return upstream(with_inputs(prompt, {
-            "SideStepPreprocessAudioFolder": {"max_seconds": 2.0},
+            "SideStepPreprocessAudioFolder": {"max_seconds": 1.0},
             "SideStepTrainAdapter": {"max_steps": STEPS, "adapter_name": name, **inputs},
             "SideStepTrainingSettings": {"gradient_accumulation": 1, "heldout_every": 1000, "save_every": 1000},
         }), "SideStepTrainAdapter")

@@ -25,7 +25,7 @@ from tests.prompts import TWENTY
 from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
-LAYERS = 3
+LAYERS = 2
 
 
 @dataclass

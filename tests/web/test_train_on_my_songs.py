@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import math
 import shutil
 import wave
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from demo.browser import configure, open_page
 from demo.server import ComfyUI
 from tests.web.accessibility import assert_accessible
 
+RATE = 48_000
 PATIENCE = 240_000
 """Milliseconds for a training and a generation on a machine that does other things too."""
 COMMAND = "() => window.app.extensionManager.command.execute('SideStep.TrainOnMySongs')"
@@ -39,12 +42,14 @@ OVERLAPS = """() => window.app.graph.nodes.filter(({ flags }) => !flags.collapse
     .map(b => `${a.type} ${b.type}`))"""
 
 
-def write_song(path: Path, seconds: float = 1.5) -> None:
+def write_song(path: Path, seconds: float = 1.5, hertz: float = 220.0) -> None:
+    """Write a WAV file with a tone."""
+    samples = (round(9000 * math.sin(2 * math.pi * hertz * index / RATE)) for index in range(round(seconds * RATE)))
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(48_000)
-        file.writeframes(bytes(round(seconds * 48_000) * 2))
+        file.setframerate(RATE)
+        file.writeframes(array.array("h", samples).tobytes())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "live").mkdir(parents=True)
     write_song(folder / "drive.wav")
     (folder / "drive.txt").write_text("caption: slow synthwave\nbpm: 90\n", encoding="utf-8")
-    write_song(folder / "live" / "encore \U0001f3b8.wav")
+    write_song(folder / "live" / "encore \U0001f3b8.wav", hertz=330.0)
     (folder / "empty.mp3").touch()
     (folder / "setup.exe").write_bytes(b"MZ")
     return folder

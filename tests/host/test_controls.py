@@ -61,6 +61,21 @@ def loras(server: ComfyUI, name: str) -> list[str]:
     return sorted(path.name for path in (server.base / "models" / "loras").glob(f"{name}*"))
 
 
+def messages(server: ComfyUI, run: str) -> list[tuple[str, str]]:
+    return [(data["status"], data["message"]) for kind, data in server.events
+            if kind == "sidestep.progress" and data["run"] == run]
+
+
+def ended(server: ComfyUI, run: str, status: str) -> str:
+    """Message of the run's newest event once that has the status; events may come after the host's history."""
+    deadline = time.monotonic() + 60
+    while messages(server, run)[-1][0] != status and time.monotonic() < deadline:
+        time.sleep(0.1)
+    found, message = messages(server, run)[-1]
+    assert found == status, message
+    return message
+
+
 def steered(server: ComfyUI, prompt: Prompt, steer: Callable[[str, dict[str, Any]], None]) -> Outcome:
     """Run a training; `steer` gets (run, event) of each of its reports."""
     def listen(event: Event) -> None:
@@ -71,8 +86,7 @@ def steered(server: ComfyUI, prompt: Prompt, steer: Callable[[str, dict[str, Any
     return server.wait(server.submit(prompt), 580, listen)
 
 
-def test_pause_and_save_leave_no_trace(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
-                                       undisturbed: Path) -> None:
+def test_pause_leaves_no_trace(server: ComfyUI, training_of: Callable[..., dict[str, Any]], undisturbed: Path) -> None:
     answers: dict[str, tuple[int, str]] = {}
     paused: list[dict[str, Any]] = []
 
@@ -100,8 +114,7 @@ def test_pause_and_save_leave_no_trace(server: ComfyUI, training_of: Callable[..
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
 
 
-def test_finished_by_hand_can_go_on(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
-                                    undisturbed: Path) -> None:
+def test_finished_run_goes_on(server: ComfyUI, training_of: Callable[..., dict[str, Any]], undisturbed: Path) -> None:
     steps: list[int] = []
 
     def finish(run: str, data: dict[str, Any]) -> None:
@@ -138,12 +151,9 @@ def test_stop_ends_a_pause(server: ComfyUI, training_of: Callable[..., dict[str,
             done.append(run)
             assert asked(server, run, "stop") == (200, "")
 
-    outcome = steered(server, training_of("halted"), steer)
-    assert outcome.status == "interrupted"
-    [last] = [data["message"] for kind, data in outcome.events if kind == "sidestep.progress"
-              and data["status"] == "cancelled"]
+    assert steered(server, training_of("halted"), steer).status == "interrupted"
     [kept] = loras(server, "halted")
-    assert kept in last
+    assert kept in ended(server, done[0], "cancelled")
     assert len(read_tensors(server.base / "models" / "loras" / kept)) == 3 * 32
 
 
@@ -175,13 +185,7 @@ def next_in_line(server: ComfyUI) -> str:
     return found
 
 
-def messages(server: ComfyUI, run: str) -> list[tuple[str, str]]:
-    return [(data["status"], data["message"]) for kind, data in server.events
-            if kind == "sidestep.progress" and data["run"] == run]
-
-
-def test_generation_is_done_before_the_training_ends(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
-                                                     undisturbed: Path) -> None:
+def test_generation_goes_first(server: ComfyUI, training_of: Callable[..., dict[str, Any]], undisturbed: Path) -> None:
     sent: list[str] = []
     first = at_first_step(server, training_of("polite", polite=True), lambda run: sent.append(server.submit(QUICK)))
     assert first.status == "interrupted"
@@ -196,8 +200,7 @@ def test_generation_is_done_before_the_training_ends(server: ComfyUI, training_o
     assert ("paused", "Waiting for your generation. The training goes on by itself.") in messages(server, run.name)
 
 
-def test_waiting_training_can_be_stopped(server: ComfyUI, training_of: Callable[..., dict[str, Any]],
-                                         tmp_path: Path) -> None:
+def test_waiting_training_stops(server: ComfyUI, training_of: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     slow = {"1": {"class_type": "TestsDriveSteps", "inputs": {
         "metrics_file": str(tmp_path / "metrics.jsonl"), "steps": 0, "step_seconds": 0.0, "pause_at_end": 3.0}}}
     at_first_step(server, training_of("stopped", polite=True), lambda run: server.submit(slow) and None)
@@ -205,10 +208,7 @@ def test_waiting_training_can_be_stopped(server: ComfyUI, training_of: Callable[
     assert server.get_json(f"/sidestep/runs/{run}")["status"] == "paused"
     assert asked(server, run, "finish") == (409, "The training waits for other work. It goes on by itself.")
     assert asked(server, run, "stop") == (200, "")
-    end, ends = ("cancelled", "Stopped. Run again to continue from here."), time.monotonic() + 60
-    while messages(server, run)[-1] != end and time.monotonic() < ends:
-        time.sleep(0.1)
-    assert messages(server, run)[-1] == end
+    assert ended(server, run, "cancelled") == "Stopped. Run again to continue from here."
     assert server.get_json(f"/sidestep/runs/{run}")["status"] == "stopped"
 
 

@@ -75,8 +75,7 @@ def random_requests(seed: str, steps: int) -> dict[int, list[Request]]:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "prodigy"])
-def test_requests_change_no_bit(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                optimizer: Optimizer) -> None:
+def test_requests_change_no_bit(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, optimizer: Optimizer) -> None:
     config, adapter = replace(EVERYTHING, optimizer=optimizer), replace(LORA, rank=64)
 
     def run(name: str, requests: dict[int, list[Request]], previewed: list[int]) -> Adapter:
@@ -100,8 +99,8 @@ def test_requests_change_no_bit(checkpoint: Checkpoint, dataset: Dataset, tmp_pa
     assert saved == {step for step, names in requests.items() if "save" in names}
 
 
-def test_other_threads_may_request_at_any_time(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                               tmp_path: Path) -> None:
+def test_threads_may_request_anytime(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                     tmp_path: Path) -> None:
     controls, over = Controls(), threading.Event()
 
     def click() -> None:
@@ -195,8 +194,7 @@ def finished_after(step: int, checkpoint: Checkpoint, dataset: Dataset, folder: 
 
 
 @pytest.mark.parametrize("step", [3, 4])
-def test_finish_publishes_the_present_step(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                           step: int) -> None:
+def test_finish_publishes_present_step(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, step: int) -> None:
     adapter = finished_after(step, checkpoint, dataset, tmp_path)
     assert (adapter.path.name, adapter.steps) == ("a.safetensors", step)
     assert adapter.proof is not None
@@ -207,14 +205,14 @@ def test_finish_publishes_the_present_step(checkpoint: Checkpoint, dataset: Data
     assert trained(checkpoint, dataset, tmp_path) == adapter
 
 
-def test_finish_measures_before_choosing_the_best(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_finish_measures_before_choosing(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     config = replace(CONFIG, publish="best", heldout_every=100)
     assert finished_after(2, checkpoint, dataset, tmp_path, config=config).steps == 2
 
 
 @pytest.mark.parametrize("publish_which", ["last", "best"])
-def test_reopened_run_ends_as_if_undisturbed(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
-                                             publish_which: Any) -> None:
+def test_reopened_run_equals_undisturbed(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                         publish_which: Any) -> None:
     config = replace(EVERYTHING, publish=publish_which)
     whole = trained(checkpoint, dataset, tmp_path / "undisturbed", config=config)
     finished_after(4, checkpoint, dataset, tmp_path / "reopened", config=config)
@@ -227,8 +225,7 @@ def test_reopened_run_ends_as_if_undisturbed(checkpoint: Checkpoint, dataset: Da
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
-def test_lost_file_of_a_finished_run_is_not_trained_further(checkpoint: Checkpoint, dataset: Dataset,
-                                                            tmp_path: Path) -> None:
+def test_lost_file_is_published_again(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     adapter = finished_after(3, checkpoint, dataset, tmp_path)
     content = adapter.path.read_bytes()
     adapter.path.unlink()
@@ -237,15 +234,15 @@ def test_lost_file_of_a_finished_run_is_not_trained_further(checkpoint: Checkpoi
     assert ended(tmp_path) == "Finished by hand after step 3 of 6."
 
 
-def test_lost_checkpoints_of_a_finished_run_are_trained_again(checkpoint: Checkpoint, dataset: Dataset,
-                                                              undisturbed: Adapter, tmp_path: Path) -> None:
+def test_lost_checkpoints_are_trained_again(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                            tmp_path: Path) -> None:
     finished_after(3, checkpoint, dataset, tmp_path).path.unlink()
     for saved in run_checkpoint.checkpoints(tmp_path / "run"):
         shutil.rmtree(saved)
     assert trained(checkpoint, dataset, tmp_path).path.read_bytes() == undisturbed.path.read_bytes()
 
 
-def test_finish_during_a_preview_acts_after_it(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_finish_acts_after_preview(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     controls, done = Controls(), []
 
     def preview(file: Path | None, step: int) -> None:
@@ -271,7 +268,7 @@ def test_finish_ends_a_pause(checkpoint: Checkpoint, dataset: Dataset, tmp_path:
     assert trained(checkpoint, dataset, tmp_path, controls=controls, report=report).steps == 3
 
 
-def test_saving_on_request_prunes_checkpoints(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_requested_save_prunes_checkpoints(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
     controls = Controls()
     config = replace(CONFIG, save_every=100, keep_checkpoints=2)
     reports: list[Progress] = []
@@ -289,8 +286,8 @@ def test_saving_on_request_prunes_checkpoints(checkpoint: Checkpoint, dataset: D
         f"a-step-{step}.safetensors is in your LoRA list." for step in (1, 3, 5)]
 
 
-def test_giving_way_saves_and_resumes_exactly(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                              tmp_path: Path) -> None:
+def test_giving_way_resumes_exactly(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
+                                    tmp_path: Path) -> None:
     controls = Controls()
     with pytest.raises(GaveWay, match="Stopped after step 3 of 6 for other work"):
         trained(checkpoint, dataset, tmp_path, controls=controls, report=asking(controls, {3: ["give_way"]}))
@@ -313,9 +310,8 @@ def test_paused_run_gives_way(checkpoint: Checkpoint, dataset: Dataset, tmp_path
 
 
 @pytest.mark.parametrize("request_name", ["save", "pause", "give_way"])
-def test_failing_request_does_not_end_the_run(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter,
-                                              tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                              request_name: Request) -> None:
+def test_failing_request_ends_nothing(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter, tmp_path: Path,
+                                      monkeypatch: pytest.MonkeyPatch, request_name: Request) -> None:
     controls, notices = Controls(), []
     save: Callable[..., Path] = publish.save_checkpoint
 
@@ -359,7 +355,7 @@ def test_pause_waits_for_unwritten_numbers(checkpoint: Checkpoint, dataset: Data
 
 
 @pytest.mark.parametrize("request_name", ["save", "preview", "pause"])
-def test_finishing_run_refuses_the_rest(request_name: Request) -> None:
+def test_finishing_run_refuses_others(request_name: Request) -> None:
     controls = Controls()
     controls.ask("pause")
     controls.ask("finish")
@@ -369,7 +365,7 @@ def test_finishing_run_refuses_the_rest(request_name: Request) -> None:
         controls.ask(request_name)
 
 
-def test_paused_run_refuses_what_needs_the_model() -> None:
+def test_paused_run_refuses_saving() -> None:
     controls, refused = Controls(), []
 
     def report(progress: Progress) -> None:
@@ -388,7 +384,7 @@ def test_paused_run_refuses_what_needs_the_model() -> None:
     assert controls.pending == ()
 
 
-def test_requests_are_met_in_a_fixed_order() -> None:
+def test_requests_have_an_order() -> None:
     controls = Controls()
     for request in ("pause", "give_way", "preview", "save"):
         controls.ask(request)

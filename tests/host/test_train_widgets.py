@@ -21,7 +21,7 @@ from sidestep_core.training.config import TrainConfig
 TRAINER, SETTINGS = "SideStepTrainAdapter", "SideStepTrainingSettings"
 ESTIMATING = "SideStepEstimateGradients"
 OF_THE_NODE = {"checkpoint", "dataset", "adapter_config", "settings", "start_from", "adapter_name",
-               "if_already_trained", "resume_from", "auto_estimate", "estimate"}
+               "if_already_trained", "resume_from", "auto_estimate", "polite", "estimate"}
 OF_THE_PICTURE = {TRAINER: {"top_k"}, ESTIMATING: {"top_k"}}
 """Not a setting of that node's config."""
 OWN = ["max_steps", "learning_rate", "chunk_duration", "seed", "preview_every"]

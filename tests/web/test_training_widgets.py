@@ -21,15 +21,17 @@ VALUES = {"adapter_name": "kept", "max_steps": 321, "learning_rate": 0.0003, "ch
           "auto_estimate": True, "top_k": 9, "polite": True}
 """Value of each widget of Train LoRA (ACE-Step), in the order of workflow files."""
 
-PLACES = """async ([type, grown]) => {
+TRAINED = {"status": "finished", "stage": "train", "step": 2, "total": 2, "message": "", "previews": [], "metrics": {},
+           "points": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}
+"""State of a panel that shows a curve."""
+
+PLACES = """async ([type, state]) => {
     const { canvas, graph } = window.app;
     const node = graph.nodes.find((each) => each.type === type);
     const { panel } = node.widgets.find((each) => each.panel);
-    const height = panel.height();
-    panel.height = () => height + grown;
-    panel.element.style.minHeight = `${height + grown}px`;
-    if (!LiteGraph.vueNodesMode) node.setSize([320, node.computeSize()[1]]);
-    for (let frame = 0; frame < 20; frame++) {
+    if (state) panel.show(state);
+    panel.resized();
+    for (let frame = 0; frame < 30; frame++) {
         canvas.draw(true, true);
         await new Promise(requestAnimationFrame);
     }
@@ -73,12 +75,12 @@ def trainer(page: Page) -> Page:
     return page
 
 
-@pytest.mark.parametrize("grown", [0, 80])
-def test_chart_precedes_widgets(trainer: Page, grown: int) -> None:
-    places = trainer.evaluate(PLACES, [TRAINER, grown])
+@pytest.mark.parametrize(("state", "height"), [(None, 60), (TRAINED, 230)], ids=["before", "trained"])
+def test_chart_precedes_widgets(trainer: Page, state: dict[str, Any] | None, height: int) -> None:
+    places = trainer.evaluate(PLACES, [TRAINER, state])
     chart, widgets, sockets = places["chart"], places["widgets"], places["sockets"]
     assert sockets["start_from"] < chart["top"] < chart["bottom"] < widgets["adapter_name"]
-    assert chart["bottom"] - chart["top"] >= 230 + grown
+    assert chart["bottom"] - chart["top"] >= height
     assert list(widgets) == sorted(widgets, key=widgets.__getitem__)
     assert list(widgets) == list(VALUES)[:6]
     assert {name: pytest.approx(sockets[name], abs=NEAR) for name in widgets} == widgets

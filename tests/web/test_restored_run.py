@@ -47,9 +47,9 @@ def run(server: ComfyUI) -> Path:
 
 
 def test_long_run_is_restored_quickly(page: Page, server: ComfyUI, run: Path) -> None:
-    open_trainer(page, server)
+    open_trainer(page)
     page.evaluate(ADOPT, [NODE, WORKFLOW])  # the server reads the file
-    open_trainer(page, server)
+    open_trainer(page)
     milliseconds = page.evaluate(ADOPT, [NODE, WORKFLOW])
     panel = page.locator(PANEL)
     expect(panel).to_have_attribute("data-status", "cancelled")
@@ -61,7 +61,7 @@ def test_long_run_is_restored_quickly(page: Page, server: ComfyUI, run: Path) ->
 
 
 def test_node_of_other_workflow_stays_empty(page: Page, server: ComfyUI, run: Path) -> None:
-    open_trainer(page, server)
+    open_trainer(page)
     page.evaluate("([node]) => { window.app.graph.nodes[0].id = node; }", [NODE])
     page.evaluate("""() => window.app.extensions.find(({ name }) => name === "sidestep.progress")
         .afterConfigureGraph()""")

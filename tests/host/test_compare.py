@@ -94,8 +94,8 @@ def take(takes: Any, inputs: dict[str, Any], adapter: Path | None, strength: flo
     return found
 
 
-def test_takes_equal_plain_nodes_bit_for_bit(takes: Any, inputs: dict[str, Any], checkpoint: Checkpoint,
-                                             tmp_path: Path) -> None:
+def test_takes_equal_plain_nodes_exactly(takes: Any, inputs: dict[str, Any], checkpoint: Checkpoint,
+                                         tmp_path: Path) -> None:
     """In any order: no take leaves anything behind on the model."""
     adapter = write_adapter(checkpoint, tmp_path / "mine.safetensors", seed=1)
     with torch.inference_mode():
@@ -169,7 +169,7 @@ def ask(server: ComfyUI, path: str, body: object = None) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_comparison_has_base_and_all_rows(server: ComfyUI, compared: Outcome, name: str, prompt: Prompt) -> None:
+def test_comparison_has_base_and_rows(server: ComfyUI, compared: Outcome, name: str, prompt: Prompt) -> None:
     made = server.get_json(f"/sidestep/comparisons/{name}")
     assert [(one["name"], one["strength"]) for one in made["takes"]] == [
         ("base", 0), ("mine", 0.7), ("mine", 1), ("mine step 20", 1)]

@@ -50,7 +50,7 @@ def test_plan_fits_and_runs_nothing(server: ComfyUI, small: dict[str, Any]) -> N
     assert not (server.base / "output" / "sidestep" / "datasets" / "planned").exists()
 
 
-def test_too_large_has_a_fix_that_fits(server: ComfyUI, small: dict[str, Any]) -> None:
+def test_too_large_plan_offers_fix(server: ComfyUI, small: dict[str, Any]) -> None:
     folder = server.base / "input" / "long"
     long_song(folder)
     changes = {"SideStepPreprocessAudioFolder": {"folder": "long", "max_seconds": "whole songs"}, TRAINER: {
@@ -111,7 +111,7 @@ def planned_raw(server: ComfyUI, prompt: Any, node: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_measured_step_predicts_the_next_training(server: ComfyUI, small: dict[str, Any]) -> None:
+def test_measured_step_predicts_next_training(server: ComfyUI, small: dict[str, Any]) -> None:
     assert planned(server, small)["seconds"] is None
     outcome = server.run(small, 580)
     assert outcome.status == "success", outcome.exception_message

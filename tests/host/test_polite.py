@@ -31,7 +31,7 @@ def waiting(*prompts: Any) -> list[tuple[Any, ...]]:
     ([], None), ([TRAINS], None), ([TRAINS, QUICK], None), ([QUICK], 5.5), ([QUICK, QUICK], 6.5),
     ([QUICK, TRAINS], 5.5), ([QUICK, QUICK, TRAINS, QUICK], 6.5),
 ])
-def test_number_is_before_the_next_training(polite: ModuleType, prompts: list[Any], expected: float | None) -> None:
+def test_number_precedes_next_training(polite: ModuleType, prompts: list[Any], expected: float | None) -> None:
     assert polite.queue_number(waiting(*prompts)) == expected
     assert polite.queue_number(waiting(*prompts)[::-1]) == expected
 

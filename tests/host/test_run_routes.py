@@ -198,7 +198,7 @@ def history(server: ComfyUI, node: str, workflow: str) -> tuple[int, Any]:
     return status, json.loads(content) if content else None
 
 
-def test_node_shows_newest_run_on_disk(server: ComfyUI, runs: Path) -> None:
+def test_node_shows_newest_saved_run(server: ComfyUI, runs: Path) -> None:
     """The latest state of a node of the workflow, when ComfyUI was started after it."""
     write_run(runs / "old", started=1000.0, ended="failed", node_id="77", workflow_id="w")
     newest = write_run(runs / "new", started=2000.0, node_id="77", workflow_id="w")

@@ -132,7 +132,7 @@ def test_numbers_without_meaning_are_words(server: ComfyUI, node: str, name: str
     assert options["tooltip"].endswith(f"A number, or: {word}.")
 
 
-def test_no_number_stands_for_something_else(server: ComfyUI) -> None:
+def test_no_number_is_a_code(server: ComfyUI) -> None:
     nodes = {name: node for name, node in server.get_json("/object_info").items() if name.startswith("SideStep")}
     coded = {widget for node in nodes.values() for inputs in node["input"].values()
              for widget, (io_type, *options) in inputs.items() if io_type in ("INT", "FLOAT")

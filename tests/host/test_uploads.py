@@ -29,7 +29,7 @@ def targets(uploads: Any, name: str, *paths: str) -> dict[str, str]:
     return {file.path: f"{file.folder}/{file.name}" if file.name else "" for file in plan.files}
 
 
-def test_folder_of_same_name_is_kept(uploads: Any, tmp_path: Path) -> None:
+def test_same_named_folder_is_kept(uploads: Any, tmp_path: Path) -> None:
     for name in ("Night", "Night-2"):
         (tmp_path / name).mkdir()
     assert uploads.plan("Night", offered(uploads, "a.wav")).folder == "Night-3"

@@ -75,7 +75,7 @@ def test_pointer_reads_the_nearest_step(page: Page) -> None:
     expect(page.locator(".sidestep-values")).to_be_hidden()
 
 
-def test_drag_zooms_and_double_click_returns(page: Page) -> None:
+def test_drag_zooms_double_click_returns(page: Page) -> None:
     show(page, run())
     whole = page.get_by_role("button", name="Whole run")
     expect(whole).to_be_hidden()
@@ -142,7 +142,7 @@ def test_log_scale_keeps_the_order(page: Page) -> None:
     assert page.locator(".sidestep-gridline").count() >= 2
 
 
-def test_numbers_are_saved_as_a_table(page: Page) -> None:
+def test_numbers_are_saved_as_table(page: Page) -> None:
     state = run()
     state["points"][3]["loss"] = None
     show(page, state)
@@ -157,7 +157,7 @@ def test_numbers_are_saved_as_a_table(page: Page) -> None:
         point["loss"] for point in state["points"] if point["loss"] is not None]
 
 
-def test_chart_is_saved_as_a_picture(page: Page) -> None:
+def test_chart_is_saved_as_picture(page: Page) -> None:
     show(page, run())
     with page.expect_download() as saving:
         page.get_by_role("button", name="PNG").click()
@@ -166,7 +166,7 @@ def test_chart_is_saved_as_a_picture(page: Page) -> None:
     assert [int.from_bytes(content[start:start + 4], "big") for start in (16, 20)] == [1600, 900]
 
 
-def test_long_run_is_drawn_at_once(page: Page) -> None:
+def test_long_run_is_drawn_quickly(page: Page) -> None:
     show(page, run(10))
     metrics = page.context.new_cdp_session(page)
     metrics.send("Performance.enable")

@@ -63,7 +63,7 @@ def test_continued_run_is_not_training(history: ModuleType) -> None:
     assert run.training[0] == 4
 
 
-def test_present_numbers_are_no_part_of_the_curve(history: ModuleType) -> None:
+def test_present_numbers_leave_the_curve(history: ModuleType) -> None:
     run = history.History(node_id="7", run="a", workflow=None)
     run.update(step(3, loss=0.5, eta_seconds=9.0, step_seconds=0.5, memory_used=1.0))
     event = run.take_event()
@@ -71,7 +71,7 @@ def test_present_numbers_are_no_part_of_the_curve(history: ModuleType) -> None:
     assert event["metrics"]["step_seconds"] == 0.5
 
 
-def test_requests_show_until_they_are_met(history: ModuleType) -> None:
+def test_requests_show_until_met(history: ModuleType) -> None:
     run = history.History(node_id="7", run="a", workflow=None)
     run.update(step(3, loss=0.5))
     run.request("Pausing after this step")
@@ -87,14 +87,14 @@ def test_requests_show_until_they_are_met(history: ModuleType) -> None:
     assert (run.status, run.message) == ("running", "")
 
 
-def test_saved_steps_are_the_newest_report(history: ModuleType) -> None:
+def test_saved_steps_come_from_newest(history: ModuleType) -> None:
     run = history.History(node_id="7", run="a", workflow=None)
     for saved in ((10, 20), None, (20, 30), None):
         run.update(Progress(stage="train", step=30, total=90, saved=saved))
     assert run.take_event()["saved"] == (20, 30)
 
 
-def test_elapsed_time_ends_with_the_run(history: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elapsed_time_ends_with_run(history: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(history.time, "monotonic", lambda: now[0])
     run = history.History(node_id="7", run="a", workflow=None)

@@ -102,7 +102,7 @@ def test_proposed_change_is_made(page: Page, plans: list[dict[str, Any]]) -> Non
     assert value == "30"
 
 
-def test_nothing_is_asked_during_a_run(page: Page, plans: list[dict[str, Any]]) -> None:
+def test_running_panel_asks_nothing(page: Page, plans: list[dict[str, Any]]) -> None:
     page.evaluate("""() => {
         const { panel } = window.app.graph.nodes[0].widgets.find(({ name }) => name === 'sidestep_progress');
         panel.state = { status: 'running' };
@@ -112,7 +112,7 @@ def test_nothing_is_asked_during_a_run(page: Page, plans: list[dict[str, Any]]) 
     assert plans == []
 
 
-def test_nothing_is_asked_out_of_sight(page: Page, plans: list[dict[str, Any]]) -> None:
+def test_hidden_panel_asks_nothing(page: Page, plans: list[dict[str, Any]]) -> None:
     page.evaluate("""() => {
         window.app.canvas.ds.offset = [9000, 9000];
         window.app.canvas.setDirty(true, true);

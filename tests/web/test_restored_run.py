@@ -60,7 +60,7 @@ def test_long_run_is_restored_quickly(page: Page, server: ComfyUI, run: Path) ->
     assert milliseconds < FIRST_PAINT, milliseconds
 
 
-def test_node_of_other_workflow_stays_empty(page: Page, server: ComfyUI, run: Path) -> None:
+def test_other_workflow_stays_empty(page: Page, server: ComfyUI, run: Path) -> None:
     open_trainer(page)
     page.evaluate("([node]) => { window.app.graph.nodes[0].id = node; }", [NODE])
     page.evaluate("""() => window.app.extensions.find(({ name }) => name === "sidestep.progress")

@@ -82,7 +82,7 @@ def test_buttons_fit_the_state(page: Page, posts: list[str], status: str, labels
     assert len(page.locator(".sidestep-controls > button:visible").all()) == 5
 
 
-def test_only_stop_before_the_first_step(page: Page, posts: list[str]) -> None:
+def test_only_stop_before_first_step(page: Page, posts: list[str]) -> None:
     show(page, state("running", stage="load", training=None, points=[]))
     assert usable(page) == ["Stop"]
 
@@ -114,7 +114,7 @@ def test_changed_state_is_announced(page: Page, posts: list[str]) -> None:
     expect(page.locator(".sidestep-announced")).to_have_text("Paused. Paused after step 40.")
 
 
-def test_finished_run_offers_what_comes_next(page: Page, posts: list[str]) -> None:
+def test_finished_run_offers_next_steps(page: Page, posts: list[str]) -> None:
     show(page, state("finished"))
     page.get_by_role("button", name="Use it").wait_for()
     assert usable(page) == ["Use it", "Listen", "Continue +500", "Compare", "Show file"]
@@ -141,7 +141,7 @@ def test_use_it_adds_the_adapter(page: Page, posts: list[str]) -> None:
     load(page, page.url)
 
 
-def test_longer_training_begins_at_the_last_checkpoint(page: Page, posts: list[str]) -> None:
+def test_longer_training_begins_at_checkpoint(page: Page, posts: list[str]) -> None:
     show(page, state("finished"))
     page.evaluate("""() => {
         window.queued = 0;

@@ -102,7 +102,7 @@ def test_compared_curves_share_axes(page: Page) -> None:
     assert call(page, "commonRange", curves, "heldout", False, module="comparing") is None
 
 
-def test_values_are_read_at_a_step(page: Page) -> None:
+def test_values_are_read_per_step(page: Page) -> None:
     curves = [[{"step": 1, "heldout": 2.0}, {"step": 5, "loss": 1.0}, {"step": 9, "heldout": 1.0}],
               [{"step": 7, "heldout": 3.0}], []]
     assert call(page, "readAt", curves, "heldout", 5, module="comparing") == [{"step": 1, "value": 2}, None, None]

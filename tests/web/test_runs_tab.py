@@ -92,7 +92,7 @@ def test_runs_are_listed_in_words(page: Page, runs: Path) -> None:
     expect(page.locator(".sidestep-search")).to_be_hidden()
 
 
-def test_training_is_followed_to_its_end(page: Page, browser: Browser, server: ComfyUI, runs: Path) -> None:
+def test_training_is_followed_throughout(page: Page, browser: Browser, server: ComfyUI, runs: Path) -> None:
     show_runs(page)
     title = page.title()
     second = page.context.new_page()
@@ -164,7 +164,7 @@ def test_adapter_of_run_is_used(page: Page, server: ComfyUI, runs: Path) -> None
     adapter.unlink()
 
 
-def test_workflow_of_run_is_put_back(page: Page, runs: Path) -> None:
+def test_workflow_of_run_reopens(page: Page, runs: Path) -> None:
     workflow_of(write_run(runs / "a", name="old", ended="stopped", node_id=NODE, workflow_id=WORKFLOW["id"]))
     show_runs(page)
     show = open_row(page, "old").locator("[data-action=show]")

@@ -76,7 +76,7 @@ def test_caption_is_written_in_row(tab: Locator, folder: Path) -> None:
     assert {song.name: song.caption for song in find_songs(folder).songs}["bare.wav"] == "a single tone"
 
 
-def test_bulk_edit_changes_what_it_announced(tab: Locator, folder: Path) -> None:
+def test_bulk_edit_changes_announced_songs(tab: Locator, folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     tab.get_by_text("Change many songs").click()
     tab.get_by_label("What to change").select_option("genre")

@@ -85,7 +85,7 @@ def test_flat_loss_names_its_length(page: Page) -> None:
     assert found["sentence"] == f"Flat for {steps:,} steps: more will hardly help."
 
 
-def test_rising_heldout_loss_names_the_best(page: Page) -> None:
+def test_rising_heldout_loss_names_best(page: Page) -> None:
     points = measurements(valley, 24, 0.001)
     best = min(points, key=lambda point: point["heldout"])["step"]
     found = verdict(page, points, "held_out")
@@ -106,7 +106,7 @@ def test_training_loss_shows_no_memorising(page: Page) -> None:
     assert "heart" not in found["sentence"]
 
 
-def test_heldout_loss_counts_above_training_loss(page: Page) -> None:
+def test_heldout_loss_outranks_training_loss(page: Page) -> None:
     rows = {point["step"]: point for point in losses(falling, 1150, 0.12)}
     for point in measurements(valley, 24, 0.001):
         rows[point["step"]] = {**rows.get(point["step"], {}), **point}
@@ -114,13 +114,13 @@ def test_heldout_loss_counts_above_training_loss(page: Page) -> None:
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.01, 0.03])
-def test_noise_of_measurements_is_no_trend(page: Page, noise: float) -> None:
+def test_measurement_noise_is_no_trend(page: Page, noise: float) -> None:
     curves = [measurements(flat, count, noise, seed) for seed in range(40) for count in range(2, 40)]
     found = [each["kind"] for each in verdicts(page, curves, "held_out")]
     assert sum(kind in ("falling", "rising") for kind in found) <= 0.005 * len(found)
 
 
-def test_noise_of_losses_is_no_trend(page: Page) -> None:
+def test_loss_noise_is_no_trend(page: Page) -> None:
     curves = [losses(flat, count, 0.2, seed) for seed in range(10) for count in range(40, 600, 40)]
     found = [each["kind"] for each in verdicts(page, curves)]
     assert sum(kind in ("falling", "rising") for kind in found) <= 0.01 * len(found)
@@ -133,7 +133,7 @@ def test_wild_step_is_no_trend(page: Page) -> None:
     assert verdict(page, points)["kind"] == before["kind"] == "flat"
 
 
-def test_verdict_rarely_changes_during_a_run(page: Page) -> None:
+def test_verdict_rarely_changes(page: Page) -> None:
     points = losses(falling, 1000, 0.12)
     kinds = [each["kind"] for each in verdicts(page, [points[:count] for count in range(20, 1000, 10)])]
     changes = sum(before != after for before, after in zip(kinds, kinds[1:], strict=False))

@@ -21,7 +21,6 @@ from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
 from sidestep_core.training import batches, data
-from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.loss import HeldoutLoss, training_loss
 from sidestep_core.training.loss import heldout_loss as heldout_loss_of
@@ -62,10 +61,6 @@ def heldout_loss(training: Training, step: int) -> float:
 
 def heldout_of(training: Training, step: int) -> HeldoutLoss:
     return heldout_loss_of(training.objective, training.measured_on, Progress(stage="train", step=step, total=10))
-
-
-def first_batch(training: Training) -> Batch:
-    return next(batches.batches(training.trained_on, training.objective.silence_TC, training.config, 0))
 
 
 # The step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from demo.server import PACK_NAME, ComfyUI
 STEPS = 400
 LONG = 100_000
 FIRST_PAINT_MS = 300
+FRAME_MS = 16
 MAX_BYTES = 60_000_000
 SHOW = """async ([folder, state]) => {
     const { createChart } = await import(`${folder}/progress/chart.js`);
@@ -186,7 +188,7 @@ def test_long_run_is_drawn_quickly(page: Page) -> None:
         window.state = { run: 'long', status: 'running', points, previews: [], saved: [], measured_on: 'held_out',
                          metrics: {} };
         const tries = [];
-        for (let number = 0; number < 3; number++) {
+        for (let number = 0; number < 12; number++) {
             window.chart.show({ ...window.state, points: [] });
             const began = performance.now();
             window.chart.show(window.state);
@@ -201,10 +203,12 @@ def test_long_run_is_drawn_quickly(page: Page) -> None:
     moving = page.evaluate("""() => {
         const plot = document.querySelector('.sidestep-plot');
         const { left, top, width } = plot.getBoundingClientRect();
-        const began = performance.now();
+        const times = [];
         for (let index = 0; index < 20; index++) {
+            const began = performance.now();
             plot.dispatchEvent(new PointerEvent('pointermove', { clientX: left + width * index / 20, clientY: top }));
+            times.push(performance.now() - began);
         }
-        return (performance.now() - began) / 20;
+        return times;
     }""")
-    assert moving <= 16
+    assert statistics.median(moving) <= FRAME_MS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from demo.examples import TRAINER
 from demo.server import ComfyUI
 
 RUN = "buttons-0123"
+RUNS = re.compile(r"/sidestep/runs($|/)")
 SHOW = """async ([type, state]) => {
     const { graph } = window.app;
     let node = graph.nodes.find((each) => each.type === type);
@@ -50,11 +52,11 @@ def posts(page: Page, server: ComfyUI) -> Iterator[list[str]]:
             route.fulfill(status=409 if refused else 200, content_type="application/json",
                           body=json.dumps({"error": "The training is stopping."} if refused else {}))
         else:
-            route.fulfill(status=200, content_type="application/json", body=json.dumps(FACTS))
+            route.fulfill(status=200, content_type="application/json", body=json.dumps({"runs": [FACTS]}))
 
-    page.route("**/sidestep/runs/**", answer)
+    page.route(RUNS, answer)
     yield asked
-    page.unroute("**/sidestep/runs/**")
+    page.unroute(RUNS)
 
 
 FACTS: dict[str, Any] = {"id": RUN, "status": "finished", "step": 40, "total": 40, "files": ["demo.safetensors"]}

@@ -2,7 +2,7 @@
 
 import { make } from "../dom.js";
 import * as actions from "../runs/actions.js";
-import { readRun, reportAddress } from "../runs/server.js";
+import { listRuns, reportAddress } from "../runs/server.js";
 
 const MORE = 500; // steps
 const OF_TRAINING = new Set(["load", "train", "preview", "save", "pause"]); // stages; a measurement before it is no run
@@ -98,12 +98,13 @@ export function createControls({ node, heights, changed }) {
     run = null;
     if (!key) return;
     try {
-      const found = await readRun(state.run);
+      // Of the list, as a run whose folder is gone is none to complain about.
+      const found = (await listRuns()).find(({ id }) => id === state.run) ?? null;
       if (key !== asked) return;
       run = found;
     } catch (error) {
       if (key !== asked) return;
-      answer.textContent = error.message; // its folder is gone
+      answer.textContent = error.message;
     }
     show(state);
     changed();

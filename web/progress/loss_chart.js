@@ -9,8 +9,6 @@ const OUTLIERS = 0.02; // share of raw losses that may leave the chart at each e
 const MARGIN = 0.08; // of the height, above and below the curve
 const COLUMNS = 600; // a longer curve is drawn by its lowest and highest number in each
 
-const numbers = (points, key) => points.map((point) => point[key]).filter(Number.isFinite);
-
 const quantile = (sorted, share) => sorted[Math.round(share * (sorted.length - 1))];
 
 /** Index of the first point at `step` or later. */
@@ -33,14 +31,26 @@ export const inZoom = (points, zoom) =>
  * shown part as [first step, last step].
  */
 export function ranges(points, { zoom = null, log = false } = {}) {
-  const shown = inZoom(points, zoom);
-  const drawn = (key) => numbers(shown, key).filter((value) => !log || value > 0);
-  const raw = Float64Array.from(drawn("loss")).sort();
-  const values = [...drawn("smoothed"), ...drawn("heldout")];
-  if (raw.length) values.push(quantile(raw, OUTLIERS), quantile(raw, 1 - OUTLIERS));
-  if (!values.length) return null;
-  const low = values.reduce((a, b) => Math.min(a, b));
-  const high = values.reduce((a, b) => Math.max(a, b));
+  const [begin, end] = zoom ? [indexAt(points, zoom[0]), indexAt(points, zoom[1] + 1)] : [0, points.length];
+  const raw = new Float64Array(end - begin);
+  let [count, low, high] = [0, Infinity, -Infinity];
+  const widen = (value) => {
+    if (!isDrawn(value, { log })) return;
+    low = Math.min(low, value);
+    high = Math.max(high, value);
+  };
+  for (let index = begin; index < end; index++) {
+    const { loss, smoothed, heldout } = points[index];
+    if (isDrawn(loss, { log })) raw[count++] = loss;
+    widen(smoothed);
+    widen(heldout);
+  }
+  if (count) {
+    const sorted = raw.subarray(0, count).sort();
+    widen(quantile(sorted, OUTLIERS));
+    widen(quantile(sorted, 1 - OUTLIERS));
+  }
+  if (low > high) return null;
   return { x: zoom ?? spread(points), y: log ? logMargins(low, high) : margins(low, high), log };
 }
 
@@ -85,18 +95,21 @@ export function line(points, key, range) {
   return commands.join("");
 }
 
-/** Points with `key`, by the columns that they are drawn in: of many in one, the first, the lowest and the highest. */
+/** Points with `key`; of a long curve the lowest and the highest in each column that it is drawn in. */
 function thinned(points, key, range) {
-  const known = inZoom(points, range.x).filter((point) => point[key] !== undefined);
-  if (known.length <= 2 * COLUMNS) return known;
+  const [begin, end] = [indexAt(points, range.x[0]), indexAt(points, range.x[1] + 1)];
+  if (end - begin <= 2 * COLUMNS) return points.slice(begin, end).filter((point) => point[key] !== undefined);
   const kept = [];
+  const perStep = COLUMNS / (range.x[1] - range.x[0]);
   let [column, low, high] = [-1, null, null];
   const close = () => {
     if (low && low !== high) kept.push(...(low.step < high.step ? [low, high] : [high, low]));
     else if (low) kept.push(low);
   };
-  for (const point of known) {
-    const own = Math.floor((leftOf(point.step, range) / SIZE) * COLUMNS);
+  for (let index = begin; index < end; index++) {
+    const point = points[index];
+    if (point[key] === undefined) continue;
+    const own = Math.floor((point.step - range.x[0]) * perStep);
     if (own !== column) {
       close();
       [column, low, high] = [own, point, point];

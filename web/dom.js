@@ -20,12 +20,19 @@ export function makeSvg(className, viewBox, ...pathNames) {
   return [svg, ...paths];
 }
 
-/** Add a stylesheet that lies beside a module: `addStyles("./runs.css", import.meta.url)`. */
+const STYLES = "sidestep-styles";
+const SHARED = "./sidestep.css";
+
+/**
+ * Add a stylesheet that lies beside a module: `addStyles("./runs.css", import.meta.url)`.  The shared one comes first,
+ * whichever module the page loads first, as those of an area change what it says.
+ */
 export function addStyles(name, module) {
   const link = document.createElement("link");
   link.rel = "stylesheet";
+  link.className = STYLES;
   link.href = new URL(name, module).href;
-  document.head.append(link);
+  document.head.insertBefore(link, name === SHARED ? document.head.querySelector(`.${STYLES}`) : null);
 }
 
 /** A button that submits nothing. */

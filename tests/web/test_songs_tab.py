@@ -44,6 +44,9 @@ def tab(page: Page, folder: Path) -> Locator:
     """The tab with that folder."""
     page.evaluate("() => window.app.extensionManager.command.execute('SideStep.ShowSongs')")
     opened = page.locator(".sidestep-songs-tab")
+    # Every folder has four songs: none must be in the table when this one is awaited.
+    opened.locator(".sidestep-folder select").select_option("")
+    expect(opened.locator(".sidestep-name")).to_have_count(0)
     opened.get_by_text("Look again").evaluate("button => { button.disabled = false; button.click(); }")
     opened.locator(".sidestep-folder option", has_text=folder.name).wait_for(state="attached", timeout=PATIENCE)
     opened.locator(".sidestep-folder select").select_option(f"input:{folder.name}")
@@ -96,6 +99,12 @@ def test_bulk_edit_changes_announced_songs(tab: Locator, folder: Path) -> None:
     expect(tab).to_contain_text("1 song changed.")
     assert "fast drums" in {song.name: song.caption for song in find_songs(folder).songs}["slow rain.flac"]
     tab.get_by_text("Change many songs").click()
+
+
+def test_shared_styles_come_first(page: Page) -> None:
+    sheets = page.evaluate("() => [...document.querySelectorAll('.sidestep-styles')].map(({ href }) => href)")
+    assert len(sheets) > 3
+    assert [sheet.endswith("/sidestep.css") for sheet in sheets] == [True] + [False] * (len(sheets) - 1)
 
 
 def test_drawer_has_full_height(tab: Locator, page: Page) -> None:

@@ -62,7 +62,11 @@ export function createSongsTab() {
   async function open(choice) {
     folders.value = choice;
     again.disabled = !choice;
-    if (!choice) return say("");
+    if (read && read !== choice) table.empty(); // no song of another folder is to be changed by mistake
+    if (!choice) {
+      read = "";
+      return say("");
+    }
     localStorage.setItem(LATEST, choice);
     const otherFolder = choice !== wanted;
     wanted = choice;

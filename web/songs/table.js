@@ -12,7 +12,7 @@ const SAVE_ALL = "Save all to files";
 const SURE = 5000; // milliseconds to press again
 
 /**
- * {element, show(key), stop()}; `hint` is the text before the first run; `height` in pixels holds for an empty table, too,
+ * {element, show(key), empty(), stop()}; `hint` is the text before the first run; `height` in pixels holds for an empty table, too,
  * so that a node does not grow over its neighbours; `server` has rows(key, first, count, filter), peaks, audio, save, saveAll,
  * bulk; `filters` adds filters, changes of many songs, and captions that are written in the row.
  */
@@ -200,5 +200,12 @@ export function createSongTable({ hint, height, server, filters = false }) {
     all.textContent = SAVE_ALL;
   }
 
-  return { element, show, stop: player.stop, pause: player.pause };
+  /** Show no songs. */
+  function empty() {
+    request += 1; // an answer that is on its way comes too late
+    player.stop();
+    clear(hint);
+  }
+
+  return { element, show, empty, stop: player.stop, pause: player.pause };
 }

@@ -23,7 +23,7 @@ from sidestep_core.model.checkpoint import Checkpoint
 from tests.host.pack import pack_module
 from tests.host.test_pipeline import node_of, ran, upstream, with_inputs
 
-SECONDS = 2.0
+SECONDS = 1.0
 STEPS, SEED, GUIDANCE = 2, 7, 3.0
 RUN, CHECKPOINT = "mine-3f2a", "checkpoint-step-20"
 

@@ -53,10 +53,10 @@ def test_plan_fits_and_runs_nothing(server: ComfyUI, small: dict[str, Any]) -> N
 
 
 def test_too_large_plan_offers_fix(server: ComfyUI, small: dict[str, Any]) -> None:
-    folder = server.base / "input" / "long"
+    folder = server.base / "input" / "endless"
     long_song(folder)
     changes = {
-        "SideStepPreprocessAudioFolder": {"folder": "long", "dataset_name": "long", "max_seconds": "whole songs"},
+        "SideStepPreprocessAudioFolder": {"folder": "endless", "dataset_name": "long", "max_seconds": "whole songs"},
         TRAINER: {"chunk_duration": "whole songs"}, "SideStepTrainingSettings": {"heldout_songs": "0"}}
     prompt = copy.deepcopy(with_inputs(small, changes))
     for content in prompt.values():

@@ -24,7 +24,8 @@ from ...sidestep_core.runs import files
 from ..host import choices, folders
 from ..host.compare import takes
 from ..host.wording import sentence
-from .songs import answer, body, work
+from .json_api import answer, body
+from .songs import work
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from ...sidestep_core.training.controls import Refused, Request
 from ..host import folders, live, polite
 from ..host.wording import sentence
 from . import events
-from .songs import answer, body
+from .json_api import answer, body
 
 AFTER_THIS_STEP: Mapping[Request, str] = {
     "save": "Saving after this step",

@@ -1,18 +1,15 @@
 """Live progress for the browser: a websocket event per point, and the history behind a GET route.
 
-Only this file, `song_routes.py` and `preset_routes.py` import the host's `server` and aiohttp.  The browser side is
-`web/sidestep.js`.
+The browser side is web/sidestep.js.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from functools import partial
 from typing import Literal
 
 from aiohttp import web
@@ -24,7 +21,7 @@ from ...sidestep_core.runs import files
 from ...sidestep_core.runs.record import Origin
 from ...sidestep_core.training.metrics import MEASURED_ON
 from ..host.wording import readable_json, sentence
-from . import run_files
+from . import json_api, run_files
 from .history import History, Point, Preview, finite
 
 log = logging.getLogger(__name__)
@@ -36,8 +33,6 @@ NO_RUN = ""
 UNSAVED = "00000000-0000-0000-0000-000000000000"
 MAX_WORKFLOW = 4_000_000
 """Characters of a workflow that is kept with its run."""
-
-dumps = partial(json.dumps, allow_nan=False)
 
 _histories: OrderedDict[str, History] = OrderedDict()
 _sent_at: dict[str, float] = {}
@@ -114,7 +109,7 @@ def remember(node_id: str, output: Mapping[str, object]) -> None:
     """Record what a node shows of its result, for a page that is opened later.  An earlier failure is past."""
     with _lock:
         history = _latest(node_id)
-        history.output = strict_json.loads(dumps(output), "What the node shows", unicode=False)
+        history.output = strict_json.loads(json_api.dumps(output), "What the node shows", unicode=False)
         if history.status != "finished":
             history.end("finished", "")
 
@@ -185,7 +180,7 @@ def _workflow_of(node_id: str) -> str | None:
 
 def origin_of(node_id: str) -> Origin:
     """Node and workflow of a training that starts now, for its record."""
-    workflow = dumps(_running_workflow(node_id) or None, ensure_ascii=False)
+    workflow = json_api.dumps(_running_workflow(node_id) or None, ensure_ascii=False)
     if len(workflow) > MAX_WORKFLOW:
         log.warning("The workflow has %.1f MB; it is not kept with the run.", len(workflow) / 1e6)
     return Origin(node_id=str(node_id), workflow_id=_workflow_of(node_id) or "",
@@ -212,7 +207,7 @@ def _running() -> list[tuple]:
 def _send(event: dict[str, object]) -> None:
     event = readable_json(event)
     # A payload that json cannot serialise ends the host's publish loop and with it the whole server: prove it here.
-    dumps(event)
+    json_api.dumps(event)
     PromptServer.instance.send_sync(EVENT, event)
 
 
@@ -230,7 +225,7 @@ async def get_history(request: web.Request) -> web.Response:
         earlier = await run_files.asked(lambda: run_files.history_of(node_id, workflow))
         answer = earlier.answer() if earlier else answer
     # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
-    return web.json_response(readable_json(answer), dumps=dumps) if answer else web.Response(status=204)
+    return json_api.answer(readable_json(answer)) if answer else web.Response(status=204)
 
 
 @PromptServer.instance.routes.get(r"/sidestep/nodes/{node_id}/runs/{run}/previews/{step:\d{1,9}}")

@@ -15,7 +15,7 @@ from ...sidestep_core.io.record import parse
 from ...sidestep_core.io.strict_json import BadJson, as_object
 from ..host.planning import plan
 from ..host.wording import readable_json, sentence
-from .songs import answer, body
+from .json_api import answer, body
 
 _thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="side-step-plan")
 """One, so that a page that asks often leaves the processor to other work."""

@@ -13,7 +13,8 @@ from server import PromptServer
 from ...sidestep_core.io.record import parse
 from ..host import preset_files
 from ..widgets import training as training_widgets
-from .songs import answer, body, work
+from .json_api import answer, body
+from .songs import work
 
 
 @PromptServer.instance.routes.post("/sidestep/preset")

@@ -20,8 +20,7 @@ from ...sidestep_core.runs import files
 from ...sidestep_core.runs.report import POLICY
 from ..host.wording import sentence
 from . import run_files, run_report
-from .events import dumps
-from .songs import body
+from .json_api import answer, body, dumps, number
 
 Result = TypeVar("Result")
 
@@ -45,8 +44,8 @@ async def get_run(request: web.Request) -> web.Response:
 @PromptServer.instance.routes.get(RUN + "/metrics")
 async def get_metrics(request: web.Request) -> web.Response:
     """Answer with the curve after the step `after`, thinned to about `points` rows."""
-    run, after = request.match_info["run"], _number(request, "after", -1)
-    points = max(2, min(_number(request, "points", run_files.POINTS), MAX_POINTS))
+    run, after = request.match_info["run"], number(request, "after", -1)
+    points = max(2, min(number(request, "points", run_files.POINTS), MAX_POINTS))
     return await _fresh(request, lambda: run_files.metrics(run, after, points))
 
 
@@ -81,7 +80,7 @@ async def post_note(request: web.Request) -> web.Response:
     """Keep a person's note about a run; an empty one removes it."""
     run, content = request.match_info["run"], await body(request)
     await _work(lambda: run_files.write_note(run, parse(content.get("note", ""), str, "note")))
-    return _answer({})
+    return answer({})
 
 
 @PromptServer.instance.routes.post(RUN + "/delete")
@@ -90,7 +89,7 @@ async def post_delete(request: web.Request) -> web.Response:
     await body(request)
     run = request.match_info["run"]
     await _work(lambda: run_files.delete(run))
-    return _answer({})
+    return answer({})
 
 
 async def _work(call: Callable[[], Result]) -> Result:
@@ -117,12 +116,3 @@ async def _fresh(request: web.Request, call: Callable[[], Mapping[str, object]])
     if any(known.value == digest for known in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     return web.Response(body=content, content_type="application/json", headers=headers)
-
-
-def _answer(content: Mapping[str, object]) -> web.Response:
-    return web.json_response(content, dumps=dumps)
-
-
-def _number(request: web.Request, name: str, usual: int) -> int:
-    text = request.query.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else usual

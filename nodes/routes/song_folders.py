@@ -17,7 +17,8 @@ from server import PromptServer
 from ...sidestep_core.io.record import parse
 from ..library import first_training, input_folders, uploads
 from . import song_previews
-from .songs import answer, body, work
+from .json_api import answer, body
+from .songs import work
 
 
 @PromptServer.instance.routes.get("/sidestep/song_folders")

@@ -7,7 +7,7 @@ other sites.  The browser side is web/songs/.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,19 +16,16 @@ from aiohttp import web
 from server import PromptServer
 
 from ...sidestep_core.errors import DatasetError, SideStepError
-from ...sidestep_core.io import strict_json
 from ...sidestep_core.io.record import Record, parse
 from ...sidestep_core.songs import bulk
 from ..host.wording import sentence
 from . import song_audio, song_edits, song_previews
-from .events import dumps
+from .json_api import answer, body, number
 
 Result = TypeVar("Result")
 
 ROWS = 20
 """Default number of rows."""
-MAX_BYTES = 10_000_000
-"""Bytes of a request; more than all editable texts in any encoding."""
 SONG = r"/sidestep/songs/{key}/{index:\d{1,9}}"
 
 
@@ -52,7 +49,7 @@ _threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="side-step-songs
 @PromptServer.instance.routes.get("/sidestep/songs/{key}")
 async def get_rows(request: web.Request) -> web.Response:
     """Answer with `count` rows of the table from `first` on, of the songs that `only` and `text` leave."""
-    key, first, count = request.match_info["key"], _number(request, "first", 0), _number(request, "count", ROWS)
+    key, first, count = request.match_info["key"], number(request, "first", 0), number(request, "count", ROWS)
     if not song_previews.is_known(key):
         # Not a 404: a workflow that was saved before ComfyUI was restarted is normal, and browsers log every 404.
         return web.Response(status=204)
@@ -130,26 +127,3 @@ async def work(call: Callable[[], Result]) -> Result:
         raise web.HTTPNotFound(text=sentence(error)) from error
     except (SideStepError, OSError) as error:
         raise web.HTTPUnprocessableEntity(text=sentence(error)) from error
-
-
-async def body(request: web.Request) -> Mapping[str, object]:
-    """Read the JSON object of a request; other content types, which other sites can send, are refused."""
-    if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="Send JSON.")
-    if (request.content_length or 0) > MAX_BYTES:
-        raise web.HTTPRequestEntityTooLarge(MAX_BYTES, request.content_length or 0)
-    try:
-        # Half a character is refused with the field that it is in.
-        return strict_json.as_object(strict_json.loads(await request.read(), "The request", unicode=False),
-                                     "The request")
-    except strict_json.BadJson as error:
-        raise web.HTTPBadRequest(text=sentence(error)) from error
-
-
-def _number(request: web.Request, name: str, usual: int) -> int:
-    text = request.query.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else usual
-
-
-def answer(content: object) -> web.Response:
-    return web.json_response(content, dumps=dumps)

@@ -18,16 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import optional
-from .layers import (
-    AttentionShape,
-    EncoderLayer,
-    Mask,
-    RMSNorm,
-    RotaryEmbedding,
-    additive_mask,
-    load_frozen,
-    sliding_window,
-)
+from .attention import Mask, additive_mask, sliding_window
+from .layers import AttentionShape, EncoderLayer, RMSNorm, RotaryEmbedding, load_frozen
 from .prompts import COMFYUI, OFFICIAL, Prompt
 from .weights import Weights
 

@@ -8,6 +8,7 @@ Shapes: B batch, T latent frame, C channel, L patch (two frames), S condition to
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .layers import MLP, Attention, AttentionShape, Mask, RMSNorm, RotaryEmbedding, load_frozen, sliding_window
+from .attention import Kernel, Mask, masks
+from .layers import MLP, Attention, AttentionShape, RMSNorm, RotaryEmbedding, load_frozen
 from .weights import Weights
 
 TIME_FEATURES = 256
@@ -93,12 +95,12 @@ class DecoderLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 6, geometry.width))
 
     def forward(self, x_BLD: Tensor, time_B6D: Tensor, condition_BSD: Tensor, rotation: RotaryEmbedding,
-                mask: Mask | None) -> Tensor:
+                mask: Mask | None, cross_mask: Mask | None) -> Tensor:
         modulation = (self.scale_shift_table + time_B6D).chunk(6, dim=1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
         normed = torch.addcmul(shift, self.self_attn_norm(x_BLD), 1 + scale)
         x_BLD = torch.addcmul(x_BLD, self.self_attn(normed, rotation=rotation, mask=mask), gate)
-        x_BLD = x_BLD + self.cross_attn(self.cross_attn_norm(x_BLD), source_BLD=condition_BSD)
+        x_BLD = x_BLD + self.cross_attn(self.cross_attn_norm(x_BLD), source_BLD=condition_BSD, mask=cross_mask)
         normed = torch.addcmul(mlp_shift, self.mlp_norm(x_BLD), 1 + mlp_scale)
         return torch.addcmul(x_BLD, self.mlp(normed), mlp_gate)
 
@@ -110,6 +112,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.geometry = geometry
         self.recomputed_layers = 0
+        self.attention: Kernel = "sdpa"
         patch = geometry.patch
         self.proj_in = nn.Sequential(
             nn.Identity(), nn.Conv1d(geometry.in_channels, geometry.width, patch, stride=patch)
@@ -124,10 +127,12 @@ class Decoder(nn.Module):
         )
         self.scale_shift_table = nn.Parameter(torch.zeros(1, 2, geometry.width))
 
-    def forward(self, x_BTC: Tensor, t_B: Tensor, condition_BSD: Tensor, context_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, t_B: Tensor, condition_BSD: Tensor, context_BTC: Tensor,
+                tokens: Sequence[int] | None = None) -> Tensor:
         """Predict the velocity [B, T, 64] of noisy latents [B, T, 64] at times [B].
 
-        `condition_BSD` is unpadded (the decoder attends to every token); `context_BTC` is [B, T, 128].
+        `condition_BSD` is unpadded (the decoder attends to every token); conditions of different lengths, `tokens` of
+        each sample, are concatenated to [1, N, D].  `context_BTC` is [B, T, 128].
         """
         frames = x_BTC.shape[1]
         x_BLD = self._patchify(torch.cat((context_BTC, x_BTC), dim=-1))
@@ -135,9 +140,10 @@ class Decoder(nn.Module):
         condition_BSD = self.condition_embedder(condition_BSD)
         length = x_BLD.shape[1]
         rotation = RotaryEmbedding.of(length, self.geometry.head_width, x_BLD)
-        window = sliding_window(length, x_BLD)
+        seen = masks(x_BLD, condition_BSD, tokens, self.attention)
         for index, layer in enumerate(self.layers):
-            inputs = (x_BLD, time_B6D, condition_BSD, rotation, window if index % 2 == 0 else None)
+            mask = seen.sliding if index % 2 == 0 else seen.full
+            inputs = (x_BLD, time_B6D, condition_BSD, rotation, mask, seen.cross)
             if self._recomputes(index) and torch.is_grad_enabled():
                 x_BLD = checkpoint(layer, *inputs, use_reentrant=False)
             else:

@@ -14,14 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from .attention import Mask, attend
 from .weights import Weights
 
 EPS = 1e-6
 ROTARY_BASE = 1_000_000.0
-WINDOW = 128
-"""Reach of sliding-window attention in positions, both ways, inclusive."""
-DENSE_BELOW = 3 * WINDOW
-"""Length up to which one masked attention is cheaper than blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,76 +71,6 @@ class RotaryEmbedding:
         first, second = x_BLHE.chunk(2, dim=-1)
         rotated = torch.cat((-second, first), dim=-1)
         return x_BLHE * self.cos_LE[:, None, :] + rotated * self.sin_LE[:, None, :]
-
-
-@dataclass(frozen=True)
-class BlockMask:
-    """Mask of sliding-window attention as exact block-local attention: 128 queries attend to the 384 keys around them.
-
-    `mask` is additive, [blocks, 128, 384].
-    """
-
-    mask: Tensor
-
-
-Mask = Tensor | BlockMask
-"""Attention mask: additive [L, L], or in blocks."""
-
-
-def sliding_window(length: int, like: Tensor) -> Mask:
-    """Build the mask of positions at most 128 apart; in blocks if that is cheaper."""
-    if length <= DENSE_BELOW:
-        position = torch.arange(length, device=like.device)
-        return additive_mask((position[:, None] - position[None, :]).abs() <= WINDOW, like)
-    blocks = -(-length // WINDOW)
-    query = torch.arange(blocks * WINDOW, device=like.device).view(blocks, WINDOW, 1)
-    first_key = torch.arange(blocks, device=like.device).view(blocks, 1, 1) * WINDOW - WINDOW
-    key = first_key + torch.arange(3 * WINDOW, device=like.device)
-    return BlockMask(additive_mask(((query - key).abs() <= WINDOW) & (key >= 0) & (key < length), like))
-
-
-def additive_mask(visible: Tensor, like: Tensor) -> Tensor:
-    """Build a mask of 0 at visible positions and minus infinity elsewhere, in the dtype of `like`."""
-    return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, float("-inf"))
-
-
-def attend(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, mask: Mask | None = None) -> Tensor:
-    """Compute grouped-query attention, [B, L, H, E].
-
-    Query heads that share a key head are concatenated to one longer query: no key is copied, and full layers need
-    neither a mask nor grouped-query support of the kernel.
-    """
-    if isinstance(mask, BlockMask):
-        return _attend_in_blocks(q_BLHE, k_BLKE, v_BLKE, mask)
-    batch, length, heads, width = q_BLHE.shape
-    kv_heads = k_BLKE.shape[2]
-    groups = heads // kv_heads
-    q = q_BLHE.reshape(batch, length, kv_heads, groups, width).permute(0, 2, 3, 1, 4)
-    q = q.reshape(batch, kv_heads, groups * length, width)
-    repeated = None if mask is None else mask.repeat(groups, 1)
-    out = F.scaled_dot_product_attention(q, k_BLKE.transpose(1, 2), v_BLKE.transpose(1, 2), attn_mask=repeated)
-    return out.view(batch, kv_heads, groups, length, width).permute(0, 3, 1, 2, 4).reshape(q_BLHE.shape)
-
-
-def _attend_in_blocks(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, window: BlockMask) -> Tensor:
-    batch, length, heads, width = q_BLHE.shape
-    kv_heads = k_BLKE.shape[2]
-    groups = heads // kv_heads
-    blocks = window.mask.shape[0]
-    padding = blocks * WINDOW - length
-
-    q = F.pad(q_BLHE, (0, 0, 0, 0, 0, padding)).view(batch * blocks, WINDOW, kv_heads, groups, width)
-    q = q.permute(0, 2, 3, 1, 4).reshape(batch * blocks, kv_heads, groups * WINDOW, width)
-
-    def around(x_BLKE: Tensor) -> Tensor:
-        padded = F.pad(x_BLKE, (0, 0, 0, 0, WINDOW, WINDOW + padding))
-        windows = padded.unfold(1, 3 * WINDOW, WINDOW)
-        return windows.permute(0, 1, 2, 4, 3).reshape(batch * blocks, kv_heads, 3 * WINDOW, width)
-
-    mask = window.mask.repeat(batch, groups, 1)[:, None]
-    out = F.scaled_dot_product_attention(q, around(k_BLKE), around(v_BLKE), attn_mask=mask)
-    out = out.view(batch, blocks, kv_heads, groups, WINDOW, width).permute(0, 1, 4, 2, 3, 5)
-    return out.reshape(batch, blocks * WINDOW, heads, width)[:, :length]
 
 
 class Attention(nn.Module):

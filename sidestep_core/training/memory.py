@@ -17,8 +17,8 @@ from torch import nn
 from ..adapters.config import MLP_PROJECTIONS
 from ..adapters.layer import REDRAWN_ON
 from ..device import free_memory
+from ..model.attention import DENSE_BELOW, WINDOW
 from ..model.decoder import Decoder, DecoderGeometry
-from ..model.layers import DENSE_BELOW, WINDOW
 from .config import ResolvedConfig
 from .data import Sample
 from .optim.optimizers import STATE_BYTES

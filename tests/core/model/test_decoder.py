@@ -13,9 +13,9 @@ from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model import flow_matching
+from sidestep_core.model.attention import WINDOW
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, DecoderGeometry, TimeEmbedding, load_decoder
-from sidestep_core.model.layers import WINDOW
 from sidestep_core.model.weights import Weights
 from tests.tolerance import BF16, FP32, PERTURBED, deviation
 

@@ -1,4 +1,4 @@
-"""Attention and its blocks match the definition in float64."""
+"""Layers: norm, rotary embedding, windows, and the loading of their weights."""
 
 from __future__ import annotations
 
@@ -11,92 +11,20 @@ from torch import Tensor, nn
 from sidestep_core import rng
 from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import write_tensors
+from sidestep_core.model.attention import WINDOW, sliding_window
 from sidestep_core.model.layers import (
-    DENSE_BELOW,
     MLP,
-    WINDOW,
     AttentionShape,
-    BlockMask,
     EncoderLayer,
     RMSNorm,
     RotaryEmbedding,
-    additive_mask,
-    attend,
     load_frozen,
-    sliding_window,
 )
 from sidestep_core.model.weights import Weights
+from tests.attention import HEAD_WIDTH, HEADS, KV_HEADS, queries_keys_values
 from tests.tolerance import FP32, PERTURBED, deviation
 
 CPU = torch.device("cpu")
-HEADS, KV_HEADS, HEAD_WIDTH = 4, 2, 16
-EDGES = [1, 2, 128, 129, 256, 383, 384, 385, 511, 512, 513, 640]
-"""Lengths on both sides of every change of the implementation."""
-
-
-def queries_keys_values(length: int, batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw queries, keys and values of twice the usual size, so that attention is selective."""
-    random = rng.generator("attention", length)
-    shapes = ((batch, length, heads, HEAD_WIDTH) for heads in (HEADS, KV_HEADS, KV_HEADS))
-    query, key, value = (2 * torch.randn(shape, generator=random) for shape in shapes)
-    return query, key, value
-
-
-def by_definition(query: Tensor, key: Tensor, value: Tensor, window: int | None = None) -> Tensor:
-    """Compute softmax(q k / sqrt(E)) v in float64; every key head is repeated for its query heads."""
-    q, k, v = (x.double().transpose(1, 2) for x in (query, key, value))
-    k, v = (x.repeat_interleave(HEADS // KV_HEADS, dim=1) for x in (k, v))
-    scores = q @ k.mT / HEAD_WIDTH**0.5
-    if window is not None:
-        position = torch.arange(q.shape[2])
-        scores = scores.masked_fill((position[:, None] - position).abs() > window, -torch.inf)
-    return (scores.softmax(-1) @ v).transpose(1, 2)
-
-
-@pytest.mark.parametrize("length", EDGES)
-def test_sliding_window_matches_dense_mask(length: int) -> None:
-    query, key, value = queries_keys_values(length)
-    found = attend(query, key, value, sliding_window(length, query))
-    assert deviation(found, by_definition(query, key, value, WINDOW)) < FP32
-
-
-@pytest.mark.parametrize("length", [383, 385, 640])
-@pytest.mark.parametrize("window", [WINDOW - 1, WINDOW + 1])
-def test_other_window_size_differs(length: int, window: int) -> None:
-    query, key, value = queries_keys_values(length)
-    found = attend(query, key, value, sliding_window(length, query))
-    assert deviation(found, by_definition(query, key, value, window)) > PERTURBED
-
-
-@pytest.mark.parametrize("length", [1, 7, 130])
-def test_grouped_queries_match_definition(length: int) -> None:
-    query, key, value = queries_keys_values(length)
-    found = attend(query, key, value)
-    assert deviation(found, by_definition(query, key, value)) < FP32
-    assert deviation(found, by_definition(query, key.flip(2), value.flip(2))) > PERTURBED
-
-
-def test_cross_attention_lengths_may_differ() -> None:
-    query, _, _ = queries_keys_values(5)
-    _, key, value = queries_keys_values(9)
-    assert deviation(attend(query, key, value), by_definition(query, key, value)) < FP32
-
-
-@pytest.mark.parametrize("length", EDGES)
-def test_long_sequences_use_blocks(length: int) -> None:
-    assert isinstance(sliding_window(length, torch.zeros(1)), BlockMask) == (length > DENSE_BELOW)
-
-
-def test_block_gradients_match_dense() -> None:
-    length = 400
-    gradients = []
-    for reference in (False, True):
-        inputs = [x.double().requires_grad_() for x in queries_keys_values(length, batch=1)]
-        out = by_definition(*inputs, WINDOW) if reference else attend(*inputs, sliding_window(length, inputs[0]))
-        out.square().sum().backward()
-        gradients.append(torch.cat([x.grad.flatten() for x in inputs if x.grad is not None]))
-    assert len(gradients[0]) == length * HEAD_WIDTH * (HEADS + 2 * KV_HEADS)
-    assert deviation(*gradients) < FP32
 
 
 def random_layer() -> EncoderLayer:
@@ -152,14 +80,6 @@ def test_rms_norm_matches_definition() -> None:
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * torch.arange(8.0)
     assert deviation(norm(x).detach(), expected) < FP32
     assert deviation(norm(x).detach(), expected * (1 + PERTURBED)) > FP32
-
-
-def test_mask_hides_invisible_positions() -> None:
-    visible = torch.tensor([[True, False], [True, True]])
-    mask = additive_mask(visible, torch.zeros(1).bfloat16())
-    assert mask.dtype == torch.bfloat16
-    assert torch.equal(mask == 0, visible)
-    assert torch.equal(mask == -torch.inf, ~visible)
 
 
 def empty_mlp() -> nn.Module:

@@ -1,16 +1,21 @@
-"""One encoded tensor in a file with its checksum, so that damage is found and never trained on."""
+"""One encoded tensor in a file with its checksum, so that damage is found and never trained on.
+
+A training reads rows when it needs them: nothing is held in memory, and no file stays open or mapped, as Windows can
+neither replace nor delete such files.  The system's cache makes repeated reads of one song as fast as memory.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..io.tensors import BadTensorFile, read_metadata, read_tensors, write_tensors
+from ..io.tensors import BadTensorFile, StoredTensor, TensorFile, read_metadata, read_tensors, write_tensors
 
 Kind = Literal["latents", "condition", "genre", "codes", "silence"]
 """Kind of a tensor, and its name in the file.  An imported condition has its genre in the same file."""
@@ -27,9 +32,7 @@ def write(path: Path, kind: Kind, values: Tensor, owner: str = "") -> None:
 
 def read(path: Path, kind: Kind, song: str) -> Tensor:
     """Read the values, float32 on the CPU.  DatasetError names the file if it is missing, damaged, or not finite."""
-    if not path.is_file():
-        raise DatasetError(f"{path} is missing from the dataset. Preprocess the songs again: only what is missing "
-                           "is encoded.")
+    _require(path)
     try:
         # A copy: a memory-mapped file cannot be replaced on Windows.
         values = read_tensors(path)[kind].clone()
@@ -43,6 +46,99 @@ def read(path: Path, kind: Kind, song: str) -> Tensor:
         raise DatasetError(f"{kind} of {song!r} has values that are not finite. Delete {path}. "
                            "Preprocess the songs again.")
     return values
+
+
+class Rows(Protocol):
+    """Matrix that is read in slices of its rows: a tensor, or one in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRows:
+    """Rows of an encoded matrix in a file, read when they are asked for; float32 on the CPU.
+
+    The first read compares the whole file with its checksum, and so does the next one after the file has changed.
+    """
+
+    path: Path
+    kind: Kind
+    song: str
+    stored: StoredTensor
+    first: int = 0
+    """First row that counts."""
+    count: int
+    """Number of rows that count."""
+    _verified: list[tuple[int, int]] = field(default_factory=list, compare=False)
+    """Size and time of the file when its checksum was right."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.count, self.stored.shape[1]
+
+    def part(self, first: int, count: int) -> StoredRows:
+        """Return `count` of these rows, from number `first`, as rows of their own."""
+        return StoredRows(path=self.path, kind=self.kind, song=self.song, stored=self.stored, first=self.first + first,
+                          count=count, _verified=self._verified)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        """Read the rows.  DatasetError names the file if it is missing, damaged, or not finite."""
+        first, last, _ = rows.indices(self.count)
+        first, last = self.first + first, self.first + max(first, last)
+        stamp = _stamp(self.path)
+        if stamp not in self._verified:
+            values = read(self.path, self.kind, self.song)
+            if values.shape != self.stored.shape:
+                raise DatasetError(f"{self.path} was replaced while it was trained on. Train again.")
+            self._verified[:] = [stamp]
+            return values[first:last].clone()
+        return self._read(first, last)
+
+    def _read(self, first: int, last: int) -> Tensor:
+        values = torch.empty(last - first, self.stored.shape[1])
+        with self.path.open("rb") as file:
+            file.seek(self.stored.start + first * values.shape[1] * values.itemsize)
+            if file.readinto(values.numpy().data) != values.nbytes:
+                raise DatasetError(f"{self.path} is damaged (it was cut off). Delete it. Preprocess the songs again.")
+        return values
+
+
+def open_rows(path: Path, kind: Kind, song: str, first: int = 0, count: int | None = None) -> StoredRows:
+    """Open a matrix by its header; `count` rows from number `first`, by default all.
+
+    DatasetError names the file if it is missing, cut off, or holds no such matrix.
+    """
+    _require(path)
+    try:
+        stored = TensorFile(path).stored[kind]
+    except (BadTensorFile, KeyError) as error:
+        raise DatasetError(f"{path} is damaged ({error}). Delete it. Preprocess the songs again.") from error
+    if stored.dtype != "F32" or len(stored.shape) != 2 or stored.shape[0] < first + (count or 1):
+        raise DatasetError(f"{path} is damaged (it holds {list(stored.shape)} values of {stored.dtype}). Delete it. "
+                           "Preprocess the songs again.")
+    return StoredRows(path=path, kind=kind, song=song, stored=stored, first=first,
+                      count=stored.shape[0] - first if count is None else count)
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise _missing(path)
+
+
+def _missing(path: Path) -> DatasetError:
+    return DatasetError(f"{path} is missing from the dataset. Preprocess the songs again: only what is missing is "
+                        "encoded.")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        facts = path.stat()
+    except FileNotFoundError as error:
+        raise _missing(path) from error
+    return facts.st_size, facts.st_mtime_ns
 
 
 def owner_of(path: Path) -> str:

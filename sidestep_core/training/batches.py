@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .. import rng
 from ..dataset.sample_info import SampleInfo
+from ..dataset.tensor_file import Rows
 from ..model import flow_matching
 from .config import ResolvedConfig
 from .data import Sample, crop_frames
@@ -156,12 +157,12 @@ def _grid(config: ResolvedConfig) -> int:
     return 1 if config.context_mode == "silence" else flow_matching.FRAMES_PER_CODE
 
 
-def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, start: int, condition_SD: Tensor,
-          codes_TC: Tensor | None) -> _Draw:
+def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, start: int, condition_SD: Rows,
+          codes_TC: Rows | None) -> _Draw:
     length = crop_frames(sample.latents_TC.shape[0], config)
     # A crop stands for a whole piece of music: its context is silence from its first frame on.
     source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
-    return _Draw(number=number, x0_TC=sample.latents_TC[start:start + length], condition_SD=condition_SD,
+    return _Draw(number=number, x0_TC=sample.latents_TC[start:start + length], condition_SD=condition_SD[:],
                  source_TC=source_TC)
 
 

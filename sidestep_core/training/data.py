@@ -1,4 +1,4 @@
-"""Samples in memory, and the files that a training needs beyond those of preprocessing.
+"""Samples of a training, read from their files crop by crop, and the files that it needs beyond those of preprocessing.
 
 Shapes: T latent frames, C latent channels, S condition tokens, D width.
 """
@@ -16,6 +16,7 @@ from ..dataset import tensor_file
 from ..dataset.conditions import STYLE_NOTICES, encode_codes, encode_conditions, missing
 from ..dataset.manifest import IMPORTED, Dataset
 from ..dataset.sample_info import SampleInfo
+from ..dataset.tensor_file import Rows, StoredRows
 from ..device import release_memory
 from ..errors import DatasetError
 from ..model.checkpoint import Checkpoint, ModelSource
@@ -30,14 +31,14 @@ WHOLE_SONG_CONDITIONS = " Crops are trained with the condition of the whole song
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One song in memory, with conditions for the trained length."""
+    """One song, with conditions for the trained length; a slice of its rows is a tensor."""
 
     name: str
-    latents_TC: Tensor
-    condition_SD: Tensor
-    genre_SD: Tensor | None = None
+    latents_TC: Rows
+    condition_SD: Rows
+    genre_SD: Rows | None = None
     """Condition with the genre in place of the caption; None if not trained on, or if the song has no genre."""
-    codes_TC: Tensor | None = None
+    codes_TC: Rows | None = None
     """Latents of the song's audio codes; None if not trained on."""
     repeats: int = 1
     """Draws per epoch."""
@@ -51,9 +52,10 @@ def crop_frames(frames: int, config: ResolvedConfig) -> int:
 
 
 def load_samples(dataset: Dataset, config: ResolvedConfig) -> tuple[tuple[Sample, ...], Tensor]:
-    """Load every sample, and the silence latent [T, 64] as long as the longest; float32 on the CPU.
+    """Open every sample, and load the silence latent [T, 64] as long as the longest; float32 on the CPU.
 
-    `ensure_conditions` makes the files that are missing.
+    `ensure_conditions` makes the files that are missing.  DatasetError for a file that is missing or cut off; other
+    damage is found when a song is first read.
     """
     samples = []
     for info in dataset.samples:
@@ -61,20 +63,22 @@ def load_samples(dataset: Dataset, config: ResolvedConfig) -> tuple[tuple[Sample
         with_genre, with_codes = config.genre_ratio > 0 and info.genre, config.context_mode != "silence"
         samples.append(Sample(
             name=info.name,
-            latents_TC=dataset.read_latents(info),
-            condition_SD=_read_condition(dataset, info, frames, genre=False),
-            genre_SD=_read_condition(dataset, info, frames, genre=True) if with_genre else None,
-            codes_TC=tensor_file.read(dataset.codes(info), "codes", info.name) if with_codes else None,
+            latents_TC=tensor_file.open_rows(dataset.latents(info), "latents", info.name, count=info.frames),
+            condition_SD=_condition(dataset, info, frames, genre=False),
+            genre_SD=_condition(dataset, info, frames, genre=True) if with_genre else None,
+            codes_TC=(tensor_file.open_rows(dataset.codes(info), "codes", info.name, count=info.frames)
+                      if with_codes else None),
             repeats=info.repeats,
             audio=info.audio,
         ))
     return tuple(samples), tensor_file.read(dataset.silence, "silence", "silence")
 
 
-def _read_condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: bool) -> Tensor:
+def _condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: bool) -> StoredRows:
     if info.foreign_condition:
-        return tensor_file.read(dataset.folder / info.foreign_condition, "genre" if genre else "condition", info.name)
-    return tensor_file.read(dataset.condition(info.prompt(frames, genre=genre)), "condition", info.name)
+        path = dataset.folder / info.foreign_condition
+        return tensor_file.open_rows(path, "genre" if genre else "condition", info.name)
+    return tensor_file.open_rows(dataset.condition(info.prompt(frames, genre=genre)), "condition", info.name)
 
 
 def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: ResolvedConfig,

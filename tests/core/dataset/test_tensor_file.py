@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,3 +71,50 @@ def test_files_without_checksum_are_read(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.safetensors", {"latents": VALUES})
     assert torch.equal(tensor_file.read(tmp_path / "a.safetensors", "latents", "song"), VALUES)
     assert tensor_file.owner_of(tmp_path / "a.safetensors") == ""
+
+
+def test_rows_are_read_in_slices(file: Path) -> None:
+    rows = tensor_file.open_rows(file, "latents", "song")
+    assert rows.shape == VALUES.shape
+    for part in (slice(None), slice(1, 3), slice(4, None), slice(0, 99), slice(3, 1)):
+        assert torch.equal(rows[part], VALUES[part])
+    middle = rows.part(1, 3)
+    assert middle.shape == (3, 64)
+    assert torch.equal(middle[:], VALUES[1:4])
+    assert torch.equal(middle[1:9], VALUES[2:4])
+    assert torch.equal(tensor_file.open_rows(file, "latents", "song", first=2, count=2)[:], VALUES[2:4])
+
+
+def test_rows_leave_no_file_open(file: Path) -> None:
+    rows = tensor_file.open_rows(file, "latents", "song")
+    first = rows[:1]
+    file.unlink()
+    assert torch.equal(first, VALUES[:1])
+    with pytest.raises(DatasetError, match="is missing from the dataset"):
+        rows[:1]
+
+
+def test_rows_verify_a_changed_file(file: Path) -> None:
+    rows = tensor_file.open_rows(file, "latents", "song")
+    part = rows.part(0, 2)
+    assert torch.equal(part[:], VALUES[:2])
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(DatasetError, match="damaged"):
+        part[:]
+    tensor_file.write(file, "latents", VALUES)
+    assert torch.equal(rows[:], VALUES)
+    tensor_file.write(file, "latents", VALUES[:4])
+    with pytest.raises(DatasetError, match="was replaced while it was trained on"):
+        rows[:]
+
+
+@pytest.mark.parametrize(("values", "kind", "count"), [
+    (VALUES, "codes", None), (VALUES, "latents", 6), (VALUES[0], "latents", None), (VALUES[:0], "latents", None),
+])  # fmt: skip
+def test_other_matrices_are_rejected(tmp_path: Path, values: torch.Tensor, kind: Any, count: int | None) -> None:
+    tensor_file.write(tmp_path / "a.safetensors", "latents", values)
+    with pytest.raises(DatasetError, match=r"a\.safetensors is damaged"):
+        tensor_file.open_rows(tmp_path / "a.safetensors", kind, "song", count=count)

@@ -223,7 +223,7 @@ def test_heldout_loss_averages_fixed_times(checkpoint: Checkpoint, dataset: Data
         found = measured(run)
     assert [float(one.t_B) for one in seen] == pytest.approx(flow_matching.HELDOUT_TIMES * 3)
     for one, sample in zip(seen[::5], run.samples, strict=True):
-        assert torch.equal(one.condition_BSD[0], sample.condition_SD)
+        assert torch.equal(one.condition_BSD[0], sample.condition_SD[:])
         assert torch.equal(one.context_BTC[0, :, :64], run.objective.silence_TC[:one.x_BTC.shape[1]])
     assert len(found.by_time) == 5
     assert found.mean == pytest.approx(sum(found.by_time) / 5, rel=FP32)
@@ -239,16 +239,16 @@ def test_heldout_loss_uses_codes(checkpoint: Checkpoint, dataset: Dataset) -> No
         with watched(run.objective) as seen:
             measured(run)
         codes = run.samples[0].codes_TC
-        assert with_codes == (codes is not None and torch.equal(seen[0].context_BTC[0, :, :64], codes))
+        assert with_codes == (codes is not None and torch.equal(seen[0].context_BTC[0, :, :64], codes[:]))
 
 
 def test_heldout_crops_use_crop_conditions(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, replace(CONFIG, chunk_duration=1.0))
     with watched(run.objective) as seen:
         measured(run)
-    whole = learning(checkpoint, dataset, CONFIG).samples[0].condition_SD
+    whole = learning(checkpoint, dataset, CONFIG).samples[0].condition_SD[:]
     assert seen[0].x_BTC.shape[1] == 25
-    assert torch.equal(seen[0].condition_BSD[0], run.samples[0].condition_SD)
+    assert torch.equal(seen[0].condition_BSD[0], run.samples[0].condition_SD[:])
     assert not torch.equal(seen[0].condition_BSD[0], whole)
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import get_args, get_type_hints
-
 from comfy_api.latest import io
 
+from ..sidestep_core.settings.songs import ANALYZE
 from ..sidestep_core.songs.analyze import AnalyzeConfig
 from ..sidestep_core.songs.song import SongFolder
 from .host import folders
 from .host.worker import run_stage
 from .routes import song_previews
 from .sockets import CATEGORY, SongsSocket
+from .widgets.setting import setting_input
 
 REPORT = "report.csv"
 
@@ -34,13 +34,8 @@ class AnalyzeSongs(io.ComfyNode):
                 SongsSocket.Input("songs"),
                 io.String.Input("dataset_name", default="my_music", tooltip=(
                     "report.csv is written to output/sidestep/songs under this name.")),
-                io.Combo.Input("fill", options=list(get_args(get_type_hints(AnalyzeConfig)["fill"])),
-                               default=AnalyzeConfig.fill, tooltip=(
-                    "missing: fill in estimates where a value is missing. all: replace your values, too. nothing: only "
-                    "report them.")),
-                io.Float.Input("confidence", default=AnalyzeConfig.confidence, min=0.0, max=1.0, step=0.05,
-                               advanced=True, tooltip=(
-                    "Lowest confidence of an estimate that is used. 0 uses every one.")),
+                setting_input(AnalyzeConfig, ANALYZE, "fill"),
+                setting_input(AnalyzeConfig, ANALYZE, "confidence", advanced=True),
             ],
             outputs=[SongsSocket.Output(display_name="songs"), io.String.Output(display_name="report")],
         )

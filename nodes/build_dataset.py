@@ -6,6 +6,7 @@ import logging
 
 from comfy_api.latest import io
 
+from ..sidestep_core.settings.songs import BUILD
 from ..sidestep_core.songs.dataset_json import write_dataset_json
 from ..sidestep_core.songs.defaults import BuildConfig, build
 from ..sidestep_core.songs.lists import DATASET_FILE
@@ -13,6 +14,7 @@ from ..sidestep_core.songs.scan import find_songs
 from .host import folders, readable_folders
 from .routes import song_previews
 from .sockets import CATEGORY, SongsSocket
+from .widgets.setting import setting_inputs
 
 log = logging.getLogger(__name__)
 
@@ -43,21 +45,14 @@ class BuildDataset(io.ComfyNode):
                 io.String.Input("trigger_word", default=BuildConfig.trigger_word, tooltip=(
                     "A made-up word put into every caption; write it into your prompt later to call the style. A song "
                     "with its own trigger word keeps it. Empty: trigger_word of Audio Folder to Dataset is used.")),
-                io.Combo.Input("trigger_position", options=["prepend", "append", "replace"],
-                               default=BuildConfig.trigger_position, advanced=True, tooltip=(
-                    "The trigger word before the caption, after it, or instead of it.")),
+                *setting_inputs(BuildConfig, BUILD, "trigger_position", advanced=True),
                 io.Float.Input("genre_ratio", default=BuildConfig.genre_ratio, min=0.0, max=1.0, step=0.05,
-                               advanced=True, tooltip=(
-                    "Chance that a song is trained with its genre in place of its caption: 0.2 is one time in five. "
-                    "Used if genre_ratio of Training Settings is automatic.")),
+                               advanced=True, tooltip=BUILD["genre_ratio"].tooltip),
                 io.Combo.Input("prompt_override", options=[AS_WRITTEN, "caption", "genre"], default=AS_WRITTEN,
                                advanced=True, tooltip=(
                     "caption, genre: train all songs on that, unless a song has its own setting. as written: only the "
                     "songs' own settings.")),
-                io.Boolean.Input("all_instrumental", default=BuildConfig.all_instrumental, advanced=True, tooltip=(
-                    "Train all songs as instrumentals, even if they have lyrics.")),
-                io.String.Input("language", default=BuildConfig.language, advanced=True, tooltip=(
-                    "Language of the lyrics, for songs without one of their own: en, de, ja ...")),
+                *setting_inputs(BuildConfig, BUILD, "all_instrumental", "language", advanced=True),
             ],
             outputs=[SongsSocket.Output(display_name="songs")],
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args, get_type_hints
 
 from comfy_api.latest import io
 
@@ -12,12 +11,14 @@ from ..sidestep_core.estimate.config import EstimateConfig
 from ..sidestep_core.estimate.result import Estimate
 from ..sidestep_core.estimate.selection import SelectionConfig, select
 from ..sidestep_core.model.checkpoint import Checkpoint
+from ..sidestep_core.settings.estimate import ESTIMATE
 from .host import folders, models
 from .host.images import to_image
 from .host.loaded_model import checkpoint_of
 from .host.worker import run_stage
 from .sockets import CATEGORY, DatasetSocket, EstimateSocket, checkpoint_input
 from .widgets import words
+from .widgets.setting import setting_inputs
 
 TITLE = "Where this music needs capacity"
 
@@ -42,7 +43,7 @@ class EstimateGradients(io.ComfyNode):
                 io.Int.Input("top_k", default=SelectionConfig.top_k, min=1, max=512, tooltip=(
                     "How many of the best modules the picture and the table mark. What is trained is chosen on the "
                     "Configure node.")),
-                *setting_inputs(),
+                *estimate_inputs(),
             ],
             outputs=[EstimateSocket.Output(display_name="estimate"), io.Image.Output(display_name="heat_map"),
                      io.String.Output(display_name="table")],
@@ -62,31 +63,12 @@ class EstimateGradients(io.ComfyNode):
         }]})
 
 
-def setting_inputs() -> list[io.Input]:
-    """One widget for each setting of an estimate, under the same name and with the same default."""
-    usual, kinds = EstimateConfig, get_type_hints(EstimateConfig)
-    return [
-        io.Combo.Input("score", options=list(get_args(kinds["score"])), default=usual.score, tooltip=(
-            "signal: how much of the gradient all samples agree on, the best guide to a training. gain: how much a "
-            "LoRA there would lower the loss at first. gradient_norm: how strong the gradient is; ..._per_size: for "
-            "the size of the matrix. fisher: its mean square.")),
-        words.setting_input(usual, "estimate_batches", (
-            "Number of samples to measure, at least 4; measuring ends earlier once the ranking is stable. automatic: "
-            "ten of each song, 24 to 400 in all.")),
-        words.setting_input(usual, "chunk_duration", (
-            "Seconds of the random crop measured of each song, as in training.")),
-        io.Boolean.Input("target_mlp", default=usual.target_mlp, optional=True, tooltip=(
-            "Also measure the three matrices of every MLP.")),
-        io.Combo.Input("attention_type", options=list(get_args(kinds["attention_type"])), default=usual.attention_type,
-                       optional=True, advanced=True, tooltip="Which attentions are measured."),
-        # The page would give a seed a widget that randomises it after each run, which would measure again each time.
-        io.Int.Input("seed", default=usual.seed, min=0, max=2**53, control_after_generate=False, optional=True,
-                     advanced=True, tooltip="The same seed, songs and settings give the same estimate."),
-        io.String.Input("device", default=usual.device, optional=True, advanced=True, tooltip=(
-            "auto, cpu, cuda, cuda:1, mps or xpu.")),
-        io.Combo.Input("precision", options=list(get_args(kinds["precision"])), default=usual.precision, optional=True,
-                       advanced=True, tooltip="auto: bf16 where the device has it, else fp32."),
-    ]
+def estimate_inputs() -> list[io.Input]:
+    """Make one widget for each setting of an estimate, under the same name and with the same default."""
+    advanced = setting_inputs(EstimateConfig, ESTIMATE, "attention_type", "seed", "device", "precision", optional=True,
+                              advanced=True)
+    return [*setting_inputs(EstimateConfig, ESTIMATE, "score", "estimate_batches", "chunk_duration"),
+            *setting_inputs(EstimateConfig, ESTIMATE, "target_mlp", optional=True), *advanced]
 
 
 def measure(node_id: str, checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig) -> Estimate:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..sidestep_core.config import Conditioning, Normalise
 from ..sidestep_core.dataset.config import PreprocessConfig
 from ..sidestep_core.dataset.manifest import Dataset
+from ..sidestep_core.settings.songs import PREPROCESS
 from ..sidestep_core.songs.scan import find_songs
 from ..sidestep_core.songs.song import Problem, SongFolder
 from .host import folders, models, preflight, readable_folders
@@ -20,6 +20,7 @@ from .host.worker import run_stage
 from .routes import song_previews
 from .sockets import CATEGORY, DatasetSocket, SongsSocket, checkpoint_input
 from .widgets import words
+from .widgets.setting import setting_input, setting_inputs
 
 if TYPE_CHECKING:
     from ..sidestep_core.dataset.preprocess import Preprocessed
@@ -54,26 +55,13 @@ class PreprocessAudioFolder(io.ComfyNode):
                     "to each song: song.txt, song.caption.txt, song.lyrics.txt, song.json, dataset.json.")),
                 io.String.Input("dataset_name", default="my_music", tooltip=(
                     "The encoded songs are kept in output/sidestep/datasets under this name.")),
-                io.String.Input("trigger_word", default=PreprocessConfig.trigger_word, tooltip=(
-                    "A made-up word put into every caption. Write it into your prompt later to call the style.")),
-                io.Combo.Input("trigger_position", options=["prepend", "append", "replace"],
-                               default=PreprocessConfig.trigger_position, advanced=True, tooltip=(
-                    "Before the caption, after it, or instead of it.")),
-                words.setting_input(PreprocessConfig, "max_seconds", "Seconds of each song to use, from its start.",
-                                    advanced=True),
-                io.Float.Input("tile_seconds", default=PreprocessConfig.tile_seconds, min=1.0, max=600.0, step=1.0,
-                               advanced=True, tooltip=(
-                    "Seconds of audio encoded at once. Lower it if memory runs out; the result stays the same.")),
+                setting_input(PreprocessConfig, PREPROCESS, "trigger_word"),
+                *setting_inputs(PreprocessConfig, PREPROCESS, "trigger_position", "max_seconds", "tile_seconds",
+                                advanced=True),
                 SongsSocket.Input("songs", optional=True, tooltip=(
                     "From Build Dataset, Analyze Songs or Caption Songs, in place of a folder.")),
-                io.Combo.Input("normalise", options=list(get_args(Normalise)), default=PreprocessConfig.normalise,
-                               optional=True, advanced=True, tooltip=(
-                    "Make all songs equally loud. peak: the loudest moment at -1 dBFS. lufs: a loudness of -14 LUFS, "
-                    "as streaming services have it. none: as they are. Each section of a split song is a song here.")),
-                io.Combo.Input("conditioning", options=list(get_args(Conditioning)),
-                               default=PreprocessConfig.conditioning, optional=True, advanced=True, tooltip=(
-                    "comfyui: for generating in ComfyUI. official: for generating in ACE-Step's own program or in "
-                    "diffusers, which feed the model differently.")),
+                *setting_inputs(PreprocessConfig, PREPROCESS, "normalise", "conditioning", optional=True,
+                                advanced=True),
             ],
             outputs=[DatasetSocket.Output(display_name="dataset")],
         )

@@ -1,6 +1,7 @@
 """Side-Step's trainer for ACE-Step 1.5 adapters: pure torch, independent of ComfyUI.
 
     compare/     takes of one prompt, to choose by ear            comparison.write, strengths.parse_strengths
+    settings/    meaning and range of each setting             training.TRAINING, setting.Setting
     presets/     adapter and training settings under a name       preset.read, foreign.translate
     estimate/    gradient scores, and the modules they choose     estimate.estimate, selection.select
     training/    settings, the loop, everything a run writes      config.TrainConfig, train.train, controls.Controls

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "estimate": "training dataset adapters model io",
     "presets": "training adapters io",
     "compare": "io",
+    "settings": "",
 }
 """Package of sidestep_core -> the packages it may import."""
 INNER_PACKAGES = ("optim",)

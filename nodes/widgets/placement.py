@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import get_args
 
 from comfy_api.latest import io
 
-from ...sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
+from ...sidestep_core.adapters.config import AdapterConfig
 from ...sidestep_core.errors import ConfigError
 from ...sidestep_core.estimate.result import Estimate
-from ...sidestep_core.estimate.selection import Criterion, Granularity, SelectionConfig, apply_selection
+from ...sidestep_core.estimate.selection import SelectionConfig, apply_selection
 from ...sidestep_core.model.checkpoint import Checkpoint
+from ...sidestep_core.settings.adapters import PLACEMENT
+from ...sidestep_core.settings.estimate import SELECTION as SELECTION_TABLE
 from ..sockets import Configured, EstimateSocket
 from . import words
+from .setting import setting_input, setting_inputs
 
 SELECTION = tuple(field.name for field in fields(SelectionConfig))
 """Names of the widgets of selection_inputs."""
@@ -23,62 +25,24 @@ EVERY = SelectionConfig(choose="percentile", percentile=100.0)
 """All modules that an estimate has and the adapter may sit on."""
 
 
-def dropout_input() -> io.Input:
-    return io.Float.Input("dropout", default=AdapterConfig.dropout, min=0.0, max=0.9, step=0.01, tooltip=(
-        "Leaves out random inputs while training, against copying. More for few songs, less for many."))
-
-
 def inputs() -> list[io.Input]:
     """Inputs for the place of the adapter."""
-    return [
-        io.Combo.Input("attention_type", options=["both", "self", "cross"], default=AdapterConfig.attention_type,
-                       tooltip=(
-            "self: sound, rhythm and structure. cross: how the music follows caption and lyrics. both: all. On the 2B "
-            "model these are 96, 96 and 192 modules, on XL 128, 128 and 256.")),
-        io.String.Input("target_modules", default=" ".join(PROJECTIONS), optional=True, advanced=True, tooltip=(
-            "Which matrices of each attention are adapted, separated by spaces: q_proj k_proj v_proj o_proj.")),
-        io.String.Input("self_target_modules", default="", optional=True, advanced=True, tooltip=(
-            "Other matrices for self-attention only, such as q_proj v_proj. Empty: those of target_modules.")),
-        io.String.Input("cross_target_modules", default="", optional=True, advanced=True, tooltip=(
-            "Other matrices for cross-attention only. Empty: those of target_modules.")),
-        io.Boolean.Input("target_mlp", default=AdapterConfig.target_mlp, optional=True, advanced=True, tooltip=(
-            "Also adapt the three matrices of every MLP, 72 more modules on 2B and 96 on XL: more room to learn and to "
-            "copy, a larger file, more memory.")),
-        io.String.Input("module_ranks", default="", multiline=True, optional=True, advanced=True, tooltip=(
-            "Another rank for single modules, one on each line: layers.0.*=16 or layers.23.cross_attn.q_proj=8. The "
-            "last line that fits counts; rank 0 leaves the module out.")),
-    ]
+    return [setting_input(AdapterConfig, PLACEMENT, "attention_type"),
+            *setting_inputs(AdapterConfig, PLACEMENT, "target_modules", "self_target_modules", "cross_target_modules",
+                            "target_mlp", "module_ranks", optional=True, advanced=True)]
+
+
+def dropout_input() -> io.Input:
+    return setting_input(AdapterConfig, PLACEMENT, "dropout")
 
 
 def selection_inputs() -> list[io.Input]:
     """Inputs for choosing the place by an estimate."""
-    usual = SelectionConfig
     return [
         EstimateSocket.Input("estimate", optional=True, tooltip=(
             "From Estimate Gradients or Load Estimate. When connected it chooses, as the widgets for it say, among the "
             "modules that this node allows; switch target_mlp on to have the MLPs among them.")),
-        io.Combo.Input("choose", options=list(get_args(Criterion)), default=usual.choose, optional=True, advanced=True,
-                       tooltip=("With an estimate: the top_k best modules, the best percentile, or as many as fit "
-                                "into million_parameters.")),
-        io.Combo.Input("granularity", options=list(get_args(Granularity)), default=usual.granularity, optional=True,
-                       advanced=True, tooltip=(
-            "module: single matrices. layer: those of one attention or MLP together.")),
-        io.Int.Input("top_k", default=usual.top_k, min=1, max=512, optional=True, advanced=True, tooltip=(
-            "How many, where choose is top_k. 16 is what Side-Step took.")),
-        io.Float.Input("percentile", default=usual.percentile, min=0.1, max=100.0, step=1.0, optional=True,
-                       advanced=True, tooltip="Share of all modules in percent, where choose is percentile."),
-        io.Float.Input("million_parameters", default=usual.million_parameters, min=0.01, max=1000.0, step=0.5,
-                       optional=True, advanced=True, tooltip=(
-            "What the adapter may have in all, where choose is parameters.")),
-        io.Int.Input("minimum_per_category", default=usual.minimum_per_category, min=0, max=128, optional=True,
-                     advanced=True, tooltip=(
-            "At least so many of self-attention, of cross-attention and of MLP each.")),
-        io.Boolean.Input("rank_by_score", default=usual.rank_by_score, optional=True, advanced=True, tooltip=(
-            "More rank where the score is higher, with no more parameters in all.")),
-        io.Int.Input("min_rank", default=usual.min_rank, min=1, max=usual.max_rank, optional=True, advanced=True,
-                     tooltip="The lowest that rank_by_score gives."),
-        io.Int.Input("max_rank", default=usual.max_rank, min=usual.min_rank, max=512, optional=True, advanced=True,
-                     tooltip="The highest that rank_by_score gives."),
+        *setting_inputs(SelectionConfig, SELECTION_TABLE, *SELECTION, optional=True, advanced=True),
     ]
 
 

@@ -21,10 +21,9 @@ from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.model import decoder as decoder_file
-from sidestep_core.model import layers
+from sidestep_core.model import attention
+from sidestep_core.model.attention import WINDOW, Mask
 from sidestep_core.model.decoder import Decoder, load_decoder
-from sidestep_core.model.layers import WINDOW, Mask
 from sidestep_core.model.weights import Weights
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.optim import optimizers
@@ -43,7 +42,7 @@ Work = Callable[[], object]
 def dense_window(length: int, like: Tensor) -> Mask:
     """Sliding window as one [L, L] mask."""
     position = torch.arange(length, device=like.device)
-    return layers.additive_mask((position[:, None] - position[None, :]).abs() <= WINDOW, like)
+    return attention.additive_mask((position[:, None] - position[None, :]).abs() <= WINDOW, like)
 
 
 def training_step(decoder: Decoder) -> Work:
@@ -90,7 +89,7 @@ def linear(rows: int, inputs: int, outputs: int, *, input_gradient: bool, adapte
             yield product(rows, rank, inputs)
 
 
-def attention(batch: int, queries: int, keys: int, *, masked: bool) -> Work:
+def attended(batch: int, queries: int, keys: int, *, masked: bool) -> Work:
     """Attention forward and backward, query heads of one key head laid end to end."""
     kv_heads, width = GEOMETRY.kv_heads, GEOMETRY.head_dim
     groups = GEOMETRY.heads // kv_heads
@@ -111,14 +110,14 @@ def needed_work() -> Iterator[Work]:
             yield from linear(TOKENS, g.hidden, outputs, input_gradient=above, adapted=True)
         blocks = -(-TOKENS // WINDOW)
         if layer % 2 == 0:
-            yield attention(blocks, WINDOW, 3 * WINDOW, masked=True)
+            yield attended(blocks, WINDOW, 3 * WINDOW, masked=True)
         else:
-            yield attention(1, TOKENS, TOKENS, masked=False)
+            yield attended(1, TOKENS, TOKENS, masked=False)
         yield from linear(TOKENS, inner, g.hidden, input_gradient=True, adapted=True)
         yield from linear(TOKENS, g.hidden, inner, input_gradient=True, adapted=True)
         for _ in ("k_proj", "v_proj"):
             yield from linear(CONDITION_TOKENS, g.hidden, kv_inner, input_gradient=False, adapted=True)
-        yield attention(1, TOKENS, CONDITION_TOKENS, masked=False)
+        yield attended(1, TOKENS, CONDITION_TOKENS, masked=False)
         yield from linear(TOKENS, inner, g.hidden, input_gradient=True, adapted=True)
         for inputs, outputs in ((g.hidden, g.mlp), (g.hidden, g.mlp), (g.mlp, g.hidden)):
             yield from linear(TOKENS, inputs, outputs, input_gradient=True, adapted=False)
@@ -140,13 +139,13 @@ def measure() -> dict[str, float]:
         ours = training_step(load_decoder(weights, torch.float32, torch.device("cpu")))
         dense = training_step(load_decoder(weights, torch.float32, torch.device("cpu")))
         bare = list(needed_work())
-        blocks = decoder_file.sliding_window
+        blocks = attention.sliding_window
         times: dict[str, list[float]] = {"ours": [], "dense": [], "bare": []}
         for counted in range(-1, ROUNDS):
             row = {"ours": seconds(ours), "bare": sum(seconds(work) for work in bare)}
-            decoder_file.sliding_window = dense_window
+            attention.sliding_window = dense_window
             row["dense"] = seconds(dense)
-            decoder_file.sliding_window = blocks
+            attention.sliding_window = blocks
             if counted >= 0:
                 for name, value in row.items():
                     times[name].append(value)

@@ -98,10 +98,10 @@ class DecoderLayer(nn.Module):
                 mask: Mask | None, cross_mask: Mask | None) -> Tensor:
         modulation = (self.scale_shift_table + time_B6D).chunk(6, dim=1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
-        normed = torch.addcmul(shift, self.self_attn_norm(x_BLD), 1 + scale)
+        normed = self.self_attn_norm.modulated(x_BLD, shift, scale)
         x_BLD = torch.addcmul(x_BLD, self.self_attn(normed, rotation=rotation, mask=mask), gate)
         x_BLD = x_BLD + self.cross_attn(self.cross_attn_norm(x_BLD), source_BLD=condition_BSD, mask=cross_mask)
-        normed = torch.addcmul(mlp_shift, self.mlp_norm(x_BLD), 1 + mlp_scale)
+        normed = self.mlp_norm.modulated(x_BLD, mlp_shift, mlp_scale)
         return torch.addcmul(x_BLD, self.mlp(normed), mlp_gate)
 
 
@@ -149,7 +149,7 @@ class Decoder(nn.Module):
             else:
                 x_BLD = layer(*inputs)
         shift, scale = (self.scale_shift_table + time_BD[:, None]).chunk(2, dim=1)
-        x_BLD = torch.addcmul(shift, self.norm_out(x_BLD), 1 + scale)
+        x_BLD = self.norm_out.modulated(x_BLD, shift, scale)
         velocity_BCT: Tensor = self.proj_out(x_BLD.transpose(1, 2))
         return velocity_BCT.transpose(1, 2)[:, :frames]
 
@@ -161,7 +161,8 @@ class Decoder(nn.Module):
     def _patchify(self, x_BTC: Tensor) -> Tensor:
         odd = -x_BTC.shape[1] % self.geometry.patch
         x_BDL: Tensor = self.proj_in(F.pad(x_BTC, (0, 0, 0, odd)).transpose(1, 2))
-        return x_BDL.transpose(1, 2)
+        # Every later sum keeps the layout of its first term.
+        return x_BDL.transpose(1, 2).contiguous()
 
     def _embed_time(self, t_B: Tensor) -> tuple[Tensor, Tensor]:
         """Sum time and interval embedding; the model was trained, and is sampled, with r = t, an interval of zero."""

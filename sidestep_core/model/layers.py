@@ -47,15 +47,53 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        if _is_composed(x, self.weight):
+            return _normalized(x, self.weight, None)
         return F.rms_norm(x, self.weight.shape, self.weight, EPS)
+
+    def modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """Normalise, multiply by 1 + scale, and add shift."""
+        if _is_composed(x, self.weight, shift, scale):
+            return _normalized(x, self.weight * (1 + scale), shift)
+        return torch.addcmul(shift, self(x), 1 + scale)
+
+
+def _is_composed(x: Tensor, *frozen: Tensor) -> bool:
+    """Return True where torch has no kernel of its own for the norm: a dozen operations, and twice that backward."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not any(each.requires_grad for each in frozen)
+
+
+def _normalized(x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
+    out: Tensor = _Norm.apply(x, weight, shift)  # type: ignore[no-untyped-call]  # torch's annotation
+    return out
+
+
+class _Norm(torch.autograd.Function):
+    """x / rms(x) * weight + shift of frozen weights, in few passes over the memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        inverse = mean_square.add_(EPS).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        normal = x * inverse
+        return normal.mul_(weight) if shift is None else torch.addcmul(shift, normal, weight, out=normal)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        weighted = gradient * weight
+        along = weighted * x
+        share = along.sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(-x.shape[-1])
+        return torch.mul(x, share, out=along).addcmul_(weighted, inverse), None, None
 
 
 @dataclass(frozen=True)
 class RotaryEmbedding:
-    """Cosine and sine [L, E] of the rotary position embedding."""
+    """Cosine and sine [L, E / 2] of the rotary position embedding."""
 
-    cos_LE: Tensor
-    sin_LE: Tensor
+    cos: Tensor
+    sin: Tensor
 
     @staticmethod
     def of(length: int, head_width: int, like: Tensor) -> RotaryEmbedding:
@@ -63,14 +101,32 @@ class RotaryEmbedding:
         steps = torch.arange(0, head_width, 2, dtype=torch.float32, device=like.device)
         frequencies = 1.0 / ROTARY_BASE ** (steps / head_width)
         angles = torch.outer(torch.arange(length, dtype=torch.float32, device=like.device), frequencies)
-        angles = torch.cat((angles, angles), dim=-1)
         return RotaryEmbedding(angles.cos().to(like.dtype), angles.sin().to(like.dtype))
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
         """Rotate the halves of each head by the angle of its position."""
-        first, second = x_BLHE.chunk(2, dim=-1)
-        rotated = torch.cat((-second, first), dim=-1)
-        return x_BLHE * self.cos_LE[:, None, :] + rotated * self.sin_LE[:, None, :]
+        out: Tensor = _Rotation.apply(  # type: ignore[no-untyped-call]  # torch's annotation
+            x_BLHE, self.cos[:, None], self.sin[:, None])
+        return out
+
+
+class _Rotation(torch.autograd.Function):
+    """Rotation by an angle; its gradient is rotated back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, -sin), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat(((first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)), dim=-1)
 
 
 class Attention(nn.Module):

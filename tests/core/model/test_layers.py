@@ -13,6 +13,7 @@ from sidestep_core.errors import CheckpointError
 from sidestep_core.io.tensors import write_tensors
 from sidestep_core.model.attention import WINDOW, sliding_window
 from sidestep_core.model.layers import (
+    EPS,
     MLP,
     AttentionShape,
     EncoderLayer,
@@ -70,8 +71,8 @@ def test_angles_are_rounded_once() -> None:
     """bfloat16 cannot represent every position above 256, so angles computed in it would be wrong."""
     exact = RotaryEmbedding.of(1000, HEAD_WIDTH, torch.zeros(1))
     rounded = RotaryEmbedding.of(1000, HEAD_WIDTH, torch.zeros(1).bfloat16())
-    assert torch.equal(rounded.cos_LE, exact.cos_LE.bfloat16())
-    assert torch.equal(rounded.sin_LE, exact.sin_LE.bfloat16())
+    assert torch.equal(rounded.cos, exact.cos.bfloat16())
+    assert torch.equal(rounded.sin, exact.sin.bfloat16())
 
 
 def test_rms_norm_matches_definition() -> None:
@@ -80,6 +81,33 @@ def test_rms_norm_matches_definition() -> None:
     expected = x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * torch.arange(8.0)
     assert deviation(norm(x).detach(), expected) < FP32
     assert deviation(norm(x).detach(), expected * (1 + PERTURBED)) > FP32
+
+
+def test_fast_norm_matches_plain_autograd() -> None:
+    norm, x = RMSNorm(8).requires_grad_(False), torch.randn(2, 3, 8, generator=rng.generator("norm")).requires_grad_()
+    norm.weight.data = torch.arange(8.0)
+    shift, scale, upstream = (torch.randn(2, 3, 8, generator=rng.generator("modulation", n)) for n in range(3))
+    plain = torch.addcmul(shift, torch.nn.functional.rms_norm(x, (8,), norm.weight, EPS), 1 + scale)
+    ours = norm.modulated(x, shift, scale)
+    assert deviation(ours, plain) < FP32
+    found, expected, other = (torch.autograd.grad((out * upstream).sum(), x)[0]
+                              for out in (ours, plain, norm.modulated(x, shift, scale + PERTURBED)))
+    assert deviation(found, expected) < FP32
+    assert deviation(other, expected) > FP32
+
+
+def test_rotation_gradient_is_rotated_back() -> None:
+    query, upstream, _ = queries_keys_values(40)
+    rotation = RotaryEmbedding.of(40, HEAD_WIDTH, query)
+    query.requires_grad_()
+    first, second = query.chunk(2, dim=-1)
+    cos, sin = torch.cat((rotation.cos,) * 2, -1)[:, None], torch.cat((rotation.sin,) * 2, -1)[:, None]
+    plain, ours = query * cos + torch.cat((-second, first), dim=-1) * sin, rotation.apply(query)
+    assert deviation(ours, plain) < FP32
+    upstream = torch.cat((upstream, upstream), dim=2)
+    found, expected = (torch.autograd.grad((out * upstream).sum(), query)[0] for out in (ours, plain))
+    assert deviation(found, expected) < FP32
+    assert deviation(found, upstream) > PERTURBED
 
 
 def empty_mlp() -> nn.Module:

@@ -210,10 +210,10 @@ def learned(planting: Planting, adapter: AdapterConfig, seed: int) -> float:
     made = prepare(planting.checkpoint, planting.dataset, adapter,
                    resolve(config, planting.checkpoint, planting.dataset))
     at = Progress(stage="train", step=0, total=STEPS)
-    before = heldout_loss(made.objective, made.heldout, at).mean
+    before = heldout_loss(made.objective, made.passes, at).mean
     for step in range(STEPS):
         optimizer_step(made, step)
-    return heldout_loss(made.objective, made.heldout, at).mean / before
+    return heldout_loss(made.objective, made.passes, at).mean / before
 
 
 def selective(planting: Planting) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from ..io.record import Between
@@ -36,6 +36,8 @@ class SampleInfo:
     """Modification time in nanoseconds; while it and the size in bytes stay, the audio file is not read again."""
     repeats: Annotated[int, Between(1, MAX_REPEATS)] = 1
     """Draws per epoch."""
+    start: Annotated[int, Between(0, MAX_FRAMES)] = 0
+    """First of the latents' frames that belongs to the sample."""
     foreign_condition: str = ""
     """File of a condition that another program made (and of one with the genre, if the song has one); no other one is
     encoded for the song."""
@@ -43,6 +45,10 @@ class SampleInfo:
     @property
     def seconds(self) -> float:
         return self.frames / FRAMES_PER_SECOND
+
+    def part(self, first: int, frames: int) -> SampleInfo:
+        """Return so many frames of the sample, from number `first`, as a sample of their own."""
+        return replace(self, start=self.start + first, frames=frames)
 
     def prompt(self, frames: int | None = None, *, genre: bool = False) -> Prompt:
         """Prompt that a person would use to generate `frames` (default: all) of this song.

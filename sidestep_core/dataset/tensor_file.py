@@ -7,7 +7,8 @@ neither replace nor delete such files.  The system's cache makes repeated reads 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -54,6 +55,11 @@ class Rows(Protocol):
     @property
     def shape(self) -> tuple[int, ...]: ...
 
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
     def __getitem__(self, rows: slice, /) -> Tensor: ...
 
 
@@ -67,60 +73,70 @@ class StoredRows:
     path: Path
     kind: Kind
     song: str
-    stored: StoredTensor
+    nbytes: int
+    """Size of the file."""
     first: int = 0
     """First row that counts."""
-    count: int
-    """Number of rows that count."""
+    count: int | None = None
+    """Number of rows that count; None: all."""
     _verified: list[tuple[int, int]] = field(default_factory=list, compare=False)
     """Size and time of the file when its checksum was right."""
 
+    def __len__(self) -> int:
+        return self._stored.shape[0] - self.first if self.count is None else self.count
+
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.count, self.stored.shape[1]
+    def shape(self) -> tuple[int, int]:
+        """Rows that count, and their width.  DatasetError if the file holds no such matrix."""
+        return len(self), self._stored.shape[1]
 
     def part(self, first: int, count: int) -> StoredRows:
         """Return `count` of these rows, from number `first`, as rows of their own."""
-        return StoredRows(path=self.path, kind=self.kind, song=self.song, stored=self.stored, first=self.first + first,
-                          count=count, _verified=self._verified)
+        return replace(self, first=self.first + first, count=count)
 
     def __getitem__(self, rows: slice) -> Tensor:
         """Read the rows.  DatasetError names the file if it is missing, damaged, or not finite."""
-        first, last, _ = rows.indices(self.count)
+        first, last, _ = rows.indices(len(self))
         first, last = self.first + first, self.first + max(first, last)
         stamp = _stamp(self.path)
-        if stamp not in self._verified:
-            values = read(self.path, self.kind, self.song)
-            if values.shape != self.stored.shape:
-                raise DatasetError(f"{self.path} was replaced while it was trained on. Train again.")
-            self._verified[:] = [stamp]
-            return values[first:last].clone()
-        return self._read(first, last)
+        if stamp in self._verified:
+            return self._read(first, last)
+        values = read(self.path, self.kind, self.song)
+        if values.shape != self._stored.shape:
+            raise DatasetError(f"{self.path} was replaced while it was trained on. Train again.")
+        self._verified[:] = [stamp]
+        return values[first:last].clone()
 
     def _read(self, first: int, last: int) -> Tensor:
-        values = torch.empty(last - first, self.stored.shape[1])
+        values = torch.empty(last - first, self.shape[1])
         with self.path.open("rb") as file:
-            file.seek(self.stored.start + first * values.shape[1] * values.itemsize)
+            file.seek(self._stored.start + first * values.shape[1] * values.itemsize)
             if file.readinto(values.numpy().data) != values.nbytes:
                 raise DatasetError(f"{self.path} is damaged (it was cut off). Delete it. Preprocess the songs again.")
         return values
 
+    @cached_property
+    def _stored(self) -> StoredTensor:
+        _require(self.path)
+        try:
+            stored = TensorFile(self.path).stored[self.kind]
+        except (BadTensorFile, KeyError) as error:
+            raise DatasetError(f"{self.path} is damaged ({error}). Delete it. Preprocess the songs again.") from error
+        if stored.dtype != "F32" or len(stored.shape) != 2 or stored.shape[0] < self.first + (self.count or 1):
+            raise DatasetError(f"{self.path} is damaged (it holds {list(stored.shape)} values of {stored.dtype}). "
+                               "Delete it. Preprocess the songs again.")
+        return stored
+
 
 def open_rows(path: Path, kind: Kind, song: str, first: int = 0, count: int | None = None) -> StoredRows:
-    """Open a matrix by its header; `count` rows from number `first`, by default all.
+    """Open a matrix without reading it: `count` rows from number `first`, by default all.
 
-    DatasetError names the file if it is missing, cut off, or holds no such matrix.
+    DatasetError names the file if it is missing or empty; all else is found by the first read.
     """
-    _require(path)
-    try:
-        stored = TensorFile(path).stored[kind]
-    except (BadTensorFile, KeyError) as error:
-        raise DatasetError(f"{path} is damaged ({error}). Delete it. Preprocess the songs again.") from error
-    if stored.dtype != "F32" or len(stored.shape) != 2 or stored.shape[0] < first + (count or 1):
-        raise DatasetError(f"{path} is damaged (it holds {list(stored.shape)} values of {stored.dtype}). Delete it. "
-                           "Preprocess the songs again.")
-    return StoredRows(path=path, kind=kind, song=song, stored=stored, first=first,
-                      count=stored.shape[0] - first if count is None else count)
+    size, _ = _stamp(path)
+    if not size:
+        raise DatasetError(f"{path} is damaged (it is empty). Delete it. Preprocess the songs again.")
+    return StoredRows(path=path, kind=kind, song=song, nbytes=size, first=first, count=count)
 
 
 def _require(path: Path) -> None:

@@ -55,6 +55,18 @@ def sample_times(distribution: TimestepDistribution, count: int, random: torch.G
     return torch.sigmoid(draws * distribution.sigma + distribution.mu).amax(dim=0)
 
 
+def times_at(distribution: TimestepDistribution, share_B: Tensor) -> Tensor:
+    """Return the quantiles of the distribution at shares in (0, 1), float32 [B]: evenly spread shares give times of the
+    same distribution as `sample_times`."""
+    share = share_B.double()
+    if distribution.mode == "discrete":
+        table = torch.tensor([discrete_times(shift) for shift in distribution.shifts]).flatten().sort().values
+        return table[(share * len(table)).long().clamp(max=len(table) - 1)]
+    # Of two independent draws the larger is below t with the square of the probability of one.
+    of_one = share.sqrt() if distribution.mode == "continuous" else share
+    return torch.sigmoid(torch.special.ndtri(of_one) * distribution.sigma + distribution.mu).float()
+
+
 def discrete_times(shift: float) -> tuple[float, ...]:
     """Return the times of turbo's sampler from 1 downwards: eight even steps, warped towards noise by the shift."""
     even = [step / DISCRETE_STEPS for step in range(DISCRETE_STEPS, 0, -1)]

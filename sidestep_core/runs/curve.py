@@ -28,6 +28,7 @@ _NUMBER = rb':\s?(-?\d[\d.eE+-]{0,30})[,}\s]'
 _LOSS = re.compile(rb'"loss"' + _NUMBER)
 _SMOOTHED = re.compile(rb'"smoothed"' + _NUMBER)
 _HELDOUT = re.compile(rb'"heldout"' + _NUMBER)
+_BEST = re.compile(rb'"best_step"' + _NUMBER)
 _MEASURED_ON = re.compile(rb'"measured_on":\s?"(held_out|trained)"')
 _NAME = re.compile(r"\w[\w.]{0,40}")
 
@@ -46,7 +47,17 @@ class Curve:
     """Smoothed loss of a step; NaN in the rows of measurements."""
     heldout: array[float] = field(default_factory=lambda: array("d"))
     """Held-out loss; NaN in the rows of steps."""
+    bests: array[float] = field(default_factory=lambda: array("d"))
+    """Step of the best measurement so far, in the rows of measurements; else NaN."""
     measured_on: str = ""
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and loss of the measurement that the run took for the best, else of the lowest, after the first step."""
+        trained = {step: value for step, value in self.measurements() if step > 0}
+        chosen = next((int(step) for step in reversed(self.bests) if math.isfinite(step)), 0)
+        step = chosen if chosen in trained else min(trained, key=lambda step: trained[step], default=None)
+        return None if step is None else (step, trained[step])
 
     @property
     def last_step(self) -> int:
@@ -117,7 +128,7 @@ class _Lines:
     def __init__(self, known: Curve) -> None:
         self.consumed, self._last_line, self._measured_on = known.consumed, known.last_line, known.measured_on
         self._offsets, self._steps = known.offsets[:], known.steps[:]
-        self._losses, self._heldout = known.losses[:], known.heldout[:]
+        self._losses, self._heldout, self._bests = known.losses[:], known.heldout[:], known.bests[:]
 
     def add(self, block: bytes) -> None:
         """Add the lines of a block that begins where the last one ended."""
@@ -130,20 +141,22 @@ class _Lines:
 
     def _add(self, line: bytes, step: int, offset: int) -> None:
         while self._steps and self._steps[-1] > step:  # a run that goes on from an earlier step repeats steps
-            for column in (self._offsets, self._steps, self._losses, self._heldout):
+            for column in (self._offsets, self._steps, self._losses, self._heldout, self._bests):
                 column.pop()
         smoothed = _number(_SMOOTHED, line)
         heldout = _number(_HELDOUT, line) if b'"heldout"' in line else math.nan
         self._offsets.append(offset)
         self._steps.append(step)
         self._heldout.append(heldout)
+        self._bests.append(math.nan if math.isnan(heldout) else _number(_BEST, line))
         self._losses.append(_number(_LOSS, line) if math.isnan(smoothed) else smoothed)
         if not math.isnan(heldout) and (found := _MEASURED_ON.search(line)):
             self._measured_on = found[1].decode()
 
     def curve(self, identity: tuple[int, int]) -> Curve:
         return Curve(file=identity, consumed=self.consumed, last_line=self._last_line, offsets=self._offsets,
-                     steps=self._steps, losses=self._losses, heldout=self._heldout, measured_on=self._measured_on)
+                     steps=self._steps, losses=self._losses, heldout=self._heldout, bests=self._bests,
+                     measured_on=self._measured_on)
 
 
 def _number(pattern: re.Pattern[bytes], line: bytes) -> float:

@@ -41,7 +41,7 @@ class RunSummary(Record):
     loss: float | None = None
     """Newest smoothed loss."""
     best: tuple[int, float] | None = None
-    """Step and loss of the lowest measurement after the first step."""
+    """Step and loss of the best measurement after the first step."""
     heldout_first: float | None = None
     heldout_last: float | None = None
     measured_on: str = ""
@@ -88,8 +88,6 @@ def read(folder: Path, curve: Curve, under_way: UnderWay | None = None) -> RunSu
     found = _found(folder)
     end, message = _end(found, curve, under_way)
     measured = curve.measurements()
-    trained = [(value, step) for step, value in measured if step > 0]
-    best = min(trained, default=None)
     known = found.record or RunRecord(name=_name(folder.name), started=_modified(folder, files.RUN, files.METRICS))
     settings = known.settings or {part: values for part in ("adapter", "train")
                                   if isinstance(values := (found.identity or {}).get(part), dict)}
@@ -97,7 +95,7 @@ def read(folder: Path, curve: Curve, under_way: UnderWay | None = None) -> RunSu
         id=folder.name, name=known.name, status=end, step=_step(found, curve, end), total=_total(known, settings),
         started=known.started, ended=None if under_way else known.ended or _modified(folder, files.METRICS, files.RUN),
         kind=str(settings.get("adapter", {}).get("kind", "")), songs=known.songs, minutes=known.minutes,
-        model=known.model, settings=settings, loss=curve.loss, best=best and (best[1], best[0]),
+        model=known.model, settings=settings, loss=curve.loss, best=curve.best,
         heldout_first=measured[0][1] if measured else None, heldout_last=measured[-1][1] if measured else None,
         measured_on=curve.measured_on, sparkline=tuple(curve.sparkline()), previews=previews(folder),
         files=known.files or _published(found), message=message, note=note(folder), node_id=known.node_id,

@@ -67,8 +67,8 @@ TRAINING: Settings = {
         "Seconds of the random crop drawn from each song: much less memory and time than whole songs. 60 is "
         "recommended, below it may hurt."),
     "heldout_songs": Setting(
-        "Songs kept aside to measure progress honestly. automatic: one in ten, none below four songs (then the songs "
-        "trained on are measured)."),
+        "Songs kept aside to measure progress honestly. automatic: one in ten; below ten songs the last tenth of each, "
+        "if crops are trained or a setting judges by it (else the songs trained on are measured)."),
     "heldout_every": Setting("Steps between two such measurements.", 1, 100_000),
     "early_stopping": Setting(
         "Number of held-out losses without a new lowest after which the training stops. Needs songs kept aside."),

@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,8 +21,6 @@ from ..dataset.tensor_file import Rows
 from ..model import flow_matching
 from .config import ResolvedConfig
 from .data import Sample, crop_frames
-
-_S = TypeVar("_S", Sample, SampleInfo)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,29 +44,9 @@ def draws_per_epoch(samples: Iterable[Sample | SampleInfo]) -> int:
     return sum(sample.repeats for sample in samples)
 
 
-def _by_song(samples: Sequence[_S]) -> list[list[_S]]:
-    """Group the samples by song: sections and copies of one audio file are one song."""
-    songs: dict[str, list[_S]] = {}
-    for sample in samples:
-        songs.setdefault(sample.audio or sample.name, []).append(sample)
-    return list(songs.values())
-
-
 def count_songs(samples: Sequence[Sample | SampleInfo]) -> int:
     """Number of different audio files among the samples."""
     return len({sample.audio or sample.name for sample in samples})
-
-
-def split_heldout(samples: Sequence[_S], config: ResolvedConfig) -> tuple[tuple[_S, ...], tuple[_S, ...]]:
-    """Split into (trained on, held out) by seed and name, so that a new song does not reshuffle the others.
-
-    All samples of a song are on the same side: one in training would give the others away.
-    """
-    ranked = sorted(_by_song(samples), key=lambda song: rng.seed(
-        config.seed, "heldout", min(sample.name for sample in song)))
-    chosen = {sample.name for song in ranked[:config.heldout_songs] for sample in song}
-    trained = tuple(sample for sample in samples if sample.name not in chosen)
-    return trained, tuple(sample for sample in samples if sample.name in chosen)
 
 
 def shuffled(count: int, seed: int, draw: int) -> int:
@@ -134,24 +111,22 @@ def _draw(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: in
     genre = sample.genre_SD if rng.bernoulli(config.genre_ratio, config.seed, "genre", number) else None
     ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
     codes = sample.codes_TC if rng.bernoulli(ratio, config.seed, "codes", number) else None
-    frames = sample.latents_TC.shape[0]
+    frames = len(sample.latents_TC)
     start = flow_matching.crop_start(frames, crop_frames(frames, config), nth,
-                                     rng.seed(config.seed, "window", sample.name), _grid(config))
+                                     rng.seed(config.seed, "window", sample.name), grid(config))
     return _crop(sample, silence_TC, config, number, start, sample.condition_SD if genre is None else genre, codes)
 
 
-def whole(sample: Sample, silence_TC: Tensor, config: ResolvedConfig) -> Batch:
-    """Batch of one sample for the held-out loss: the whole song, or its middle crop if training crops.
+def single(sample: Sample, start: int, silence_TC: Tensor, config: ResolvedConfig) -> Batch:
+    """Batch of one crop for the held-out loss, from frame `start`; of the whole song unless training crops.
 
     Always with the caption; with codes only if training always has them.
     """
-    frames = sample.latents_TC.shape[0]
-    start = (frames - crop_frames(frames, config)) // 2 // _grid(config) * _grid(config)
     codes = sample.codes_TC if config.context_mode == "codes" else None
     return _collate([_crop(sample, silence_TC, config, 0, start, sample.condition_SD, codes)])
 
 
-def _grid(config: ResolvedConfig) -> int:
+def grid(config: ResolvedConfig) -> int:
     """Step in frames between possible crop starts: an audio code's length with codes, as generation has no half ones.
     """
     return 1 if config.context_mode == "silence" else flow_matching.FRAMES_PER_CODE
@@ -159,7 +134,7 @@ def _grid(config: ResolvedConfig) -> int:
 
 def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, start: int, condition_SD: Rows,
           codes_TC: Rows | None) -> _Draw:
-    length = crop_frames(sample.latents_TC.shape[0], config)
+    length = crop_frames(len(sample.latents_TC), config)
     # A crop stands for a whole piece of music: its context is silence from its first frame on.
     source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
     return _Draw(number=number, x0_TC=sample.latents_TC[start:start + length], condition_SD=condition_SD[:],

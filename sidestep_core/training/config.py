@@ -75,8 +75,9 @@ class TrainConfig(Config):
     """Seconds of the random crop drawn from each song; 0 trains on whole songs."""
 
     heldout_songs: int | None = None
-    """Songs never trained on, for the held-out loss.  None: one in ten, none below four songs.  All sections of a song
-    are in or out together."""
+    """Songs never trained on, for the held-out loss.  All sections of a song are in or out together.  None: one in ten;
+    below ten songs the last tenth of each song of 20 s or more instead, if crops are trained, or if early_stopping,
+    target_loss or publish judge by it."""
     heldout_every: int = 50
     """Steps between two held-out losses; the first and the last step always have one."""
     early_stopping: int = 0
@@ -174,5 +175,7 @@ class ResolvedConfig(TrainConfig):
     cfg_ratio: float = field()
     genre_ratio: float = field()
     heldout_songs: int = field()
+    heldout_sections: bool = field()
+    """True if the ends of songs are held out, instead of songs."""
     shift: float = field()
     inference_steps: int = field()

@@ -5,7 +5,9 @@ Shapes: T latent frames, C latent channels, S condition tokens, D width.
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from ..errors import DatasetError
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..model.prompts import COMFYUI, Prompt
 from ..progress import Progress, Report, ignore
+from . import heldout
 from .config import ResolvedConfig
 
 log = logging.getLogger(__name__)
@@ -54,24 +57,34 @@ def crop_frames(frames: int, config: ResolvedConfig) -> int:
 def load_samples(dataset: Dataset, config: ResolvedConfig) -> tuple[tuple[Sample, ...], Tensor]:
     """Open every sample, and load the silence latent [T, 64] as long as the longest; float32 on the CPU.
 
-    `ensure_conditions` makes the files that are missing.  DatasetError for a file that is missing or cut off; other
-    damage is found when a song is first read.
+    `ensure_conditions` makes the files that are missing.  DatasetError for a file that is missing; damage is found
+    when a song is first read.
     """
+    return open_samples(dataset, dataset.samples, config), read_silence(dataset)
+
+
+def read_silence(dataset: Dataset) -> Tensor:
+    """Read the silence latent [T, 64], as long as the longest song."""
+    return tensor_file.read(dataset.silence, "silence", "silence")
+
+
+def open_samples(dataset: Dataset, infos: Sequence[SampleInfo], config: ResolvedConfig) -> tuple[Sample, ...]:
+    """Open some of the dataset's samples, or parts of them; see `load_samples`."""
     samples = []
-    for info in dataset.samples:
+    for info in infos:
         frames = crop_frames(info.frames, config)
         with_genre, with_codes = config.genre_ratio > 0 and info.genre, config.context_mode != "silence"
         samples.append(Sample(
             name=info.name,
-            latents_TC=tensor_file.open_rows(dataset.latents(info), "latents", info.name, count=info.frames),
+            latents_TC=tensor_file.open_rows(dataset.latents(info), "latents", info.name, info.start, info.frames),
             condition_SD=_condition(dataset, info, frames, genre=False),
             genre_SD=_condition(dataset, info, frames, genre=True) if with_genre else None,
-            codes_TC=(tensor_file.open_rows(dataset.codes(info), "codes", info.name, count=info.frames)
+            codes_TC=(tensor_file.open_rows(dataset.codes(info), "codes", info.name, info.start, info.frames)
                       if with_codes else None),
             repeats=info.repeats,
             audio=info.audio,
         ))
-    return tuple(samples), tensor_file.read(dataset.silence, "silence", "silence")
+    return tuple(samples)
 
 
 def _condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: bool) -> StoredRows:
@@ -97,7 +110,7 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
                            "write genres for the songs. Then preprocess the songs again.")
     _report_style(dataset, config, report)
     prompts: dict[Path, tuple[str, Prompt]] = {}
-    for sample in dataset.samples:
+    for sample in itertools.chain(*heldout.split(dataset.samples, config)):
         if sample.foreign_condition:
             continue
         frames = crop_frames(sample.frames, config)

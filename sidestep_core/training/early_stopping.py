@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
+from . import heldout
 from .config import ResolvedConfig
 from .run_checkpoint import RunState
 
@@ -17,15 +18,11 @@ def check(config: ResolvedConfig) -> None:
 
     Songs that are trained on fit ever better: their loss would neither stop a run in time nor choose its best adapter.
     """
-    if config.heldout_songs:
-        return
-    asked = [f"early_stopping {config.early_stopping}"] if config.early_stopping else []
-    asked += [f"target_loss {config.target_loss:g}"] if config.target_loss else []
-    asked += ["publish best"] if config.publish == "best" else []
-    if asked:
+    asked = heldout.asks(config)
+    if asked and not config.heldout_songs and not config.heldout_sections:
         raise ConfigError(f"{' and '.join(asked)} judge(s) by songs that are not trained on, but no song is held out. "
-                          "Set heldout_songs to 1 or more (automatic holds out one in ten of four or more songs), or "
-                          "set early_stopping and target_loss to 0 and publish to last.")
+                          "Set heldout_songs to 1 or more (automatic holds out one song in ten, or the ends of songs "
+                          "of 20 s or more), or set early_stopping and target_loss to 0 and publish to last.")
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,8 @@ def end(config: ResolvedConfig, state: RunState, total: int, *, requested: bool)
 def ended(config: ResolvedConfig, state: RunState, total: int) -> str:
     """Reason to end the run; empty while it goes on.  A pure function of the state, so a resumed run ends there too."""
     if config.early_stopping and state.stale >= config.early_stopping:
-        return (f"early_stopping: {state.stale} held-out losses in a row were no lower than that of step "
-                f"{state.best_step}, {state.best_loss:.4f}.")
+        return (f"early_stopping: {state.stale} held-out losses in a row were not lower than that of step "
+                f"{state.best_step}, {state.best_loss:.4f}, by more than their error.")
     last, before = state.heldout_last, state.heldout_before
     reached = config.target_loss > 0 and last is not None and last <= config.target_loss
     if reached and before is not None and last is not None and last >= before:

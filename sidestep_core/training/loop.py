@@ -15,8 +15,9 @@ from .. import rng
 from ..adapters.file import Adapter
 from ..device import is_out_of_memory, release_memory
 from ..errors import SideStepError
+from ..io import atomic
 from ..progress import Cancelled, Progress, Report
-from . import early_stopping, publish, run_checkpoint
+from . import early_stopping, measurement, publish, run_checkpoint
 from .controls import Controls, Request
 from .early_stopping import End
 from .interruption import PROOF_STRIDE, preserve
@@ -26,7 +27,7 @@ from .metrics import FILE as METRICS_FILE
 from .metrics import LOSS_NAMES, Metrics
 from .pace import Pace
 from .publish import Run
-from .run_checkpoint import RunState
+from .run_checkpoint import PASSES, RunState
 from .step import StepResult, Training, optimizer_step
 from .tensorboard import Board, board, is_heavy, written
 
@@ -46,6 +47,7 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
     config, total = training.config, training.total_steps
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     saved_at, memory_use = time.monotonic(), MemoryUse(training.objective.device, training.need.total)
+    atomic.write_json(run.folder / PASSES, [*measurement.described(training.passes, config)])
     with board(run.folder, config, state.step) as shown:
         try:
             while True:
@@ -194,11 +196,14 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
     at = Progress(stage="train", step=state.step, total=training.total_steps,
                   message=f"Measuring the {LOSS_NAMES[training.measured_name]}")
     with training.averaged():
-        loss = heldout_loss(training.objective, training.measured_on, at, report, measured_on=training.measured_name)
-    state = state.with_heldout(loss.mean)
+        loss = heldout_loss(training.objective, training.passes, at, report, measured_on=training.measured_name)
+    state = state.with_heldout(loss.mean, loss.losses)
     if training.heldout and state.step > 0 and state.best_step == state.step:
         publish.save_best(training, run, state)
-    row = metrics.add_heldout(state.step, loss.mean, loss.by_time, measured_on=training.measured_name)
+    error = {} if state.heldout_error is None else {"heldout_error": state.heldout_error}
+    losses = [(one.time, value) for one, value in zip(training.passes, loss.losses, strict=True)]
+    row = metrics.add_heldout(state.step, {"heldout": loss.mean, **error, "best_step": state.best_step}, losses,
+                              measured_on=training.measured_name)
     trouble = "" if shown is None else written(partial(shown.add_heldout, row, training.measured_name))
     worse = early_stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
     if worse:

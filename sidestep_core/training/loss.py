@@ -23,7 +23,7 @@ from ..progress import Progress, Report, ignore
 from . import batches
 from .batches import Batch
 from .config import ResolvedConfig
-from .data import Sample
+from .measurement import Pass
 from .metrics import LOSS_NAMES, MeasuredOn
 from .resolve import Resolved
 
@@ -91,31 +91,31 @@ def _loss(objective: Objective, batch: Batch, condition_BSD: Tensor, t_B: Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class HeldoutLoss:
-    """Mean over all samples and times, and over all samples at each of flow_matching.HELDOUT_TIMES; unweighted."""
+    """Unweighted losses of the passes of a measurement."""
 
     mean: float
-    by_time: tuple[float, ...]
+    losses: tuple[float, ...]
 
 
 @torch.no_grad()
-def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Progress,
+def heldout_loss(objective: Objective, passes: Sequence[Pass], progress: Progress,
                  report: Report = ignore, *, measured_on: MeasuredOn = "held_out") -> HeldoutLoss:
-    """Loss over the samples at fixed times with fixed noise, no dropout: comparable from step to step.
+    """Loss of fixed crops at fixed times with fixed noise, no dropout: comparable from step to step.
 
     Uses each song's caption, and a context of silence unless training always has codes.  `progress` is reported after
-    each forward pass.
+    each pass.
     """
     config = objective.config
     objective.decoder.eval()
     losses = []
-    for sample in samples:
-        batch = batches.whole(sample, objective.silence_TC, config).to(objective.device, objective.dtype)
-        for time in flow_matching.HELDOUT_TIMES:
-            generator = rng.generator(config.seed, "heldout", sample.name, str(time))
-            noise_BTC = flow_matching.noise_like(batch.x0_BTC, generator)
-            t_B = torch.full((1,), time, device=objective.device)
-            losses.append(_loss(objective, batch, batch.condition_BSD, t_B, noise_BTC).cpu())
-            report(progress)
+    for one in passes:
+        batch = batches.single(one.sample, one.start, objective.silence_TC, config)
+        batch = batch.to(objective.device, objective.dtype)
+        noise_BTC = flow_matching.noise_like(batch.x0_BTC, rng.generator(config.seed, "heldout", one.sample.name,
+                                                                         one.noise))
+        t_B = torch.full((1,), one.time, device=objective.device)
+        losses.append(_loss(objective, batch, batch.condition_BSD, t_B, noise_BTC).cpu())
+        report(progress)
     flat = torch.cat(losses)
     mean = float(flat.mean())
     if not math.isfinite(mean):
@@ -123,5 +123,4 @@ def heldout_loss(objective: Objective, samples: Sequence[Sample], progress: Prog
                   if progress.step else
                   "Nothing was learned yet: use precision fp32. If that does not help, preprocess the songs again.")
         raise TrainingDiverged(f"The {LOSS_NAMES[measured_on]} is {mean} at step {progress.step}. {advice}")
-    by_time = flat.view(-1, len(flow_matching.HELDOUT_TIMES)).mean(dim=0)
-    return HeldoutLoss(mean=mean, by_time=tuple(by_time.tolist()))
+    return HeldoutLoss(mean=mean, losses=tuple(flat.tolist()))

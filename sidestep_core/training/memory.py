@@ -137,10 +137,10 @@ def fit(need: Need, free: int) -> Need:
 def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, *, dropout: bool,
                   gpu: bool) -> Batch:
     """Return a full batch of the longest crop with the longest condition."""
-    frames = max(sample.latents_TC.shape[0] for sample in samples)
-    return Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),
-                 tokens=max(sample.condition_SD.shape[0] for sample in samples), bytes=number_bytes, dropout=dropout,
-                 gpu=gpu)
+    frames = max(len(sample.latents_TC) for sample in samples)
+    longest = max((sample.condition_SD for sample in samples), key=lambda rows: rows.nbytes)
+    return Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames), tokens=len(longest),
+                 bytes=number_bytes, dropout=dropout, gpu=gpu)
 
 
 def layer_bytes(geometry: DecoderGeometry, modules: Mapping[str, int], batch: Batch) -> int:

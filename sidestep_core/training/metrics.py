@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,11 +25,15 @@ log = logging.getLogger(__name__)
 
 MEASURED_ON = "measured_on"
 """Key of the songs that `heldout` was measured on."""
+VALUES = "heldout_values"
+"""Key of the losses of a measurement's passes."""
 MeasuredOn = Literal["held_out", "trained"]
 LOSS_NAMES: Mapping[MeasuredOn, str] = {"held_out": "held-out loss", "trained": "loss of the trained songs"}
 """Name of the measured loss in messages."""
+STEPS = {"step", "best_step"}
+"""Keys of whole numbers."""
 Row = dict[str, Any]
-"""Numbers by name, and a value of MeasuredOn under MEASURED_ON."""
+"""Numbers by name, a value of MeasuredOn under MEASURED_ON, and a list of numbers under VALUES."""
 
 
 def read(path: Path) -> list[Row]:
@@ -38,17 +43,20 @@ def read(path: Path) -> list[Row]:
     rows: list[Row] = []
     for line in strict_json.read_lines(path, max_bytes=MAX_BYTES):
         try:
-            row: dict[str, Any] = parse(strict_json.loads(line, path.name), dict[str, float | str | None], path.name)
-            words = [key for key, value in row.items() if isinstance(value, str) and key != MEASURED_ON]
+            row: dict[str, Any] = parse(strict_json.loads(line, path.name),
+                                        dict[str, float | str | list[float] | None], path.name)
+            words = [key for key, value in row.items()
+                     if isinstance(value, (str, list)) and key != (MEASURED_ON if isinstance(value, str) else VALUES)]
             if words or row.get(MEASURED_ON, "trained") not in get_args(MeasuredOn):
                 raise strict_json.BadJson(f"{', '.join(words) or MEASURED_ON} holds an unknown word.")
-            if not float(row["step"]).is_integer():
-                raise strict_json.BadJson(f"step must be a whole number, not {row['step']:g}.")
+            for key in STEPS & row.keys() | {"step"}:
+                if not float(row[key]).is_integer():
+                    raise strict_json.BadJson(f"{key} must be a whole number, not {row[key]:g}.")
         except (strict_json.BadJson, KeyError, TypeError) as error:
             log.warning("%s is read up to line %d, which is damaged: %s", path.name, len(rows) + 1, error)
             break
         known = {key: value for key, value in row.items() if value is not None}
-        rows.append({**known, "step": int(row["step"])})
+        rows.append({**known, **{key: int(row[key]) for key in STEPS & row.keys()}})
     return rows
 
 
@@ -113,13 +121,18 @@ class Metrics:
         return self._write_row({"step": step, **numbers, "smoothed": self._smooth(numbers["loss"]),
                             **self._smooth_by_time(samples)})
 
-    def add_heldout(self, step: int, mean: float, by_time: Sequence[float] = (), *,
+    def add_heldout(self, step: int, numbers: Mapping[str, float], samples: Sequence[tuple[float, float]] = (), *,
                     measured_on: MeasuredOn = "held_out") -> dict[str, float]:
-        """Write the row of a measurement after `step` finished steps; return its numbers."""
-        times = zip(HELDOUT_TIMES, by_time, strict=bool(by_time))
-        numbers = {"step": step, "heldout": mean, **{f"heldout_t{time}": loss for time, loss in times}}
-        self._write_row({**numbers, MEASURED_ON: measured_on})
-        return numbers
+        """Write the row of a measurement after `step` finished steps, with these (time, loss) per pass.
+
+        Returns its numbers, with the mean per bin of time.
+        """
+        bins: dict[str, list[float]] = {}
+        for t, loss in samples:
+            bins.setdefault(f"heldout_{time_bin(t)}", []).append(loss)
+        row = {"step": step, **numbers, **{key: statistics.fmean(bins[key]) for key in sorted(bins)}}
+        self._write_row({**row, VALUES: [loss for _, loss in samples], MEASURED_ON: measured_on})
+        return row
 
     def _write_row(self, row: Row) -> Row:
         """Write the row after those that could not be written before.  A failure never ends a training."""

@@ -166,4 +166,4 @@ def _peft_files(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> dict
 def _facts(training: Training, run: Run, state: RunState) -> dict[str, Any]:
     """Metadata of an adapter of the present step."""
     return {**run.facts, "steps": state.step, "heldout_first": state.heldout_first, "heldout_last": state.heldout_last,
-            MEASURED_ON: training.measured_name}
+            "heldout_error": state.heldout_error, MEASURED_ON: training.measured_name}

@@ -9,10 +9,9 @@ import torch
 
 from ..dataset.manifest import Dataset
 from ..device import choose_device, choose_dtype
-from ..errors import DatasetError
 from ..model.checkpoint import Checkpoint
 from ..model.flow_matching import TIMESTEP_PRESETS
-from . import batches, early_stopping
+from . import batches, early_stopping, heldout
 from .config import ResolvedConfig, TrainConfig
 from .optim.lr_schedules import WARMUP_SHARE, warmup_steps
 
@@ -53,7 +52,7 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
         **config.to_json(), "timestep_mode": mode, "timestep_mu": mu, "timestep_sigma": sigma,
         "cfg_ratio": _cfg_ratio(mode, checkpoint) if config.cfg_ratio is None else config.cfg_ratio,
         "genre_ratio": dataset.genre_ratio if config.genre_ratio is None else config.genre_ratio,
-        "heldout_songs": _heldout_songs(config, dataset),
+        **heldout.resolved(config, dataset.samples),
         "shift": shift,
         "inference_steps": steps,
     }
@@ -62,7 +61,7 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
     resolved = ResolvedConfig.from_json(values)
     early_stopping.check(resolved)
     device = choose_device(config.device)
-    trained_on, _ = batches.split_heldout(dataset.samples, resolved)
+    trained_on, _ = heldout.split(dataset.samples, resolved)
     total = resolved.total_steps(batches.draws_per_epoch(trained_on))
     return Resolved(config=resolved, device=device, dtype=choose_dtype(config.precision, device), total_steps=total,
                     notices=tuple(_notices(config, resolved, total)))
@@ -86,17 +85,6 @@ def _time_distribution(config: TrainConfig, checkpoint: Checkpoint) -> tuple[flo
 def _cfg_ratio(timestep_mode: str, checkpoint: Checkpoint) -> float:
     """Drop no condition if only turbo's own guidance-free times are trained; else as many as the model's training."""
     return 0.0 if checkpoint.variant == "turbo" and timestep_mode == "discrete" else CFG_RATIO
-
-
-def _heldout_songs(config: TrainConfig, dataset: Dataset) -> int:
-    songs = batches.count_songs(dataset.samples)
-    count = config.heldout_songs
-    if count is None:
-        count = 0 if songs < 4 else max(1, songs // 10)
-    if count >= songs:
-        raise DatasetError(f"heldout_songs is {count} but the dataset has {songs} song(s); "
-                           "none would be left to train on. Lower heldout_songs or add songs.")
-    return count
 
 
 def _notices(config: TrainConfig, resolved: ResolvedConfig, total: int) -> Iterator[str]:

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 Identity = Mapping[str, Any]
 
-ESSENTIAL = ("train.optimizer", "train.seed", "train.heldout_songs")
-"""Settings that must equal those of a resumed checkpoint: its state belongs to the optimizer, and the other two choose
+ESSENTIAL = ("train.optimizer", "train.seed", "train.heldout_songs", "train.heldout_sections")
+"""Settings that must equal those of a resumed checkpoint: its state belongs to the optimizer, and the others choose
 the held-out songs, which must not be among those already trained on."""
 
 
@@ -153,7 +153,7 @@ def _restore(training: Training, run: Run, checkpoint: Path) -> RunState:
         return saved.state
     # There was none by then, or none was kept because no song was held out.
     run.best.unlink(missing_ok=True)
-    return replace(saved.state, best_step=0, best_loss=None, stale=0)
+    return replace(saved.state, best_step=0, best_loss=None, best_losses=(), stale=0)
 
 
 def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

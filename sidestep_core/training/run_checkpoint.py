@@ -3,6 +3,7 @@
     run.json                 identity of the run: fingerprints and every setting
     summary.json             course of the run, for people; see runs/record.py
     metrics.jsonl            one line per step
+    heldout.json             song, place and time of the passes whose losses the lines of measurements list
     checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
                              optimizer.safetensors, state.json, checksums.json; of a LoRA, adapter_config.json and
                              adapter_model.safetensors make it a folder that PEFT opens
@@ -18,8 +19,10 @@ All randomness of a step is a pure function of the seed and the step (flow.py), 
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +44,7 @@ log = logging.getLogger(__name__)
 ADAPTER_FILE = "adapter.safetensors"
 AVERAGE_FILE = "ema.safetensors"
 BEST_FILE = "best.safetensors"
+PASSES = "heldout.json"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _STATE_FILE = "state.json"
 
@@ -62,6 +66,10 @@ class RunState:
     best_step: int = 0
     """Step of the lowest held-out loss of a trained adapter; 0 before there is one."""
     best_loss: float | None = None
+    best_losses: tuple[float, ...] = ()
+    """Losses of the passes of the best measurement; of the first one before there is a best."""
+    heldout_error: float | None = None
+    """Standard error of the difference between the last measurement and the best one before it."""
     stale: int = 0
     """Measurements since the best one."""
     previewed_step: int = -1
@@ -69,16 +77,28 @@ class RunState:
     scale: float = FIRST_SCALE
     """Loss scale in fp16."""
 
-    def with_heldout(self, loss: float) -> RunState:
-        """Return the state after a measurement at the present step."""
+    def with_heldout(self, loss: float, losses: tuple[float, ...] = ()) -> RunState:
+        """Return the state after a measurement at the present step: its mean, and the losses of its passes.
+
+        It is the best one if it is lower by more than the standard error of that difference.
+        """
         first = loss if self.heldout_first is None else self.heldout_first
+        gain, error = _gain(self.best_losses, losses)
         measured = replace(self, heldout_step=self.step, heldout_first=first, heldout_last=loss,
-                           heldout_before=self.heldout_last)
+                           heldout_before=self.heldout_last, heldout_error=error)
         if self.step == 0:
-            return measured
-        if self.best_loss is None or loss < self.best_loss:
-            return replace(measured, best_step=self.step, best_loss=loss, stale=0)
+            return replace(measured, best_losses=losses)
+        if self.best_loss is None or (gain > error if error is not None else loss < self.best_loss):
+            return replace(measured, best_step=self.step, best_loss=loss, best_losses=losses, stale=0)
         return replace(measured, stale=self.stale + 1)
+
+
+def _gain(before: Sequence[float], losses: Sequence[float]) -> tuple[float, float | None]:
+    """Mean of the falls of the passes that both measurements have, and its standard error; None for less than two."""
+    falls = [was - now for was, now in zip(before, losses, strict=False)]
+    if len(falls) < 2:
+        return sum(falls), None
+    return statistics.fmean(falls), statistics.stdev(falls) / math.sqrt(len(falls))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from ..dataset.manifest import Dataset
 from ..errors import ConfigError
 from ..model.checkpoint import Checkpoint
 from ..model.decoder import load_decoder
-from . import batches, data, memory
+from . import data, heldout, measurement, memory
 from .loss import Objective
 from .optim import optimizers
 from .optim.ema import Average
@@ -27,18 +27,18 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     if config.cfg_ratio == 1 and adapter.attention_type == "cross":
         raise ConfigError("cfg_ratio 1 hides every caption, but attention_type 'cross' learns from captions only. "
                           "Lower cfg_ratio, or choose attention_type 'both'.")
-    samples, silence_TC = data.load_samples(dataset, config)
-    trained_on, heldout = batches.split_heldout(samples, config)
+    trained_on, held = (data.open_samples(dataset, side, config) for side in heldout.split(dataset.samples, config))
     weights = checkpoint.model_weights()
     decoder = load_decoder(weights.under("decoder."), settings.dtype, settings.device)
     modules = target_modules(adapter, decoder.geometry.layers)
     live = registry.attach(decoder, adapter, modules, config.seed)
     log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
-             sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(heldout), settings.dtype,
+             sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(held), settings.dtype,
              settings.device)
-    need = memory.plan(decoder, live.parameters, modules, adapter.dropout, samples, config)
+    need = memory.plan(decoder, live.parameters, modules, adapter.dropout, (*trained_on, *held), config)
     decoder.recomputed_layers = need.recomputed
     average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
-    return Training(config=config, objective=Objective.of(settings, decoder, weights, silence_TC), adapter=live,
-                    average=average, trained_on=trained_on, optimizer=optimizers.build(config, live.parameters),
-                    heldout=heldout, need=need)
+    objective = Objective.of(settings, decoder, weights, data.read_silence(dataset))
+    return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
+                    optimizer=optimizers.build(config, live.parameters), heldout=held, need=need,
+                    passes=measurement.passes(held or trained_on, trained_on, config, objective.timesteps))

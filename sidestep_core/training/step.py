@@ -13,6 +13,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -24,6 +25,7 @@ from . import batches, memory
 from .config import ResolvedConfig
 from .data import Sample
 from .loss import BatchLoss, Objective, training_loss
+from .measurement import Pass
 from .metrics import MeasuredOn
 from .optim.ema import Average
 from .optim.lr_schedules import learning_rate
@@ -48,22 +50,19 @@ class Training:
     """Moving average of the adapter's weights, measured and published instead of them; None if ema_decay is 0."""
     trained_on: tuple[Sample, ...]
     heldout: tuple[Sample, ...]
+    passes: tuple[Pass, ...]
+    """Passes of the held-out loss, or over trained samples if none are held out."""
     need: memory.Need
     """Estimated device memory, for messages."""
     updating: threading.Event = field(default_factory=threading.Event)
     """Set while the weights change: until cleared they belong to no step."""
 
     @property
-    def measured_on(self) -> tuple[Sample, ...]:
-        """Held-out samples, or the trained ones if none are held out."""
-        return self.heldout or self.trained_on
-
-    @property
     def measured_name(self) -> MeasuredOn:
         """Name of the measured samples in metrics and messages."""
         return "held_out" if self.heldout else "trained"
 
-    @property
+    @cached_property
     def epoch(self) -> int:
         """Number of draws per epoch."""
         return batches.draws_per_epoch(self.trained_on)

@@ -177,12 +177,13 @@ export function valuesAt(points, step) {
 }
 
 /**
- * Marks of a run: [{kind: "saved" | "preview" | "best", step, value?}].  The best one is the lowest held-out loss of a
- * trained adapter; of trained songs there is none.
+ * Marks of a run: [{kind: "saved" | "preview" | "best", step, value?}].  The best one is the held-out loss that the run
+ * took for the best, else the lowest of a trained adapter; of trained songs there is none.
  */
 export function marks({ points, previews, saved = [], measured_on }) {
   const measured = measured_on === "held_out" ? points.filter(({ step, heldout }) => step > 0 && Number.isFinite(heldout)) : [];
-  const best = measured.reduce((lowest, point) => (lowest && lowest.heldout <= point.heldout ? lowest : point), null);
+  const best = measured.find(({ step }) => step === measured.at(-1).best_step)
+    ?? measured.reduce((lowest, point) => (lowest && lowest.heldout <= point.heldout ? lowest : point), null);
   return [
     ...saved.map((step) => ({ kind: "saved", step })),
     ...previews.filter(({ message }) => !message).map(({ step }) => ({ kind: "preview", step })),

@@ -19,7 +19,7 @@ from ...io.tensors import TensorFile
 from ...model.checkpoint import Checkpoint
 from ...model.decoder import DecoderGeometry
 from ...model.flow_matching import FRAMES_PER_SECOND
-from .. import batches, memory
+from .. import batches, heldout, memory
 from ..config import TrainConfig
 from ..memory import USABLE, Need
 from ..resolve import Resolved, resolve
@@ -96,7 +96,7 @@ def plan(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, confi
     Samples of the dataset need not be encoded: without files, the lengths of their conditions are estimated.
     """
     settings = resolve(config, checkpoint, dataset)
-    trained, heldout = batches.split_heldout(dataset.samples, settings.config)
+    trained, _ = heldout.split(dataset.samples, settings.config)
     weights = checkpoint.model_weights().under("decoder.")
     geometry = DecoderGeometry.from_weights(weights)
     numbers = sum(math.prod(weights.shape(name)) for name in weights.names)
@@ -106,7 +106,7 @@ def plan(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, confi
     need = job.need(room)
     verdict = _verdict(need, room)
     draws = settings.total_steps * settings.config.samples_per_step
-    return Plan(songs=batches.count_songs(trained), heldout=batches.count_songs(heldout), minutes=dataset.seconds / 60,
+    return Plan(songs=batches.count_songs(trained), heldout=settings.config.heldout_songs, minutes=dataset.seconds / 60,
                 steps=settings.total_steps, listens=draws / batches.draws_per_epoch(trained),
                 modules=len(capacity.parameters), parameters=capacity.total, need=need, room=room, verdict=verdict,
                 fix=_fix(job, room) if verdict == "too_large" else None, notices=settings.notices)

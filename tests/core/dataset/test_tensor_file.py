@@ -117,4 +117,17 @@ def test_rows_verify_a_changed_file(file: Path) -> None:
 def test_other_matrices_are_rejected(tmp_path: Path, values: torch.Tensor, kind: Any, count: int | None) -> None:
     tensor_file.write(tmp_path / "a.safetensors", "latents", values)
     with pytest.raises(DatasetError, match=r"a\.safetensors is damaged"):
-        tensor_file.open_rows(tmp_path / "a.safetensors", kind, "song", count=count)
+        tensor_file.open_rows(tmp_path / "a.safetensors", kind, "song", count=count)[:]
+
+
+def test_opening_reads_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_: pytest.fail("was opened"))
+        rows = tensor_file.open_rows(file, "latents", "song", count=5)
+    assert (len(rows), rows.nbytes) == (5, file.stat().st_size)
+    file.write_bytes(b"")
+    with pytest.raises(DatasetError, match="it is empty"):
+        tensor_file.open_rows(file, "latents", "song")
+    file.unlink()
+    with pytest.raises(DatasetError, match="is missing"):
+        tensor_file.open_rows(file, "latents", "song")

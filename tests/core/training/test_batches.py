@@ -20,8 +20,7 @@ from sidestep_core.training.batches import (
     draws_of_step,
     draws_per_epoch,
     shuffled,
-    split_heldout,
-    whole,
+    single,
 )
 from sidestep_core.training.config import ResolvedConfig
 from sidestep_core.training.data import Sample, crop_frames
@@ -130,14 +129,6 @@ def first_frames_of_step(config: ResolvedConfig, step: int, samples: tuple[Sampl
     return [int(x0_TC[0, 0]) for batch in batches(samples, SILENT, config, step) for x0_TC in batch.x0_BTC]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_sections_are_held_out_together(seed: int) -> None:
-    samples = tuple(replace(sample, audio=f"{number // 4}") for number, sample in enumerate(songs(*[5] * 24)))
-    trained, heldout = split_heldout(samples, settled(heldout_songs=2, seed=seed))
-    assert len(heldout) == 8
-    assert not {sample.audio for sample in trained} & {sample.audio for sample in heldout}
-
-
 def test_sections_count_as_one_song() -> None:
     assert count_songs(tuple(replace(sample, audio="one file") for sample in songs(*[5] * 24))) == 1
     assert count_songs(songs(*[5] * 24)) == 24
@@ -146,13 +137,6 @@ def test_sections_count_as_one_song() -> None:
 def test_many_repeats_need_no_memory() -> None:
     first = next(batches(repeated(10**6, 1, 1), SILENT, settled(gradient_accumulation=1), 0))
     assert song_numbers(first) == [0]
-
-
-def test_repeats_leave_heldout_songs_unchanged() -> None:
-    plain, often = songs(*[5] * 10), repeated(*range(1, 11), frames=5)
-    chosen = [[sample.name for sample in split_heldout(samples, settled(heldout_songs=2))[1]]
-              for samples in (plain, often)]
-    assert chosen[0] == chosen[1]
 
 
 def test_epochs_count_repeats() -> None:
@@ -231,15 +215,14 @@ def test_crops_start_at_codes() -> None:
     for mode in ("codes", "mixed"):
         starts = first_frames(settled(chunk_duration=1, context_mode=mode), 30, samples).values()
         assert {start % 5 for start in starts} == {0}
-        assert whole(samples[0], SILENT, settled(chunk_duration=1, context_mode=mode)).x0_BTC[0, 0, 0] == 35
     assert len({start % 5 for start in first_frames(settled(chunk_duration=1), 30, samples).values()}) == 5
 
 
-def test_heldout_batch_is_the_middle() -> None:
-    batch = whole(song(0, 61), SILENT, settled(chunk_duration=1))
+def test_heldout_batch_is_a_crop() -> None:
+    batch = single(song(0, 61), 18, SILENT, settled(chunk_duration=1))
     assert batch.x0_BTC[0, :, 0].tolist() == list(range(18, 43))
     assert torch.equal(batch.context_BTC[0, :, :64], SILENT[:25])
-    assert whole(song(0, 61), SILENT, settled()).x0_BTC.shape[1] == 61
+    assert single(song(0, 61), 0, SILENT, settled()).x0_BTC.shape[1] == 61
 
 
 # The steps of a run by epochs
@@ -327,41 +310,10 @@ def test_crop_codes_match_crop_frames() -> None:
 
 def test_heldout_batch_uses_the_caption() -> None:
     for mode in ("silence", "mixed", "codes"):
-        batch = whole(song(3, 61), SILENT, settled(genre_ratio=1.0, context_mode=mode, codes_ratio=1.0))
+        batch = single(song(3, 61), 0, SILENT, settled(genre_ratio=1.0, context_mode=mode, codes_ratio=1.0))
         assert (batch.condition_BSD == 3).all()
         expected = -batch.x0_BTC[0] if mode == "codes" else SILENT[:61]
         assert torch.equal(batch.context_BTC[0, :, :64], expected)
-
-
-# Held-out songs
-
-
-def test_heldout_songs_are_never_drawn() -> None:
-    samples = songs(*[30] * 12)
-    config = settled(heldout_songs=3)
-    trained, heldout = split_heldout(samples, config)
-    assert sorted(sample.name for sample in (*trained, *heldout)) == sorted(sample.name for sample in samples)
-    assert len(heldout) == 3
-    seen = {samples[number].name for batch in all_batches(trained, config, 50) for number in song_numbers(batch)}
-    assert seen == {sample.name for sample in trained}
-
-
-@given(seed=st.integers(0, 1000), added=st.integers(100, 10**6))
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_new_song_keeps_heldout_choice(seed: int, added: int) -> None:
-    config = settled(heldout_songs=3, seed=seed)
-    samples = songs(*[5] * 10)
-    before = {sample.name for sample in split_heldout(samples, config)[1]}
-    new = song(added, 5)
-    after = {sample.name for sample in split_heldout((new, *samples), config)[1]}
-    assert after <= before | {new.name}
-
-
-def test_seed_changes_heldout_songs() -> None:
-    samples = songs(*[5] * 30)
-    chosen = {tuple(sample.name for sample in split_heldout(samples, settled(heldout_songs=3, seed=seed))[1])
-              for seed in range(5)}
-    assert len(chosen) > 1
 
 
 # Onto the device

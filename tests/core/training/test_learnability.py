@@ -88,7 +88,7 @@ def learn(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Learn:
 
         def measured(step: int) -> float:
             at = Progress(stage="train", step=step, total=STEPS)
-            return heldout_loss(training.objective, training.heldout, at).mean
+            return heldout_loss(training.objective, training.passes, at).mean
 
         before = measured(0)
         for step in range(STEPS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import Sample
 from sidestep_core.training.loss import BatchLoss, HeldoutLoss, Objective, heldout_loss, training_loss
+from sidestep_core.training.measurement import Pass
 from sidestep_core.training.resolve import resolve
 from tests.tiny import write_dataset
 from tests.tolerance import FP32, PERTURBED, deviation
@@ -33,6 +35,7 @@ CPU = torch.device("cpu")
 CONFIG = TrainConfig(gradient_accumulation=2, device="cpu")
 AT = Progress(stage="train", step=6, total=10)
 DRAWS = 2000
+TIMES = (0.25, 0.75)
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +203,13 @@ def test_sampling_settings_change_no_bit(checkpoint: Checkpoint, dataset: Datase
 # The held-out loss
 
 
+def fixed(samples: Sequence[Sample], start: int = 0) -> list[Pass]:
+    """Passes over each sample at two times."""
+    return [Pass(sample=sample, start=start, time=time, noise=f"{time}") for sample in samples for time in TIMES]
+
+
 def measured(run: Learning) -> HeldoutLoss:
-    return heldout_loss(run.objective, run.samples, AT)
+    return heldout_loss(run.objective, fixed(run.samples), AT)
 
 
 def test_heldout_loss_ignores_training_settings(checkpoint: Checkpoint, dataset: Dataset) -> None:
@@ -217,20 +225,26 @@ def test_heldout_loss_ignores_training_settings(checkpoint: Checkpoint, dataset:
     assert measured(run) != found[0]
 
 
-def test_heldout_loss_averages_fixed_times(checkpoint: Checkpoint, dataset: Dataset) -> None:
+def test_heldout_loss_averages_its_passes(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, CONFIG)
     with watched(run.objective) as seen:
         found = measured(run)
-    assert [float(one.t_B) for one in seen] == pytest.approx(flow_matching.HELDOUT_TIMES * 3)
-    for one, sample in zip(seen[::5], run.samples, strict=True):
+    assert [float(one.t_B) for one in seen] == pytest.approx(TIMES * 3)
+    for one, sample in zip(seen[::2], run.samples, strict=True):
         assert torch.equal(one.condition_BSD[0], sample.condition_SD[:])
         assert torch.equal(one.context_BTC[0, :, :64], run.objective.silence_TC[:one.x_BTC.shape[1]])
-    assert len(found.by_time) == 5
-    assert found.mean == pytest.approx(sum(found.by_time) / 5, rel=FP32)
-    first = [measured(replace(run, samples=(sample,))).by_time for sample in run.samples]
-    expected = torch.tensor(first).mean(dim=0)
-    assert deviation(torch.tensor(found.by_time), expected) < FP32
-    assert deviation(torch.tensor(found.by_time), expected.flip(0)) > PERTURBED
+    assert len(found.losses) == 6
+    assert found.mean == pytest.approx(sum(found.losses) / 6, rel=FP32)
+    alone = [heldout_loss(run.objective, [one], AT).mean for one in fixed(run.samples)]
+    assert deviation(torch.tensor(found.losses), torch.tensor(alone)) < FP32
+    assert deviation(torch.tensor(found.losses), torch.tensor(alone).flip(0)) > PERTURBED
+
+
+def test_every_pass_has_its_own_noise(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    run = learning(checkpoint, dataset, CONFIG)
+    one, *_ = fixed(run.samples)
+    found = heldout_loss(run.objective, [one, replace(one, noise="other"), one], AT).losses
+    assert found[0] == found[2] != found[1]
 
 
 def test_heldout_loss_uses_codes(checkpoint: Checkpoint, dataset: Dataset) -> None:
@@ -255,8 +269,8 @@ def test_heldout_crops_use_crop_conditions(checkpoint: Checkpoint, dataset: Data
 def test_heldout_loss_reports_progress(checkpoint: Checkpoint, dataset: Dataset) -> None:
     run = learning(checkpoint, dataset, CONFIG)
     reports: list[Progress] = []
-    heldout_loss(run.objective, run.samples, AT, reports.append)
-    assert reports == [AT] * 15
+    heldout_loss(run.objective, fixed(run.samples), AT, reports.append)
+    assert reports == [AT] * 6
 
 
 def test_non_finite_heldout_loss_is_rejected(checkpoint: Checkpoint, dataset: Dataset) -> None:
@@ -265,4 +279,4 @@ def test_non_finite_heldout_loss_is_rejected(checkpoint: Checkpoint, dataset: Da
     with pytest.raises(TrainingDiverged, match=r"held-out loss is nan at step 6\. Lower the learning rate"):
         measured(run)
     with pytest.raises(TrainingDiverged, match=r"The loss of the trained songs is nan at step 6\. Lower"):
-        heldout_loss(run.objective, run.samples, AT, measured_on="trained")
+        heldout_loss(run.objective, fixed(run.samples), AT, measured_on="trained")

@@ -23,12 +23,13 @@ def write(path: Path, losses: list[float], *, after_step: int = 0) -> Metrics:
 
 def test_every_number_is_read_back(tmp_path: Path) -> None:
     metrics = write(tmp_path / "run" / "metrics.jsonl", LOSSES)
-    metrics.add_heldout(5, 0.125, [0.1, 0.2, 0.3, 0.4, 0.5])
+    metrics.add_heldout(5, {"heldout": 0.125, "heldout_error": 0.5, "best_step": 4},
+                        [(0.5, 0.1), (0.31, 0.2), (0.59, 0.4)])
     rows = read(tmp_path / "run" / "metrics.jsonl")
     assert [row["loss"] for row in rows[:-1]] == LOSSES
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 5]
-    assert rows[-1] == {"step": 5, "heldout": 0.125, "heldout_t0.1": 0.1, "heldout_t0.3": 0.2, "heldout_t0.5": 0.3,
-                        "heldout_t0.7": 0.4, "heldout_t0.9": 0.5, "measured_on": "held_out"}
+    assert rows[-1] == {"step": 5, "heldout": 0.125, "heldout_error": 0.5, "best_step": 4, "heldout_t0.3": 0.2,
+                        "heldout_t0.5": 0.25, "heldout_values": [0.1, 0.2, 0.4], "measured_on": "held_out"}
 
 
 def test_returned_rows_are_written(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_torn_line_is_skipped(tmp_path: Path, cut: int) -> None:
 
 def test_resumed_run_drops_later_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    write(path, LOSSES).add_heldout(5, 9.0)
+    write(path, LOSSES).add_heldout(5, {"heldout": 9.0})
     write(path, LOSSES[2:], after_step=2)
     write(tmp_path / "undisturbed.jsonl", LOSSES)
     assert path.read_bytes() == (tmp_path / "undisturbed.jsonl").read_bytes()

@@ -28,7 +28,7 @@ def resolved(checkpoint: Checkpoint, songs: int = 5, **settings: Any) -> Resolve
     return resolve(replace(CONFIG, **settings), checkpoint, dataset_of(songs)).config
 
 
-@pytest.mark.parametrize(("songs", "heldout"), [(1, 0), (3, 0), (4, 1), (19, 1), (20, 2), (99, 9)])
+@pytest.mark.parametrize(("songs", "heldout"), [(1, 0), (9, 0), (10, 1), (19, 1), (20, 2), (99, 9)])
 def test_one_song_in_ten_is_held_out(checkpoint: Checkpoint, songs: int, heldout: int) -> None:
     assert resolved(checkpoint, songs, heldout_songs=None).heldout_songs == heldout
 

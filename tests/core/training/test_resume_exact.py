@@ -28,7 +28,7 @@ from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import AdapterError
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
-from sidestep_core.training import run_checkpoint
+from sidestep_core.training import measurement, run_checkpoint
 from sidestep_core.training.config import Optimizer
 from sidestep_core.training.metrics import FILE, read
 from tests.tiny import tiny_checkpoint, write_dataset
@@ -85,7 +85,9 @@ def test_fp16_continues_at_its_scale(checkpoint: Checkpoint, dataset: Dataset, t
         row["scale"] for row in read(tmp_path / "undisturbed" / "run" / FILE) if "scale" in row]
 
 
-def test_early_stopping_survives_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+def test_early_stopping_survives_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurement, "BUDGET", 1.5)
     config = replace(CONFIG, max_steps=60, heldout_every=1, early_stopping=2, learning_rate=20.0, schedule="constant")
     undisturbed = trained(checkpoint, dataset, tmp_path / "undisturbed", config=config)
     assert 3 < undisturbed.steps < 60
@@ -94,6 +96,8 @@ def test_early_stopping_survives_a_stop(checkpoint: Checkpoint, dataset: Dataset
                 report=stop_at(undisturbed.steps - 1, Cancelled()))
     continued = trained(checkpoint, dataset, tmp_path / "stopped", config=config)
     assert continued.path.read_bytes() == undisturbed.path.read_bytes()
+    rows = [row for row in read(tmp_path / "stopped" / "run" / FILE) if "heldout_error" in row]
+    assert len(rows[-1]["heldout_values"]) > 1
 
 
 # Killed

@@ -228,6 +228,29 @@ def test_best_measurement_is_remembered() -> None:
     assert found == [(2, 3.0, 0), (4, 2.0, 0), (4, 2.0, 1), (4, 2.0, 2), (10, 1.0, 0)]
 
 
+def measured(state: RunState, step: int, *losses: float) -> RunState:
+    return replace(state, step=step).with_heldout(sum(losses) / len(losses), losses)
+
+
+def test_best_needs_more_than_its_error() -> None:
+    """The falls 0.5 and 0 have the mean 0.25 and the standard error 0.25."""
+    first = measured(measured(RunState(), 0, 3.0, 2.0), 2, 2.0, 2.0)
+    assert (first.best_step, first.heldout_error, first.best_losses) == (2, 0.5, (2.0, 2.0))
+    equal = measured(first, 4, 1.5, 2.0)
+    assert (equal.best_step, equal.heldout_error, equal.stale, equal.heldout_last) == (2, 0.25, 1, 1.75)
+    lower = measured(equal, 6, 1.5, 1.99)
+    assert (lower.best_step, lower.best_losses, lower.stale) == (6, (1.5, 1.99), 0)
+    assert lower.heldout_error == pytest.approx(0.245)
+
+
+def test_other_passes_compare_by_what_they_share() -> None:
+    first = measured(measured(RunState(), 0, 9.0), 2, 2.0, 2.0, 7.0)
+    assert (first.best_step, first.heldout_error) == (2, None)
+    assert measured(first, 4, 1.9, 1.8).best_step == 4
+    assert measured(first, 4, 1.9, 1.8, 6.9, 99.0).best_step == 4
+    assert measured(first, 4, 1.9, 2.2).best_step == 2
+
+
 # Killed while saving
 
 DISK = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod"}

@@ -20,10 +20,11 @@ from sidestep_core.errors import TrainingDiverged
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
-from sidestep_core.training import batches, data
+from sidestep_core.training import batches, heldout
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.loss import HeldoutLoss, training_loss
 from sidestep_core.training.loss import heldout_loss as heldout_loss_of
+from sidestep_core.training.measurement import Pass
 from sidestep_core.training.step import SCALE_DOUBLES_EVERY, Training, optimizer_step
 from tests.tiny import tiny_checkpoint, write_dataset
 from tests.tolerance import BF16, FP32, GOLDEN, PERTURBED, deviation
@@ -60,7 +61,10 @@ def heldout_loss(training: Training, step: int) -> float:
 
 
 def heldout_of(training: Training, step: int) -> HeldoutLoss:
-    return heldout_loss_of(training.objective, training.measured_on, Progress(stage="train", step=step, total=10))
+    """Held-out loss at fixed times, whatever the budget."""
+    passes = [Pass(sample=sample, start=0, time=time, noise=f"{time}") for sample in training.heldout
+              for time in flow_matching.HELDOUT_TIMES]
+    return heldout_loss_of(training.objective, passes, Progress(stage="train", step=step, total=10))
 
 
 # The step
@@ -272,19 +276,26 @@ def test_step_updates_the_average(checkpoint: Checkpoint, dataset: Dataset) -> N
 
 def test_heldout_songs_are_measured(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, CONFIG)
-    with watched(training.objective) as seen:
-        heldout_loss(training, 0)
-    trained, heldout = batches.split_heldout(data.load_samples(dataset, training.config)[0], training.config)
-    assert [sample.name for sample in training.measured_on] == [sample.name for sample in heldout]
+    trained, held = heldout.split(dataset.samples, training.config)
+    assert [sample.name for sample in training.heldout] == [sample.name for sample in held]
     assert [sample.name for sample in training.trained_on] == [sample.name for sample in trained]
-    assert [float(one.t_B) for one in seen] == pytest.approx(flow_matching.HELDOUT_TIMES)
-    assert all(torch.equal(one.condition_BSD[0], heldout[0].condition_SD[:]) for one in seen)
+    assert {one.sample.name for one in training.passes} == {sample.name for sample in held}
 
 
 def test_trained_songs_are_measured_instead(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, replace(CONFIG, heldout_songs=0))
-    assert training.measured_on == training.trained_on
-    assert len(training.measured_on) == 4
+    assert training.heldout == ()
+    assert {one.sample.name for one in training.passes} <= {sample.name for sample in training.trained_on}
+
+
+def test_ends_of_songs_are_held_out(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, checkpoint, (600, 30), windows=(540, 60))
+    training = prepared(checkpoint, dataset, LORA, replace(CONFIG, heldout_songs=None, publish="best"))
+    latents_TC = dataset.read_latents(dataset.samples[0])
+    body, end = training.trained_on[0].latents_TC, training.heldout[0].latents_TC
+    assert torch.equal(torch.cat((body[:], end[:])), latents_TC)
+    assert (len(training.trained_on), len(training.heldout), end.shape[0]) == (2, 1, 60)
+    assert {one.sample.name for one in training.passes} == {"song0.wav"}
 
 
 # The golden curve

@@ -19,7 +19,7 @@ from sidestep_core.io.tensors import read_metadata, read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training import run_checkpoint
-from sidestep_core.training.metrics import FILE, MEASURED_ON, read
+from sidestep_core.training.metrics import FILE, MEASURED_ON, VALUES, read, time_bin
 from sidestep_core.training.publish import usable
 from sidestep_core.training.run_checkpoint import ADAPTER_FILE, AVERAGE_FILE
 from sidestep_core.training.train import train
@@ -57,11 +57,14 @@ def test_metrics_are_complete(undisturbed: Adapter) -> None:
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in rows if "heldout" in row] == [0, 2, 4, 6]
     assert {row[MEASURED_ON] for row in rows if "heldout" in row} == {"held_out"}
-    assert all(isinstance(value, (int, float)) for row in rows for key, value in row.items() if key != MEASURED_ON)
+    assert all(isinstance(value, (int, float)) for row in rows for key, value in row.items()
+               if key not in (MEASURED_ON, VALUES))
+    described = json.loads((undisturbed.path.parent / "run" / "heldout.json").read_text(encoding="utf-8"))
     for row in rows:
         if "heldout" in row:
-            by_time = [row[f"heldout_t{time}"] for time in (0.1, 0.3, 0.5, 0.7, 0.9)]
-            assert row["heldout"] == pytest.approx(sum(by_time) / 5, rel=FP32)
+            assert len(row[VALUES]) == len(described)
+            assert row["heldout"] == pytest.approx(sum(row[VALUES]) / len(described), rel=FP32)
+            assert row[f"heldout_{time_bin(described[0]['time'])}"] == row[VALUES][0]
 
 
 def test_finished_run_is_returned(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Adapter) -> None:
@@ -277,7 +280,7 @@ def test_run_stops_early(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Pat
     assert adapter.steps == len(losses) - 1 == best + 2 < 60
     ended = strict_json.read(tmp_path / "run" / "finished.json")["ended"]
     assert ended == facts(adapter.path)["ended"]
-    assert ended.startswith(f"early_stopping: 2 held-out losses in a row were no lower than that of step {best}")
+    assert ended.startswith(f"early_stopping: 2 held-out losses in a row were not lower than that of step {best}")
     assert [progress.notice for progress in reports if progress.message.startswith(ended)] == [ended]
     # The same folder ends there again, from its last checkpoint, without another step.
     adapter.path.unlink()

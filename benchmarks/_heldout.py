@@ -117,11 +117,7 @@ def best_regret() -> tuple[float, float]:
                     own_parts(seed):
                 judged = course(checkpoint, dataset, seed)
             truth = {one.step: one.truth for one in judged[1:]}
-            print(seed, chosen(judged), [f"{one.truth:.4f}/{one.one_song:.4f}/{sum(one.passes)/len(one.passes):.4f}" for one in judged])
             regrets.append([100 * (truth[step] / min(truth.values()) - 1) for step in chosen(judged)])
     with_error, without = (sum(column) / len(column) for column in zip(*regrets, strict=True))
     return with_error, without
 
-
-if __name__ == "__main__":
-    print(best_regret())

@@ -26,8 +26,8 @@ from sidestep_core.progress import Progress
 from sidestep_core.training import data
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import Sample
+from sidestep_core.training.heldout.passes import Pass
 from sidestep_core.training.loss import heldout_loss
-from sidestep_core.training.measurement import Pass
 from sidestep_core.training.resolve import resolve
 from sidestep_core.training.run_checkpoint import RunState
 from sidestep_core.training.setup import prepare

@@ -24,8 +24,8 @@ from ..errors import DatasetError
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..model.prompts import COMFYUI, Prompt
 from ..progress import Progress, Report, ignore
-from . import heldout
 from .config import ResolvedConfig
+from .heldout import material
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
                            "write genres for the songs. Then preprocess the songs again.")
     _report_style(dataset, config, report)
     prompts: dict[Path, tuple[str, Prompt]] = {}
-    for sample in itertools.chain(*heldout.split(dataset.samples, config)):
+    for sample in itertools.chain(*material.split(dataset.samples, config)):
         if sample.foreign_condition:
             continue
         frames = crop_frames(sample.frames, config)

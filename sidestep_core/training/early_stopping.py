@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from . import heldout
 from .config import ResolvedConfig
+from .heldout import material
 from .run_checkpoint import RunState
 
 MUCH_WORSE = 1.25
@@ -18,7 +18,7 @@ def check(config: ResolvedConfig) -> None:
 
     Songs that are trained on fit ever better: their loss would neither stop a run in time nor choose its best adapter.
     """
-    asked = heldout.asks(config)
+    asked = material.asks(config)
     if asked and not config.heldout_songs and not config.heldout_sections:
         raise ConfigError(f"{' and '.join(asked)} judge(s) by songs that are not trained on, but no song is held out. "
                           "Set heldout_songs to 1 or more (automatic holds out one song in ten, or the ends of songs "

@@ -17,9 +17,10 @@ from ..device import is_out_of_memory, release_memory
 from ..errors import SideStepError
 from ..io import atomic
 from ..progress import Cancelled, Progress, Report
-from . import early_stopping, measurement, publish, run_checkpoint
+from . import early_stopping, publish, run_checkpoint
 from .controls import Controls, Request
 from .early_stopping import End
+from .heldout import passes
 from .interruption import PROOF_STRIDE, preserve
 from .loss import heldout_loss
 from .memory_use import MemoryUse
@@ -47,7 +48,7 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
     config, total = training.config, training.total_steps
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     saved_at, memory_use = time.monotonic(), MemoryUse(training.objective.device, training.need.total)
-    atomic.write_json(run.folder / PASSES, [*measurement.described(training.passes, config)])
+    atomic.write_json(run.folder / PASSES, [*passes.described(training.passes, config)])
     with board(run.folder, config, state.step) as shown:
         try:
             while True:

@@ -23,7 +23,7 @@ from ..progress import Progress, Report, ignore
 from . import batches
 from .batches import Batch
 from .config import ResolvedConfig
-from .measurement import Pass
+from .heldout.passes import Pass
 from .metrics import LOSS_NAMES, MeasuredOn
 from .resolve import Resolved
 

@@ -11,8 +11,9 @@ from ..dataset.manifest import Dataset
 from ..device import choose_device, choose_dtype
 from ..model.checkpoint import Checkpoint
 from ..model.flow_matching import TIMESTEP_PRESETS
-from . import batches, early_stopping, heldout
+from . import batches, early_stopping
 from .config import ResolvedConfig, TrainConfig
+from .heldout import material
 from .optim.lr_schedules import WARMUP_SHARE, warmup_steps
 
 CFG_RATIO = 0.15
@@ -52,7 +53,7 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
         **config.to_json(), "timestep_mode": mode, "timestep_mu": mu, "timestep_sigma": sigma,
         "cfg_ratio": _cfg_ratio(mode, checkpoint) if config.cfg_ratio is None else config.cfg_ratio,
         "genre_ratio": dataset.genre_ratio if config.genre_ratio is None else config.genre_ratio,
-        **heldout.resolved(config, dataset.samples),
+        **material.resolved(config, dataset.samples),
         "shift": shift,
         "inference_steps": steps,
     }
@@ -61,7 +62,7 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
     resolved = ResolvedConfig.from_json(values)
     early_stopping.check(resolved)
     device = choose_device(config.device)
-    trained_on, _ = heldout.split(dataset.samples, resolved)
+    trained_on, _ = material.split(dataset.samples, resolved)
     total = resolved.total_steps(batches.draws_per_epoch(trained_on))
     return Resolved(config=resolved, device=device, dtype=choose_dtype(config.precision, device), total_steps=total,
                     notices=tuple(_notices(config, resolved, total)))

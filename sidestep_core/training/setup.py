@@ -11,7 +11,8 @@ from ..dataset.manifest import Dataset
 from ..errors import ConfigError
 from ..model.checkpoint import Checkpoint
 from ..model.decoder import load_decoder
-from . import data, heldout, measurement, memory
+from . import data, memory
+from .heldout import material, passes
 from .loss import Objective
 from .optim import optimizers
 from .optim.ema import Average
@@ -27,7 +28,7 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     if config.cfg_ratio == 1 and adapter.attention_type == "cross":
         raise ConfigError("cfg_ratio 1 hides every caption, but attention_type 'cross' learns from captions only. "
                           "Lower cfg_ratio, or choose attention_type 'both'.")
-    trained_on, held = (data.open_samples(dataset, side, config) for side in heldout.split(dataset.samples, config))
+    trained_on, held = (data.open_samples(dataset, side, config) for side in material.split(dataset.samples, config))
     weights = checkpoint.model_weights()
     decoder = load_decoder(weights.under("decoder."), settings.dtype, settings.device)
     modules = target_modules(adapter, decoder.geometry.layers)
@@ -41,4 +42,4 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset))
     return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
                     optimizer=optimizers.build(config, live.parameters), heldout=held, need=need,
-                    passes=measurement.passes(held or trained_on, trained_on, config, objective.timesteps))
+                    passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))

@@ -24,8 +24,8 @@ from ..progress import Progress, Report, ignore
 from . import batches, memory
 from .config import ResolvedConfig
 from .data import Sample
+from .heldout.passes import Pass
 from .loss import BatchLoss, Objective, training_loss
-from .measurement import Pass
 from .metrics import MeasuredOn
 from .optim.ema import Average
 from .optim.lr_schedules import learning_rate

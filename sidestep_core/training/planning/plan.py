@@ -19,8 +19,9 @@ from ...io.tensors import TensorFile
 from ...model.checkpoint import Checkpoint
 from ...model.decoder import DecoderGeometry
 from ...model.flow_matching import FRAMES_PER_SECOND
-from .. import batches, heldout, memory
+from .. import batches, memory
 from ..config import TrainConfig
+from ..heldout import material
 from ..memory import USABLE, Need
 from ..resolve import Resolved, resolve
 
@@ -96,7 +97,7 @@ def plan(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, confi
     Samples of the dataset need not be encoded: without files, the lengths of their conditions are estimated.
     """
     settings = resolve(config, checkpoint, dataset)
-    trained, _ = heldout.split(dataset.samples, settings.config)
+    trained, _ = material.split(dataset.samples, settings.config)
     weights = checkpoint.model_weights().under("decoder.")
     geometry = DecoderGeometry.from_weights(weights)
     numbers = sum(math.prod(weights.shape(name)) for name in weights.names)

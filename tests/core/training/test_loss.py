@@ -24,8 +24,8 @@ from sidestep_core.training import batches, data
 from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.data import Sample
+from sidestep_core.training.heldout.passes import Pass
 from sidestep_core.training.loss import BatchLoss, HeldoutLoss, Objective, heldout_loss, training_loss
-from sidestep_core.training.measurement import Pass
 from sidestep_core.training.resolve import resolve
 from tests.tiny import write_dataset
 from tests.tolerance import FP32, PERTURBED, deviation

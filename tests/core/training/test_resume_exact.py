@@ -28,8 +28,9 @@ from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import AdapterError
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
-from sidestep_core.training import measurement, run_checkpoint
+from sidestep_core.training import run_checkpoint
 from sidestep_core.training.config import Optimizer
+from sidestep_core.training.heldout import passes
 from sidestep_core.training.metrics import FILE, read
 from tests.tiny import tiny_checkpoint, write_dataset
 from tests.training import CONFIG, LORA, stop_at, trained
@@ -87,7 +88,7 @@ def test_fp16_continues_at_its_scale(checkpoint: Checkpoint, dataset: Dataset, t
 
 def test_early_stopping_survives_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement, "BUDGET", 1.5)
+    monkeypatch.setattr(passes, "BUDGET", 1.5)
     config = replace(CONFIG, max_steps=60, heldout_every=1, early_stopping=2, learning_rate=20.0, schedule="constant")
     undisturbed = trained(checkpoint, dataset, tmp_path / "undisturbed", config=config)
     assert 3 < undisturbed.steps < 60

@@ -20,11 +20,12 @@ from sidestep_core.errors import TrainingDiverged
 from sidestep_core.model import flow_matching
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress
-from sidestep_core.training import batches, heldout
+from sidestep_core.training import batches
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.heldout import material
+from sidestep_core.training.heldout.passes import Pass
 from sidestep_core.training.loss import HeldoutLoss, training_loss
 from sidestep_core.training.loss import heldout_loss as heldout_loss_of
-from sidestep_core.training.measurement import Pass
 from sidestep_core.training.step import SCALE_DOUBLES_EVERY, Training, optimizer_step
 from tests.tiny import tiny_checkpoint, write_dataset
 from tests.tolerance import BF16, FP32, GOLDEN, PERTURBED, deviation
@@ -276,7 +277,7 @@ def test_step_updates_the_average(checkpoint: Checkpoint, dataset: Dataset) -> N
 
 def test_heldout_songs_are_measured(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, LORA, CONFIG)
-    trained, held = heldout.split(dataset.samples, training.config)
+    trained, held = material.split(dataset.samples, training.config)
     assert [sample.name for sample in training.heldout] == [sample.name for sample in held]
     assert [sample.name for sample in training.trained_on] == [sample.name for sample in trained]
     assert {one.sample.name for one in training.passes} == {sample.name for sample in held}

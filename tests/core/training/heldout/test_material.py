@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidestep_core.dataset.sample_info import SampleInfo
 from sidestep_core.training.config import TrainConfig
-from sidestep_core.training.heldout import resolved, section_lengths, split
+from sidestep_core.training.heldout.material import resolved, section_lengths, split
 from tests.tiny import sample_info
 from tests.training import settled
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .. import rng
-from ..dataset.sample_info import SampleInfo
-from ..errors import DatasetError
-from ..model.flow_matching import FRAMES_PER_SECOND
-from .config import ResolvedConfig, TrainConfig
+from ... import rng
+from ...dataset.sample_info import SampleInfo
+from ...errors import DatasetError
+from ...model.flow_matching import FRAMES_PER_SECOND
+from ..config import ResolvedConfig, TrainConfig
 
 FEW_SONGS = 10
 """Number of songs below which sections are held out instead of songs."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import rng
-from ..model import flow_matching
-from ..model.flow_matching import FRAMES_PER_SECOND, TimestepDistribution
-from . import batches
-from .config import ResolvedConfig
-from .data import Sample, crop_frames
+from ... import rng
+from ...model import flow_matching
+from ...model.flow_matching import FRAMES_PER_SECOND, TimestepDistribution
+from .. import batches
+from ..config import ResolvedConfig
+from ..data import Sample, crop_frames
 
 BUDGET = 0.05
 """Largest share of a training's time that measuring may take."""
@@ -40,7 +40,7 @@ class Pass:
     """Name of the pass's noise among those of its sample."""
 
 
-def passes(measured: Sequence[Sample], trained: Sequence[Sample], config: ResolvedConfig,
+def choose(measured: Sequence[Sample], trained: Sequence[Sample], config: ResolvedConfig,
            distribution: TimestepDistribution) -> tuple[Pass, ...]:
     """Choose the passes of each measurement: as many as fit into the budget, at least one.
 

@@ -9,7 +9,7 @@ import torch
 
 from sidestep_core.model.flow_matching import HELDOUT_TIMES, TimestepDistribution, sample_times
 from sidestep_core.training.data import Sample
-from sidestep_core.training.measurement import BUDGET, MOST_PASSES, PASS_COST, Pass, described, passes
+from sidestep_core.training.heldout.passes import BUDGET, MOST_PASSES, PASS_COST, Pass, choose, described
 from tests.training import settled
 
 CONTINUOUS, DISCRETE = TimestepDistribution(), TimestepDistribution(mode="discrete")
@@ -25,7 +25,7 @@ def songs(*frames: int) -> tuple[Sample, ...]:
 
 def chosen(measured: tuple[Sample, ...], trained: tuple[Sample, ...], distribution: TimestepDistribution = CONTINUOUS,
            **values: Any) -> tuple[Pass, ...]:
-    return passes(measured, trained, settled(**(RUN | values)), distribution)
+    return choose(measured, trained, settled(**(RUN | values)), distribution)
 
 
 @pytest.mark.parametrize("values", [{}, {"chunk_duration": 10}, {"heldout_every": 7}, {"max_steps": 45},
@@ -34,7 +34,7 @@ def chosen(measured: tuple[Sample, ...], trained: tuple[Sample, ...], distributi
 def test_measuring_keeps_its_budget(values: dict[str, Any], count: int) -> None:
     trained, measured = songs(*[250, 600, 1500] * count), songs(*[1400, 200] * (count // 4))
     config = settled(**(RUN | values))
-    found = passes(measured, trained, config, CONTINUOUS)
+    found = choose(measured, trained, config, CONTINUOUS)
     lengths = [min(sample.latents_TC.shape[0], config.chunk_frames or 10**9) for sample in (*trained, *measured)]
     mean = sum(lengths[:len(trained)]) / len(trained)
     steps = config.total_steps(len(trained))

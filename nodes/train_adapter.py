@@ -16,6 +16,7 @@ from ..sidestep_core.device import choose_device
 from ..sidestep_core.estimate.selection import SelectionConfig
 from ..sidestep_core.io.hashing import fingerprint
 from ..sidestep_core.io.tensors import TensorFile
+from ..sidestep_core.sentence import Sentence
 from ..sidestep_core.training import metrics
 from ..sidestep_core.training.config import TrainConfig
 from . import estimate_inline
@@ -142,7 +143,8 @@ class TrainAdapter(io.ComfyNode):
                     start_from=first_weights, resume_from=beginning, load=models.load_as_comfyui,
                     preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),
                     controls=training.controls, report=measured.remembering(report, shape), origin=origin),
-                summary=lambda adapter: " ".join((f"{adapter.path.name} is in your LoRA list.", *warnings)),
+                summary=lambda adapter: Sentence.joined(
+                    (Sentence("{file} is in your LoRA list.", file=adapter.path.name), *warnings)),
                 watch=watch)
         _made[adapter_name] = adapter.path
         return io.NodeOutput(adapter, adapter.trigger_word, ui={"sidestep": [

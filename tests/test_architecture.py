@@ -36,7 +36,7 @@ MAY_IMPORT = {
 """Package of sidestep_core -> the packages it may import."""
 INNER_PACKAGES = ("optim",)
 """Packages inside a package of MAY_IMPORT."""
-ROOT_FILES = ("errors", "progress", "optional", "config", "device", "rng")
+ROOT_FILES = ("errors", "progress", "optional", "config", "device", "rng", "sentence")
 """Modules of sidestep_core itself, open to every package; config and device read files through io."""
 
 OWNERS = {

@@ -8,12 +8,13 @@ import { createNote, hasCapacity } from "./progress/note.js";
 import { createPanel } from "./progress/panel.js";
 import { followSettings, watchSettings } from "./preset_values.js";
 import { watchPlans } from "./progress/planner.js";
-import { advance, explains, failed, fromOutput, MAX_POINTS, refusal, withLater } from "./progress/progress.js";
+import { advance, explains, failed, fromOutput, MAX_POINTS, messageOf, refusal, withLater } from "./progress/progress.js";
 import { refusals, remember } from "./refusals.js";
 import { nodeHistory } from "./runs/server.js";
 import { addSongTable } from "./songs/songs.js";
 import { dimUnused } from "./training_settings.js";
 import { layOut } from "./widget_order.js";
+import { loadWords, t } from "./words.js";
 
 const EVENT = "sidestep.progress";
 const WIDGET = "sidestep_progress";
@@ -25,11 +26,12 @@ const UNDER_WAY = new Set(["running", "stopping", "paused"]);
 const MAKE_CHOICES = new Set(["SideStepMergeAdapter", "SideStepSavePreset", "SideStepSaveEstimate"]); // without a panel
 const MARGIN = 10;
 const WIDTH = 320; // of a new node, so that the numbers fit
-const PANELS = {
-  SideStepTrainAdapter: { chart: true, idle: "Not trained yet", hint: "Run the workflow: the loss curve grows here." },
-  SideStepEstimateGradients: { chart: false, idle: "Not measured yet", hint: "Trains nothing: it measures where to." },
-  SideStepAnalyzeSongs: { chart: false, idle: "Not analyzed yet", hint: "Needed once: the analysis is kept." },
-  SideStepPreprocessAudioFolder: { chart: false, idle: "Not prepared yet", hint: "Needed once: the result is kept." },
+const TRAINER = "SideStepTrainAdapter"; // the one whose panel has a chart
+const PANELS = { // texts before the first run
+  [TRAINER]: () => ({ idle: t("Not trained yet"), hint: t("Run the workflow: the loss curve grows here.") }),
+  SideStepEstimateGradients: () => ({ idle: t("Not measured yet"), hint: t("Trains nothing: it measures where to.") }),
+  SideStepAnalyzeSongs: () => ({ idle: t("Not analyzed yet"), hint: t("Needed once: the analysis is kept.") }),
+  SideStepPreprocessAudioFolder: () => ({ idle: t("Not prepared yet"), hint: t("Needed once: the result is kept.") }),
 };
 
 let plan = () => {}; // asks for the plans of all trainings in sight
@@ -62,8 +64,9 @@ function setState(panel, state) {
 async function restore(id, panel) {
   const request = (panel.request = (panel.request ?? 0) + 1);
   // Runs that ended before the server was started are on its disk, by workflow.
-  const workflow = panel.node.comfyClass === "SideStepTrainAdapter" ? rootGraph().id : "";
-  const state = await nodeHistory(id, workflow);
+  const workflow = panel.node.comfyClass === TRAINER ? rootGraph().id : "";
+  const answer = await nodeHistory(id, workflow);
+  const state = answer && { ...answer, message: messageOf(answer) };
   if (request !== panel.request) return; // a newer answer is on its way
   const refused = refusals(rootGraph().id)[id];
   if (refused) {
@@ -72,7 +75,7 @@ async function restore(id, panel) {
     setState(panel, withLater(state, panel.state));
     panel.node.showsAgain?.(state.output);
   } else if (UNDER_WAY.has(panel.state?.status)) {
-    setState(panel, { ...panel.state, status: "cancelled", message: "ComfyUI was restarted. Run again to continue." });
+    setState(panel, { ...panel.state, status: "cancelled", message: t("ComfyUI was restarted. Run again to continue.") });
   }
 }
 
@@ -92,18 +95,19 @@ async function onProgress({ detail: event }) {
 
 /** The panel of a node; those that have nothing to show while they run get a line of text for it. */
 function addPanel(node) {
-  const options = PANELS[node.comfyClass];
-  const panel = options ? createPanel({ ...options, address, node: () => node, resized: () => grow(node) })
+  const texts = PANELS[node.comfyClass]?.();
+  const chart = node.comfyClass === TRAINER;
+  const panel = texts ? createPanel({ ...texts, chart, address, node: () => node, resized: () => grow(node) })
     : createNote(node);
-  panel.chart = Boolean(options?.chart);
-  panel.element.classList.toggle("sidestep-first", panel.chart);
+  panel.chart = chart;
+  panel.element.classList.toggle("sidestep-first", chart);
   panel.element.addEventListener("wheel", zoomCanvas);
   const widget = node.addDOMWidget(WIDGET, "SIDESTEP_PROGRESS", panel.element, {
     serialize: false,
     hideOnZoom: false,
     margin: MARGIN,
     getMinHeight: () => panel.height() && panel.height() + 2 * MARGIN,
-    getMaxHeight: options ? undefined : () => panel.height() && panel.height() + 2 * MARGIN,
+    getMaxHeight: texts ? undefined : () => panel.height() && panel.height() + 2 * MARGIN,
   });
   widget.serialize = false; // options.serialize keeps it out of the prompt, this one out of the workflow file
   widget.panel = panel;
@@ -111,7 +115,7 @@ function addPanel(node) {
   const { onExecuted } = node;
   node.onExecuted = function (output) {
     onExecuted?.apply(this, arguments);
-    if (!options) {
+    if (!texts) {
       setState(panel, { status: "finished", message: "", output: output.sidestep?.[0] ?? {} });
       // A result from ComfyUI's cache is the node's first message; the server has later ones.
       const [id] = [...panels()].find(([, each]) => each === panel) ?? [];
@@ -171,7 +175,10 @@ function showRefusals() {
 
 app.registerExtension({
   name: "sidestep.progress",
-  init: () => addStyles("./sidestep.css", import.meta.url),
+  async init() {
+    addStyles("./sidestep.css", import.meta.url);
+    await loadWords(app.extensionManager.setting.get("Comfy.Locale"));
+  },
   nodeCreated(node) {
     if (!node.comfyClass.startsWith("SideStep")) return;
     addPanel(node);
@@ -179,7 +186,7 @@ app.registerExtension({
     if (hasCapacity(node)) watchInput(node, "estimate", besideEstimate);
     if (MAKE_CHOICES.has(node.comfyClass)) refreshChoices(node);
     layOut(node);
-    if (node.comfyClass === "SideStepTrainAdapter") followSettings(node);
+    if (node.comfyClass === TRAINER) followSettings(node);
     if (SETTINGS.has(node.comfyClass)) watchSettings(node);
     if (node.comfyClass === "SideStepTrainingSettings") dimUnused(node);
     if (node.comfyClass === "SideStepPreprocessAudioFolder") watchInput(node, "songs", besideSongs);

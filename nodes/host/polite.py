@@ -23,6 +23,7 @@ import comfy.model_management
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.training.controls import GaveWay
 from ..routes import events
 from . import live
@@ -93,8 +94,8 @@ def _requeue(training: Live, prompt_id: str) -> None:
     is_parked = "pause" in training.controls.pending
     live.wait(training, new_id, parked=is_parked)
     log.info("%s gives way, and goes on by itself.", training.run)
-    events.wait(training.node_id, training.run, "Paused. The card is free." if is_parked else
-                "Waiting for your generation. The training goes on by itself.")
+    events.wait(training.node_id, training.run, Sentence("Paused. The card is free.") if is_parked else
+                Sentence("Waiting for your generation. The training goes on by itself."))
     threading.Thread(target=_watch_turn, args=(training, new_id), name="side-step-waits", daemon=True).start()
 
 

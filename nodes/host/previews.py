@@ -32,6 +32,7 @@ from ...sidestep_core.io import atomic, strict_json
 from ...sidestep_core.model import flow_matching
 from ...sidestep_core.model.checkpoint import Checkpoint
 from ...sidestep_core.progress import Cancelled, Progress, Report, ignore
+from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.training.config import TrainConfig
 from ..routes import events
 from ..routes.history import Preview
@@ -39,6 +40,8 @@ from . import models
 from .wording import sentence
 
 log = logging.getLogger(__name__)
+
+GENERATING = Sentence("generating")
 
 MakePreview = Callable[[Path | None, int], None]
 """(adapter file, or None for the model alone; finished steps) -> a preview on the disk and on the node."""
@@ -115,12 +118,13 @@ class _PreviewMaker:
         try:
             _prepare_folder(self.folder, self.settings)
             with torch.inference_mode(), explain_out_of_memory("generating a preview", OUT_OF_MEMORY):
-                waveform = self._generate(adapter, f"After step {step}" if step else "Before training")
+                moment = Sentence("After step {step}", step=step) if step else Sentence("Before training")
+                waveform = self._generate(adapter, moment)
             atomic.write_bytes(result.file, decode.flac(waveform))
         except Cancelled:
             raise
         except comfy.model_management.InterruptProcessingException as interrupt:
-            raise Cancelled("Stopped.") from interrupt
+            raise Cancelled(Sentence("Stopped.")) from interrupt
         except Exception as error:  # noqa: BLE001 (shown on the node; a preview is no reason to lose hours of training)
             log.warning("No preview after step %d.", step, exc_info=True)
             result = Preview(step=step, message=sentence(error))
@@ -129,23 +133,23 @@ class _PreviewMaker:
             models.make_room()
         events.announce_preview(self.node_id, self.run, result)
 
-    def _generate(self, adapter: Path | None, message: str) -> Tensor:
+    def _generate(self, adapter: Path | None, moment: Sentence) -> Tensor:
         """The waveform [2, samples]."""
-        def show(done: int, work: str = "generating") -> None:
+        def show(done: int, work: str = GENERATING) -> None:
             # Decoding is the last unit: it takes as long as a few steps of sampling.
             self.report(Progress(stage="preview", step=done, total=self.settings.steps + 1,
-                                 message=f"{message}: {work}"))
+                                 message=Sentence("{moment}: {work}", moment=moment, work=work)))
 
-        show(0, "reading the prompt")
+        show(0, Sentence("reading the prompt"))
         comfy.model_management.soft_empty_cache()
         conditioning = self._conditioning
-        show(0, "loading the model")
+        show(0, Sentence("loading the model"))
         model = _model(self.checkpoint)
         if adapter is not None:
             model, _, _ = models.patch(model, adapter, 1.0)
         latent = _denoise(model, conditioning, self.settings, show)
         del model
-        show(self.settings.steps, "decoding")
+        show(self.settings.steps, Sentence("decoding"))
         return _decode(self.checkpoint, latent)
 
     @cached_property

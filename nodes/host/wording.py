@@ -14,6 +14,7 @@ from typing import Any
 import folder_paths
 
 from ...sidestep_core.errors import SideStepError
+from ...sidestep_core.sentence import Sentence
 
 STAGES = {
     "preprocess the songs": "Audio Folder to Dataset",
@@ -51,7 +52,9 @@ def sentence(error: Exception) -> str:
 
 
 def readable_json(content: Any) -> Any:
-    """Copy of a JSON value with `readable` applied to every text in it."""
+    """Copy of a JSON value with `readable` applied to every text in it, and sentences in parts for the page."""
+    if isinstance(content, Sentence):
+        return readable_json(content.to_json())
     if isinstance(content, str):
         return readable(content)
     if isinstance(content, Mapping):

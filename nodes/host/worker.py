@@ -14,6 +14,7 @@ import comfy.model_management
 import comfy.utils
 
 from ...sidestep_core.progress import Cancelled, Progress, Report
+from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.training.controls import GaveWay
 from ..routes import events
 from . import live, termination
@@ -60,7 +61,7 @@ def _run_stage(node_id: str, run: str, stage: Callable[[Report], Result], summar
     def report(progress: Progress) -> None:
         reports.put(progress)
         if cancelled.is_set():
-            raise Cancelled("Stopped.")
+            raise Cancelled(Sentence("Stopped."))
 
     worker = _Worker(lambda: stage(report))
     worker.start()
@@ -141,7 +142,7 @@ def _outcome(node_id: str, run: str, worker: _Worker, interrupt: BaseException |
         raise raised
     if isinstance(raised, GaveWay) and interrupt is None:
         raise raised
-    message = str(raised) if isinstance(raised, Cancelled) else "Stopped."
+    message = raised.args[0] if isinstance(raised, Cancelled) and raised.args else Sentence("Stopped.")
     events.finish(node_id, run, "cancelled", message)
     if interrupt is None and isinstance(raised, Cancelled):
         # A part of the host that the stage called took the interrupt.

@@ -18,6 +18,7 @@ from ...sidestep_core.errors import CheckpointError, DatasetError
 from ...sidestep_core.io.record import Record
 from ...sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from ...sidestep_core.presets import guide
+from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.songs.song import Song, SongFolder
 from ...sidestep_core.training.config import TrainConfig
 from ...sidestep_core.training.resolve import sampling
@@ -60,10 +61,10 @@ class FirstTraining:
     preset: str
     proposed: str
     """Preset that fits best."""
-    reason: str
+    reason: Sentence
     steps: int
     passes: int
-    warnings: tuple[str, ...]
+    warnings: tuple[Sentence, ...]
     widgets: Mapping[str, Widgets]
     """By the class of their node, or under "save" for whichever node this ComfyUI saves audio with."""
 

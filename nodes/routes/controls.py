@@ -15,6 +15,7 @@ from server import PromptServer
 
 from ...sidestep_core.errors import AdapterError
 from ...sidestep_core.runs import files
+from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.training import run_checkpoint
 from ...sidestep_core.training.controls import Refused, Request
 from ..host import folders, live, polite
@@ -22,11 +23,11 @@ from ..host.wording import sentence
 from . import events
 from .json_api import answer, body
 
-AFTER_THIS_STEP: Mapping[Request, str] = {
-    "save": "Saving after this step",
-    "preview": "Generating a preview after this step",
-    "finish": "Finishing after this step",
-    "pause": "Pausing after this step",
+AFTER_THIS_STEP: Mapping[Request, Sentence] = {
+    "save": Sentence("Saving after this step"),
+    "preview": Sentence("Generating a preview after this step"),
+    "finish": Sentence("Finishing after this step"),
+    "pause": Sentence("Pausing after this step"),
 }
 
 

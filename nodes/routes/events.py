@@ -19,6 +19,7 @@ from ...sidestep_core.io import strict_json
 from ...sidestep_core.progress import Progress
 from ...sidestep_core.runs import files
 from ...sidestep_core.runs.record import Origin
+from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.training.metrics import MEASURED_ON
 from ..host.wording import readable_json, sentence
 from . import json_api, run_files
@@ -33,6 +34,11 @@ NO_RUN = ""
 UNSAVED = "00000000-0000-0000-0000-000000000000"
 MAX_WORKFLOW = 4_000_000
 """Characters of a workflow that is kept with its run."""
+_SONG, STOPPING_FILE = Sentence("Stopping after this song."), Sentence("Stopping after this file.")
+STOPPING = {"analyze": _SONG, "split": _SONG, "clip": _SONG, "preprocess": _SONG, "pause": Sentence("Stopping."),
+            "estimate": Sentence("Stopping after this sample."), "train": Sentence("Stopping after this step."),
+            "preview": Sentence("Stopping after this preview.")}
+"""The work of a stage that is finished before a stop, in words."""
 
 _histories: OrderedDict[str, History] = OrderedDict()
 _sent_at: dict[str, float] = {}
@@ -69,7 +75,7 @@ def stop(node_id: str, run: str) -> None:
     """Tell every browser at once that a stop was asked for and waits for the work in hand."""
     with _lock:
         history = _history(node_id, run)
-        history.stop()
+        history.stop(STOPPING.get(history.stage, STOPPING_FILE), Sentence("What is done is kept."))
         _send(history.take_event())
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 Status = Literal["running", "stopping", "paused", "finished", "cancelled", "failed"]
 
 UNDER_WAY = ("running", "stopping", "paused")
-UNITS = {"analyze": "song", "split": "song", "clip": "song", "preprocess": "song", "estimate": "sample",
-         "train": "step", "preview": "preview"}
-"""The work of a stage that is finished before a stop."""
 Metrics = dict[str, float | None]
 
 NOT_DRAWN = frozenset({"eta_seconds", "step_seconds", "memory_used", "memory_predicted", "memory_total"})
@@ -61,7 +58,8 @@ class History:
     status: Status = "running"
     step: int = 0
     total: int = 0
-    message: str = ""
+    sentences: tuple[str, ...] = ()
+    """Message to show.  A sentence goes to the page in parts, which it has in other languages."""
     requested: str = ""
     """Request that waits for the end of the step, as a message; shown while there is no other."""
     notices: list[str] = field(default_factory=list)
@@ -86,6 +84,11 @@ class History:
     changed: bool = False
     """True while anything is unsent."""
 
+    @property
+    def message(self) -> str:
+        """Message in English."""
+        return " ".join(self.sentences)
+
     def update(self, progress: Progress) -> None:
         """Take over the state of the stage, and the point of the curves if there is one."""
         if progress.stage == self.stage == "pause" and self.status == "paused":
@@ -96,11 +99,11 @@ class History:
         if progress.stage != self.stage and self.training is None:
             self.metrics.pop("eta_seconds", None)
         if progress.notice and progress.notice not in self.notices:
-            self.notices.append(str(progress.notice))
+            self.notices.append(progress.notice)
         if progress.stage != "train":
             self.requested = ""
         self.stage, self.status = str(progress.stage), "paused" if progress.stage == "pause" else "running"
-        self.message = str(progress.message) or self.requested or " ".join(self.notices)
+        self.sentences = _not_empty(progress.message) or _not_empty(self.requested) or tuple(self.notices)
         self.step, self.total = int(progress.step), int(progress.total)
         if progress.saved is not None:
             self.saved = tuple(int(step) for step in progress.saved)
@@ -118,23 +121,22 @@ class History:
     def request(self, message: str) -> None:
         """Take over a request that waits for the end of the step; an empty one takes back the one before."""
         self.requested, self.changed = message, True
-        self.message = message or " ".join(self.notices)
+        self.sentences = _not_empty(message) or tuple(self.notices)
 
     def wait(self, message: str) -> None:
         """Take over that the training waits, and goes on by itself."""
-        self.status, self.message, self.changed = "paused", message, True
+        self.status, self.sentences, self.changed = "paused", _not_empty(message), True
 
-    def stop(self) -> None:
+    def stop(self, *sentences: str) -> None:
         """Take over a request to stop, which first finishes the work in hand."""
         self.status, self.changed = "stopping", True
-        step = "" if self.stage == "pause" else f" after this {UNITS.get(self.stage, 'file')}"
-        self.message = f"Stopping{step}. What is done is kept."
+        self.sentences = sentences
         self.metrics.pop("eta_seconds", None)
 
     def end(self, status: Status, message: str) -> None:
         """Take over the end of the run."""
         self.status, self.changed, self.ended = status, True, time.monotonic()
-        self.message = " ".join([str(message), *(self.notices if status == "finished" else ())])
+        self.sentences = (*_not_empty(message), *(self.notices if status == "finished" else ()))
         self.metrics.pop("eta_seconds", None)
 
     def add_point(self, point: Point) -> None:
@@ -185,6 +187,7 @@ class History:
             "total": self.total,
             "training": self.training,
             "message": self.message,
+            "sentences": self.sentences,
             "metrics": metrics,
             "elapsed_seconds": (time.monotonic() if self.ended is None else self.ended) - self.began,
             "saved": self.saved,
@@ -197,6 +200,10 @@ class History:
         event = self._event(self.metrics.copy(), self.previews)
         return event | {"points": [_row(point) for point in self.points],
                         "eta_seconds": self.metrics.get("eta_seconds"), "output": self.output}
+
+
+def _not_empty(sentence: str) -> tuple[str, ...]:
+    return (sentence,) if sentence else ()
 
 
 def _row(point: Point) -> dict[str, object]:

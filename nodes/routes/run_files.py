@@ -20,6 +20,7 @@ from ...sidestep_core.io import atomic, locks, strict_json
 from ...sidestep_core.runs import curve, files, summary
 from ...sidestep_core.runs.curve import Curve
 from ...sidestep_core.runs.summary import RunSummary, UnderWay
+from ...sidestep_core.sentence import Sentence
 from ..host import folders, live
 from ..host.wording import readable_json
 from .history import History, Point, Preview, Status, finite
@@ -76,7 +77,7 @@ def history_of(node_id: str, workflow_id: str) -> History | None:
     if run is None:
         return None
     history = History(node_id=node_id, run=run.id, workflow=workflow_id, stage="train", status=ENDS[run.status],
-                      step=run.step, total=run.total, training=(run.step, run.total), message=_end(run),
+                      step=run.step, total=run.total, training=(run.step, run.total), sentences=(_end(run),),
                       measured_on=run.measured_on)
     for row in curve.thinned(folder_of(run.id) / files.METRICS, curve_of(run.id), after=-1, points=POINTS).rows:
         point = Point(int(row["step"]), finite({key: value for key, value in row.items() if value is not None}))
@@ -90,7 +91,9 @@ def history_of(node_id: str, workflow_id: str) -> History | None:
 def _end(run: RunSummary) -> str:
     """Message about the end of a run, on its node."""
     there = _in_lora_folder(run)
-    return f"{there[-1]} is in your LoRA list." if run.status == "finished" and there else run.message
+    if run.status == "finished" and there:
+        return Sentence("{file} is in your LoRA list.", file=there[-1])
+    return run.message
 
 
 def metrics(run: str, after: int, points: int) -> Mapping[str, object]:

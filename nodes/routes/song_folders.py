@@ -15,6 +15,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ...sidestep_core.io.record import parse
+from ..host.wording import readable_json
 from ..library import first_training, input_folders, uploads
 from . import song_previews
 from .json_api import answer, body
@@ -54,7 +55,7 @@ async def get_models(_: web.Request) -> web.Response:
 async def post_first_training(request: web.Request) -> web.Response:
     """Answer with the proposed training of the songs of an input folder; nothing is changed."""
     wish = await body(request)
-    return answer(await work(lambda: _prepared(wish)))
+    return answer(readable_json(await work(lambda: _prepared(wish))))
 
 
 def _plan(wish: Mapping[str, object]) -> uploads.UploadPlan:

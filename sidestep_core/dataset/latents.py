@@ -20,6 +20,7 @@ from ..io import hashing
 from ..model import flow_matching
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Progress, Report
+from ..sentence import Sentence
 from . import tensor_file
 from .prefetch import Tick, one_ahead
 
@@ -78,7 +79,7 @@ def encode_recordings(source: ModelSource, checkpoint: Checkpoint, recordings: S
     with one_ahead(_prepared, recordings) as next_recording:
         for number, recording in enumerate(recordings):
             tick = partial(report, Progress(stage="preprocess", step=number, total=2 * len(recordings),
-                                            message=f"Encoding {recording.name}"))
+                                            message=Sentence("Encoding {name}", name=recording.name)))
             waveform = next_recording(tick)
             if isinstance(waveform, str):
                 unusable[recording.latents(checkpoint)] = waveform

@@ -25,6 +25,7 @@ from ..io.tensors import BadTensorFile, read_tensors, write_tensors
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..model.decoder import load_decoder
 from ..progress import Cancelled, Progress, Report, ignore, was_stopped
+from ..sentence import Sentence
 from ..training import batches, data, memory
 from ..training.data import Sample, ensure_conditions
 from ..training.loss import Objective, training_loss
@@ -98,7 +99,8 @@ def estimate(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, conf
     done = _read_finished(path)
     if done is not None:
         return done
-    report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
+    report(Progress(stage="load", step=0, total=1,
+                    message=Sentence("Loading the decoder of {name}", name=checkpoint.name)))
     settings = resolve(config.training(), checkpoint, dataset)
     device = settings.device
     try:

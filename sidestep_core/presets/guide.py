@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from ..adapters.lora import LoraConfig
 from ..errors import ConfigError
+from ..sentence import Sentence
 from ..training.config import TrainConfig
 from .preset import load_built_in
 
@@ -53,12 +54,12 @@ class Proposal:
     """Settings for these facts, with the reason."""
 
     preset: str
-    reason: str
+    reason: Sentence
     adapter: LoraConfig
     train: TrainConfig
     passes: int
     """Number of times that all the music is heard, crop by crop."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Sentence, ...] = ()
 
 
 def propose(facts: Facts, preset: str = "") -> Proposal:
@@ -105,31 +106,35 @@ def _steps(epochs: int, train: TrainConfig, facts: Facts, preset: str) -> int:
     return round(min(max(steps, MIN_STEPS), MAX_STEPS) / ROUNDING) * ROUNDING
 
 
-def _reason(facts: Facts, preset: str, train: TrainConfig, rank: int) -> str:
+def _reason(facts: Facts, preset: str, train: TrainConfig, rank: int) -> Sentence:
     """Sentence on the songs and the card, and what follows from them."""
-    songs = f"{facts.songs} song{'s' * (facts.songs != 1)}"
+    songs = Sentence("{n} songs", one="{n} song", n=facts.songs)
     if facts.memory is None:
-        card = "no graphics card that trains fast"
+        card = Sentence("no graphics card that trains fast")
     else:
-        card = f"{facts.memory / GIB:.0f} GB on the graphics card"
+        card = Sentence("{size} GB on the graphics card", size=round(facts.memory / GIB))
+    crop = train.chunk_duration
     if preset == QUICK:
-        why = "a short try that shows that everything works, far too short to learn the style"
+        why = Sentence("a short try that shows that everything works, far too short to learn the style.")
     elif preset == THOROUGH:
-        why = f"much time and room: rank {rank}. Listen to the adapters on the way"
+        why = Sentence("much time and room: rank {rank}. Listen to the adapters on the way.", rank=rank)
+    elif facts.songs < FEW:
+        why = Sentence("rank {rank}, low because few songs are soon learned by heart, and random crops of {crop} "
+                       "seconds.", rank=rank, crop=crop)
     else:
-        few = ", low because few songs are soon learned by heart" if facts.songs < FEW else ""
-        why = f"rank {rank}{few}, and random crops of {train.chunk_duration:g} seconds"
-    return f"{songs}, {card}: {why}."
+        why = Sentence("rank {rank}, and random crops of {crop} seconds.", rank=rank, crop=crop)
+    return Sentence("{songs}, {card}: {why}", songs=songs, card=card, why=why)
 
 
-def _warnings(facts: Facts, preset: str) -> tuple[str, ...]:
+def _warnings(facts: Facts, preset: str) -> tuple[Sentence, ...]:
     """Sentences on what may go wrong."""
     found = []
     gib = None if facts.memory is None else facts.memory / GIB
     if facts.size == "XL" and gib is not None and gib < XL_GIB:
-        found.append(f"XL models need a card of 16 GB, this one has {gib:.0f}. Choose a 2B model.")
+        found.append(Sentence("XL models need a card of 16 GB, this one has {size}. Choose a 2B model.",
+                              size=round(gib)))
     if gib is not None and preset == THOROUGH and gib < XL_GIB:
-        found.append("Rank 128 may not fit this card. If memory runs out, choose the proposed settings.")
+        found.append(Sentence("Rank 128 may not fit this card. If memory runs out, choose the proposed settings."))
     if facts.songs < FEW:
-        found.append("With so few songs the adapter may copy them. 5 to 20 songs of one style are better.")
+        found.append(Sentence("With so few songs the adapter may copy them. 5 to 20 songs of one style are better."))
     return tuple(found)

@@ -25,6 +25,7 @@ from ..errors import DatasetError
 from ..io import atomic, hashing, strict_json
 from ..io.record import parse
 from ..progress import Progress, Report, ignore
+from ..sentence import Sentence
 from .report import Estimated, SongReport
 from .song import Problem, Song, SongFolder, none_left
 from .warnings import warnings
@@ -64,7 +65,7 @@ def analyze(found: SongFolder, config: AnalyzeConfig, cache: Path, *, report: Re
     reports: list[SongReport] = []
     problems = list(found.problems)
     for number, song in enumerate(found.songs):
-        tick = partial(_tick, report, number, len(found.songs), f"Analyzing {song.name}")
+        tick = partial(_tick, report, number, len(found.songs), Sentence("Analyzing {name}", name=song.name))
         tick()
         try:
             song_report = _cached_report(song, cache, tick)
@@ -75,7 +76,7 @@ def analyze(found: SongFolder, config: AnalyzeConfig, cache: Path, *, report: Re
         reports.append(song_report)
     if not songs:
         raise none_left("No song can be used", problems)
-    _tick(report, len(found.songs), len(found.songs), "Looking for duplicates")
+    _tick(report, len(found.songs), len(found.songs), Sentence("Looking for duplicates"))
     return replace(found, songs=tuple(songs), reports=tuple(_with_duplicates(reports, songs)),
                    problems=tuple(sorted(problems, key=lambda problem: problem.name)))
 

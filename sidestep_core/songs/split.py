@@ -20,6 +20,7 @@ from ..audio.tempo import analyzed, rhythm
 from ..config import Config, require
 from ..errors import DatasetError
 from ..progress import Progress, Report, ignore
+from ..sentence import Sentence
 from .lyrics import divide
 from .report import clock
 from .song import Problem, Song, SongFolder, none_left
@@ -60,7 +61,7 @@ def split(found: SongFolder, config: SplitConfig, *, report: Report = ignore) ->
     songs: list[Song] = []
     problems = list(found.problems)
     for number, song in enumerate(found.songs):
-        tick = partial(_tick, report, number, len(found.songs), f"Splitting {song.name}")
+        tick = partial(_tick, report, number, len(found.songs), Sentence("Splitting {name}", name=song.name))
         tick()
         try:
             songs += _sections(song, config, tick)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import ConfigError
+from ..sentence import Sentence
 from .config import ResolvedConfig
 from .heldout import material
 from .run_checkpoint import RunState
@@ -38,7 +39,8 @@ def end(config: ResolvedConfig, state: RunState, total: int, *, requested: bool)
     """End of the run by its settings, or on request; None while it goes on."""
     if reason := ended(config, state, total):
         return End(reason)
-    return End(f"Finished by hand after step {state.step} of {total}.", by_hand=True) if requested else None
+    by_hand = Sentence("Finished by hand after step {step} of {total}.", step=state.step, total=total)
+    return End(by_hand, by_hand=True) if requested else None
 
 
 def ended(config: ResolvedConfig, state: RunState, total: int) -> str:
@@ -51,7 +53,7 @@ def ended(config: ResolvedConfig, state: RunState, total: int) -> str:
     if reached and before is not None and last is not None and last >= before:
         return (f"target_loss: the held-out loss is {last:.4f}, no higher than {config.target_loss:g}, and no longer "
                 f"falls.")
-    return f"All {total} steps are done." if state.step >= total else ""
+    return Sentence("All {total} steps are done.", total=total) if state.step >= total else ""
 
 
 def got_worse(config: ResolvedConfig, state: RunState) -> str:

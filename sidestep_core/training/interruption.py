@@ -10,6 +10,7 @@ import torch
 from ..device import is_out_of_memory
 from ..errors import SideStepError, TrainingFailed
 from ..progress import Cancelled, Progress, Report, was_stopped
+from ..sentence import Sentence
 from . import publish, run_checkpoint
 from .controls import Controls, GaveWay
 from .publish import Run
@@ -56,7 +57,7 @@ def wait_while_paused(run: Run, total: int, controls: Controls, report: Report) 
     A stop ends the pause at once and publishes the adapter of the last saved step.
     """
     saved, step = run_checkpoint.checkpoints(run.folder), run_checkpoint.newest_step(run.folder)
-    message = f"Paused at step {step}. The card is free."
+    message = Sentence("Paused at step {step}. The card is free.", step=step)
     try:
         controls.wait(report, Progress(stage="pause", step=step, total=total, message=message))
     except Cancelled as stop:
@@ -67,8 +68,8 @@ def wait_while_paused(run: Run, total: int, controls: Controls, report: Report) 
 
 
 def _stopped(step: int, total: int, kept: Path) -> str:
-    return (f"Stopped after step {step} of {total}. The adapter so far: {kept.name}. Train again to continue from "
-            "here.")
+    return Sentence("Stopped after step {step} of {total}. The adapter so far: {file}. Train again to continue from "
+                    "here.", step=step, total=total, file=kept.name)
 
 
 def _preserve_failed(training: Training, run: Run, state: RunState) -> str:

@@ -17,6 +17,7 @@ from ..device import is_out_of_memory, release_memory
 from ..errors import SideStepError
 from ..io import atomic
 from ..progress import Cancelled, Progress, Report
+from ..sentence import Sentence
 from . import early_stopping, publish, run_checkpoint
 from .controls import Controls, Request
 from .early_stopping import End
@@ -25,7 +26,7 @@ from .interruption import PROOF_STRIDE, preserve
 from .loss import heldout_loss
 from .memory_use import MemoryUse
 from .metrics import FILE as METRICS_FILE
-from .metrics import LOSS_NAMES, Metrics
+from .metrics import MeasuredOn, Metrics
 from .pace import Pace
 from .publish import Run
 from .run_checkpoint import PASSES, RunState
@@ -33,6 +34,9 @@ from .step import StepResult, Training, optimizer_step
 from .tensorboard import Board, board, is_heavy, written
 
 log = logging.getLogger(__name__)
+
+MEASURING: Mapping[MeasuredOn, Sentence] = {"held_out": Sentence("Measuring the held-out loss"),
+                                            "trained": Sentence("Measuring the loss of the trained songs")}
 
 MakePreview = Callable[[Path | None, int], None]
 """(adapter file, or None for the base model; step) -> makes and keeps a preview of what it sounds like."""
@@ -116,11 +120,11 @@ def _record(result: StepResult, state: RunState, total: int, metrics: Metrics, s
 def _save_now(training: Training, run: Run, state: RunState, report: Report) -> None:
     """Save a checkpoint and publish its adapter on request.  A failure does not end the training."""
     at = Progress(stage="save", step=state.step, total=training.total_steps)
-    report(replace(at, message="Saving"))
+    report(replace(at, message=Sentence("Saving")))
     try:
         saved = publish.publish_stopped(training, run, state, PROOF_STRIDE)
         _report_saved(run, state, training.total_steps, report)
-        message = f"{saved.path.name} is in your LoRA list."
+        message: str = Sentence("{file} is in your LoRA list.", file=saved.path.name)
     except Cancelled:
         raise
     except Exception as error:  # noqa: BLE001 (a request that fails must not cost hours of training)
@@ -171,7 +175,8 @@ def _step(training: Training, state: RunState, report: Report) -> StepResult:
 
 def _report_end(end: End, state: RunState, total: int, report: Report) -> None:
     log.info(end.reason)
-    report(Progress(stage="save", step=state.step, total=total, message=f"{end.reason} Saving and proving the adapter",
+    message = Sentence.joined((end.reason, Sentence("Saving and proving the adapter")))
+    report(Progress(stage="save", step=state.step, total=total, message=message,
                     notice="" if state.step == total else end.reason))
 
 
@@ -195,7 +200,7 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
              report: Report) -> RunState:
     """Measure the held-out loss of the present step, of the average if there is one; save the best adapter so far."""
     at = Progress(stage="train", step=state.step, total=training.total_steps,
-                  message=f"Measuring the {LOSS_NAMES[training.measured_name]}")
+                  message=MEASURING[training.measured_name])
     with training.averaged():
         loss = heldout_loss(training.objective, training.passes, at, report, measured_on=training.measured_name)
     state = state.with_heldout(loss.mean, loss.losses)

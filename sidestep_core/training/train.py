@@ -24,6 +24,7 @@ from ..progress import Progress, Report, ignore
 from ..runs import record
 from ..runs.record import NO_ORIGIN, Origin, RunRecord
 from ..runs.songs import MAX_CAPTION, Song
+from ..sentence import Sentence
 from . import publish, resume, run_checkpoint
 from .config import TrainConfig
 from .controls import Controls
@@ -126,7 +127,8 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
         report(Progress(stage="load", step=0, total=1, message=notice, notice=notice))
 
     def train_until_pause() -> Adapter | None:
-        report(Progress(stage="load", step=0, total=1, message=f"Loading the decoder of {checkpoint.name}"))
+        report(Progress(stage="load", step=0, total=1,
+                        message=Sentence("Loading the decoder of {name}", name=checkpoint.name)))
         with explain_out_of_memory("loading the decoder", ADVICE):
             ensure_conditions(source, checkpoint, dataset, settings.config, device, report)
             training = prepare(checkpoint, dataset, adapter, settings)

@@ -12,6 +12,7 @@ import pytest
 
 from demo.examples import TRAINER
 from demo.server import ComfyUI, Prompt
+from sidestep_core.sentence import Sentence
 from tests.host.test_pipeline import SECONDS, node_of, upstream, with_inputs
 
 HOURS = 100
@@ -20,8 +21,17 @@ RATE = 500
 
 
 def planned(server: ComfyUI, prompt: Prompt) -> dict[str, Any]:
-    answer: dict[str, Any] = server.post_json("/sidestep/plan", {"prompt": prompt, "node_id": node_of(prompt, TRAINER)})
-    return answer
+    """Plan of the trainer of a prompt, with its sentences in English."""
+    answer = server.post_json("/sidestep/plan", {"prompt": prompt, "node_id": node_of(prompt, TRAINER)})
+    return dict(in_english(answer))
+
+
+def in_english(content: Any) -> Any:
+    if isinstance(content, dict) and content.keys() == {"text", "values", "one"}:
+        return str(Sentence(content["text"], one=content["one"], **in_english(content["values"])))
+    if isinstance(content, dict):
+        return {name: in_english(value) for name, value in content.items()}
+    return [in_english(value) for value in content] if isinstance(content, list) else content
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def test_requests_show_until_met(history: ModuleType) -> None:
     assert (run.status, run.message, run.take_event()["status"]) == ("paused", "Paused at step 4.", "paused")
     run.update(Progress(stage="pause", step=4, total=9, message="Paused at step 4."))
     assert not run.changed
-    run.stop()
+    run.stop("Stopping.", "What is done is kept.")
     assert run.message == "Stopping. What is done is kept."
     run.update(step(5))
     assert (run.status, run.message) == ("running", "")

@@ -1,16 +1,17 @@
 // The blind test of a player: names hidden and rows shuffled until a vote.
 
 import { make } from "../dom.js";
+import { plural, t } from "../words.js";
 import { letter, shuffled, takeName } from "./levels.js";
 
 /** Names, order and vote buttons of rows.  `begin()` is called to draw them again, `vote(take)` for a vote. */
 export function createBlindTest({ begin, vote }) {
-  const button = make("button", "sidestep-button", "Blind test");
+  const button = make("button", "sidestep-button", t("Blind test"));
   let hidden = null; // shuffled numbers of takes while names are hidden
   let last = null; // the order that was revealed
 
   button.type = "button";
-  button.title = "Hide the names and shuffle the takes, then vote for the best";
+  button.title = t("Hide the names and shuffle the takes, then vote for the best");
   button.setAttribute("aria-pressed", "false");
   button.addEventListener("click", () => {
     hidden = hidden ? null : [];
@@ -20,7 +21,7 @@ export function createBlindTest({ begin, vote }) {
   });
 
   function mark() {
-    button.textContent = hidden ? "Show names" : "Blind test";
+    button.textContent = hidden ? t("Show names") : t("Blind test");
     button.setAttribute("aria-pressed", String(Boolean(hidden)));
   }
 
@@ -31,20 +32,20 @@ export function createBlindTest({ begin, vote }) {
 
   /** What a row is called, for the eye and for a screen reader. */
   function names(session, take, place) {
-    if (hidden) return { text: letter(place), title: "", label: `Take ${letter(place)}` };
+    if (hidden) return { text: letter(place), title: "", label: t("Take {letter}", { letter: letter(place) }) };
     const { [take]: votes = 0 } = session.votes;
-    const kept = session.kept === take + 1 ? ", kept" : "";
-    const count = votes ? `, ${votes} blind vote${votes === 1 ? "" : "s"}` : "";
     const name = takeName(session.takes[take]);
+    const text = [name, ...(session.kept === take + 1 ? [t("kept")] : []),
+      ...(votes ? [plural(votes, "{n} blind vote", "{n} blind votes")] : [])].join(", ");
     const { adapter_file: file, checkpoint } = session.takes[take];
-    return { text: `${name}${kept}${count}`, title: file || checkpoint || name, label: `${name}${kept}${count}` };
+    return { text, title: file || checkpoint || name, label: text };
   }
 
   function voting(take, place) {
     if (!hidden) return [];
-    const best = make("button", "sidestep-button", "Best");
+    const best = make("button", "sidestep-button", t("Best"));
     best.type = "button";
-    best.setAttribute("aria-label", `Vote for take ${letter(place)}`);
+    best.setAttribute("aria-label", t("Vote for take {letter}", { letter: letter(place) }));
     best.addEventListener("click", () => vote(take));
     return [best];
   }

@@ -3,20 +3,20 @@
 import { app } from "../../../scripts/app.js";
 import { grow, zoomCanvas } from "../canvas.js";
 import { addStyles, make } from "../dom.js";
+import { t } from "../words.js";
 import { createPlayer } from "./player.js";
 import { wanted } from "./request.js";
 import { fromComparison, keep, readComparison, vote } from "./server.js";
 import { use } from "./use.js";
 
 const NODE = "SideStepCompareAdapters";
-const HINT = "Run the workflow: the takes are played here, and in the tab Listen of the sidebar.";
-const GONE = "The takes of the latest run are gone. Run the workflow again.";
 const HEIGHT = { hint: 40, frame: 160, row: 62 }; // in pixels
 const WIDTH = 400; // of a new node
 
 function addTakes(node) {
   let session = null;
-  const hint = make("p", "sidestep-listen-hint", HINT);
+  const hint = make("p", "sidestep-listen-hint",
+    t("Run the workflow: the takes are played here, and in the tab Listen of the sidebar."));
   const player = createPlayer({
     vote: async (take) => fromComparison(await vote(session.id, take)),
     keep: async (take) => fromComparison(await keep(session.id, take)),
@@ -35,7 +35,7 @@ function addTakes(node) {
     const made = await readComparison(id);
     session = made && fromComparison(made);
     hint.hidden = Boolean(session);
-    hint.textContent = GONE;
+    hint.textContent = t("The takes of the latest run are gone. Run the workflow again.");
     player.element.hidden = !session;
     if (session) await player.show(session);
     grow(node);

@@ -1,5 +1,7 @@
 // Plays all takes at once, in step to the sample, and lets one be heard: switching is a fade of a few milliseconds.
 
+import { t } from "../words.js";
+
 const FADE = 0.008; // seconds
 const RATE = 48000; // of the takes, so that nothing is resampled
 const MAX_BYTES = 900e6; // of decoded audio
@@ -40,12 +42,14 @@ export function createEngine(changed) {
     const read = [];
     for (const address of addresses) {
       const response = await fetch(address);
-      if (!response.ok) throw new Error((await response.text()) || "This take is gone.");
+      if (!response.ok) throw new Error((await response.text()) || t("This take is gone."));
       const buffer = await decoder.decodeAudioData(await response.arrayBuffer());
       if (own !== request) return false;
       read.push(buffer);
       const bytes = read.reduce((sum, { duration: seconds }) => sum + seconds * BYTES_PER_SECOND, 0);
-      if (bytes > MAX_BYTES) throw new Error("These takes are too long to be held in memory at once. Compare fewer, or shorter ones.");
+      if (bytes > MAX_BYTES) {
+        throw new Error(t("These takes are too long to be held in memory at once. Compare fewer, or shorter ones."));
+      }
     }
     buffers = read;
     levels = buffers.map(() => 1);

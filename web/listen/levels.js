@@ -1,5 +1,7 @@
 // Pure functions: loudness, waveforms, order and names of takes.
 
+import { fixed, t } from "../words.js";
+
 export const BARS = 100; // of a waveform
 const LETTERS = "ABCDEFGHI";
 const WIDEST = 12; // dB: a take that is far quieter than the loudest does not turn all others down to nothing
@@ -45,10 +47,11 @@ export function shuffled(count, random = Math.random) {
 export const letter = (row) => LETTERS[row];
 
 /** "my_lora at 0.7"; the name alone for the base and for previews. */
-export const takeName = ({ name, strength }) => (strength ? `${name} at ${strength}` : name);
+export const takeName = ({ name, strength }) =>
+  (strength ? t("{name} at {strength}", { name, strength: String(strength) }) : name);
 
 /** "-3.2 dB", "as it is" */
-export const gainText = (gain) => (gain > -0.05 ? "as it is" : `\u2212${(-gain).toFixed(1)} dB`);
+export const gainText = (gain) => (gain > -0.05 ? t("as it is") : t("{level} dB", { level: `\u2212${fixed(-gain, 1)}` }));
 
 /** The first, the last and others evenly between, at most `most` of a list. */
 export function spread(list, most) {

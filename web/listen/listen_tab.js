@@ -2,20 +2,21 @@
 
 import { make } from "../dom.js";
 import { listRuns } from "../runs/server.js";
+import { locale, t } from "../words.js";
 import { createPlayer } from "./player.js";
 import { wanted } from "./request.js";
 import { fromComparison, fromRun, keep, listComparisons, readComparison, vote } from "./server.js";
 import { use } from "./use.js";
 
-const NOTHING = "Nothing to listen to yet. Compare Adapters makes takes of one prompt and seed; a training makes previews if "
-  + "preview_every is set.";
+const nothing = () => t("Nothing to listen to yet. Compare Adapters makes takes of one prompt and seed; a training makes "
+  + "previews if preview_every is set.");
 
 /** {element, shown(), hidden()}. */
 export function createListenTab() {
   const choice = make("select", "sidestep-listen-source");
   const prompt = make("p", "sidestep-listen-prompt");
   const facts = make("p", "sidestep-listen-facts");
-  const empty = make("p", "sidestep-empty", NOTHING);
+  const empty = make("p", "sidestep-empty", nothing());
   const player = createPlayer({
     vote: async (take) => fromComparison(await vote(current.id, take)),
     keep: async (take) => fromComparison(await keep(current.id, take)),
@@ -27,7 +28,7 @@ export function createListenTab() {
   let visible = false;
   let sources = new Map(); // value of an option -> function that reads it
 
-  choice.setAttribute("aria-label", "What to listen to");
+  choice.setAttribute("aria-label", t("What to listen to"));
   choice.addEventListener("change", () => open(choice.value));
   for (const type of ["keydown", "keyup"]) choice.addEventListener(type, (event) => event.stopPropagation());
   content.hidden = true;
@@ -51,13 +52,13 @@ export function createListenTab() {
       ...runs.map((run) => [`run/${run.id}`, () => fromRun(run)]),
     ]);
     choice.replaceChildren(
-      group("Comparisons", comparisons.map((made) => [`comparison/${made.id}`, comparisonName(made)])),
-      group("Previews of runs", runs.map((run) => [`run/${run.id}`, run.name])),
+      group(t("Comparisons"), comparisons.map((made) => [`comparison/${made.id}`, comparisonName(made)])),
+      group(t("Previews of runs"), runs.map((run) => [`run/${run.id}`, run.name])),
     );
     const asked = wanted.take();
     const kept = current && `${current.kind}/${current.id}`;
     const value = [asked, kept, ...sources.keys()].find((each) => sources.has(each));
-    if (!value) return show(null, NOTHING);
+    if (!value) return show(null, nothing());
     choice.value = value;
     return open(value);
   }
@@ -65,7 +66,7 @@ export function createListenTab() {
   async function open(value) {
     try {
       const session = await sources.get(value)();
-      if (choice.value === value) show(session, "These takes are gone.");
+      if (choice.value === value) show(session, t("These takes are gone."));
     } catch (error) {
       show(null, error.message);
     }
@@ -112,6 +113,7 @@ function group(label, options) {
 /** "my_lora, mine - 21 Nov, 10:15" */
 function comparisonName({ created, takes }) {
   const names = [...new Set(takes.slice(1).map(({ name }) => name))].join(", ");
-  const time = new Date(created * 1000).toLocaleString([], { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+  const parts = { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" };
+  const time = new Date(created * 1000).toLocaleString(locale(), parts);
   return `${names} \u2013 ${time}`;
 }

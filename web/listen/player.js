@@ -2,6 +2,7 @@
 
 import { make, makeSvg } from "../dom.js";
 import { clock, wave } from "../songs/rows.js";
+import { fixed, t } from "../words.js";
 import { createBlindTest } from "./blind.js";
 import { createEngine } from "./engine.js";
 import { amplitude, bars, BARS, gains, gainText, takeName } from "./levels.js";
@@ -9,7 +10,6 @@ import { amplitude, bars, BARS, gains, gainText, takeName } from "./levels.js";
 const PLAY = "M3 1.5v9l7.5 -4.5z";
 const PAUSE = "M3 1.5v9M8.5 1.5v9";
 const SKIP = 5; // seconds of the arrow keys
-const KEYS = "Keys: 1 to 9 choose a take, Space plays and pauses, the left and right arrows skip 5 seconds.";
 
 /**
  * {element, show(session), isLoaded(), stop(), release()}.  `actions`: {vote(take), keep(take), use(take)}, takes by number from 1, each
@@ -20,13 +20,13 @@ export function createPlayer(actions) {
   const [icon, iconPath] = makeSvg("sidestep-icon", "0 0 12 12", "");
   const toggle = button("", () => (engine.state().playing ? engine.pause() : engine.play()), "sidestep-listen-play");
   const clockText = make("span", "sidestep-listen-clock");
-  const seek = range("Position");
-  const loop = button("Loop", toggleLoop, "sidestep-button");
-  const loudness = checkbox("Same loudness", setLevels);
+  const seek = range(t("Position"));
+  const loop = button(t("Loop"), toggleLoop, "sidestep-button");
+  const loudness = checkbox(t("Same loudness"), setLevels);
   const list = make("div", "sidestep-listen-rows");
   const status = make("p", "sidestep-listen-status");
-  const keeping = button("Keep this one", () => act(keepChosen), "sidestep-button");
-  const using = button("Use it", () => act(useChosen), "sidestep-button");
+  const keeping = button(t("Keep this one"), () => act(keepChosen), "sidestep-button");
+  const using = button(t("Use it"), () => act(useChosen), "sidestep-button");
   const blind = createBlindTest({ begin: () => show(session), vote: (take) => act(() => voteFor(take)) });
   const transport = make("div", "sidestep-listen-transport", toggle, seek, clockText, loop);
   const options = make("div", "sidestep-listen-options", loudness.element, blind.button);
@@ -40,16 +40,17 @@ export function createPlayer(actions) {
   let frame = 0;
 
   toggle.append(icon);
-  keeping.title = "Mark this take as the one to keep; a checkpoint's adapter is copied into the LoRA folder";
-  using.title = "Add Load Adapter and Apply Adapter to the workflow, with this file and strength";
-  loop.title = "Press at the start of a passage, and again at its end";
+  keeping.title = t("Mark this take as the one to keep; a checkpoint's adapter is copied into the LoRA folder");
+  using.title = t("Add Load Adapter and Apply Adapter to the workflow, with this file and strength");
+  loop.title = t("Press at the start of a passage, and again at its end");
   element.title = "";
   element.setAttribute("role", "group");
-  element.setAttribute("aria-label", "Takes");
-  element.setAttribute("aria-description", KEYS);
+  element.setAttribute("aria-label", t("Takes"));
+  element.setAttribute("aria-description",
+    t("Keys: 1 to 9 choose a take, Space plays and pauses, the left and right arrows skip 5 seconds."));
   status.setAttribute("role", "status");
   list.setAttribute("role", "group");
-  list.setAttribute("aria-label", "Choose the take that is heard");
+  list.setAttribute("aria-label", t("Choose the take that is heard"));
   seek.addEventListener("input", () => engine.seek(Number(seek.value)));
   element.addEventListener("keydown", onKey);
 
@@ -63,7 +64,7 @@ export function createPlayer(actions) {
     if (addresses !== loaded) {
       loaded = addresses;
       loopStart = null;
-      status.textContent = "Loading...";
+      status.textContent = t("Loading...");
       update();
       try {
         if (!(await engine.load(session.takes.map(({ address }) => address)))) return;
@@ -116,7 +117,8 @@ export function createPlayer(actions) {
     for (const row of rows) {
       const { lufs } = session.takes[row.take];
       row.gain.textContent = blind.hides() ? "" : gainText(levels[row.take]);
-      row.gain.title = blind.hides() ? "" : lufs === null ? "No loudness could be measured" : `Measured: ${lufs.toFixed(1)} LUFS`;
+      row.gain.title = blind.hides() ? "" : lufs === null ? t("No loudness could be measured")
+        : t("Measured: {level} LUFS", { level: fixed(lufs, 1) });
     }
     drawWaves();
   }
@@ -125,14 +127,14 @@ export function createPlayer(actions) {
   function update() {
     const { playing, time, duration, chosen, loop: looped, ready } = engine.state();
     toggle.disabled = seek.disabled = loop.disabled = !ready;
-    toggle.title = playing ? "Pause" : "Play";
+    toggle.title = playing ? t("Pause") : t("Play");
     toggle.setAttribute("aria-label", toggle.title);
     iconPath.setAttribute("d", playing ? PAUSE : PLAY);
     clockText.textContent = ready ? `${clock(time)} / ${clock(duration)}` : "";
     seek.max = duration || 1;
     seek.value = time;
     seek.setAttribute("aria-valuetext", clockText.textContent);
-    loop.textContent = loopStart !== null ? "Loop to here" : looped ? "End loop" : "Loop";
+    loop.textContent = loopStart !== null ? t("Loop to here") : looped ? t("End loop") : t("Loop");
     loop.setAttribute("aria-pressed", String(Boolean(looped)));
     element.style.setProperty("--sidestep-played", `${duration ? (100 * time) / duration : 0}%`);
     for (const row of rows) row.choose.setAttribute("aria-pressed", String(row.take === chosen));
@@ -141,7 +143,7 @@ export function createPlayer(actions) {
     keeping.hidden = using.hidden = !open;
     if (open) {
       keeping.disabled = session.kept === chosen + 1;
-      keeping.textContent = keeping.disabled ? "Kept" : "Keep this one";
+      keeping.textContent = keeping.disabled ? t("Kept") : t("Keep this one");
       using.disabled = !take.adapter_file;
     }
     cancelAnimationFrame(frame);
@@ -187,7 +189,7 @@ export function createPlayer(actions) {
     blind.reveal(take);
     await show(changed);
     engine.choose(take);
-    return `You chose ${takeName(session.takes[take])}.`;
+    return t("You chose {name}.", { name: takeName(session.takes[take]) });
   }
 
   async function keepChosen() {
@@ -195,7 +197,8 @@ export function createPlayer(actions) {
     const fresh = await actions.keep(chosen + 1);
     await show(fresh);
     const { adapter_file: file } = session.takes[chosen];
-    return file ? `Kept: ${takeName(session.takes[chosen])}, in your LoRA list as ${file}.` : "Kept: the base, without an adapter.";
+    return file ? t("Kept: {name}, in your LoRA list as {file}.", { name: takeName(session.takes[chosen]), file })
+      : t("Kept: the base, without an adapter.");
   }
 
   const useChosen = () => actions.use(engine.state().chosen + 1);
@@ -232,7 +235,7 @@ function checkbox(text, changed) {
   const box = make("input", "");
   const element = make("label", "sidestep-listen-check", box, text);
   Object.assign(box, { type: "checkbox", checked: true });
-  element.title = "Turns louder takes down to the quietest, by their measured loudness: louder always seems better";
+  element.title = t("Turns louder takes down to the quietest, by their measured loudness: louder always seems better");
   box.addEventListener("change", changed);
   return { element, checked: () => box.checked };
 }

@@ -1,7 +1,9 @@
 // Everything that the page asks about comparisons: one function per route.
 
 import { api } from "../../../scripts/api.js";
+import { stepsOf } from "../progress/progress.js";
 import { ask, post, previewAddress } from "../runs/server.js";
+import { t } from "../words.js";
 import { spread } from "./levels.js";
 
 const MOST = 9; // takes: one for each number key
@@ -24,7 +26,8 @@ export const keep = (id, take) => post(path(id, "keep"), { take });
 export const fromComparison = (made) => ({
   ...made,
   kind: "comparison",
-  facts: `Seed ${made.seed}, ${made.steps} steps, cfg ${made.cfg}`,
+  facts: t("Seed {seed}, {steps}, cfg {cfg}",
+    { seed: String(made.seed), steps: stepsOf(made.steps), cfg: String(made.cfg) }),
   takes: made.takes.map((take, index) => ({ ...take, address: api.apiURL(path(made.id, "takes", index + 1)) })),
 });
 
@@ -33,12 +36,14 @@ export async function fromRun(run) {
   const made = await ask(`/sidestep/runs/${encodeURIComponent(run.id)}/takes`);
   if (!made.previews.length) return null;
   const shown = spread(made.previews, MOST);
-  const thinned = shown.length < made.previews.length ? `, ${shown.length} of ${made.previews.length} previews` : "";
+  const facts = [run.name, ...(made.seed === null ? [] : [t("seed {seed}", { seed: String(made.seed) })]),
+    ...(shown.length < made.previews.length
+      ? [t("{shown} of {n} previews", { shown: shown.length, n: made.previews.length })] : [])].join(", ");
   return {
     id: run.id, kind: "run", prompt: made.prompt, kept: null, votes: [],
-    facts: `${run.name}${made.seed === null ? "" : `, seed ${made.seed}`}${thinned}`,
+    facts,
     takes: shown.map(({ step, lufs }) => ({
-      name: step ? `Step ${step.toLocaleString()}` : "Before training", strength: 0, lufs,
+      name: step ? t("Step {step}", { step }) : t("Before training"), strength: 0, lufs,
       address: previewAddress(run.id, step),
     })),
   };

@@ -1,18 +1,19 @@
 // The loss curve with its axes, marks and tools.
 
 import { make, makeSvg } from "../dom.js";
+import { number, plural, t } from "../words.js";
 import { addHover } from "./chart_hover.js";
 import { csvOf, download, pngOf } from "./chart_export.js";
 import { dots, errorBars, leftOf, line, marks, ranges, ticksOf, topOf } from "./loss_chart.js";
-import { decimal, measured, newest, previewName } from "./progress.js";
+import { decimal, measured, newest } from "./progress.js";
 import { verdict } from "./verdict.js";
 
 const CURVES = [["sidestep-raw", "loss", line], ["sidestep-smoothed", "smoothed", line],
   ["sidestep-heldout", "heldout", line], ["sidestep-heldout-dots", "heldout", dots]];
 const ERRORS = "sidestep-heldout-errors";
 const GLYPHS = { saved: "\u25b4", preview: "\u266a", best: "" };
-const HELP = "Drag to zoom into a part, double-click to see the whole run. With the keyboard: arrow keys read the "
-  + "curve, + and - zoom, 0 shows the whole run.";
+const help = () => t("Drag to zoom into a part, double-click to see the whole run. With the keyboard: arrow keys read the "
+  + "curve, + and - zoom, 0 shows the whole run.");
 
 /** {element, show(state), height() in pixels}. */
 export function createChart(height) {
@@ -27,18 +28,18 @@ export function createChart(height) {
   const marked = make("div", "sidestep-marks");
   const [first, last] = [make("span", ""), make("span", "")];
   const plot = make("div", "sidestep-plot", grid, svg, marked, make("div", "sidestep-steps", first, last));
-  plot.title = HELP;
+  plot.title = help();
   const reading = make("div", "sidestep-verdict");
   reading.setAttribute("role", "status");
-  const log = tool("Log", "Logarithmic scale", () => {
+  const log = tool(t("Log"), t("Logarithmic scale"), () => {
     view.log = !view.log;
     log.setAttribute("aria-pressed", String(view.log));
     draw();
   });
   log.setAttribute("aria-pressed", "false");
-  const whole = tool("Whole run", "Show the whole run again", () => zoomTo(null));
-  const png = tool("PNG", "Save a picture of this chart", () => pngOf(state, view, plot).then((blob) => save(blob, "png")));
-  const csv = tool("CSV", "Save the numbers of this chart as a table", () => save(csvOf(state.points), "csv"));
+  const whole = tool(t("Whole run"), t("Show the whole run again"), () => zoomTo(null));
+  const png = tool("PNG", t("Save a picture of this chart"), () => pngOf(state, view, plot).then((blob) => save(blob, "png")));
+  const csv = tool("CSV", t("Save the numbers of this chart as a table"), () => save(csvOf(state.points), "csv"));
   const tools = make("div", "sidestep-tools", whole, log, png, csv);
   const element = make("div", "sidestep-chart", make("div", "sidestep-reading", reading, tools), plot);
   const hover = addHover(plot, { points: () => state.points, range: () => range, zoomTo,
@@ -69,15 +70,17 @@ export function createChart(height) {
     CURVES.forEach(([, key, shape], index) => curves[index].setAttribute("d", range ? shape(state.points, key, range) : ""));
     grid.replaceChildren(...(range ? ticksOf(range).map(gridLine) : []));
     marked.replaceChildren(...(range ? marks(state).filter(isInSight).map((mark) => glyph(mark, range)) : []));
-    first.textContent = range ? Math.round(range.x[0]).toLocaleString() : "";
-    last.textContent = range ? Math.round(range.x[1]).toLocaleString() : "";
+    first.textContent = range ? number(Math.round(range.x[0])) : "";
+    last.textContent = range ? number(Math.round(range.x[1])) : "";
     whole.hidden = !view.zoom;
     for (const button of [log, png, csv]) button.disabled = !range;
     const { kind, sentence } = verdict(state);
     reading.dataset.kind = kind;
     if (reading.textContent !== sentence) reading.textContent = reading.title = sentence;
     const loss = newest(state, "smoothed") ?? newest(state, "loss");
-    plot.setAttribute("aria-label", `Loss curve, ${state.points.length} points, now ${decimal(loss)}. ${HELP}`);
+    const label = plural(state.points.length, "Loss curve, {n} point, now {loss}.", "Loss curve, {n} points, now {loss}.",
+      { loss: decimal(loss) });
+    plot.setAttribute("aria-label", `${label} ${help()}`);
     hover.redraw();
   }
 
@@ -100,9 +103,9 @@ function gridLine({ label, top }) {
 }
 
 const MEANINGS = {
-  saved: ({ step }) => `Saved at step ${step.toLocaleString()}`,
-  preview: ({ step }) => `Preview ${step ? `at ${previewName(step)}` : "before training"}`,
-  best: ({ step, value }) => `Best held-out loss: ${decimal(value)} at step ${step.toLocaleString()}`,
+  saved: ({ step }) => t("Saved at step {step}", { step }),
+  preview: ({ step }) => (step ? t("Preview at step {step}", { step }) : t("Preview before training")),
+  best: ({ step, value }) => t("Best held-out loss: {loss} at step {step}", { loss: decimal(value), step }),
 };
 
 function glyph(mark, range) {

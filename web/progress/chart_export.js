@@ -1,5 +1,6 @@
 // A chart as a picture, and its numbers as a table.
 
+import { number, t } from "../words.js";
 import { dots, errorBars, line, ranges, ticksOf } from "./loss_chart.js";
 import { measured } from "./progress.js";
 
@@ -47,7 +48,7 @@ export async function pngOf(state, view, element) {
   drawText(pen, BOX.left, 44, `${state.run ?? ""}`, style.color);
   pen.textAlign = "right";
   drawText(pen, SIZE[0] - 40, 44, measured(state)[0], colour("heldout"));
-  drawText(pen, SIZE[0] - 60 - pen.measureText(measured(state)[0]).width, 44, "Loss", colour("loss"));
+  drawText(pen, SIZE[0] - 60 - pen.measureText(measured(state)[0]).width, 44, t("Loss"), colour("loss"));
   return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
 }
 
@@ -67,9 +68,9 @@ function drawAxes(pen, range, colour) {
   }
   pen.globalAlpha = 0.8;
   pen.textAlign = "left";
-  drawText(pen, BOX.left, SIZE[1] - 40, `step ${range.x[0].toLocaleString()}`, colour);
+  drawText(pen, BOX.left, SIZE[1] - 40, t("step {step}", { step: range.x[0] }), colour);
   pen.textAlign = "right";
-  drawText(pen, BOX.left + BOX.width, SIZE[1] - 40, range.x[1].toLocaleString(), colour);
+  drawText(pen, BOX.left + BOX.width, SIZE[1] - 40, number(range.x[1]), colour);
   pen.textAlign = "left";
   pen.globalAlpha = 1;
 }

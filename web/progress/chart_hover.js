@@ -1,6 +1,7 @@
 // Reading and zooming of a chart with the pointer or the keyboard.
 
 import { make } from "../dom.js";
+import { t } from "../words.js";
 import { indexAt, leftOf, topOf, valuesAt } from "./loss_chart.js";
 import { decimal, power } from "./progress.js";
 
@@ -37,7 +38,7 @@ export function addHover(plot, { points, range, label, zoomTo }) {
   plot.append(selection, hair, spot, box);
   plot.tabIndex = 0;
   plot.setAttribute("role", "application");
-  plot.setAttribute("aria-roledescription", "chart");
+  plot.setAttribute("aria-roledescription", t("chart"));
   let step = null; // that is read
   let began = null; // share of the width where a drag began
 
@@ -143,12 +144,12 @@ function neighbour(points, step, direction, [first, last]) {
 }
 
 function rows({ step, loss, smoothed, heldout, heldoutStep, lr }, label) {
-  const measuredAt = heldoutStep === step ? "" : ` (step ${heldoutStep?.toLocaleString()})`;
+  const measuredAt = () => (heldoutStep === step ? "" : ` (${t("step {step}", { step: heldoutStep })})`);
   return [
-    `Step ${step.toLocaleString()}`,
-    Number.isFinite(loss) && `Loss ${decimal(loss)}`,
-    Number.isFinite(smoothed) && `Smoothed ${decimal(smoothed)}`,
-    Number.isFinite(heldout) && `${label} ${decimal(heldout)}${measuredAt}`,
-    Number.isFinite(lr) && `Learning rate ${power(lr)}`,
+    t("Step {step}", { step }),
+    Number.isFinite(loss) && `${t("Loss")} ${decimal(loss)}`,
+    Number.isFinite(smoothed) && `${t("Smoothed")} ${decimal(smoothed)}`,
+    Number.isFinite(heldout) && `${label} ${decimal(heldout)}${measuredAt()}`,
+    Number.isFinite(lr) && `${t("Learning rate")} ${power(lr)}`,
   ].filter(Boolean);
 }

@@ -3,6 +3,7 @@
 import { make } from "../dom.js";
 import * as actions from "../runs/actions.js";
 import { listRuns, reportAddress } from "../runs/server.js";
+import { t } from "../words.js";
 
 const MORE = 500; // steps
 const OF_TRAINING = new Set(["load", "train", "preview", "save", "pause"]); // stages; a measurement before it is no run
@@ -12,7 +13,7 @@ export function offered(state, run) {
   if (!state?.run || !OF_TRAINING.has(state.stage)) return [];
   const { status } = state;
   if (actions.UNDER_WAY.has(status)) {
-    return actions.CONTROLS.filter(({ id, fits }) => fits(status) && (id === "stop" || state.training)).map(({ id }) => id);
+    return actions.controls().filter(({ id, fits }) => fits(status) && (id === "stop" || state.training)).map(({ id }) => id);
   }
   if (!run) return [];
   const longer = run.status === "finished" && run.step >= run.total ? "longer" : "go-on";
@@ -32,22 +33,25 @@ export function createControls({ node, heights, changed }) {
   let asked = ""; // run and status that they were asked for
   let busy = false;
   const after = [
-    { id: "use", label: "Use it", title: "Add nodes that load this adapter, for the model that you generate with",
-      send: () => actions.useAdapter(run.files[0], node()).then(() => "Connect your model to Apply Adapter.") },
-    { id: "listen", label: "Listen", title: "Compare adapters by ear in the sidebar", send: () => actions.listen(`run/${run.id}`) },
-    { id: "go-on", label: "Continue", title: "Run again: the training goes on from its last step",
+    { id: "use", label: t("Use it"), title: t("Add nodes that load this adapter, for the model that you generate with"),
+      send: () => actions.useAdapter(run.files[0], node()).then(() => t("Connect your model to Apply Adapter.")) },
+    { id: "listen", label: t("Listen"), title: t("Compare adapters by ear in the sidebar"),
+      send: () => actions.listen(`run/${run.id}`) },
+    { id: "go-on", label: t("Continue"), title: t("Run again: the training goes on from its last step"),
       send: () => actions.goOn({ id: run.id, finished: run.status === "finished" }) },
-    { id: "longer", label: `Continue +${MORE}`, title: `Train ${MORE} more steps, as a run of its own`,
+    { id: "longer", label: t("Continue +{n}", { n: MORE }),
+      title: t("Train {n} more steps, as a run of its own", { n: MORE }),
       send: () => actions.trainLonger(node(), run, MORE) },
-    { id: "compare", label: "Compare", title: "Compare with other trainings in the sidebar", send: () => actions.showRuns() },
-    { id: "file", label: "Show file", title: "Name the file of this adapter",
-      send: () => `In models/loras: ${run.files.join(", ")}` },
+    { id: "compare", label: t("Compare"), title: t("Compare with other trainings in the sidebar"),
+      send: () => actions.showRuns() },
+    { id: "file", label: t("Show file"), title: t("Name the file of this adapter"),
+      send: () => t("In models/loras: {files}", { files: run.files.join(", ") }) },
   ];
-  const buttons = new Map([...actions.CONTROLS, ...after].map((action) => [action.id, button(action)]));
-  const report = make("a", "sidestep-button", "Report");
+  const buttons = new Map([...actions.controls(), ...after].map((action) => [action.id, button(action)]));
+  const report = make("a", "sidestep-button", t("Report"));
   report.target = "_blank";
   report.rel = "noopener";
-  report.title = "Open a page with the curve, the settings and the songs of this training";
+  report.title = t("Open a page with the curve, the settings and the songs of this training");
   row.append(...buttons.values(), report);
 
   function button({ id, label, title, send }) {
@@ -77,7 +81,7 @@ export function createControls({ node, heights, changed }) {
     const usable = new Set(offered(state, run));
     const underWay = actions.UNDER_WAY.has(state.status);
     const paused = state.status === "paused";
-    for (const { id } of actions.CONTROLS) {
+    for (const { id } of actions.controls()) {
       // Of Pause and Continue, the one that makes sense; the others keep their place.
       const made = buttons.get(id);
       made.hidden = !underWay || !OF_TRAINING.has(state.stage) || (id === "pause" ? paused : id === "continue" && !paused);

@@ -4,6 +4,8 @@
 // Named .js although the host then loads it as an extension too: that is the same module and does nothing, while
 // an .mjs gets no cache header from the host and stays outdated in the browser after an update of the pack.
 
+import { fixed, number } from "../words.js";
+
 const SIZE = 100;
 const OUTLIERS = 0.02; // share of raw losses that may leave the chart at each end: single steps are very noisy
 const MARGIN = 0.08; // of the height, above and below the curve
@@ -145,7 +147,7 @@ export function ticks([low, high]) {
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const found = [];
   for (let index = Math.ceil(low / step); index * step <= high; index++) {
-    found.push({ label: (index * step).toFixed(decimals), top: (1 - share(index * step, [low, high])) * SIZE });
+    found.push({ label: fixed(index * step, decimals), top: (1 - share(index * step, [low, high])) * SIZE });
   }
   return found;
 }
@@ -158,11 +160,12 @@ export function ticksOf(range) {
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
     for (const factor of [1, 2, 5]) {
       const value = Number(`${factor}e${power}`);
-      if (value >= low && value <= high) found.push({ label: String(value), top: topOf(value, range) });
+      const label = number(value, { maximumSignificantDigits: 3 });
+      if (value >= low && value <= high) found.push({ label, top: topOf(value, range) });
     }
   }
   if (found.length > 2) return found;
-  return ticks(range.y).map(({ label }) => ({ label, top: topOf(Number(label), range) }));
+  return ticks(range.y).map(({ label, top }) => ({ label, top: topOf(high - ((high - low) * top) / SIZE, range) }));
 }
 
 /** Numbers at the point next to `step`: {step, loss, smoothed, lr, heldout, heldoutStep}; null without any point. */

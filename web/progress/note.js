@@ -2,19 +2,20 @@
 // wrong.  Where there is nothing to say it takes no room.
 
 import { make } from "../dom.js";
+import { t } from "../words.js";
 
-const CAPACITY = "Run the workflow: how many parameters this makes is shown here.";
+const capacity = () => t("Run the workflow: how many parameters this makes is shown here.");
 const HINTS = {
-  SideStepConfigureLoRA: CAPACITY,
-  SideStepConfigureLoKR: CAPACITY,
-  SideStepConfigureLoHA: CAPACITY,
-  SideStepDatasetCache: "Run the workflow: how much room the dataset takes is shown here.",
-  SideStepImportTensors: "Run the workflow: what was imported is shown here.",
+  SideStepConfigureLoRA: capacity,
+  SideStepConfigureLoKR: capacity,
+  SideStepConfigureLoHA: capacity,
+  SideStepDatasetCache: () => t("Run the workflow: how much room the dataset takes is shown here."),
+  SideStepImportTensors: () => t("Run the workflow: what was imported is shown here."),
 };
 const HEIGHT = { message: 50, failure: 90 }; // in pixels
 
 /** Whether the node says how many parameters its widgets make. */
-export const hasCapacity = ({ comfyClass }) => HINTS[comfyClass] === CAPACITY;
+export const hasCapacity = ({ comfyClass }) => HINTS[comfyClass] === capacity;
 
 /** {element, show(state), height() in pixels}, like a panel. */
 export function createNote(node) {
@@ -23,7 +24,7 @@ export function createNote(node) {
 
   /** Message of the latest result, "" if none; before there is one, the message saved with the workflow. */
   function messageOf(output) {
-    if (!Object.keys(output ?? {}).length) return node.properties.capacity || HINTS[node.comfyClass] || "";
+    if (!Object.keys(output ?? {}).length) return node.properties.capacity || HINTS[node.comfyClass]?.() || "";
     const text = output.message ?? "";
     node.properties.capacity = output.warning ? "" : text; // a warning is of one run
     return text;

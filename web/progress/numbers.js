@@ -1,24 +1,24 @@
 // The numbers of a training below its chart; the drawn ones carry the key of the chart.
 
 import { make } from "../dom.js";
+import { t } from "../words.js";
 import { clock, decimal, duration, measured, memoryUse, newest, passes, perStep, power } from "./progress.js";
 
-const CELLS = {
-  loss: ["Loss", "How far off the model still is, averaged over recent steps."],
+const cellTexts = () => ({
+  loss: [t("Loss"), t("How far off the model still is, averaged over recent steps.")],
   heldout: ["", ""],
-  lr: ["Learning rate", "Size of the present steps."],
-  epoch: ["Epoch", "Number of times that it has gone through all songs."],
-  pace: ["Per step", "Time of one step, without previews and measurements."],
-  elapsed: ["Elapsed", "Time since this training was started or continued."],
-  left: ["Left", "Remaining steps at their recent pace, with the previews, measurements and checkpoints that are due."],
-  end: ["Ends at", "Time of day at which it ends at this pace."],
-};
-const MEMORY = "Memory of the graphics card: the most that this training has used so far, the prediction that was made "
-  + "before it began (mark), and all that the card has.";
+  lr: [t("Learning rate"), t("Size of the present steps.")],
+  epoch: [t("Epoch"), t("Number of times that it has gone through all songs.")],
+  pace: [t("Per step"), t("Time of one step, without previews and measurements.")],
+  elapsed: [t("Elapsed"), t("Time since this training was started or continued.")],
+  left: [t("Left"),
+    t("Remaining steps at their recent pace, with the previews, measurements and checkpoints that are due.")],
+  end: [t("Ends at"), t("Time of day at which it ends at this pace.")],
+});
 
 /** {element, show(state), height() in pixels}; `heights` has those of the numbers and of the line below. */
 export function createNumbers(heights) {
-  const cells = Object.fromEntries(Object.entries(CELLS).map(([key, [label, help]]) => {
+  const cells = Object.fromEntries(Object.entries(cellTexts()).map(([key, [label, help]]) => {
     const [name, value] = [make("dt", "", label), make("dd", "")];
     const cell = make("div", `sidestep-cell sidestep-key-${key}`, name, value);
     cell.title = help;
@@ -55,8 +55,10 @@ function createMemory() {
   const fill = make("div", "sidestep-bin");
   const mark = make("div", "sidestep-predicted");
   const text = make("span", "");
-  const element = make("div", "sidestep-memory", make("span", "", "Memory"), make("div", "sidestep-track", fill, mark), text);
-  element.title = MEMORY;
+  const track = make("div", "sidestep-track", fill, mark);
+  const element = make("div", "sidestep-memory", make("span", "", t("Memory")), track, text);
+  element.title = t("Memory of the graphics card: the most that this training has used so far, the prediction that was "
+    + "made before it began (mark), and all that the card has.");
 
   function show({ metrics }) {
     const use = memoryUse(metrics);

@@ -2,6 +2,7 @@
 // one to another compares the same moment of the same piece.
 
 import { make, makeSvg } from "../dom.js";
+import { t } from "../words.js";
 import { previewName } from "./progress.js";
 
 const PLAY = "M3 1.5v9l7.5 -4.5z";
@@ -27,7 +28,8 @@ export function createPreviews(address, heights) {
     buttons = new Map(previews.toReversed().map((preview) => [preview.step, button(preview, state)]));
     row.replaceChildren(...buttons.values());
     const { step, message } = previews.at(-1) ?? {};
-    failure.textContent = failure.title = message ? `No preview (${previewName(step)}): ${message}` : "";
+    failure.textContent = failure.title = message
+      ? t("No preview ({step}): {reason}", { step: previewName(step), reason: message }) : "";
     element.hidden = !previews.length;
     mark();
   }
@@ -38,7 +40,8 @@ export function createPreviews(address, heights) {
     const made = make("button", "sidestep-preview", icon, name);
     made.type = "button";
     made.disabled = Boolean(message);
-    made.title = message || (step ? `Generated with the adapter after ${name}` : "Generated without the adapter");
+    made.title = message || (step ? t("Generated with the adapter after step {step}", { step })
+      : t("Generated without the adapter"));
     path.setAttribute("d", message ? FAILED : PLAY);
     made.addEventListener("click", () => toggle(step, address(state, step)));
     return made;
@@ -74,7 +77,7 @@ export function createPreviews(address, heights) {
   for (const event of ["play", "pause", "ended", "timeupdate", "emptied"]) audio.addEventListener(event, mark);
   audio.addEventListener("error", () => {
     if (current === null) return;
-    failure.textContent = failure.title = `The preview (${previewName(current)}) is gone.`;
+    failure.textContent = failure.title = t("The preview ({step}) is gone.", { step: previewName(current) });
     stop();
   });
   // Where there are more than fit, the wheel goes through them instead of zooming the canvas.

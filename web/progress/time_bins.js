@@ -1,12 +1,13 @@
 // The loss by time: five numbers with a bar each, from nearly clean audio (fine texture) to nearly pure noise (structure).
 
 import { make } from "../dom.js";
+import { t } from "../words.js";
 import { decimal, measured, newest } from "./progress.js";
 
 const CENTRES = ["0.1", "0.3", "0.5", "0.7", "0.9"]; // as in the names of the metrics
-const HELP = "The loss by time of the noise. Low times (left) are nearly clean audio: there the model learns detail and "
-  + "texture. High times (right) are nearly pure noise: there it learns structure. "
-  + "Bar: the steps of training. Dot: ";
+const help = (dot) => t("The loss by time of the noise. Low times (left) are nearly clean audio: there the model learns "
+  + "detail and texture. High times (right) are nearly pure noise: there it learns structure. "
+  + "Bar: the steps of training. Dot: {dot}.", { dot });
 
 /** [{centre, loss, heldout, bar, dot}] from low to high times, bars and dots in percent; [] while none is known. */
 export function timeBins(state) {
@@ -25,12 +26,12 @@ export function timeBins(state) {
 /** {element, show(state), height() in pixels}. */
 export function createTimeBins(height) {
   const row = make("div", "sidestep-bins");
-  const element = make("div", "sidestep-times", make("span", "", "Detail"), row, make("span", "", "Structure"));
+  const element = make("div", "sidestep-times", make("span", "", t("Detail")), row, make("span", "", t("Structure")));
 
   function show(state) {
     const bins = timeBins(state);
     const label = measured(state)[0].toLowerCase();
-    element.title = `${HELP}${label}.`;
+    element.title = help(label);
     element.hidden = !bins.length;
     row.replaceChildren(...bins.map((bin) => cell(bin, label)));
   }
@@ -43,9 +44,10 @@ function cell({ centre, loss, heldout, bar, dot }, label) {
   if (bar !== null) track.append(placed("sidestep-bin", "width", bar));
   if (dot !== null) track.append(placed("sidestep-dot", "left", dot));
   const number = make("div", "", decimal(loss ?? heldout, 2));
-  const text = `Time ${centre}: loss ${decimal(loss)}, ${label} ${decimal(heldout)}`;
+  const text = t("Time {time}: loss {loss}, {label} {measured}",
+    { time: decimal(Number(centre), 1), loss: decimal(loss), label, measured: decimal(heldout) });
   const element = make("div", "sidestep-time", number, track);
-  element.title = `${text}. ${HELP}${label}.`;
+  element.title = `${text}. ${help(label)}`;
   element.setAttribute("aria-label", text);
   element.setAttribute("role", "img");
   return element;

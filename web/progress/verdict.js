@@ -4,6 +4,8 @@
 // noise explains; noise is estimated from each value's distance to its neighbours, which no trend enters.  The smallest
 // window that falls or rises decides, if it is recent; all smaller ones together are the flat part.
 
+import { t } from "../words.js";
+
 const SURE = 4.5; // standard errors between the halves
 const VISIBLE = 0.005; // change that counts at all, as a share of the loss
 const NOTICED = 0.05; // nothing is called flat while a change of this share could hide in the noise
@@ -13,7 +15,6 @@ const FEWEST = { loss: 40, measured: 6 }; // values before there is a sentence
 const OUTLIERS = 0.02; // share at each end that is pulled in: one wild step is no trend
 const AFTER_BEST = 3; // measurements after the best one before it is called past
 const UNDER_WAY = new Set(["running", "stopping", "paused"]);
-const LOWER_RATE = "a lower learning rate may help.";
 
 /** {kind: "falling" | "flat" | "rising" | "unknown", sentence}; the sentence is "" while there is no curve. */
 export function verdict({ points, measured_on, status }) {
@@ -79,16 +80,16 @@ function noise(values) {
 
 /** `heldOut`: the values are of songs that are not trained on; no others can tell that songs are learned by heart. */
 function sentence({ kind, length }, values, ended, heldOut) {
-  const steps = (values.at(-1).step - values.at(-length).step).toLocaleString();
-  if (kind === "falling") return ended ? "Still falling at the end: more steps may help." : "Falling: go on.";
-  if (kind === "flat") return `Flat for ${ended ? "the last " : ""}${steps} steps: more will hardly help.`;
+  const steps = values.at(-1).step - values.at(-length).step;
+  if (kind === "falling") return ended ? t("Still falling at the end: more steps may help.") : t("Falling: go on.");
+  if (kind === "flat") return ended ? t("Flat for the last {steps} steps: more will hardly help.", { steps })
+    : t("Flat for {steps} steps: more will hardly help.", { steps });
   if (kind === "rising") {
     const best = values.reduce((lowest, value) => (value.value < lowest.value ? value : lowest));
     const after = values.length - 1 - values.indexOf(best);
-    if (!heldOut) return `Rising for ${steps} steps: ${LOWER_RATE}`;
-    if (after < AFTER_BEST) return "Rising lately: wait for another measurement.";
-    const since = best.step.toLocaleString();
-    return `Rising since step ${since}, which was the best: songs are being learned by heart.`;
+    if (!heldOut) return t("Rising for {steps} steps: a lower learning rate may help.", { steps });
+    if (after < AFTER_BEST) return t("Rising lately: wait for another measurement.");
+    return t("Rising since step {step}, which was the best: songs are being learned by heart.", { step: best.step });
   }
-  return ended ? "Too short to tell." : "Too early to tell.";
+  return ended ? t("Too short to tell.") : t("Too early to tell.");
 }

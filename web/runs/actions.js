@@ -2,11 +2,10 @@
 
 import { app } from "../../../scripts/app.js";
 import { wanted } from "../listen/request.js";
+import { t } from "../words.js";
 import { continueRun, finishRun, pauseRun, previewRun, saveRun, stopRun } from "./server.js";
 
 const GAP = 40; // between nodes, in the canvas's pixels
-const OF_PRESET = "A preset sets the length: write a larger max_steps into its changes, choose the last checkpoint in "
-  + "resume_from of Train LoRA, and press Run.";
 
 /** Statuses of a run that is being trained. */
 export const UNDER_WAY = new Set(["running", "stopping", "paused"]);
@@ -15,18 +14,18 @@ export const UNDER_WAY = new Set(["running", "stopping", "paused"]);
  * Controls of a training under way, by the order of their buttons: `fits(status)` says whether one can be used now,
  * `send(id)` asks the server, which does it after the step in hand.
  */
-export const CONTROLS = [
-  { id: "preview", label: "Preview now", title: "Generate a preview with the adapter so far, then go on",
+export const controls = () => [
+  { id: "preview", label: t("Preview now"), title: t("Generate a preview with the adapter so far, then go on"),
     fits: (status) => status === "running", send: previewRun },
-  { id: "save", label: "Save now", title: "Put the adapter so far into your LoRA list, then go on",
+  { id: "save", label: t("Save now"), title: t("Put the adapter so far into your LoRA list, then go on"),
     fits: (status) => status === "running", send: saveRun },
-  { id: "finish", label: "Finish now", title: "End the training here, as if this were its last step",
+  { id: "finish", label: t("Finish now"), title: t("End the training here, as if this were its last step"),
     fits: (status) => status === "running" || status === "paused", send: finishRun },
-  { id: "pause", label: "Pause", title: "Leave the graphics card to other work, and go on later",
+  { id: "pause", label: t("Pause"), title: t("Leave the graphics card to other work, and go on later"),
     fits: (status) => status === "running", send: pauseRun },
-  { id: "continue", label: "Continue", title: "Go on with the training", fits: (status) => status === "paused",
-    send: continueRun },
-  { id: "stop", label: "Stop", title: "Stop and keep the adapter so far; Run continues later",
+  { id: "continue", label: t("Continue"), title: t("Go on with the training"),
+    fits: (status) => status === "paused", send: continueRun },
+  { id: "stop", label: t("Stop"), title: t("Stop and keep the adapter so far; Run continues later"),
     fits: (status) => status === "running" || status === "paused", send: stopRun },
 ];
 
@@ -79,11 +78,14 @@ export async function goOn({ id, finished }) {
 export async function trainLonger(node, { id, step }, more) {
   const widget = (name) => node.widgets.find((each) => each.name === name);
   const [length, from] = [widget("max_steps"), widget("resume_from")];
-  if (length.disabled) throw new Error(OF_PRESET);
+  if (length.disabled) {
+    throw new Error(t("A preset sets the length: write a larger max_steps into its changes, choose the last checkpoint in "
+      + "resume_from of Train LoRA, and press Run."));
+  }
   await app.refreshComboInNodes();
   const checkpoint = `${id}/checkpoint-step-${step}`;
   if (!from.options.values.includes(checkpoint)) {
-    throw new Error(`The checkpoint of step ${step.toLocaleString()} is gone, so this training cannot go on.`);
+    throw new Error(t("The checkpoint of step {step} is gone, so this training cannot go on.", { step }));
   }
   change(length, step + more);
   change(from, checkpoint);

@@ -1,6 +1,7 @@
 // Pure functions: runs and their curves -> what a comparison draws.
 
 import { ranges, valuesAt } from "../progress/loss_chart.js";
+import { t } from "../words.js";
 
 const NOT_COMPARED = new Set(["device", "tensorboard", "log_every", "log_heavy_every", "keep_checkpoints"]);
 
@@ -38,12 +39,13 @@ function flat({ settings, songs, minutes, model, total }) {
   const own = Object.entries({ ...settings.adapter, ...settings.train })
     .filter(([name]) => !NOT_COMPARED.has(name))
     .map(([name, value]) => [name, text(value)]);
-  return { model: text(model), songs: text(songs), minutes: text(Math.round(minutes)), steps: text(total), ...Object.fromEntries(own) };
+  const made = { [t("model")]: model, [t("songs")]: songs, [t("minutes")]: Math.round(minutes), [t("steps")]: total };
+  return Object.fromEntries([...Object.entries(made).map(([name, value]) => [name, text(value)]), ...own]);
 }
 
 function text(value) {
   if (value === null || value === undefined || value === "") return "-";
-  if (typeof value === "boolean") return value ? "on" : "off";
+  if (typeof value === "boolean") return value ? t("on") : t("off");
   if (typeof value === "number") return String(value);
   return typeof value === "string" ? value : JSON.stringify(value).replaceAll(/[[\]{}"]/g, "").replaceAll(",", ", ");
 }

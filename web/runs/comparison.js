@@ -5,6 +5,7 @@ import { app } from "../../../scripts/app.js";
 import { make, makeSvg } from "../dom.js";
 import { dots, leftOf, line, ticksOf, topOf } from "../progress/loss_chart.js";
 import { decimal } from "../progress/progress.js";
+import { number, plural, t } from "../words.js";
 import { commonRange, differences, readAt } from "./comparing.js";
 import { labels, statusWord } from "./run_words.js";
 import { readMetrics } from "./server.js";
@@ -12,10 +13,12 @@ import { readMetrics } from "./server.js";
 const TAB = "side-step-compare";
 const POINTS = 1500; // of a curve: more than a screen has columns
 const LATER = 2000; // milliseconds between two looks at a curve that grows
-const KEYS = [
-  { key: "smoothed", label: "Smoothed", title: "Loss, averaged over recent steps" },
-  { key: "heldout", label: "Held-out", title: "Loss on fixed crops and noise; of songs that are held out, if there are any" },
-  { key: "loss", label: "Raw", title: "Loss of each step" },
+const SMOOTHED = "smoothed"; // the curve that is shown first
+const kinds = () => [
+  { key: SMOOTHED, label: t("Smoothed"), title: t("Loss, averaged over recent steps") },
+  { key: "heldout", label: t("Held-out"),
+    title: t("Loss on fixed crops and noise; of songs that are held out, if there are any") },
+  { key: "loss", label: t("Raw"), title: t("Loss of each step") },
 ];
 
 let comparison = null;
@@ -29,7 +32,7 @@ export function openComparison(runs) {
     comparison = createComparison();
     // Only now: a tab that is there from the start would be the first one of the panel.
     bottomPanel.registerBottomPanelTab({
-      id: TAB, title: "Compare runs", type: "custom", render, destroy: () => comparison.hidden(),
+      id: TAB, title: t("Compare runs"), type: "custom", render, destroy: () => comparison.hidden(),
     });
   }
   void comparison.show(runs);
@@ -52,9 +55,9 @@ function createComparison() {
   const table = make("div", "sidestep-differences");
   const element = make("div", "sidestep-comparison",
     make("div", "sidestep-comparison-chart", make("div", "sidestep-comparison-head", choice,
-      make("label", "sidestep-comparison-log", log, "Log scale")), plot.element),
+      make("label", "sidestep-comparison-log", log, t("Log scale"))), plot.element),
     make("div", "sidestep-comparison-side", legend, table));
-  const buttons = KEYS.map(({ key, label, title }) => {
+  const buttons = kinds().map(({ key, label, title }) => {
     const button = make("button", "sidestep-run-button", label);
     button.type = "button";
     button.title = title;
@@ -63,11 +66,11 @@ function createComparison() {
   });
   let shown = [];
   let curves = [];
-  let key = KEYS[0].key;
+  let key = SMOOTHED;
   let timer = 0;
 
   choice.setAttribute("role", "group");
-  choice.setAttribute("aria-label", "Curve");
+  choice.setAttribute("aria-label", t("Curve"));
   choice.append(...buttons.map(({ button }) => button));
   log.type = "checkbox";
   log.addEventListener("change", draw);
@@ -123,10 +126,10 @@ function createComparison() {
       const [mark, path] = makeSvg("sidestep-legend-mark", "0 0 24 8", `sidestep-series-${index}`);
       path.setAttribute("d", "M1 4h22");
       const value = values[index];
-      const number = value ? `${decimal(value.value)} at step ${value.step.toLocaleString()}` : "-";
+      const text = value ? t("{loss} at step {step}", { loss: decimal(value.value), step: value.step }) : "-";
       const name = make("span", "sidestep-run-name", texts[index]);
       name.title = `${run.id}: ${statusWord(run)}`;
-      return make("li", "", mark, name, make("span", "sidestep-legend-value", number));
+      return make("li", "", mark, name, make("span", "sidestep-legend-value", text));
     }));
   }
 
@@ -137,14 +140,15 @@ function createComparison() {
 
   function drawTable() {
     const rows = differences(shown);
-    const head = make("tr", "", headCell("col", "Setting"), ...labels(shown, Date.now()).map((label) => headCell("col", label)));
+    const names = labels(shown, Date.now()).map((label) => headCell("col", label));
+    const head = make("tr", "", headCell("col", t("Setting")), ...names);
     const body = rows.map(([name, texts]) =>
       make("tr", "", headCell("row", name), ...texts.map((text) => make("td", "", text))));
     table.replaceChildren(rows.length ? make("table", "", make("thead", "", head), make("tbody", "", ...body))
-      : make("p", "sidestep-empty", "These runs have the same settings."));
+      : make("p", "sidestep-empty", t("These runs have the same settings.")));
     table.tabIndex = 0; // it scrolls
     table.setAttribute("role", "region");
-    table.setAttribute("aria-label", "Settings in which the runs differ");
+    table.setAttribute("aria-label", t("Settings in which the runs differ"));
   }
 
   return { element, show, hidden };
@@ -170,8 +174,8 @@ function createPlot() {
   svg.setAttribute("role", "img");
   element.tabIndex = 0;
   element.setAttribute("role", "application");
-  element.setAttribute("aria-roledescription", "chart");
-  element.setAttribute("aria-label", "Curves of the compared runs; arrow keys read them step by step");
+  element.setAttribute("aria-roledescription", t("chart"));
+  element.setAttribute("aria-label", t("Curves of the compared runs; arrow keys read them step by step"));
   let step = null;
 
   function draw(curves, key, log) {
@@ -187,10 +191,10 @@ function createPlot() {
       return path;
     }) : [];
     svg.replaceChildren(...paths, ...marks);
-    svg.setAttribute("aria-label", `${paths.length} curves`);
+    svg.setAttribute("aria-label", plural(paths.length, "{n} curve", "{n} curves"));
     grid.replaceChildren(...(range ? ticksOf(range).map(gridLine) : []));
-    first.textContent = range ? range.x[0].toLocaleString() : "No such numbers yet.";
-    last.textContent = range ? range.x[1].toLocaleString() : "";
+    first.textContent = range ? number(range.x[0]) : t("No such numbers yet.");
+    last.textContent = range ? number(range.x[1]) : "";
     read(null);
   }
 

@@ -2,9 +2,8 @@
 
 import { app } from "../../../scripts/app.js";
 import { rootGraph } from "../canvas.js";
+import { t } from "../words.js";
 import { readWorkflow } from "./server.js";
-
-const NONE = "The workflow of this run was not kept.";
 
 /** Open the workflow of a run, unless it is open already.  False if the person would rather not. */
 export async function openWorkflowOf(run) {
@@ -15,7 +14,7 @@ export async function openWorkflowOf(run) {
     await app.loadGraphData(structuredClone(plain(open.activeState)), true, true, open);
     return true;
   }
-  if (!run.has_workflow) throw new Error(NONE);
+  if (!run.has_workflow) throw new Error(t("The workflow of this run was not kept."));
   const content = await readWorkflow(run.id);
   if (workflow.activeWorkflow?.isModified && !(await agrees(run, workflow.activeWorkflow))) return false;
   await app.loadGraphData(content, true, true, run.name);
@@ -26,8 +25,9 @@ export async function openWorkflowOf(run) {
 const plain = (value) => JSON.parse(JSON.stringify(value));
 
 async function agrees(run, { filename }) {
-  const message = `The workflow of ${run.name} opens. Your changes of ${filename} are not saved yet; they stay in its tab.`;
-  return Boolean(await app.extensionManager.dialog.confirm({ title: "Open the workflow of this run?", message }));
+  const message = t("The workflow of {name} opens. Your changes of {file} are not saved yet; they stay in its tab.",
+    { name: run.name, file: filename });
+  return Boolean(await app.extensionManager.dialog.confirm({ title: t("Open the workflow of this run?"), message }));
 }
 
 /** Go to the node of a run in the open workflow; false if it is not there. */

@@ -3,20 +3,20 @@
 
 import { app } from "../../../scripts/app.js";
 import { wanted } from "../listen/request.js";
-import { CONTROLS, goOn, listen as openListen, useAdapter } from "./actions.js";
+import { t } from "../words.js";
+import { controls, goOn, listen as openListen, useAdapter } from "./actions.js";
 import { goToNode, openWorkflowOf } from "./open_workflow.js";
 import { isUnderWay } from "./run_words.js";
 import { deleteRun, reportAddress } from "./server.js";
 
 const SENT = {
-  preview: "generates a preview after this step",
-  save: "is saved after this step",
-  finish: "finishes after this step",
-  pause: "pauses after this step",
-  continue: "goes on",
-  stop: "stops after this step",
+  preview: (name) => t("{name} generates a preview after this step.", { name }),
+  save: (name) => t("{name} is saved after this step.", { name }),
+  finish: (name) => t("{name} finishes after this step.", { name }),
+  pause: (name) => t("{name} pauses after this step.", { name }),
+  continue: (name) => t("{name} goes on.", { name }),
+  stop: (name) => t("{name} stops after this step.", { name }),
 };
-const CONTINUE = "Open its workflow and run it: the same songs and settings continue the run";
 const ORDER = ["pause", "continue", "stop", "finish", "save", "preview"]; // by how often they are wanted in a list
 
 const ofControl = ({ id, label, title, fits, send }) => ({
@@ -24,36 +24,38 @@ const ofControl = ({ id, label, title, fits, send }) => ({
   fits: ({ status }) => fits(status),
   async act(run) {
     await send(run.id);
-    return `${run.name} ${SENT[id]}.`;
+    return SENT[id](run.name);
   },
 });
 
 /** {id, label, title, fits(run), act(run)}; the first that fits is what a person most likely wants next. */
-export const ACTIONS = [
-  ...ORDER.map((id) => ofControl(CONTROLS.find((control) => control.id === id))),
+const actions = () => [
+  ...ORDER.map((id) => ofControl(controls().find((control) => control.id === id))),
   {
-    id: "resume", label: "Continue", title: CONTINUE,
+    id: "resume", ...continuing(),
     fits: ({ status, has_workflow }) => status === "stopped" && has_workflow, act: resume,
   },
   {
-    id: "use", label: "Use it", title: "Add Load Adapter and Apply Adapter with the newest file of this run",
+    id: "use", label: t("Use it"), title: t("Add Load Adapter and Apply Adapter with the newest file of this run"),
     fits: ({ files }) => files.length > 0, act: use,
   },
   {
-    id: "further", label: "Continue", title: CONTINUE,
+    id: "further", ...continuing(),
     fits: (run) => endedEarly(run) && run.has_workflow, act: resume,
   },
   {
-    id: "listen", label: "Listen", title: "Hear what it has learned",
+    id: "listen", label: t("Listen"), title: t("Hear what it has learned"),
     fits: ({ previews, files }) => files.length > 0 || previews.some(({ message }) => !message), act: listen,
   },
   {
-    id: "show", label: "Show", title: "Go to the node that trained it; its workflow is opened if need be",
+    id: "show", label: t("Show"), title: t("Go to the node that trained it; its workflow is opened if need be"),
     fits: ({ workflow_id, has_workflow }) => Boolean(workflow_id) || has_workflow, act: show,
   },
-  { id: "report", label: "Report", title: "Open a report of this run in a new tab", fits: () => true, act: report },
   {
-    id: "delete", label: "Delete", title: "Delete this run; adapters in the LoRA folder stay",
+    id: "report", label: t("Report"), title: t("Open a report of this run in a new tab"), fits: () => true, act: report,
+  },
+  {
+    id: "delete", label: t("Delete"), title: t("Delete this run; adapters in the LoRA folder stay"),
     fits: (run) => !isUnderWay(run), act: remove,
   },
 ];
@@ -61,26 +63,34 @@ export const ACTIONS = [
 /** True for a run that was finished by hand, and has steps left. */
 const endedEarly = ({ status, step, total }) => status === "finished" && step < total;
 
+const continuing = () => ({
+  label: t("Continue"), title: t("Open its workflow and run it: the same songs and settings continue the run"),
+});
+
 /** The actions that fit a run. */
-export const actionsFor = (run) => ACTIONS.filter(({ fits }) => fits(run));
+export const actionsFor = (run) => actions().filter(({ fits }) => fits(run));
+
+/** Do something with a run. */
+export const act = (id, run) => actions().find((action) => action.id === id).act(run);
 
 async function resume(run) {
   if (!(await openWorkflowOf(run))) return "";
   goToNode(run);
   await goOn({ id: run.id, finished: endedEarly(run) });
-  return `${run.name} goes on at step ${run.step.toLocaleString()} when its turn comes.`;
+  return t("{name} goes on at step {step} when its turn comes.", { name: run.name, step: run.step });
 }
 
 async function show(run) {
   if (!(await openWorkflowOf(run))) return "";
-  if (!goToNode(run)) throw new Error(`The node that trained ${run.name} is not in this workflow any more.`);
-  return `${run.name} was trained by this node.`;
+  const { name } = run;
+  if (!goToNode(run)) throw new Error(t("The node that trained {name} is not in this workflow any more.", { name }));
+  return t("{name} was trained by this node.", { name });
 }
 
 async function use(run) {
   const file = run.files.at(-1);
   await useAdapter(file);
-  return `Apply Adapter is in the workflow with ${file}. Connect your model to it.`;
+  return t("Apply Adapter is in the workflow with {file}. Connect your model to it.", { file });
 }
 
 async function listen(run) {
@@ -95,9 +105,10 @@ function report(run) {
 }
 
 async function remove(run) {
-  const message = "Its checkpoints, previews and curve are deleted. Adapters in the LoRA folder stay.";
+  const message = t("Its checkpoints, previews and curve are deleted. Adapters in the LoRA folder stay.");
   const { dialog } = app.extensionManager;
-  if (!(await dialog.confirm({ title: "Delete this run?", message, type: "delete", itemList: [run.name] }))) return "";
+  const title = t("Delete this run?");
+  if (!(await dialog.confirm({ title, message, type: "delete", itemList: [run.name] }))) return "";
   await deleteRun(run.id);
-  return `${run.name} is deleted.`;
+  return t("{name} is deleted.", { name: run.name });
 }

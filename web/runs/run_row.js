@@ -2,6 +2,7 @@
 
 import { make, makeSvg } from "../dom.js";
 import { share } from "../progress/progress.js";
+import { t } from "../words.js";
 import { actionsFor } from "./run_actions.js";
 import { facts, isUnderWay, moment, resultLine, sparkline, statusLine } from "./run_words.js";
 
@@ -53,7 +54,7 @@ export function createRow({ act, tick, write }) {
     drawn = key;
     element.dataset.status = run.status;
     name.textContent = name.title = run.name;
-    box.title = `Compare ${run.name} with others`;
+    box.title = t("Compare {name} with others", { name: run.name });
     box.setAttribute("aria-label", box.title);
     status.textContent = statusLine(run);
     time.textContent = isUnderWay(run) ? "" : moment(run.started, now);
@@ -114,14 +115,14 @@ function createNote(write) {
   let kept = "";
   field.rows = 2;
   field.maxLength = NOTE;
-  field.placeholder = "Note";
+  field.placeholder = t("Note");
   field.addEventListener("change", () => write(field.value));
   for (const type of ["keydown", "keyup", "paste", "copy", "cut"]) {
     field.addEventListener(type, (event) => event.stopPropagation()); // keys must not trigger ComfyUI's shortcuts
   }
 
   function show(note, name) {
-    field.setAttribute("aria-label", `Note about ${name}`);
+    field.setAttribute("aria-label", t("Note about {name}", { name }));
     if (field.value === kept) field.value = note; // what is being written stays
     kept = note;
   }

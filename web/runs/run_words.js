@@ -1,14 +1,15 @@
 // Pure functions: a run as the server describes it -> words, groups and shapes of the list.
 
-import { decimal, timeLeft } from "../progress/progress.js";
+import { decimal, inMinutes, stepOf, stepsOf, timeLeft } from "../progress/progress.js";
+import { locale, number, t } from "../words.js";
 
 const STATUS = {
-  running: "Training",
-  stopping: "Stopping",
-  paused: "Paused",
-  stopped: "Stopped",
-  finished: "Finished",
-  failed: "Failed",
+  running: () => t("Training"),
+  stopping: () => t("Stopping"),
+  paused: () => t("Paused"),
+  stopped: () => t("Stopped"),
+  finished: () => t("Finished"),
+  failed: () => t("Failed"),
 };
 const UNDER_WAY = new Set(["running", "stopping", "paused"]);
 const DAY = 24 * 60 * 60 * 1000;
@@ -16,13 +17,12 @@ const DAY = 24 * 60 * 60 * 1000;
 /** True for a run that holds the model just now. */
 export const isUnderWay = ({ status }) => UNDER_WAY.has(status);
 
-export const statusWord = ({ status }) => STATUS[status] ?? status;
+export const statusWord = ({ status }) => STATUS[status]?.() ?? status;
 
 /** "Training · step 412 of 1,000 · about 6 min left". */
 export function statusLine(run) {
   const { step, total, status, eta } = run;
-  const steps = total ? `step ${step.toLocaleString()} of ${total.toLocaleString()}` : `step ${step.toLocaleString()}`;
-  const made = status === "finished" ? `${step.toLocaleString()} steps` : steps;
+  const made = status === "finished" ? stepsOf(step) : total ? stepOf(step, total) : t("step {step}", { step });
   return joined([statusWord(run), made, status === "running" && timeLeft(eta)]);
 }
 
@@ -30,8 +30,8 @@ export function statusLine(run) {
 export function resultLine(run) {
   const { best, loss, status, message } = run;
   if (status === "failed" && message) return message;
-  const result = best ? `best ${decimal(best.loss)} at step ${best.step.toLocaleString()}`
-    : Number.isFinite(loss) && `loss ${decimal(loss)}`;
+  const result = best ? t("best {loss} at step {step}", { loss: decimal(best.loss), step: best.step })
+    : Number.isFinite(loss) && t("loss {loss}", { loss: decimal(loss) });
   return joined([result, isUnderWay(run) ? "" : spent(run)]);
 }
 
@@ -41,8 +41,7 @@ const joined = (parts) => parts.filter(Boolean).join(" · ");
 export function spent({ started, ended }) {
   if (!Number.isFinite(ended) || !Number.isFinite(started) || ended < started) return "";
   const minutes = Math.round((ended - started) / 60);
-  if (minutes < 1) return "under a minute";
-  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return minutes < 1 ? t("under a minute") : inMinutes(minutes);
 }
 
 const midnight = (now) => new Date(now).setHours(0, 0, 0, 0);
@@ -50,9 +49,9 @@ const midnight = (now) => new Date(now).setHours(0, 0, 0, 0);
 /** "14:05" for the last two days, which have headings of their own, else "12 Nov", "12 Nov 2024". */
 export function moment(started, now) {
   const date = new Date(started * 1000);
-  if (date >= midnight(now) - DAY) return date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  if (date >= midnight(now) - DAY) return date.toLocaleTimeString(locale(), { hour: "2-digit", minute: "2-digit" });
   const year = date.getFullYear() === new Date(now).getFullYear() ? undefined : "numeric";
-  return date.toLocaleDateString([], { day: "numeric", month: "short", year });
+  return date.toLocaleDateString(locale(), { day: "numeric", month: "short", year });
 }
 
 /** Names of runs, with the time of their start where several have the same. */
@@ -63,16 +62,16 @@ export function labels(runs, now) {
 
 /** Heading that a run stands below. */
 export function heading(run, now) {
-  if (isUnderWay(run)) return "In progress";
+  if (isUnderWay(run)) return t("In progress");
   const time = run.started * 1000;
-  if (time >= midnight(now)) return "Today";
-  if (time >= midnight(now) - DAY) return "Yesterday";
-  return time >= midnight(now) - 6 * DAY ? "Last 7 days" : "Earlier";
+  if (time >= midnight(now)) return t("Today");
+  if (time >= midnight(now) - DAY) return t("Yesterday");
+  return time >= midnight(now) - 6 * DAY ? t("Last 7 days") : t("Earlier");
 }
 
 /** [[heading, runs], ...]: what is in progress first, then newest first. */
 export function grouped(runs, now) {
-  const groups = new Map([["In progress", []]]);
+  const groups = new Map([[t("In progress"), []]]);
   for (const run of runs) {
     const name = heading(run, now);
     groups.set(name, [...(groups.get(name) ?? []), run]);
@@ -99,13 +98,13 @@ export function sparkline(values) {
 /** [[label, text], ...] of what a run was made from. */
 export function facts({ songs, minutes, kind, model, settings, files }) {
   const rank = settings.adapter?.rank;
-  const length = minutes >= 1 ? `, ${Math.round(minutes)} min` : "";
+  const length = minutes >= 1 ? `, ${inMinutes(Math.round(minutes))}` : "";
   return [
-    ["Songs", songs ? `${songs}${length}` : ""],
-    ["Adapter", [kind && kind.toUpperCase().replace("LORA", "LoRA").replace("LOHA", "LoHA").replace("LOKR", "LoKR"),
-      rank && `rank ${rank}`].filter(Boolean).join(", ")],
-    ["Model", model],
-    ["In your LoRA list", files.join(", ")],
+    [t("Songs"), songs ? `${number(songs)}${length}` : ""],
+    [t("Adapter"), [kind && kind.toUpperCase().replace("LORA", "LoRA").replace("LOHA", "LoHA").replace("LOKR", "LoKR"),
+      rank && t("rank {rank}", { rank })].filter(Boolean).join(", ")],
+    [t("Model"), model],
+    [t("In your LoRA list"), files.join(", ")],
   ].filter(([, text]) => text);
 }
 

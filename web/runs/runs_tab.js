@@ -1,7 +1,8 @@
 // The tab Runs of the sidebar: every training, running and past.
 
 import { make } from "../dom.js";
-import { ACTIONS } from "./run_actions.js";
+import { plural, t } from "../words.js";
+import { act } from "./run_actions.js";
 import { openComparison } from "./comparison.js";
 import { refreshRuns, watchRuns } from "./run_list.js";
 import { createRow } from "./run_row.js";
@@ -9,13 +10,12 @@ import { grouped, matches, statusWord } from "./run_words.js";
 import { writeNote } from "./server.js";
 
 const SEARCHED = 10; // with more runs there is a search
-const NOTHING = "No training yet. Run a workflow with Train LoRA: each of its trainings is kept here.";
 const MOST = 8; // curves that can be told apart
 
 /** {element, shown(), hidden()}. */
 export function createRunsTab() {
   const search = make("input", "sidestep-search");
-  const compare = make("button", "sidestep-run-button sidestep-compare", "Compare");
+  const compare = make("button", "sidestep-run-button sidestep-compare", t("Compare"));
   const head = make("div", "sidestep-runs-head", search, compare);
   const status = make("p", "sidestep-runs-status");
   const list = make("div", "sidestep-runs-list");
@@ -27,14 +27,14 @@ export function createRunsTab() {
   let stop = null;
 
   search.type = "search";
-  search.placeholder = "Search";
-  search.setAttribute("aria-label", "Search runs");
+  search.placeholder = t("Search");
+  search.setAttribute("aria-label", t("Search runs"));
   search.addEventListener("input", draw);
   for (const type of ["keydown", "keyup", "paste", "copy", "cut"]) {
     search.addEventListener(type, (event) => event.stopPropagation()); // keys must not trigger ComfyUI's shortcuts
   }
   compare.type = "button";
-  compare.title = "Lay the curves of the ticked runs over each other";
+  compare.title = t("Lay the curves of the ticked runs over each other");
   compare.addEventListener("click", () => openComparison(runs.filter(({ id }) => ticked.has(id))));
   status.setAttribute("role", "status");
 
@@ -51,7 +51,9 @@ export function createRunsTab() {
   function announce(found) {
     for (const run of found) {
       const before = runs.find(({ id }) => id === run.id);
-      if (before && before.status !== run.status) say(`${run.name}: ${statusWord(run).toLowerCase()}.`);
+      if (before && before.status !== run.status) {
+        say(t("{name}: {status}.", { name: run.name, status: statusWord(run).toLowerCase() }));
+      }
     }
   }
 
@@ -64,7 +66,7 @@ export function createRunsTab() {
     const found = runs.filter((run) => matches(run, search.value));
     search.hidden = runs.length <= SEARCHED && !search.value;
     compare.hidden = ticked.size < 2;
-    compare.textContent = `Compare ${ticked.size} runs`;
+    compare.textContent = plural(ticked.size, "Compare {n} run", "Compare {n} runs");
     head.hidden = search.hidden && compare.hidden;
     for (const run of found) rowOf(run).show(run, ticked.has(run.id), now);
     const groups = grouped(found, now);
@@ -77,7 +79,8 @@ export function createRunsTab() {
     for (const id of rows.keys()) if (!runs.some((run) => run.id === id)) rows.delete(id);
   }
 
-  const empty = () => make("p", "sidestep-empty", runs.length ? "No run has these words." : NOTHING);
+  const empty = () => make("p", "sidestep-empty", runs.length ? t("No run has these words.")
+    : t("No training yet. Run a workflow with Train LoRA: each of its trainings is kept here."));
 
   function section([name, members]) {
     const title = make("h3", "sidestep-runs-group", name);
@@ -85,19 +88,19 @@ export function createRunsTab() {
   }
 
   function rowOf(run) {
-    if (!rows.has(run.id)) rows.set(run.id, createRow({ act, tick, write }));
+    if (!rows.has(run.id)) rows.set(run.id, createRow({ act: onAction, tick, write }));
     return rows.get(run.id);
   }
 
-  async function act(id, run, button) {
+  async function onAction(id, run, button) {
     button.disabled = true; // a double click is one
-    await attempt(() => ACTIONS.find((action) => action.id === id).act(run));
+    await attempt(() => act(id, run));
     button.disabled = false;
     await refreshRuns();
   }
 
   function tick({ id }, chosen) {
-    if (chosen && ticked.size >= MOST) say(`At most ${MOST} runs are compared.`);
+    if (chosen && ticked.size >= MOST) say(t("At most {n} runs are compared.", { n: MOST }));
     else if (chosen) ticked.add(id);
     else ticked.delete(id);
     draw();
@@ -106,7 +109,7 @@ export function createRunsTab() {
   async function write({ id, name }, note) {
     await attempt(async () => {
       await writeNote(id, note);
-      return `The note about ${name} is kept.`;
+      return t("The note about {name} is kept.", { name });
     });
     await refreshRuns();
   }

@@ -2,8 +2,9 @@
 // whose message is a sentence for people.
 
 import { api } from "../../../scripts/api.js";
+import { t } from "../words.js";
 
-const GONE = "ComfyUI does not answer.";
+const gone = () => t("ComfyUI does not answer.");
 
 const path = (id, ...rest) => ["/sidestep/runs", encodeURIComponent(id), ...rest].join("/");
 
@@ -12,7 +13,7 @@ export async function ask(route, options) {
   try {
     response = await api.fetchApi(route, options);
   } catch {
-    throw new Error(GONE);
+    throw new Error(gone());
   }
   if (response.ok) return response.status === 204 ? null : response.json();
   throw new Error(sentence(await response.text()));
@@ -21,9 +22,9 @@ export async function ask(route, options) {
 /** The sentence of a refusal: {"error": sentence}, or a text. */
 function sentence(text) {
   try {
-    return JSON.parse(text).error ?? GONE;
+    return JSON.parse(text).error ?? gone();
   } catch {
-    return text || GONE;
+    return text || gone();
   }
 }
 

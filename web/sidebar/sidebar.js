@@ -6,17 +6,13 @@ import { createListenTab } from "../listen/listen_tab.js";
 import { followTrainings } from "../runs/notices.js";
 import { createRunsTab } from "../runs/runs_tab.js";
 import { createSongsTab } from "../songs/songs_tab.js";
+import { t } from "../words.js";
 import { createTabs } from "./tabs.js";
 
 const SIDEBAR = "side-step";
 const LATEST = "sidestep.sidebar.tab"; // key of the tab that was open last, in this browser
 const ICON = "sidestep-sidebar-icon";
-const TABS = [
-  { id: "songs", label: "Songs", title: "Your songs, and what is written about them", create: createSongsTab },
-  { id: "runs", label: "Runs", title: "All trainings, running and past", create: createRunsTab },
-  { id: "listen", label: "Listen", title: "Compare adapters by ear", create: createListenTab },
-];
-const COMMANDS = [
+const COMMANDS = [ // ComfyUI translates them, from locales/
   { id: "SideStep.ShowSongs", label: "Show songs", tab: "songs" },
   { id: "SideStep.ShowRuns", label: "Show runs", tab: "runs" },
   { id: "SideStep.Listen", label: "Listen", tab: "listen" },
@@ -24,11 +20,16 @@ const COMMANDS = [
 
 let tabs = null; // made when it is first shown
 
+const contents = () => [
+  { id: "songs", label: t("Songs"), title: t("Your songs, and what is written about them"), content: createSongsTab() },
+  { id: "runs", label: t("Runs"), title: t("All trainings, running and past"), content: createRunsTab() },
+  { id: "listen", label: t("Listen"), title: t("Compare adapters by ear"), content: createListenTab() },
+];
+
 function createSidebar() {
   let visible = false;
   let seen = null;
-  const all = TABS.map(({ create, ...tab }) => ({ ...tab, content: create() }));
-  const made = createTabs("Side-Step", all, (id) => {
+  const made = createTabs("Side-Step", contents(), (id) => {
     localStorage.setItem(LATEST, id);
     follow();
   });
@@ -79,7 +80,7 @@ app.registerExtension({
   setup() {
     followTrainings();
     app.extensionManager.registerSidebarTab({
-      id: SIDEBAR, title: "Side-Step", tooltip: "Side-Step: songs, runs, listening", icon: ICON, type: "custom", render,
+      id: SIDEBAR, title: "Side-Step", tooltip: t("Side-Step: songs, runs, listening"), icon: ICON, type: "custom", render,
     });
   },
 });

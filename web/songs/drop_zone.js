@@ -1,27 +1,27 @@
 // Place to drop songs: uploads them into a new folder of ComfyUI's input folder, with progress, and names what stays out.
 
 import { button, make } from "../dom.js";
-import { count } from "./rows.js";
+import { fixed, plural, t } from "../words.js";
+import { leftOut } from "./rows.js";
 import { planUpload } from "./server.js";
 import { filesOfDrop, filesOfInput, upload } from "./upload.js";
 
-const UNNAMED = "my songs"; // for files without a folder
 const MEGABYTE = 2 ** 20;
 
 /** {element, cancel(), uploading()}; `uploaded(folder)` is called with the name of the new folder. */
 export function createDropZone(uploaded) {
-  const folder = picker({ webkitdirectory: true }, "Folder with songs");
-  const files = picker({ multiple: true }, "Songs and their text files");
-  const chooseFolder = button("Choose a folder", "sidestep-button sidestep-main");
-  const chooseFiles = button("Choose files", "sidestep-button");
+  const folder = picker({ webkitdirectory: true }, t("Folder with songs"));
+  const files = picker({ multiple: true }, t("Songs and their text files"));
+  const chooseFolder = button(t("Choose a folder"), "sidestep-button sidestep-main");
+  const chooseFiles = button(t("Choose files"), "sidestep-button");
   const ask = make("div", "sidestep-drop-ask",
-    make("strong", "", "Drop your songs here, or a folder with them"),
+    make("strong", "", t("Drop your songs here, or a folder with them")),
     make("div", "sidestep-choices", chooseFolder, chooseFiles),
-    make("span", "sidestep-faint", "They are copied to ComfyUI's input folder. Captions and lyrics beside them, such as "
-      + "song.txt, come along."));
+    make("span", "sidestep-faint", t("They are copied to ComfyUI's input folder. Captions and lyrics beside them, "
+      + "such as song.txt, come along.")));
   const text = make("span", "sidestep-upload-text");
   const fill = make("div", "sidestep-fill");
-  const cancel = button("Cancel", "sidestep-button");
+  const cancel = button(t("Cancel"), "sidestep-button");
   const busy = make("div", "sidestep-upload", make("div", "sidestep-bar", fill), make("div", "sidestep-head", text, cancel));
   const note = make("div", "sidestep-drop-note");
   const left = make("details", "sidestep-left-out");
@@ -30,7 +30,7 @@ export function createDropZone(uploaded) {
 
   note.setAttribute("role", "status");
   busy.hidden = left.hidden = true;
-  cancel.title = "Stop the upload. Songs that are there already stay.";
+  cancel.title = t("Stop the upload. Songs that are there already stay.");
   chooseFolder.addEventListener("click", () => folder.click());
   chooseFiles.addEventListener("click", () => files.click());
   cancel.addEventListener("click", () => stop?.abort());
@@ -63,7 +63,7 @@ export function createDropZone(uploaded) {
     say("");
     show([]);
     try {
-      await send(name || UNNAMED, chosen);
+      await send(name || t("my songs"), chosen);
     } finally {
       stop = null;
       busy.hidden = true;
@@ -73,7 +73,7 @@ export function createDropZone(uploaded) {
 
   async function send(name, chosen) {
     fill.style.width = "0";
-    text.textContent = "Looking at the files ...";
+    text.textContent = t("Looking at the files ...");
     const { answer, wrong } = await planUpload(name, chosen.map(({ path, file }) => ({ path, size: file.size })));
     if (wrong) return say(wrong);
     const places = new Map(answer.files.filter((file) => file.name).map((file) => [file.path, file]));
@@ -82,13 +82,20 @@ export function createDropZone(uploaded) {
       signal: stop.signal,
       progress: (bytes) => {
         fill.style.width = `${total ? (100 * bytes) / total : 100}%`;
-        text.textContent = `${megabytes(bytes)} of ${megabytes(total)} MB to input/${answer.folder}`;
+        text.textContent = t("{sent} of {total} to {folder}",
+          { sent: megabytes(bytes), total: megabytes(total), folder: `input/${answer.folder}` });
       },
     });
     show([...answer.files.filter(({ reason }) => reason), ...failed]);
-    const size = `${count(done.length, "file")} uploaded to input/${answer.folder}, ${megabytes(total)} MB.`;
-    if (stop.signal.aborted) say(`Cancelled. ${done.length} of ${count(places.size, "file")} are in input/${answer.folder}.`);
-    else say(done.length ? size : "Nothing was uploaded.");
+    const folder = `input/${answer.folder}`;
+    if (stop.signal.aborted) {
+      say(plural(places.size, "Cancelled. {done} of {n} file is in {folder}.",
+        "Cancelled. {done} of {n} files are in {folder}.", { done: done.length, folder }));
+    } else if (!done.length) say(t("Nothing was uploaded."));
+    else {
+      say(plural(done.length, "{n} file uploaded to {folder}, {size}.", "{n} files uploaded to {folder}, {size}.",
+        { folder, size: megabytes(total) }));
+    }
     if (done.length && !stop.signal.aborted) await uploaded(answer.folder);
   }
 
@@ -99,7 +106,7 @@ export function createDropZone(uploaded) {
   function show(files) {
     left.hidden = !files.length;
     left.open = files.length > 0;
-    left.replaceChildren(make("summary", "", `${count(files.length, "file")} left out`), make("div", "sidestep-reasons",
+    left.replaceChildren(make("summary", "", leftOut(files.length)), make("div", "sidestep-reasons",
       ...files.map(({ path, reason }) => make("div", "", make("b", "", path), ` ${reason}`))));
   }
 
@@ -113,4 +120,4 @@ function picker(options, label) {
   return input;
 }
 
-const megabytes = (bytes) => (bytes / MEGABYTE).toFixed(bytes < 10 * MEGABYTE ? 1 : 0);
+const megabytes = (bytes) => t("{size} MB", { size: fixed(bytes / MEGABYTE, bytes < 10 * MEGABYTE ? 1 : 0) });

@@ -2,7 +2,8 @@
 // lost by a single key or click.
 
 import { make } from "../dom.js";
-import { FIELDS } from "./rows.js";
+import { t } from "../words.js";
+import { fieldsOfSong } from "./rows.js";
 
 const SURE = 5000; // milliseconds to press Discard
 
@@ -11,13 +12,14 @@ const SURE = 5000; // milliseconds to press Discard
  * error in words, or of nothing; `closed()` is called at the end.  A `drawer` has the full height of the window.
  */
 export function openEditor(row, { save, closed, drawer = false }) {
-  const fields = new Map(FIELDS.map((field) => [field.name, input(field, row[field.name])]));
+  const texts = fieldsOfSong();
+  const fields = new Map(texts.map((field) => [field.name, input(field, row[field.name])]));
   const before = new Map(); // values as the fields hold them: \n for \r\n
   const note = make("span", "sidestep-edit-note");
-  const saving = button("Save", "sidestep-button sidestep-save", "submit");
-  const cancel = button("Cancel", "sidestep-button", "button");
+  const saving = button(t("Save"), "sidestep-button sidestep-save", "submit");
+  const cancel = button(t("Cancel"), "sidestep-button", "button");
   const title = make("h2", "sidestep-title");
-  const labels = FIELDS.map(({ name, label, lines }) =>
+  const labels = texts.map(({ name, label, lines }) =>
     make("label", `sidestep-field${lines ? ` sidestep-wide sidestep-${name}-field` : ""}`, make("span", "", label),
       fields.get(name)));
   const foot = make("div", "sidestep-edit-foot", note, cancel, saving);
@@ -25,8 +27,7 @@ export function openEditor(row, { save, closed, drawer = false }) {
   const dialog = make("dialog", `sidestep-panel sidestep-dialog${drawer ? " sidestep-drawer" : ""}`, form);
   let sure = 0;
 
-  saving.title = "Writes your changes into a text file next to the song. The previous file is kept as .bak. "
-    + "(Ctrl+Enter)";
+  saving.title = t("Writes your changes into a text file next to the song. The previous file is kept as .bak. (Ctrl+Enter)");
   title.id = "sidestep-editor-title";
   dialog.setAttribute("aria-labelledby", title.id);
   note.setAttribute("role", "status");
@@ -41,7 +42,7 @@ export function openEditor(row, { save, closed, drawer = false }) {
     const own = changed();
     title.textContent = fresh.name;
     saving.disabled = Boolean(fresh.section);
-    if (fresh.section) note.textContent = "A section: edit the whole song in the table of Build Dataset.";
+    if (fresh.section) note.textContent = t("A section: edit the whole song in the table of Build Dataset.");
     for (const [name, field] of fields) {
       const value = field.value;
       field.value = fresh[name];
@@ -64,8 +65,8 @@ export function openEditor(row, { save, closed, drawer = false }) {
     if (cancel.disabled) return; // a save is running
     if (!dirty()) return close();
     unsure();
-    note.textContent = "Not saved yet. Save it, or press Discard.";
-    cancel.textContent = "Discard";
+    note.textContent = t("Not saved yet. Save it, or press Discard.");
+    cancel.textContent = t("Discard");
     sure = setTimeout(unsure, SURE);
   }
 
@@ -73,7 +74,7 @@ export function openEditor(row, { save, closed, drawer = false }) {
     clearTimeout(sure);
     if (sure) note.textContent = "";
     sure = 0;
-    cancel.textContent = "Cancel";
+    cancel.textContent = t("Cancel");
   }
 
   function close() {

@@ -1,6 +1,7 @@
 // The smallest graph that trains on songs and generates with the result, in a workflow tab of its own.
 
 import { app } from "../../../scripts/app.js";
+import { t } from "../words.js";
 
 const GAP = { x: 60, y: 24 };
 const TITLE = 30; // a node's title bar lies above its position
@@ -21,11 +22,11 @@ const SHIFT = "ModelSamplingAuraFlow";
 const DECODE = "VAEDecodeAudio";
 const [SAVE, OLD_SAVE] = ["SaveAudioAdvanced", "SaveAudio"]; // ComfyUI 0.30 calls the latter deprecated
 const GROUPS = [
-  { title: "1. Train on your songs", color: "#3f789e", columns: [
+  { title: () => t("1. Train on your songs"), color: "#3f789e", columns: [
     { width: 320, types: [SPLIT, WHOLE, OFFICIAL, LORA, SETTINGS] },
     { width: 420, types: [SONGS, TRAIN] },
   ] },
-  { title: "2. Generate with what was learned", color: "#88aa88", columns: [
+  { title: () => t("2. Generate with what was learned"), color: "#88aa88", columns: [
     { width: 380, types: [APPLY, SHIFT, "DualCLIPLoader", "StringConcatenate", TEXT, "ConditioningZeroOut"] },
     { width: 320, types: [LATENT, "KSampler", "VAELoader", DECODE, SAVE, OLD_SAVE] },
   ] },
@@ -55,13 +56,15 @@ export async function openFirstGraph({ name, widgets: given }) {
   delete widgets.save;
   const types = [...Object.keys(widgets), ...(widgets.KSampler ? WITHOUT_VALUES : [])];
   const missing = types.filter((type) => !known[type]);
-  if (missing.length) throw new Error(`This ComfyUI has no node ${missing.join(", ")}. Update ComfyUI.`);
+  if (missing.length) {
+    throw new Error(t("This ComfyUI has no node {names}. Update ComfyUI.", { names: missing.join(", ") }));
+  }
   await app.loadGraphData(structuredClone(EMPTY), true, true, name); // a tab of its own: the open workflow stays
   const nodes = new Map(types.map((type) => [type, add(type, widgets[type] ?? {})]));
   for (const [from, output, to, input] of LINKS) {
     if (nodes.has(from) && nodes.has(to)) connect(nodes.get(from), output, nodes.get(to), input);
   }
-  const groups = GROUPS.map(({ title, color }) => addGroup(title, color));
+  const groups = GROUPS.map(({ title, color }) => addGroup(title(), color));
   arrange(nodes, groups);
   await drawn(); // Nodes 2.0 knows a node's height only then
   arrange(nodes, groups);
@@ -87,7 +90,9 @@ function connect(from, output, to, input) {
   // ComfyUI's own nodes name an output by its type, or not at all.
   const slot = Math.max(from.outputs.findIndex(({ name, type }) => name === output || type === output), 0);
   const entry = to.inputs.findIndex(({ name }) => name === input);
-  if (!from.connect(slot, to, entry)) throw new Error(`${to.title} has no input ${input} for ${from.title}.`);
+  if (!from.connect(slot, to, entry)) {
+    throw new Error(t("{node} has no input {input} for {source}.", { node: to.title, input, source: from.title }));
+  }
 }
 
 function addGroup(title, color) {

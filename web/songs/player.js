@@ -1,6 +1,7 @@
 // One audio player for all rows of a table.  Nothing is loaded until a song is played.
 
 import { make } from "../dom.js";
+import { t } from "../words.js";
 import { played } from "./rows.js";
 
 /**
@@ -54,7 +55,7 @@ export function createPlayer({ address, changed, failed }) {
   audio.addEventListener("error", () => {
     if (!current) return;
     if (!asFlac) return load(current, true, 0); // this browser does not know the format
-    failed(`${current.name} cannot be played.`);
+    failed(t("{name} cannot be played.", { name: current.name }));
     stop();
   });
 

@@ -1,8 +1,9 @@
 // Everything that the page asks about songs: one function per route.  Each answers {answer}, or {wrong}: a sentence.
 
 import { api } from "../../../scripts/api.js";
+import { t } from "../words.js";
 
-export const HINT = "Run the workflow: the songs are shown here.";
+export const hint = () => t("Run the workflow: the songs are shown here.");
 
 const path = (key, index) => `/sidestep/songs/${encodeURIComponent(key)}${index === undefined ? "" : `/${index}`}`;
 
@@ -10,10 +11,10 @@ async function ask(route, body) {
   const post = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
   try {
     const response = await api.fetchApi(route, body ? post : undefined);
-    if (response.status === 204) return { wrong: HINT };
+    if (response.status === 204) return { wrong: hint() };
     return response.ok ? { answer: await response.json() } : { wrong: await response.text() };
   } catch {
-    return { wrong: "ComfyUI does not answer." };
+    return { wrong: t("ComfyUI does not answer.") };
   }
 }
 

@@ -1,6 +1,7 @@
 // One row of a song table: play, waveform, name, length, caption, tempo, key, problems, edit.
 
 import { button, make, makeSvg } from "../dom.js";
+import { t } from "../words.js";
 import { captionText, cell, clock, problems, wave } from "./rows.js";
 
 const PLAY = "M3 1.5v9l7.5 -4.5z";
@@ -16,7 +17,7 @@ export function createSongRow(row, { player, edit, saveCaption }) {
   const toggle = button(icon, "sidestep-play");
   const [svg, quiet, loud] = makeSvg("sidestep-wave", "0 0 120 100", "sidestep-quiet", "sidestep-loud");
   const [pen, penPath] = makeSvg("sidestep-icon", "0 0 12 12", "");
-  const open = button(pen, "sidestep-edit", `Edit ${row.name}`);
+  const open = button(pen, "sidestep-edit", t("Edit {name}", { name: row.name }));
   const line = make("div", "sidestep-song", inCell("play", toggle), svg, ...texts(row, saveCaption), inCell("edit", open));
   const made = { index: row.index, element: make("div", "", line), asked: false, mark, draw };
   svg.setAttribute("preserveAspectRatio", "none");
@@ -33,7 +34,7 @@ export function createSongRow(row, { player, edit, saveCaption }) {
   function mark() {
     const { playing, share } = player.state(row);
     play.setAttribute("d", playing ? PAUSE : PLAY);
-    toggle.title = `${playing ? "Pause" : "Play"} ${row.name}`;
+    toggle.title = playing ? t("Pause {name}", { name: row.name }) : t("Play {name}", { name: row.name });
     toggle.setAttribute("aria-pressed", String(playing));
     loud.style.clipPath = `inset(0 ${100 - 100 * share}% 0 0)`;
   }
@@ -61,23 +62,25 @@ function texts(row, saveCaption) {
   const trouble = make("div", "sidestep-trouble", mark);
   trouble.title = wrong.join("\n");
   trouble.setAttribute("role", "cell");
-  trouble.setAttribute("aria-label", wrong.join(" ") || "No problem");
+  trouble.setAttribute("aria-label", wrong.join(" ") || t("No problem"));
   return [...cells, trouble];
 }
 
 /** Cell that becomes a field when it is pressed: Enter or Save writes the caption, Escape or Cancel leaves it as it was. */
 function captionCell(row, className, saveCaption) {
-  const text = button(captionText(row), "sidestep-write", row.caption || "Write a caption");
+  const text = button(captionText(row), "sidestep-write", row.caption || t("Write a caption"));
   const element = make("div", className, text);
-  text.setAttribute("aria-label", `Caption of ${row.name}: ${captionText(row)}`);
+  const label = t("Caption of {name}", { name: row.name });
+  text.setAttribute("aria-label", `${label}: ${captionText(row)}`);
   element.setAttribute("role", "cell");
   text.addEventListener("click", () => {
     const field = make("textarea", "");
     const note = make("span", "sidestep-edit-note");
-    const save = button("Save", "sidestep-button sidestep-save", "Writes it into a text file next to the song (Enter)");
-    const cancel = button("Cancel", "sidestep-button", "Escape");
+    const save = button(t("Save"), "sidestep-button sidestep-save", t("Writes it into a text file next to the song (Enter)"));
+    const cancel = button(t("Cancel"), "sidestep-button", t("Escape"));
+    let warned = false; // that the caption is not saved
     Object.assign(field, { value: row.caption, rows: 3, name: "caption" });
-    field.setAttribute("aria-label", `Caption of ${row.name}`);
+    field.setAttribute("aria-label", label);
     note.setAttribute("role", "status");
     element.classList.add("sidestep-writing");
     element.replaceChildren(field, make("div", "sidestep-head", note, cancel, save));
@@ -91,9 +94,10 @@ function captionCell(row, className, saveCaption) {
 
     /** A changed caption is left by Discard only, never by one key or press. */
     function leave() {
-      if (field.value !== row.caption && cancel.textContent !== "Discard") {
-        cancel.textContent = "Discard";
-        note.textContent = "Not saved yet.";
+      if (field.value !== row.caption && !warned) {
+        warned = true;
+        cancel.textContent = t("Discard");
+        note.textContent = t("Not saved yet.");
         return;
       }
       element.classList.remove("sidestep-writing");
@@ -104,7 +108,7 @@ function captionCell(row, className, saveCaption) {
     save.addEventListener("click", () => void write());
     cancel.addEventListener("click", leave);
     field.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && cancel.textContent !== "Discard") leave();
+      if (event.key === "Escape" && !warned) leave();
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
       void write();

@@ -1,7 +1,7 @@
 // Table of the songs of a dataset node, to listen and to edit.
 
 import { zoomCanvas } from "../canvas.js";
-import { HINT, songServer } from "./server.js";
+import { hint, songServer } from "./server.js";
 import { createSongTable } from "./table.js";
 
 const WIDGET = "sidestep_songs";
@@ -19,7 +19,7 @@ const TABLES = { // height in pixels
 export function addSongTable(node) {
   const height = TABLES[node.comfyClass];
   if (!height) return;
-  const table = createSongTable({ hint: HINT, height, server: songServer });
+  const table = createSongTable({ hint: hint(), height, server: songServer });
   const widget = node.addDOMWidget(WIDGET, "SIDESTEP_SONGS", table.element, {
     serialize: false,
     hideOnZoom: false,

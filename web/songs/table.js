@@ -2,13 +2,13 @@
 // Names and texts come from files of strangers: they are only ever set as textContent or as values.
 
 import { button, make } from "../dom.js";
+import { plural, t } from "../words.js";
 import { openEditor } from "./editor.js";
 import { createPlayer } from "./player.js";
-import { PAGE, count, range } from "./rows.js";
+import { PAGE, leftOut, range } from "./rows.js";
 import { createSongRow } from "./song_row.js";
 import { createToolbar } from "./toolbar.js";
 
-const SAVE_ALL = "Save all to files";
 const SURE = 5000; // milliseconds to press again
 
 /**
@@ -19,11 +19,11 @@ const SURE = 5000; // milliseconds to press again
 export function createSongTable({ hint, height, server, filters = false }) {
   const title = make("span", "sidestep-title");
   const note = make("span", "sidestep-note");
-  const back = button("Previous", "sidestep-button", "Rows before these");
-  const forth = button("Next", "sidestep-button", "Rows after these");
-  const all = button(SAVE_ALL, "sidestep-button",
-    "Writes new values, such as analyzed tempos and new captions, into text files next to the songs. Previous files "
-    + "are kept as .bak.");
+  const back = button(t("Previous"), "sidestep-button", t("Rows before these"));
+  const forth = button(t("Next"), "sidestep-button", t("Rows after these"));
+  const all = button(t("Save all to files"), "sidestep-button",
+    t("Writes new values, such as analyzed tempos and new captions, into text files next to the songs. Previous files "
+    + "are kept as .bak."));
   const head = make("div", "sidestep-head", title, note, back, forth, all);
   const list = make("div", "sidestep-list");
   const left = make("details", "sidestep-left-out");
@@ -53,7 +53,7 @@ export function createSongTable({ hint, height, server, filters = false }) {
 
   element.style.minHeight = `${height}px`;
   list.setAttribute("role", "table");
-  list.setAttribute("aria-label", "Songs");
+  list.setAttribute("aria-label", t("Songs"));
   list.addEventListener("keydown", moveInColumn);
   back.addEventListener("click", () => load(first - PAGE));
   forth.addEventListener("click", () => load(first + PAGE));
@@ -116,8 +116,8 @@ export function createSongTable({ hint, height, server, filters = false }) {
     const { left_out: files, left_out_total: total } = page;
     left.hidden = !total;
     const lines = files.map(({ name, reason }) => make("div", "", make("b", "", name), ` ${reason}`));
-    if (total > files.length) lines.push(make("div", "", `and ${(total - files.length).toLocaleString()} more, in the log`));
-    left.replaceChildren(make("summary", "", `${count(total, "file")} left out`),
+    if (total > files.length) lines.push(make("div", "", t("and {n} more, in the log", { n: total - files.length })));
+    left.replaceChildren(make("summary", "", leftOut(total)),
       make("div", "sidestep-reasons", ...lines));
   }
 
@@ -176,13 +176,14 @@ export function createSongTable({ hint, height, server, filters = false }) {
     shown[place].element.replaceWith(fresh.element);
     shown[place] = fresh;
     inSight.observe(fresh.element);
-    showMessage(`${answer.name} is saved.${toolbar ? "" : " Run the workflow again to use it."}`);
+    showMessage(toolbar ? t("{name} is saved.", { name: answer.name })
+      : t("{name} is saved. Run the workflow again to use it.", { name: answer.name }));
     return "";
   }
 
   async function saveAll() {
     if (!sure) {
-      all.textContent = "Press again to save";
+      all.textContent = t("Press again to save");
       sure = setTimeout(unsure, SURE);
       return;
     }
@@ -190,14 +191,14 @@ export function createSongTable({ hint, height, server, filters = false }) {
     all.disabled = true;
     const { answer, wrong } = await server.saveAll(key);
     all.disabled = false;
-    const saved = answer && `${count(answer.songs, "song")} saved.`;
+    const saved = answer && plural(answer.songs, "{n} song saved.", "{n} songs saved.");
     showMessage(wrong || [saved, ...answer.problems].join(" "));
   }
 
   function unsure() {
     clearTimeout(sure);
     sure = 0;
-    all.textContent = SAVE_ALL;
+    all.textContent = t("Save all to files");
   }
 
   /** Show no songs. */

@@ -1,28 +1,29 @@
 // Filters of a song table, and changes of many songs at once.
 
 import { button, make } from "../dom.js";
-import { count } from "./rows.js";
+import { number, plural, t } from "../words.js";
 
 const WAIT = 250; // milliseconds after a key
-const FILTERS = [["all", "All"], ["no_caption", "No caption"], ["problems", "Problems"]];
-const ACTIONS = [["replace", "Find and replace"], ["genre", "Set the genre"], ["trigger_word", "Set the trigger word"]];
-const LABELS = { replace: "New text", genre: "Genre", trigger_word: "Trigger word" };
+const filters = () => [["all", t("All")], ["no_caption", t("No caption")], ["problems", t("Problems")]];
+const actions = () => [["replace", t("Find and replace")], ["genre", t("Set the genre")],
+  ["trigger_word", t("Set the trigger word")]];
+const labels = () => ({ replace: t("New text"), genre: t("Genre"), trigger_word: t("Trigger word") });
 
 /**
  * {element, update(page), reset(), filter()}; `filtered()` is called when another filter is chosen, `bulk(edit)` asks the server for
  * {answer, wrong}, where edit.preview tells a question from an order, and `changed(sentence)` is called after a change.
  */
 export function createToolbar({ filtered, bulk, changed }) {
-  const search = field("search", "Find a song", "Find songs by name, caption or genre");
-  const buttons = FILTERS.map(([only, text]) => ({ only, text, element: button(text, "sidestep-filter") }));
+  const search = field("search", t("Find a song"), t("Find songs by name, caption or genre"));
+  const buttons = filters().map(([only, text]) => ({ only, text, element: button(text, "sidestep-filter") }));
   const group = make("div", "sidestep-filters", ...buttons.map(({ element }) => element));
   const action = make("select", "");
-  const find = field("text", "Find", "Text to find in captions and lyrics; upper and lower case count");
-  const text = field("text", LABELS.replace, "Empty removes it");
-  const apply = button("Change", "sidestep-button sidestep-save",
-    "Writes text files next to the songs. Previous files are kept as .bak.");
+  const find = field("text", t("Find"), t("Text to find in captions and lyrics; upper and lower case count"));
+  const text = field("text", labels().replace, t("Empty removes it"));
+  const apply = button(t("Change"), "sidestep-button sidestep-save",
+    t("Writes text files next to the songs. Previous files are kept as .bak."));
   const note = make("span", "sidestep-edit-note");
-  const many = make("details", "sidestep-bulk", make("summary", "", "Change many songs"),
+  const many = make("details", "sidestep-bulk", make("summary", "", t("Change many songs")),
     make("div", "sidestep-bulk-fields", action, find, text), make("div", "sidestep-head", note, apply));
   const element = make("div", "sidestep-toolbar", search, group, many);
   let only = "all";
@@ -30,9 +31,9 @@ export function createToolbar({ filtered, bulk, changed }) {
   let request = 0;
 
   group.setAttribute("role", "group");
-  group.setAttribute("aria-label", "Songs to show");
-  action.setAttribute("aria-label", "What to change");
-  action.append(...ACTIONS.map(([value, label]) => new Option(label, value)));
+  group.setAttribute("aria-label", t("Songs to show"));
+  action.setAttribute("aria-label", t("What to change"));
+  action.append(...actions().map(([value, label]) => new Option(label, value)));
   note.setAttribute("role", "status");
   apply.disabled = true;
   search.addEventListener("input", () => later(refilter));
@@ -44,8 +45,8 @@ export function createToolbar({ filtered, bulk, changed }) {
   }
   action.addEventListener("change", () => {
     find.hidden = action.value !== "replace";
-    text.placeholder = LABELS[action.value];
-    text.setAttribute("aria-label", LABELS[action.value]);
+    text.placeholder = labels()[action.value];
+    text.setAttribute("aria-label", text.placeholder);
     void ask();
   });
   for (const input of [find, text]) input.addEventListener("input", () => later(ask));
@@ -71,7 +72,7 @@ export function createToolbar({ filtered, bulk, changed }) {
   async function ask() {
     const mine = ++request;
     apply.disabled = true;
-    apply.textContent = "Change";
+    apply.textContent = t("Change");
     note.textContent = "";
     if (!many.open || (action.value === "replace" && !find.value)) return;
     const { answer, wrong } = await bulk(edit(true));
@@ -79,9 +80,9 @@ export function createToolbar({ filtered, bulk, changed }) {
     if (wrong) note.textContent = wrong;
     else {
       const more = answer.songs > answer.examples.length ? " ..." : "";
-      note.textContent = answer.songs ? `${answer.examples.join(", ")}${more}` : "No song would change.";
+      note.textContent = answer.songs ? `${answer.examples.join(", ")}${more}` : t("No song would change.");
       note.title = note.textContent;
-      apply.textContent = answer.songs ? `Change ${count(answer.songs, "song")}` : "Change";
+      apply.textContent = answer.songs ? plural(answer.songs, "Change {n} song", "Change {n} songs") : t("Change");
       apply.disabled = !answer.songs;
     }
   }
@@ -90,12 +91,14 @@ export function createToolbar({ filtered, bulk, changed }) {
     apply.disabled = true;
     const { answer, wrong } = await bulk(edit(false));
     await ask();
-    changed(wrong || [`${count(answer.songs, "song")} changed. Previous files are kept as .bak.`, ...answer.problems].join(" "));
+    const sentence = answer && plural(answer.songs, "{n} song changed. Previous files are kept as .bak.",
+      "{n} songs changed. Previous files are kept as .bak.");
+    changed(wrong || [sentence, ...answer.problems].join(" "));
   }
 
   function update({ counts }) {
     for (const each of buttons) {
-      each.element.textContent = each.only === "all" ? each.text : `${each.text} (${counts[each.only].toLocaleString()})`;
+      each.element.textContent = each.only === "all" ? each.text : `${each.text} (${number(counts[each.only])})`;
       each.element.setAttribute("aria-pressed", String(each.only === only));
     }
   }

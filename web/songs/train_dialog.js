@@ -2,15 +2,15 @@
 
 import { app } from "../../../scripts/app.js";
 import { button, make } from "../dom.js";
+import { inMinutes, stepsOf } from "../progress/progress.js";
+import { plural, t, worded } from "../words.js";
 import { createDropZone } from "./drop_zone.js";
 import { openFirstGraph } from "./first_graph.js";
-import { count } from "./rows.js";
+import { songsOf } from "./rows.js";
 import { listFolders, listModels, proposeTraining } from "./server.js";
 
-const NO_MODEL = "No ACE-Step 1.5 model was found. Put acestep_v1.5_turbo.safetensors into models/diffusion_models, then "
-  + "press Look again.";
-const SETTINGS = [["", "Proposed for your songs and card"], ["quick_test", "Quick test: does it run?"],
-  ["high_quality", "Thorough: much time"]];
+const presets = () => [["", t("Proposed for your songs and card")], ["quick_test", t("Quick test: does it run?")],
+  ["high_quality", t("Thorough: much time")]];
 const WAIT = 300; // milliseconds after a key
 
 let open = null; // the dialog, while it is open
@@ -22,25 +22,26 @@ export function openTrainDialog(folder = "") {
 }
 
 function createDialog(folder, closed) {
-  const title = make("h2", "sidestep-title", "Train on my songs");
+  const title = make("h2", "sidestep-title", t("Train on my songs"));
   const zone = createDropZone(async (name) => {
     await lookForFolders();
     choose(name);
   });
   const folders = select("folder");
   const models = select("model");
-  const again = button("Look again", "sidestep-button", "Look for folders and models again");
-  const name = field("name", "Name of the adapter's file");
-  const word = field("trigger_word", "Word that calls the style in a prompt");
-  const settings = select("preset", SETTINGS);
+  const again = button(t("Look again"), "sidestep-button", t("Look for folders and models again"));
+  const name = field("name", t("Name of the adapter's file"));
+  const word = field("trigger_word", t("Word that calls the style in a prompt"));
+  const settings = select("preset", presets());
   const summary = make("div", "sidestep-summary");
   const note = make("span", "sidestep-edit-note");
-  const cancel = button("Cancel", "sidestep-button");
-  const create = button("Put it on the canvas", "sidestep-button sidestep-save",
-    "Opens a workflow of its own with everything connected. Nothing runs before you press Run.");
+  const cancel = button(t("Cancel"), "sidestep-button");
+  const create = button(t("Put it on the canvas"), "sidestep-button sidestep-save",
+    t("Opens a workflow of its own with everything connected. Nothing runs before you press Run."));
   const form = make("form", "sidestep-train", title, zone.element,
-    labelled("Songs", folders), labelled("Model", models, again), labelled("Name", name), labelled("Trigger word", word),
-    labelled("Settings", settings), summary, make("div", "sidestep-edit-foot", note, cancel, create));
+    labelled(t("Songs"), folders), labelled(t("Model"), models, again), labelled(t("Name"), name),
+    labelled(t("Trigger word"), word), labelled(t("Settings"), settings), summary,
+    make("div", "sidestep-edit-foot", note, cancel, create));
   const dialog = make("dialog", "sidestep-panel sidestep-dialog sidestep-train-dialog", form);
   let named = ""; // the name as the folder gave it
   let proposal = null;
@@ -81,8 +82,9 @@ function createDialog(folder, closed) {
     const { answer, wrong } = await listFolders();
     if (wrong) return say(wrong);
     const before = folders.value || folder;
-    const listed = answer.input.map((each) => [each.name, `${each.name} (${count(each.songs, "song")})`]);
-    fill(folders, [["", listed.length ? "Choose songs that are in ComfyUI already" : "No songs in ComfyUI yet"], ...listed]);
+    const listed = answer.input.map((each) => [each.name, `${each.name} (${songsOf(each.songs)})`]);
+    const choice = listed.length ? t("Choose songs that are in ComfyUI already") : t("No songs in ComfyUI yet");
+    fill(folders, [["", choice], ...listed]);
     folders.value = listed.some(([value]) => value === before) ? before : "";
     if (folders.value && !named) choose(folders.value);
   }
@@ -93,7 +95,8 @@ function createDialog(folder, closed) {
     const before = models.value;
     fill(models, answer.models.map((each) => [each, each]));
     if (answer.models.includes(before)) models.value = before;
-    say(answer.models.length ? "" : NO_MODEL);
+    say(answer.models.length ? "" : t("No ACE-Step 1.5 model was found. Put acestep_v1.5_turbo.safetensors into "
+      + "models/diffusion_models, then press Look again."));
   }
 
   /** Take a folder; an untouched name follows it. */
@@ -110,7 +113,7 @@ function createDialog(folder, closed) {
     create.disabled = true;
     proposal = null;
     if (!folders.value || !models.value) return summary.replaceChildren();
-    summary.replaceChildren("Reading the songs ...");
+    summary.replaceChildren(t("Reading the songs ..."));
     const { answer, wrong } = await proposeTraining({
       folder: folders.value, model: models.value, name: name.value, preset: settings.value });
     if (mine !== request) return; // a newer one is on its way
@@ -133,8 +136,8 @@ function createDialog(folder, closed) {
       return say(error.message);
     }
     close();
-    app.extensionManager.toast.add({ severity: "info", summary: "Ready to train", life: 8000,
-      detail: `Press Run: ${count(proposal.songs, "song")}, ${count(proposal.steps, "step")}.` });
+    app.extensionManager.toast.add({ severity: "info", summary: t("Ready to train"), life: 8000,
+      detail: t("Press Run: {songs}, {steps}.", { songs: songsOf(proposal.songs), steps: stepsOf(proposal.steps) }) });
   }
 
   function say(text) {
@@ -157,13 +160,18 @@ function createDialog(folder, closed) {
 
 /** [class, sentence]: what will be done, why, and what may go wrong. */
 function sentences({ songs, minutes, without_caption: bare, steps, passes, reason, warnings }) {
-  const length = minutes < 1 ? `${Math.round(minutes * 60)} seconds` : `${Math.round(minutes)} min`;
-  const captions = bare ? `, ${bare === songs ? "none has a caption" : `${count(bare, "song")} without a caption`}` : "";
+  const length = minutes < 1 ? plural(Math.round(minutes * 60), "{n} second", "{n} seconds")
+    : inMinutes(Math.round(minutes));
+  const facts = { songs: songsOf(songs), length, bare: songsOf(bare) };
+  const music = !bare ? t("{songs}, {length} of music.", facts)
+    : bare === songs ? t("{songs}, {length} of music, none has a caption.", facts)
+      : t("{songs}, {length} of music, {bare} without a caption.", facts);
+  const work = plural(passes, "{steps}: all of it is heard about {n} time.",
+    "{steps}: all of it is heard about {n} times.", { steps: stepsOf(steps) });
   return [
-    ["sidestep-plan", `${count(songs, "song")}, ${length} of music${captions}. ${count(steps, "step")}: all of it is heard `
-      + `about ${count(passes, "time")}.`],
-    ["sidestep-faint", reason],
-    ...warnings.map((warning) => ["sidestep-warned", warning]),
+    ["sidestep-plan", `${music} ${work}`],
+    ["sidestep-faint", worded(reason)],
+    ...warnings.map((warning) => ["sidestep-warned", worded(warning)]),
   ];
 }
 

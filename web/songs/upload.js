@@ -1,6 +1,7 @@
 // Uploads songs through ComfyUI's own route, one file after the other, as large ones would hold up each other.
 
 import { api } from "../../../scripts/api.js";
+import { t } from "../words.js";
 
 const ROUTE = "/upload/image"; // takes any file
 const TOO_LARGE = 413;
@@ -52,8 +53,8 @@ function send(file, { folder, name }, signal, progress) {
     signal.addEventListener("abort", stop, { once: true });
     request.upload.addEventListener("progress", ({ loaded }) => progress(Math.min(loaded, file.size)));
     request.addEventListener("load", () => (request.status === 200 ? resolve() : reject(new Error(refusal(request)))));
-    request.addEventListener("error", () => reject(new Error("The connection broke. Choose it again.")));
-    request.addEventListener("abort", () => reject(new Error("Cancelled.")));
+    request.addEventListener("error", () => reject(new Error(t("The connection broke. Choose it again."))));
+    request.addEventListener("abort", () => reject(new Error(t("Cancelled."))));
     request.addEventListener("loadend", () => signal.removeEventListener("abort", stop));
     request.open("POST", api.apiURL(ROUTE));
     if (api.user) request.setRequestHeader("Comfy-User", api.user);
@@ -62,8 +63,8 @@ function send(file, { folder, name }, signal, progress) {
 }
 
 const refusal = ({ status, statusText }) =>
-  status === TOO_LARGE ? "It is larger than this ComfyUI takes. Start it with a higher --max-upload-size."
-    : `ComfyUI refused it: ${status} ${statusText}.`;
+  status === TOO_LARGE ? t("It is larger than this ComfyUI takes. Start it with a higher --max-upload-size.")
+    : t("ComfyUI refused it: {reason}.", { reason: `${status} ${statusText}` });
 
 const below = (top, path) => (top && path.startsWith(`${top}/`) ? path.slice(top.length + 1) : path);
 

@@ -13,6 +13,7 @@ from ....sidestep_core.device import choose_device
 from ....sidestep_core.errors import SideStepError
 from ....sidestep_core.io.hashing import fingerprint
 from ....sidestep_core.model.checkpoint import Checkpoint
+from ....sidestep_core.sentence import Sentence
 from ....sidestep_core.training import run_checkpoint
 from ....sidestep_core.training.config import TrainConfig
 from ....sidestep_core.training.planning import step_times
@@ -50,7 +51,7 @@ def answer(prompt: Mapping[str, object], node_id: str) -> dict[str, object]:
     """
     trainer = Node.find(prompt, node_id)
     if trainer.kind != TRAINER:
-        return {"name": "", "message": "This node trains nothing.", "wrong": False}
+        return {"name": "", "message": Sentence("This node trains nothing."), "wrong": False}
     named = {"name": _taken(trainer)}
     try:
         given = _given(trainer)
@@ -58,7 +59,7 @@ def answer(prompt: Mapping[str, object], node_id: str) -> dict[str, object]:
         made = plan(given.checkpoint, given.songs.dataset, given.adapter,
                     replace(given.config, device=str(device)), _room(device))
     except NotKnown as error:
-        return {**named, "message": sentence(error), "wrong": False}
+        return {**named, "message": error.sentence, "wrong": False}
     except (SideStepError, OSError) as error:
         return {**named, "message": sentence(error), "wrong": True}
     return {**named, **_facts(made), **_songs(given.songs), "message": _state(given),
@@ -75,7 +76,8 @@ def _given(trainer: Node) -> Given:
 def _required(trainer: Node, name: str, node: str) -> Node:
     source = trainer.source(name)
     if source is None:
-        raise NotKnown(f"Connect {node} to {name}: then the plan of the training is here.")
+        raise NotKnown(Sentence("Connect {node} to {name}: then the plan of the training is here.",
+                                node=node, name=name))
     return source
 
 
@@ -86,16 +88,16 @@ def _checkpoint(node: Node) -> Checkpoint:
     for name in ("unet_name", "ckpt_name"):
         if name in node.inputs:
             return loaded_model.chosen(node.text(name))
-    raise NotKnown("The model comes from a node that has not run: it is known once the workflow runs.")
+    raise NotKnown(Sentence("The model comes from a node that has not run: it is known once the workflow runs."))
 
 
 def _adapter(node: Node) -> AdapterConfig:
     if node.kind == PRESET:
         return _preset(node).adapter
     if node.kind not in KINDS:
-        raise NotKnown("The adapter's settings are known once the workflow runs.")
+        raise NotKnown(Sentence("The adapter's settings are known once the workflow runs."))
     if node.source("estimate") is not None:
-        raise NotKnown("The estimate chooses the modules: they are known once the workflow runs.")
+        raise NotKnown(Sentence("The estimate chooses the modules: they are known once the workflow runs."))
     from ....sidestep_core.adapters.registry import configs
 
     return placement.config_of(configs()[KINDS[node.kind]], node.widgets())
@@ -106,7 +108,7 @@ def _config(trainer: Node) -> TrainConfig:
     if settings is not None and settings.kind == PRESET:
         return _preset(settings).train
     if settings is not None and settings.kind != SETTINGS:
-        raise NotKnown("The settings are known once the workflow runs.")
+        raise NotKnown(Sentence("The settings are known once the workflow runs."))
     others = {} if settings is None else settings.widgets()
     own = {name: trainer.value(name) for name in training.OWN if name in trainer.inputs}
     return TrainConfig.from_json(training.values({**others, **own}))
@@ -127,7 +129,7 @@ def _taken(trainer: Node) -> str:
     number = 2
     while target.with_stem(f"{target.stem}-{number}").exists():
         number += 1
-    return f"{target.stem} is taken: {target.stem}-{number} will be written."
+    return Sentence("{name} is taken: {other} will be written.", name=target.stem, other=f"{target.stem}-{number}")
 
 
 def _room(device: torch.device) -> Room:
@@ -150,8 +152,9 @@ def _facts(made: Plan) -> dict[str, object]:
 def _songs(songs: PlannedSongs) -> dict[str, object]:
     shown = [f"{problem.name}: {problem.reason}" for problem in songs.problems[:PROBLEMS_SHOWN]]
     more = len(songs.problems) - len(shown)
-    return {"problems": [*shown, *([f"And {more} more."] if more else [])], "left_out": len(songs.problems),
-            "notes": list(songs.notes)}
+    if more:
+        shown.append(Sentence("And {n} more.", n=more))
+    return {"problems": shown, "left_out": len(songs.problems), "notes": list(songs.notes)}
 
 
 def _state(given: Given) -> str:
@@ -165,9 +168,9 @@ def _state(given: Given) -> str:
                                resume_from=beginning))
     run = folders.run_folder(trainer.text("adapter_name"), key)
     if run_checkpoint.is_finished(run):
-        return "Trained already: Run takes the finished adapter."
+        return Sentence("Trained already: Run takes the finished adapter.")
     saved = run_checkpoint.checkpoints(run)
-    return f"Run goes on at step {run_checkpoint.step_of(saved[-1]):,}." if saved else ""
+    return Sentence("Run goes on at step {step}.", step=run_checkpoint.step_of(saved[-1])) if saved else ""
 
 
 def _seconds(given: Given, made: Plan, device: torch.device) -> float | None:

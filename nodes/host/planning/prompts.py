@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ....sidestep_core.errors import SideStepError
+from ....sidestep_core.sentence import Sentence
 
 MAX_LINKS = 50
 """Longest chain of nodes that is followed."""
 
 
 class NotKnown(SideStepError):
-    """Part of a workflow that is known only once it runs; the message says so."""
+    """Part of a workflow that is known only once it runs; the sentence says so."""
+
+    def __init__(self, sentence: Sentence) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Node:
             return self.inputs.get(name)
         if source.kind.startswith("Primitive") and "value" in source.inputs and source.source("value") is None:
             return source.inputs["value"]
-        raise NotKnown(f"{name} comes from another node: it is known once the workflow runs.")
+        raise NotKnown(Sentence("{name} comes from another node: it is known once the workflow runs.", name=name))
 
     def text(self, name: str, usual: str = "") -> str:
         """Value of a widget with a text."""

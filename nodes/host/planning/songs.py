@@ -14,6 +14,7 @@ from ....sidestep_core.errors import DatasetError
 from ....sidestep_core.model.checkpoint import Checkpoint
 from ....sidestep_core.model.flow_matching import FRAMES_PER_SECOND
 from ....sidestep_core.model.prompts import COMFYUI
+from ....sidestep_core.sentence import Sentence
 from ....sidestep_core.songs.scan import find_songs
 from ....sidestep_core.songs.song import Problem, Song, SongFolder
 from ...widgets import words
@@ -38,7 +39,7 @@ class PlannedSongs:
     """True if the dataset is on the disk as it will be trained on."""
     problems: tuple[Problem, ...]
     """Files that are left out, and songs without a length."""
-    notes: tuple[str, ...]
+    notes: tuple[Sentence, ...]
 
 
 def planned(node: Node, checkpoint: Checkpoint) -> PlannedSongs:
@@ -54,7 +55,7 @@ def planned(node: Node, checkpoint: Checkpoint) -> PlannedSongs:
     limit = words.parsed(PreprocessConfig, {"max_seconds": node.value("max_seconds")})["max_seconds"]
     config = PreprocessConfig.from_json({} if limit is None else {"max_seconds": limit})
     dataset, problems = _imagined(found, target, checkpoint, config.max_seconds)
-    notes = ("Split Songs makes more of them.",) if is_split else ()
+    notes = (Sentence("Split Songs makes more of them."),) if is_split else ()
     return PlannedSongs(dataset=dataset, encoded=False, problems=(*found.problems, *problems), notes=notes)
 
 
@@ -63,7 +64,7 @@ def _existing(node: Node) -> PlannedSongs:
     name = node.text("dataset_name")
     made = _opened(folders.dataset_folder(name)) if name else None
     if made is None:
-        raise NotKnown("The songs are known once the workflow has run.")
+        raise NotKnown(Sentence("The songs are known once the workflow has run."))
     return PlannedSongs(dataset=made, encoded=True, problems=(), notes=())
 
 
@@ -85,7 +86,7 @@ def _folder_of(node: Node) -> tuple[str, bool]:
             break
         node = source
         is_split = is_split or node.kind == SPLIT
-    raise NotKnown("The songs come from a node that has not run: they are known once the workflow runs.")
+    raise NotKnown(Sentence("The songs come from a node that has not run: they are known once the workflow runs."))
 
 
 def _is_current(made: Dataset, found: SongFolder) -> bool:

@@ -19,6 +19,7 @@ from ...io.tensors import TensorFile
 from ...model.checkpoint import Checkpoint
 from ...model.decoder import DecoderGeometry
 from ...model.flow_matching import FRAMES_PER_SECOND
+from ...sentence import Sentence
 from .. import batches, memory
 from ..config import TrainConfig
 from ..heldout import material
@@ -55,13 +56,17 @@ class Fix:
     fits: bool
 
     @property
-    def sentence(self) -> str:
-        name = {
-            "gradient_checkpointing": "recomputing layers", "batch_size": f"a batch size of {self.value}",
-            "chunk_duration": f"crops of {self.value} s", "rank": f"rank {self.value}",
+    def sentence(self) -> Sentence:
+        change = {
+            "gradient_checkpointing": Sentence("recomputing layers"),
+            "batch_size": Sentence("a batch size of {value}", value=self.value),
+            "chunk_duration": Sentence("crops of {seconds} s", seconds=self.value),
+            "rank": Sentence("rank {rank}", rank=self.value),
         }[self.setting]
-        enough = "" if self.fits else ", which is not enough alone"
-        return f"{name} would save {self.saved / memory.GIB:.1f} GB{enough}"
+        size = round(self.saved / memory.GIB, 1)
+        if self.fits:
+            return Sentence("{change} would save {size} GB", change=change, size=size)
+        return Sentence("{change} would save {size} GB, which is not enough alone", change=change, size=size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 ELSEWHERE = re.compile(r"[a-z]+:")
+HELP = "web/docs"
+"""Folder from which ComfyUI resolves the links of help pages, also of those in a folder below it."""
 
 
 @lru_cache
@@ -46,11 +48,12 @@ def anchors(text: str) -> set[str]:
 def broken(page: str, text: str, files: set[str]) -> list[str]:
     """Relative links of a page to a file or heading that does not exist."""
     found = []
+    folder = ROOT / (HELP if page.startswith(HELP) else Path(page).parent)
     for link in LINK.findall(text):
         if ELSEWHERE.match(link):
             continue
         name, _, anchor = link.partition("#")
-        target = (ROOT / page).parent.joinpath(name).resolve().relative_to(ROOT).as_posix() if name else page
+        target = folder.joinpath(name).resolve().relative_to(ROOT).as_posix() if name else page
         known = target in files or any(file.startswith(f"{target}/") for file in files)
         if not known or (anchor and anchor not in anchors(text_of(target))):
             found.append(link)

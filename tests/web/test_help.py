@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,9 @@ from demo.setup import PACK
 MAX_BYTES = 1_500_000
 """Size of all pictures."""
 PAGES = sorted((PACK / "web" / "docs").glob("*.md"))
+TRANSLATED = sorted((PACK / "web" / "docs").glob("*/*.md"))
+LINE = re.compile(r"#+ |\| \*\*.*?\*\* \||\| |- |!\[|$|")
+"""Begin of a line by its kind: a heading, an input, another row, an item, a picture, nothing, a text."""
 
 
 def test_every_node_has_help(server: ComfyUI) -> None:
@@ -39,3 +44,19 @@ def test_pages_show_their_node() -> None:
     assert sum(pictures.values()) < MAX_BYTES
     for path in PAGES:
         assert f"](images/{path.stem}.jpg)" in path.read_text(encoding="utf-8")
+
+
+def shape(page: str) -> list[str]:
+    """Kind of each line of a page, with the inputs that it explains."""
+    return [re.sub(r"(?<=\| )[^*]*$", "", found[0]) for line in page.splitlines() if (found := LINE.match(line))]
+
+
+@pytest.mark.parametrize("path", TRANSLATED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_translated_help_is_as_english(path: Path) -> None:
+    node, page = path.parent.name, path.read_text(encoding="utf-8")
+    english = path.parent.with_suffix(".md").read_text(encoding="utf-8")
+    assert shape(page) == shape(english)
+    for kind in (r"`[^`]+`", r"\]\([^)]+\)", r"\*\*[a-z_]+\*\*", r"(?<!\*)\*[a-z_ ]+\*(?!\*)"):
+        assert sorted(set(re.findall(kind, page))) == sorted(set(re.findall(kind, english)))
+    names = json.loads((PACK / "locales" / path.stem / "nodeDefs.json").read_text(encoding="utf-8"))
+    assert page.splitlines()[0] == f"# {names[node]['display_name']}"

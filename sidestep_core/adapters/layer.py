@@ -8,7 +8,7 @@ of the changed weight are brought to trained lengths, in float32; delta.decompos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .. import rng
 from ..errors import AdapterError
+from ..model.layers import project_together
 from .algorithm import Factors, Trainable, TrainedDelta, check_belongs
 from .config import AdapterConfig
 
@@ -56,10 +57,13 @@ def draw_mask(x: Tensor, p: float) -> Mask:
 
 def apply_mask(x: Tensor, mask: Mask) -> Tensor:
     """Zero the dropped elements of x, or of a gradient of its shape; to be multiplied by `mask_scale`."""
-    if isinstance(mask, Tensor):
-        return x * mask
+    return x * (mask if isinstance(mask, Tensor) else drawn(x, mask))
+
+
+def drawn(x: Tensor, mask: RedrawnMask) -> Tensor:
+    """Draw the mask of an input once more."""
     kept = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-    return x * kept.bernoulli_(1 - _dropped(mask.p) / _LEVELS, generator=generator(x.device, mask.seed))
+    return kept.bernoulli_(1 - _dropped(mask.p) / _LEVELS, generator=generator(x.device, mask.seed))
 
 
 def mask_scale(p: float) -> float:
@@ -103,12 +107,13 @@ class AdapterLayer(nn.Module):
         """Trained matrices by name."""
         return cast("dict[str, nn.Parameter]", dict(self.factors.items()))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask | None = None) -> Tensor:
+        """Compute the output; `mask` is that of another layer with the same input."""
         out: Tensor = self.base_layer(x)
         weight = self.base_layer.weight
         # Products are computed in the base's dtype anyway; so the input is kept for the backward pass in it too.
         x = x.to(weight.dtype)
-        mask = draw_mask(x, self.dropout) if self.training and self.dropout else None
+        mask = self.draw_mask(x) if mask is None else mask
         if self.dora_scale is None and not self.algorithm.recomputed and x.device.type not in REDRAWN_ON:
             direct = self.delta_output(x, weight, mask)
             # In place: no backward pass needs the base's output, and a step is 1.5 % faster.
@@ -116,6 +121,10 @@ class AdapterLayer(nn.Module):
         # The delta and its factors would take several times the weight's own memory.
         added: Tensor = checkpoint(self.delta_output, x, weight, mask, use_reentrant=False, preserve_rng_state=False)
         return out + added
+
+    def draw_mask(self, x: Tensor) -> Mask | None:
+        """Draw a mask for an input in the base's dtype; None without dropout."""
+        return draw_mask(x, self.dropout) if self.training and self.dropout else None
 
     def delta_output(self, x: Tensor, weight: Tensor, mask: Mask | None = None) -> Tensor:
         """Output of the delta alone."""
@@ -195,7 +204,15 @@ def attach(algorithm: Trainable, decoder: nn.Module, config: AdapterConfig, modu
         layers[name] = AdapterLayer(base, algorithm, config, rank, rng.generator(seed, "init", name))
     for name, layer in layers.items():
         decoder.set_submodule(name, layer)
+    project_together(decoder, _project)
     return LiveLayers(layers=layers)
+
+
+def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """Compute projections of one input, the adapted ones with one dropout mask."""
+    first = next((each for each in projections if isinstance(each, AdapterLayer)), None)
+    mask = None if first is None else first.draw_mask(x.to(first.base_layer.weight.dtype))
+    return tuple(each(x, mask) if isinstance(each, AdapterLayer) else each(x) for each in projections)
 
 
 @dataclass(frozen=True, kw_only=True)

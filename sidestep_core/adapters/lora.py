@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import optional, rng
 from ..config import require
 from ..errors import AdapterError
+from ..model.layers import project_together, separately
 from . import layer, low_rank
 from .algorithm import (
     Factors,
@@ -160,6 +161,7 @@ def attach_peft(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, in
     for _, linear in _adapted(decoder):
         for factor in _factors(linear):
             factor.float()
+    project_together(decoder, _project)
     trained = tuple(parameter for parameter in decoder.parameters() if parameter.requires_grad)
     if len(trained) != 2 * len(modules):
         raise AdapterError(f"{len(trained)} parameters would be trained; {2 * len(modules)} belong to the adapter.")
@@ -193,17 +195,32 @@ def _layer_class() -> type[Linear]:
 
     class LeanLinear(Linear):
         def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-            weight = cast("nn.Linear", self.base_layer).weight
-            down, up = _factors(self)
-            p = _dropout_of(self) if self.training else 0.0
-            scale: float = self.scaling[_NAME]
-            if not p:
-                return low_rank.linear(x, weight, down.weight, up.weight, scale)
-            x = x.to(weight.dtype)
-            mask = layer.draw_mask(x, p)
-            return low_rank.linear(x, weight, down.weight, up.weight, scale * layer.mask_scale(p), mask)
+            return _together(x, (self,))[0]
 
     return LeanLinear
+
+
+def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """Compute projections of one input, together where all are adapted."""
+    from peft.tuners.lora import Linear
+
+    linears = [each for each in projections if isinstance(each, Linear)]
+    return _together(x, linears) if len(linears) == len(projections) else separately(x, projections)
+
+
+def _together(x: Tensor, linears: Sequence[Linear]) -> tuple[Tensor, ...]:
+    """Compute adapted linear layers of one input, with one dropout mask."""
+    first = linears[0]
+    p = _dropout_of(first) if first.training else 0.0
+    mask = layer.draw_mask(x.to(cast("nn.Linear", first.base_layer).weight.dtype), p) if p else None
+    kept = 1.0 if mask is None else layer.mask_scale(p)
+    return low_rank.linears(x, [_lean(linear, kept) for linear in linears], mask)
+
+
+def _lean(linear: Linear, kept: float) -> low_rank.Adapted:
+    down, up = _factors(linear)
+    return low_rank.Adapted(weight=cast("nn.Linear", linear.base_layer).weight, down=down.weight, up=up.weight,
+                            scale=kept * linear.scaling[_NAME])
 
 
 def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:

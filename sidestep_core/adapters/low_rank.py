@@ -1,60 +1,107 @@
-"""Linear layer with a LoRA, as one differentiable operation that keeps little for its backward pass.
+"""Linear layers with LoRAs that read one input, as one operation that keeps little for its backward pass.
 
-Kept are the input and the rank-wide product.  On a GPU that is the input before dropout, one tensor for all layers
+Kept are the input and the rank-wide products.  On a GPU that is the input before dropout, one tensor for all layers
 that share it, and the mask is drawn again; on the CPU, which has memory but no time for that, the input after it.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layer import Mask, RedrawnMask, apply_mask
+from .layer import Mask, RedrawnMask, apply_mask, drawn
 
 
-def linear(x: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, mask: Mask | None = None) -> Tensor:
-    """Compute x W^T + scale * masked(x) A^T B^T in the dtype of the frozen weight W.
+@dataclass(frozen=True)
+class Adapted:
+    """A frozen weight W [out, in] and its LoRA: scale * B A, with A = down [rank, in] and B = up [out, rank]."""
 
-    Shapes: x [..., in], W [out, in], A = down [rank, in], B = up [out, rank].
-    """
+    weight: Tensor
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+def linears(x: Tensor, adapted: Sequence[Adapted], mask: Mask | None = None) -> tuple[Tensor, ...]:
+    """Compute x W^T + scale * masked(x) A^T B^T for each, in the dtype of the frozen weights; x is [..., in]."""
+    scales = tuple(each.scale for each in adapted)
+    tensors = [tensor for each in adapted for tensor in (each.weight, each.down, each.up)]
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = _LowRankLinear.apply(  # type: ignore[no-untyped-call]  # torch's annotation
-            x.to(weight.dtype), weight, down, up, scale, mask)
+        out: tuple[Tensor, ...] = _LowRankLinears.apply(  # type: ignore[no-untyped-call]  # torch's annotation
+            x.to(adapted[0].weight.dtype), mask, scales, *tensors)
         return out
 
 
-class _LowRankLinear(torch.autograd.Function):
+class _LowRankLinears(torch.autograd.Function):
+    """The thin products that read the input, or make its gradient, are one product of all layers."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float,
-                mask: Mask | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, mask: Mask | None, scales: tuple[float, ...],
+                *tensors: Tensor) -> tuple[Tensor, ...]:
         masked = x if mask is None else apply_mask(x, mask)
-        out = F.linear(x, weight)
-        hidden = F.linear(masked, down.to(x.dtype))
-        _rows(out).addmm_(_rows(hidden), up.to(x.dtype).T, alpha=scale)
+        layers = _threes(tensors)
+        hidden = _rows(masked) @ _joined(layers, x.dtype).T
+        outs = [F.linear(x, weight) for weight, _, _ in layers]
+        for out, part, (_, _, up), scale in zip(outs, _parts(hidden, layers), layers, scales, strict=True):
+            _rows(out).addmm_(part, up.to(x.dtype).T, alpha=scale)
         ctx.redrawn = mask if isinstance(mask, RedrawnMask) else None
-        ctx.scale = scale
+        ctx.scales = scales
         # Only what is saved this way is dropped where a layer is recomputed.
-        ctx.save_for_backward(masked if ctx.redrawn is None else x, weight, down, up, hidden,
-                              mask if isinstance(mask, Tensor) else None)
-        return out
+        ctx.save_for_backward(masked if ctx.redrawn is None else x, mask if isinstance(mask, Tensor) else None, hidden,
+                              *tensors)
+        return tuple(outs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, down, up, hidden, stored = ctx.saved_tensors
-        mask: Mask | None = stored if ctx.redrawn is None else ctx.redrawn
-        masked = x if ctx.redrawn is None else apply_mask(x, ctx.redrawn)
-        of_hidden = (gradient @ up.to(x.dtype)) * ctx.scale
-        of_down = _rows(of_hidden).T @ _rows(masked)
-        of_up = (_rows(gradient).T @ _rows(hidden)) * ctx.scale
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            through = of_hidden @ down.to(x.dtype)
-            of_x = gradient @ weight
-            of_x += through if mask is None else apply_mask(through, mask)
-        return of_x, None, of_down.to(down.dtype), of_up.to(up.dtype), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, mask, hidden, *tensors = ctx.saved_tensors
+        layers, rows = _threes(tensors), [_rows(gradient) for gradient in gradients]
+        mask = drawn(x, ctx.redrawn) if ctx.redrawn is not None else mask
+        masked = _rows(x if ctx.redrawn is None else x * mask)
+        of_hidden = torch.empty_like(hidden)
+        of_ups = []
+        for gradient, (_, _, up), part, of_part, scale in zip(
+                rows, layers, _parts(hidden, layers), _parts(of_hidden, layers), ctx.scales, strict=True):
+            torch.mm(gradient, up.to(x.dtype) * scale, out=of_part)
+            of_ups.append((gradient.T @ part).mul_(scale).to(up.dtype))
+        of_downs = _parts((of_hidden.T @ masked).T, layers)
+        of_x = _input_gradient(x, mask, layers, rows, of_hidden) if ctx.needs_input_grad[0] else None
+        of_layers = [(None, of_down.T.to(down.dtype), of_up)
+                     for of_down, of_up, (_, down, _) in zip(of_downs, of_ups, layers, strict=True)]
+        return of_x, None, None, *itertools.chain.from_iterable(of_layers)
+
+
+def _input_gradient(x: Tensor, mask: Tensor | None, layers: Sequence[_Layer], gradients: Sequence[Tensor],
+                    of_hidden: Tensor) -> Tensor:
+    total = gradients[0] @ layers[0][0]
+    for gradient, (weight, _, _) in zip(gradients[1:], layers[1:], strict=True):
+        total.addmm_(gradient, weight)
+    down = _joined(layers, x.dtype)
+    total = total.addmm_(of_hidden, down) if mask is None else total.add_((of_hidden @ down).mul_(_rows(mask)))
+    return total.view(x.shape)
+
+
+_Layer = tuple[Tensor, Tensor, Tensor]
+"""Weight, down and up."""
+
+
+def _joined(layers: Sequence[_Layer], dtype: torch.dtype) -> Tensor:
+    """Rows of every down, in the dtype of the products."""
+    return layers[0][1].to(dtype) if len(layers) == 1 else torch.cat([down.to(dtype) for _, down, _ in layers])
+
+
+def _parts(joined: Tensor, layers: Sequence[_Layer]) -> tuple[Tensor, ...]:
+    """Columns of each layer's rank."""
+    return joined.split([len(down) for _, down, _ in layers], dim=1)
+
+
+def _threes(tensors: Sequence[Tensor]) -> list[_Layer]:
+    return list(zip(tensors[::3], tensors[1::3], tensors[2::3], strict=True))
 
 
 def _rows(x: Tensor) -> Tensor:

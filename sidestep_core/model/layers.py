@@ -6,6 +6,7 @@ Shapes: B batch, L position, D width, H query heads, K key-value heads, E head w
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,22 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat(((first * cos).addcmul_(second, sin, value=-1), (second * cos).addcmul_(first, sin)), dim=-1)
 
 
+Project = Callable[[Tensor, Sequence[nn.Module]], tuple[Tensor, ...]]
+"""Computes projections of one input."""
+
+
+def separately(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """Compute each projection by itself."""
+    return tuple(each(x) for each in projections)
+
+
+def project_together(model: nn.Module, project: Project) -> None:
+    """Let every attention and MLP of a model compute projections of one input by `project`."""
+    for module in model.modules():
+        if isinstance(module, (Attention, MLP)):
+            module.project = project
+
+
 class Attention(nn.Module):
     """Self-attention, or cross-attention with a source."""
 
@@ -141,13 +158,16 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(shape.heads * shape.head_width, shape.width, bias=False)
         self.q_norm = RMSNorm(shape.head_width)
         self.k_norm = RMSNorm(shape.head_width)
+        self.project: Project = separately
 
     def forward(self, x_BLD: Tensor, *, source_BLD: Tensor | None = None, rotation: RotaryEmbedding | None = None,
                 mask: Mask | None = None) -> Tensor:
-        source_BLD = x_BLD if source_BLD is None else source_BLD
-        q_BLHE = self.q_norm(self.q_proj(x_BLD).unflatten(-1, (-1, self.head_width)))
-        k_BLKE = self.k_norm(self.k_proj(source_BLD).unflatten(-1, (-1, self.head_width)))
-        v_BLKE = self.v_proj(source_BLD).unflatten(-1, (-1, self.head_width))
+        if source_BLD is None:
+            projected = self.project(x_BLD, (self.q_proj, self.k_proj, self.v_proj))
+        else:
+            projected = *self.project(x_BLD, (self.q_proj,)), *self.project(source_BLD, (self.k_proj, self.v_proj))
+        q_BLHE, k_BLKE, v_BLKE = (each.unflatten(-1, (-1, self.head_width)) for each in projected)
+        q_BLHE, k_BLKE = self.q_norm(q_BLHE), self.k_norm(k_BLKE)
         if rotation is not None:
             q_BLHE, k_BLKE = rotation.apply(q_BLHE), rotation.apply(k_BLKE)
         out: Tensor = self.o_proj(attend(q_BLHE, k_BLKE, v_BLKE, mask).flatten(-2))
@@ -177,9 +197,11 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.project: Project = separately
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = SwiGLU.apply(self.gate_proj(x), self.up_proj(x))  # type: ignore[no-untyped-call]  # torch's annotation
+        gate, up = self.project(x, (self.gate_proj, self.up_proj))
+        hidden = SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's annotation
         out: Tensor = self.down_proj(hidden)
         return out
 

@@ -33,8 +33,8 @@ class Average:
     def update(self, step: int) -> None:
         """Update the average after optimizer step `step` (0-based)."""
         new = 1 - decay(self._limit, step)
-        for mean, parameter in zip(self._means, self._parameters, strict=True):
-            mean.lerp_(parameter.float(), new)
+        # One kernel for all of them on a GPU.
+        torch._foreach_lerp_(self._means, [parameter.float() for parameter in self._parameters], new)  # noqa: SLF001
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

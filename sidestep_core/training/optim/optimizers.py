@@ -28,7 +28,8 @@ def build(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.opti
         return _adafactor(config, parameters)
     if config.optimizer == "prodigy":
         return _prodigy(config, parameters)
-    fused = parameters[0].device.type == "cuda"
+    # One kernel for everything; other devices have none.
+    fused = parameters[0].device.type in ("cuda", "cpu", "xpu", "mps")
     return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sidestep_core import rng
-from sidestep_core.adapters import low_rank
 from sidestep_core.adapters.layer import Mask, RedrawnMask, apply_mask, draw_mask, mask_scale
+from sidestep_core.adapters.low_rank import Adapted, linears
 from sidestep_core.model.layers import SwiGLU
 from tests.tolerance import BF16, FP32, PERTURBED, deviation
 
@@ -20,6 +20,10 @@ P, RANK, SCALE = 0.1, 6, 1.7
 
 def random(*shape: int, name: str = "x") -> Tensor:
     return torch.randn(*shape, generator=rng.generator(name, *shape))
+
+
+def linear(x: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, mask: Mask | None = None) -> Tensor:
+    return linears(x, [Adapted(weight, down, up, scale)], mask)[0]
 
 
 def peft_layer(dtype: torch.dtype) -> Linear:
@@ -36,7 +40,7 @@ def peft_layer(dtype: torch.dtype) -> Linear:
 
 
 def gradients(out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad((out.float() * random(*out.shape, name="g")).sum(), inputs)
+    return torch.autograd.grad((out.float() * random(*out.shape, name="g")).sum(), inputs, retain_graph=True)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, FP32), (torch.bfloat16, BF16)], ids=["fp32", "bf16"])
@@ -44,14 +48,14 @@ def test_low_rank_linear_matches_peft(dtype: torch.dtype, tolerance: float) -> N
     layer = peft_layer(dtype)
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     x = random(2, 9, 48).to(dtype).requires_grad_()
-    ours = low_rank.linear(x, layer.base_layer.weight, down, up, SCALE)
+    ours = linear(x, layer.base_layer.weight, down, up, SCALE)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         theirs = layer(x)
     assert deviation(ours, theirs) <= tolerance
     for found, expected in zip(gradients(ours, x, down, up), gradients(theirs, x, down, up), strict=True):
         assert found.dtype == expected.dtype
         assert deviation(found, expected) <= tolerance
-    other = low_rank.linear(x, layer.base_layer.weight, down, up, SCALE * (1 + PERTURBED))
+    other = linear(x, layer.base_layer.weight, down, up, SCALE * (1 + PERTURBED))
     if dtype == torch.float32:
         assert deviation(other, theirs) > tolerance
 
@@ -61,13 +65,27 @@ def test_dropout_matches_plain_autograd(mask: Mask) -> None:
     weight, down, up = random(40, 48), random(RANK, 48).requires_grad_(), random(40, RANK).requires_grad_()
     x = random(9, 48).requires_grad_()
     scale = SCALE * mask_scale(P)
-    ours = low_rank.linear(x, weight, down, up, scale, mask)
+    ours = linear(x, weight, down, up, scale, mask)
     plain = x @ weight.T + scale * (apply_mask(x, mask) @ down.T @ up.T)
     assert deviation(ours, plain) <= FP32
     for found, expected in zip(gradients(ours, x, down, up), gradients(plain, x, down, up), strict=True):
         assert deviation(found, expected) <= FP32
     undropped = x @ weight.T + SCALE * (x @ down.T @ up.T)
     assert deviation(ours, undropped) > PERTURBED
+
+
+@pytest.mark.parametrize("mask", [None, draw_mask(random(9, 48), P), RedrawnMask(seed=5, p=P)],
+                         ids=["none", "stored", "redrawn"])
+def test_layers_together_match_each_alone(mask: Mask | None) -> None:
+    trained = [random(size, width, name=str(n)).requires_grad_() for n in range(3)
+               for size, width in ((RANK + n, 48), (40, RANK + n))]
+    layers = [Adapted(random(40, 48, name=f"w{n}"), *trained[2 * n:2 * n + 2], SCALE + n) for n in range(3)]
+    x = random(9, 48).requires_grad_()
+    together, alone = linears(x, layers, mask), [linears(x, [each], mask)[0] for each in layers]
+    found, expected = (gradients(torch.stack(tuple(outs)), x, *trained) for outs in (together, alone))
+    for ours, theirs in zip((*together, *found), (*alone, *expected), strict=True):
+        assert deviation(ours, theirs) <= FP32
+    assert deviation(found[0], gradients(torch.stack(alone[:2]), x)[0]) > PERTURBED
 
 
 @pytest.mark.parametrize("redrawn", [False, True])
@@ -87,7 +105,7 @@ def test_recomputation_draws_the_same_mask() -> None:
     x = random(9, 48).requires_grad_()
 
     def block(x: Tensor) -> Tensor:
-        return low_rank.linear(x, weight, down, up, SCALE, draw_mask(x, P)).sin()
+        return linear(x, weight, down, up, SCALE, draw_mask(x, P)).sin()
 
     torch.manual_seed(3)
     expected = gradients(block(x), x, down, up)

@@ -40,6 +40,9 @@ class RedrawnMask:
 Mask = Tensor | RedrawnMask
 """Inputs that dropout keeps: 1 and 0 in their dtype, or a way to draw them."""
 
+Dropped = Tensor | RedrawnMask
+"""Input after dropout, unscaled, or the mask to draw for it."""
+
 
 def draw_mask(x: Tensor, p: float) -> Mask:
     """Draw a mask that drops each element of x with probability p in (0, 1), by torch's CPU generator.
@@ -50,9 +53,10 @@ def draw_mask(x: Tensor, p: float) -> Mask:
     if x.device.type in REDRAWN_ON:
         return RedrawnMask(seed=int(torch.empty((), dtype=torch.int64).random_()), p=p)
     draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= _dropped(p) - _LEVELS // 2
     # Not bool: a product of mixed types takes twice as long on the CPU.
-    return kept.to(x.device, x.dtype)
+    kept = torch.empty(x.shape, dtype=x.dtype)
+    torch.ge(draws.view(torch.int16)[: x.numel()].view(x.shape), _dropped(p) - _LEVELS // 2, out=kept)
+    return kept.to(x.device)
 
 
 def apply_mask(x: Tensor, mask: Mask) -> Tensor:
@@ -107,29 +111,34 @@ class AdapterLayer(nn.Module):
         """Trained matrices by name."""
         return cast("dict[str, nn.Parameter]", dict(self.factors.items()))
 
-    def forward(self, x: Tensor, mask: Mask | None = None) -> Tensor:
-        """Compute the output; `mask` is that of another layer with the same input."""
+    def forward(self, x: Tensor, dropped: Dropped | None = None) -> Tensor:
+        """Compute the output; `dropped` is that of another layer with the same input."""
         out: Tensor = self.base_layer(x)
         weight = self.base_layer.weight
         # Products are computed in the base's dtype anyway; so the input is kept for the backward pass in it too.
         x = x.to(weight.dtype)
-        mask = self.draw_mask(x) if mask is None else mask
+        dropped = self.drop(x) if dropped is None else dropped
         if self.dora_scale is None and not self.algorithm.recomputed and x.device.type not in REDRAWN_ON:
-            direct = self.delta_output(x, weight, mask)
+            direct = self.delta_output(x, weight, dropped)
             # In place: no backward pass needs the base's output, and a step is 1.5 % faster.
             return out.add_(direct) if out.dtype == direct.dtype else out + direct
         # The delta and its factors would take several times the weight's own memory.
-        added: Tensor = checkpoint(self.delta_output, x, weight, mask, use_reentrant=False, preserve_rng_state=False)
+        added: Tensor = checkpoint(self.delta_output, x, weight, dropped, use_reentrant=False,
+                                   preserve_rng_state=False)
         return out + added
 
-    def draw_mask(self, x: Tensor) -> Mask | None:
-        """Draw a mask for an input in the base's dtype; None without dropout."""
-        return draw_mask(x, self.dropout) if self.training and self.dropout else None
+    def drop(self, x: Tensor) -> Dropped:
+        """Draw a dropout mask for an input in the base's dtype, and apply it where it is stored."""
+        if not (self.training and self.dropout):
+            return x
+        mask = draw_mask(x, self.dropout)
+        return mask if isinstance(mask, RedrawnMask) else apply_mask(x, mask)
 
-    def delta_output(self, x: Tensor, weight: Tensor, mask: Mask | None = None) -> Tensor:
+    def delta_output(self, x: Tensor, weight: Tensor, dropped: Dropped | None = None) -> Tensor:
         """Output of the delta alone."""
-        scale = 1.0 if mask is None else mask_scale(self.dropout)
-        x = x if mask is None else apply_mask(x, mask)
+        scale = mask_scale(self.dropout) if self.training and self.dropout else 1.0
+        if dropped is not None:
+            x = apply_mask(x, dropped) if isinstance(dropped, RedrawnMask) else dropped
         if self.dora_scale is None:
             return self.algorithm.output(x, self.matrices, scale * self._strength())
         with torch.autocast(x.device.type, enabled=False):
@@ -211,8 +220,8 @@ def attach(algorithm: Trainable, decoder: nn.Module, config: AdapterConfig, modu
 def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """Compute projections of one input, the adapted ones with one dropout mask."""
     first = next((each for each in projections if isinstance(each, AdapterLayer)), None)
-    mask = None if first is None else first.draw_mask(x.to(first.base_layer.weight.dtype))
-    return tuple(each(x, mask) if isinstance(each, AdapterLayer) else each(x) for each in projections)
+    dropped = None if first is None else first.drop(x.to(first.base_layer.weight.dtype))
+    return tuple(each(x, dropped) if isinstance(each, AdapterLayer) else each(x) for each in projections)
 
 
 @dataclass(frozen=True, kw_only=True)

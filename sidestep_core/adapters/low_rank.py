@@ -82,7 +82,7 @@ def _input_gradient(x: Tensor, mask: Tensor | None, layers: Sequence[_Layer], gr
     for gradient, (weight, _, _) in zip(gradients[1:], layers[1:], strict=True):
         total.addmm_(gradient, weight)
     down = _joined(layers, x.dtype)
-    total = total.addmm_(of_hidden, down) if mask is None else total.add_((of_hidden @ down).mul_(_rows(mask)))
+    total = total.addmm_(of_hidden, down) if mask is None else total.addcmul_(of_hidden @ down, _rows(mask))
     return total.view(x.shape)
 
 
@@ -97,7 +97,7 @@ def _joined(layers: Sequence[_Layer], dtype: torch.dtype) -> Tensor:
 
 def _parts(joined: Tensor, layers: Sequence[_Layer]) -> tuple[Tensor, ...]:
     """Columns of each layer's rank."""
-    return joined.split([len(down) for _, down, _ in layers], dim=1)
+    return torch.split(joined, [len(down) for _, down, _ in layers], dim=1)
 
 
 def _threes(tensors: Sequence[Tensor]) -> list[_Layer]:

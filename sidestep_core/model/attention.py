@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -172,13 +172,29 @@ def _attend_in_blocks(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, window: Bl
 
     def around(x_BLKE: Tensor) -> Tensor:
         padded = F.pad(x_BLKE, (0, 0, 0, 0, WINDOW, WINDOW + padding))
-        windows = padded.unfold(1, 3 * WINDOW, WINDOW)
-        return windows.permute(0, 1, 2, 4, 3).reshape(batch * blocks, kv_heads, 3 * WINDOW, width)
+        windows = cast("Tensor", _Windows.apply(padded))  # type: ignore[no-untyped-call]  # torch's annotation
+        return windows.permute(0, 1, 3, 2, 4).reshape(batch * blocks, kv_heads, 3 * WINDOW, width)
 
     mask = window.mask.repeat(batch, groups, 1)[:, None]
     out = F.scaled_dot_product_attention(q, around(k_BLKE), around(v_BLKE), attn_mask=mask)
     out = out.view(batch, blocks, kv_heads, groups, WINDOW, width).permute(0, 1, 4, 2, 3, 5)
     return out.reshape(batch, blocks * WINDOW, heads, width)[:, :length]
+
+
+class _Windows(torch.autograd.Function):
+    """Overlapping windows [B, blocks, 384, K, E] of padded keys; torch's own gradient goes element by element."""
+
+    @staticmethod
+    def forward(ctx: Any, padded_BLKE: Tensor) -> Tensor:
+        return padded_BLKE.unfold(1, 3 * WINDOW, WINDOW).permute(0, 1, 4, 2, 3)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        batch, blocks, _, *heads = gradient.shape
+        total = gradient.new_zeros(batch, blocks + 2, WINDOW, *heads)
+        for number, part in enumerate(gradient.split(WINDOW, dim=2)):
+            total[:, number:number + blocks] += part
+        return total.flatten(1, 2)
 
 
 def choose(choice: Choice, device: torch.device, dtype: torch.dtype) -> Kernel:

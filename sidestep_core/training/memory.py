@@ -215,10 +215,14 @@ def _gpu_bytes(size: _Sizes, modules: Mapping[str, int], batch: Batch) -> float:
 
 def _inputs(size: _Sizes, modules: Mapping[str, int]) -> float:
     """Numbers of the adapted modules' inputs per layer, each input once."""
-    inputs = {(module.rpartition(".")[0], _shared(module)): size.input(module) for module in modules}
+    inputs = _distinct_inputs(size, modules)
     own = sum(numbers for (_, name), numbers in inputs.items() if name != _CONDITION)
     condition = next((numbers for (_, name), numbers in inputs.items() if name == _CONDITION), 0)
     return (own + condition) / size.geometry.layers
+
+
+def _distinct_inputs(size: _Sizes, modules: Mapping[str, int]) -> dict[tuple[str, str], int]:
+    return {(module.rpartition(".")[0], _shared(module)): size.input(module) for module in modules}
 
 
 _CONDITION = "condition"
@@ -233,13 +237,14 @@ def _shared(module: str) -> str:
 
 
 def _cpu_bytes(size: _Sizes, modules: Mapping[str, int], batch: Batch) -> float:
-    """Always in float32 are the inputs of the norms, the queries and the keys; every adapted module keeps its own input
-    after dropout, and the mask.
+    """Always in float32 are the inputs of the norms, the queries and the keys; of gate and up also silu(gate) is kept,
+    and of every adapted module its input after dropout or, where some share that, a product of its size; and the masks.
     """
     geometry = size.geometry
     normed = (size.positions * (3 * geometry.width + 2 * size.queries + size.keys) + size.conditions * size.keys)
     keys = 2 * size.keys * ((size.positions + size.sliding_keys) / 2 + size.conditions)
     mask = size.padded * size.groups * size.span / 2 if size.span == 3 * WINDOW else 0
-    plain = size.positions * (4 * size.queries + 2 * geometry.mlp) + keys + mask
-    adapted = sum(map(size.input, modules)) / geometry.layers
-    return _FP32 * normed + batch.bytes * (plain + adapted * (2 if batch.dropout else 1))
+    plain = size.positions * (4 * size.queries + 3 * geometry.mlp) + keys + mask
+    masks = sum(_distinct_inputs(size, modules).values()) if batch.dropout else 0
+    adapted = (sum(map(size.input, modules)) + masks) / geometry.layers
+    return _FP32 * normed + batch.bytes * (plain + adapted)

@@ -217,9 +217,9 @@ def _together(x: Tensor, linears: Sequence[Linear]) -> tuple[Tensor, ...]:
     return low_rank.linears(x, [_lean(linear, kept) for linear in linears], mask)
 
 
-def _lean(linear: Linear, kept: float) -> low_rank.Adapted:
+def _lean(linear: Linear, kept: float) -> low_rank.LoraWeights:
     down, up = _factors(linear)
-    return low_rank.Adapted(weight=cast("nn.Linear", linear.base_layer).weight, down=down.weight, up=up.weight,
+    return low_rank.LoraWeights(weight=cast("nn.Linear", linear.base_layer).weight, down=down.weight, up=up.weight,
                             scale=kept * linear.scaling[_NAME])
 
 

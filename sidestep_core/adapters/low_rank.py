@@ -19,7 +19,7 @@ from .layer import Mask, RedrawnMask, apply_mask, drawn
 
 
 @dataclass(frozen=True)
-class Adapted:
+class LoraWeights:
     """A frozen weight W [out, in] and its LoRA: scale * B A, with A = down [rank, in] and B = up [out, rank]."""
 
     weight: Tensor
@@ -28,7 +28,7 @@ class Adapted:
     scale: float
 
 
-def linears(x: Tensor, adapted: Sequence[Adapted], mask: Mask | None = None) -> tuple[Tensor, ...]:
+def linears(x: Tensor, adapted: Sequence[LoraWeights], mask: Mask | None = None) -> tuple[Tensor, ...]:
     """Compute x W^T + scale * masked(x) A^T B^T for each, in the dtype of the frozen weights; x is [..., in]."""
     scales = tuple(each.scale for each in adapted)
     tensors = [tensor for each in adapted for tensor in (each.weight, each.down, each.up)]

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sidestep_core import rng
 from sidestep_core.adapters.layer import Mask, RedrawnMask, apply_mask, draw_mask, mask_scale
-from sidestep_core.adapters.low_rank import Adapted, linears
+from sidestep_core.adapters.low_rank import LoraWeights, linears
 from sidestep_core.model.layers import SwiGLU
 from tests.tolerance import BF16, FP32, PERTURBED, deviation
 
@@ -23,7 +23,7 @@ def random(*shape: int, name: str = "x") -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, down: Tensor, up: Tensor, scale: float, mask: Mask | None = None) -> Tensor:
-    return linears(x, [Adapted(weight, down, up, scale)], mask)[0]
+    return linears(x, [LoraWeights(weight, down, up, scale)], mask)[0]
 
 
 def peft_layer(dtype: torch.dtype) -> Linear:
@@ -79,7 +79,7 @@ def test_dropout_matches_plain_autograd(mask: Mask) -> None:
 def test_layers_together_match_each_alone(mask: Mask | None) -> None:
     trained = [random(size, width, name=str(n)).requires_grad_() for n in range(3)
                for size, width in ((RANK + n, 48), (40, RANK + n))]
-    layers = [Adapted(random(40, 48, name=f"w{n}"), *trained[2 * n:2 * n + 2], SCALE + n) for n in range(3)]
+    layers = [LoraWeights(random(40, 48, name=f"w{n}"), *trained[2 * n:2 * n + 2], SCALE + n) for n in range(3)]
     x = random(9, 48).requires_grad_()
     together, alone = linears(x, layers, mask), [linears(x, [each], mask)[0] for each in layers]
     found, expected = (gradients(torch.stack(tuple(outs)), x, *trained) for outs in (together, alone))

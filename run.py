@@ -100,7 +100,8 @@ def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
     # glibc would keep gigabytes that a model has freed in a worker's heap for the rest of the tests.
     env = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20), **env}
     everything = ["-n", str(workers), "--durations", "10", "tests"]
-    checks = [["ruff", "check"], ["mypy", "--strict", "sidestep_core"], ["pytest", *(arguments or everything)]]
+    checks = [["ruff", "check"], ["mypy", "--strict", "sidestep_core", "sidestep_cli"],
+              ["pytest", *(arguments or everything)]]
     codes = []
     for check in checks:
         print(f"== {' '.join(check)}", flush=True)

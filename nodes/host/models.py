@@ -24,8 +24,9 @@ from torch import Tensor
 from ...sidestep_core.adapters import formats
 from ...sidestep_core.adapters.proof import DeltaFn
 from ...sidestep_core.errors import AdapterError, CheckpointError
+from ...sidestep_core.model import vae_keys
 from ...sidestep_core.model.checkpoint import Checkpoint
-from . import patches, vae_keys
+from . import patches
 
 log = logging.getLogger(__name__)
 

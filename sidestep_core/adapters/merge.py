@@ -24,8 +24,11 @@ from ..io.tensors import StoredTensor, TensorFile
 from ..model.checkpoint import Checkpoint, Variant, variants_in
 from ..model.weights import FP8, QUANTISATION_SUFFIXES, Weights, open_file
 from ..progress import Progress, Report, ignore
+from . import formats
+from .delta import ModuleDelta
 
 METADATA_KEY = "sidestep_merged"
+DECODER = "decoder."
 BLOCK = 1 << 26
 """Bytes per copied block."""
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -90,6 +93,42 @@ def merge(checkpoint: Checkpoint, patch: Patch, target: Path, facts: Mapping[str
     if not write_new(target, write):
         raise CheckpointError(f"Another program has written {target.name} first. Run again, under the next name.")
     return target
+
+
+def combine(adapters: Sequence[tuple[Path, float]], alpha: float,
+            shapes: Mapping[str, Sequence[int]]) -> tuple[Patch, list[str]]:
+    """Return (patch of a model's weights, notices about the files).
+
+    Adapters are (file, strength); `alpha` counts for files that do not state theirs; `shapes` of all parameters of the
+    model, by their official names.  AdapterError if nothing of a file fits.  Each delta is that of the unchanged
+    weight, so their order does not matter.
+    """
+    files = [formats.read(path, alpha) for path, _ in adapters]
+    formats.require_use(alpha, files)
+    weights: dict[str, list[tuple[float, ModuleDelta]]] = {}
+    biases: dict[str, list[tuple[float, Tensor]]] = {}
+    notices = []
+    for file, (path, strength) in zip(files, adapters, strict=True):
+        deltas = file.matched(lambda name: shapes.get(DECODER + name))
+        notices += [file.notice] if file.notice else []
+        if left_out := file.left_out(deltas):
+            notices.append(f"Not everything was merged: {len(deltas)} of {file.total} modules of {path.name}. "
+                           f"{left_out}.")
+        for module, delta in deltas.items() if strength != 0 else ():
+            if delta.factors is not None:
+                weights.setdefault(f"{DECODER}{module}.weight", []).append((strength, delta))
+            if delta.bias is not None:
+                biases.setdefault(f"{DECODER}{module}.bias", []).append((strength, delta.bias))
+
+    def patched(parameter: str, value: Tensor) -> Tensor:
+        changed = value.clone()
+        for strength, delta in weights.get(parameter, ()):
+            changed += strength * delta.delta(value)
+        for strength, bias in biases.get(parameter, ()):
+            changed += strength * bias.to(value)
+        return changed
+
+    return Patch(parameters=frozenset(weights) | frozenset(biases), apply=patched), notices
 
 
 def stem(name: str, variant: Variant) -> str:

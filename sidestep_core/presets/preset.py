@@ -24,7 +24,7 @@ from .text import apply_changes, parse_lines, require_known
 VERSION = 1
 VERSION_KEY = "sidestep_preset"
 MAX_BYTES = 1_000_000
-FOLDER = Path(__file__).parents[2] / "presets"
+FOLDER = Path(__file__).parent / "built_in"
 BUILT_IN = ("recommended", "high_quality", "quick_test", "vram_24gb_plus", "vram_16gb", "vram_12gb", "vram_8gb")
 """Side-Step's seven, with the values of its 0.8 series."""
 

@@ -31,6 +31,7 @@ from .pace import Pace
 from .publish import Run
 from .run_checkpoint import PASSES, RunState
 from .step import StepResult, Training, optimizer_step
+from .tensorboard import FOLDER as BOARD_FOLDER
 from .tensorboard import Board, board, is_heavy, written
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     saved_at, memory_use = time.monotonic(), MemoryUse(training.objective.device, training.need.total)
     atomic.write_json(run.folder / PASSES, [*passes.described(training.passes, config)])
-    with board(run.folder, config, state.step) as shown:
+    with board(run.log_dir or run.folder / BOARD_FOLDER, config, state.step) as shown:
         try:
             while True:
                 asked = controls.drain() if state.step else ()

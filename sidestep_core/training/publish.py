@@ -36,6 +36,8 @@ class Run:
     target: Path
     facts: Mapping[str, Any]
     load: Loader
+    log_dir: Path | None = None
+    """Folder for TensorBoard; None: one in the run's folder."""
 
     @property
     def best(self) -> Path:

@@ -76,7 +76,7 @@ def is_heavy(config: ResolvedConfig, step: int) -> bool:
 
 @contextlib.contextmanager
 def board(folder: Path, config: ResolvedConfig, after_step: int) -> Iterator[Board | None]:
-    """Open the board of the run in `folder`; None if the setting is off.
+    """Open the board that writes into `folder`; None if the setting is off.
 
     Entries of a stopped run after `after_step`, from which it resumes, are marked as void.
     """
@@ -86,7 +86,7 @@ def board(folder: Path, config: ResolvedConfig, after_step: int) -> Iterator[Boa
     with optional.imports("tensorboard", "The setting tensorboard", "; or switch that setting off"):
         from torch.utils.tensorboard import SummaryWriter
     # Before the first step there is a held-out loss of step 0 too, which will be measured again.
-    writer = SummaryWriter(folder / FOLDER, purge_step=after_step + 1 if after_step else 0)
+    writer = SummaryWriter(folder, purge_step=after_step + 1 if after_step else 0)
     try:
         yield Board(writer, config)
     finally:

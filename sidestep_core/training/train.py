@@ -55,7 +55,7 @@ SHORT_SECONDS = 10.0
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
           load: Loader = formats.delta_fn, preview: MakePreview | None = None, controls: Controls | None = None,
-          report: Report = ignore, origin: Origin = NO_ORIGIN) -> Adapter:
+          report: Report = ignore, origin: Origin = NO_ORIGIN, log_dir: Path | None = None) -> Adapter:
     """Train an adapter, prove its file, and publish it at `target` (or the next free name).
 
     `folder` is the run's own: a finished run is returned at once, a stopped one resumes, and InUse is raised if another
@@ -63,6 +63,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     `start_from`, an adapter file, gives only the initial weights.  `load` is the loader that proves the saved file.
     `controls` takes requests during the run.  If `report` raises `Cancelled` (or anything that is no Exception rises),
     the last finished step is saved as a checkpoint and as a usable adapter.  `origin` goes into the record of the run.
+    `log_dir` is where TensorBoard's curves go if they are on; None: the run's own folder.
     """
     settings = resolve(config, checkpoint, dataset)
     own = resume.is_own(folder, resume_from)
@@ -72,7 +73,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
              "trigger_word": dataset.trigger_word, "style": dataset.style, "checkpoint_name": checkpoint.name,
              "train": config.to_json(), "resolved": settings.config.to_json(),
              "inference": {"shift": settings.config.shift, "steps": settings.config.inference_steps}}
-    run = Run(folder=folder, target=target, facts=facts, load=load)
+    run = Run(folder=folder, target=target, facts=facts, load=load, log_dir=log_dir)
     with locks.held(folder, "trained"):
         resume.prepare_run_dir(folder, run_identity, resume_from, settings.total_steps)
         done = run_checkpoint.finished(folder)

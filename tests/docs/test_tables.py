@@ -81,7 +81,11 @@ def test_memory_table_is_computed(column: int, model: str) -> None:
 
 def test_presets_are_listed() -> None:
     listed = {cells[0].strip("`") for cells in rows("docs/guide/training.md")[1:]}
-    assert listed == {path.stem for path in (ROOT / "presets").glob("*.json")}
+    assert listed == built_in()
+
+
+def built_in() -> set[str]:
+    return {path.stem for path in (ROOT / "sidestep_core" / "presets" / "built_in").glob("*.json")}
 
 
 def known_names() -> set[str]:
@@ -90,7 +94,7 @@ def known_names() -> set[str]:
     inputs = [(name, facts) for node in nodes for name, facts in node["inputs"].items()]
     choices = {str(choice) for _, facts in inputs for choice in facts.get("options", ())}
     outputs = {name for node in nodes for name in node["output_names"]}
-    return {name for name, _ in inputs} | choices | outputs | {path.stem for path in (ROOT / "presets").glob("*.json")}
+    return {name for name, _ in inputs} | choices | outputs | built_in()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -58,7 +58,7 @@ def test_adapter_file_has_one_ending(folders: Any, name: str) -> None:
 
 
 def test_official_vae_gets_host_names(comfy: ModuleType, demo_models: Path) -> None:
-    vae_names = pack_module("nodes.host.vae_keys")
+    vae_names = pack_module("sidestep_core.model.vae_keys")
     hosts = read_tensors(demo_models / "vae" / "ace_1.5_vae.safetensors")
     official = diffusers_vae(hosts)
     assert vae_names.is_diffusers(official)

@@ -16,9 +16,9 @@ from demo.server import ComfyUI
 from demo.setup import PACK
 
 PARTS = {"__init__.py", "first_copy.py", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
-         "example_workflows", "locales", "nodes", "presets", "pyproject.toml", "requirements.txt", "sidestep_core",
+         "example_workflows", "locales", "nodes", "pyproject.toml", "requirements.txt", "sidestep_cli", "sidestep_core",
          "web"}
-WHOLE = ("docs", "example_workflows", "locales", "nodes", "presets", "sidestep_core", "web")
+WHOLE = ("docs", "example_workflows", "locales", "nodes", "sidestep_cli", "sidestep_core", "web")
 """Folders of which every file is published."""
 
 

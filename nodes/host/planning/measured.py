@@ -10,13 +10,10 @@ import torch
 from ....sidestep_core.adapters.config import AdapterConfig
 from ....sidestep_core.dataset.manifest import Dataset
 from ....sidestep_core.model.checkpoint import Checkpoint
-from ....sidestep_core.progress import Progress, Report
+from ....sidestep_core.progress import Report
 from ....sidestep_core.training.config import TrainConfig
 from ....sidestep_core.training.planning import step_times
 from .. import folders
-
-EVERY = 50
-"""Steps between two writes."""
 
 
 def file() -> Path:
@@ -32,16 +29,5 @@ def key(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config
 
 
 def remembering(report: Report, shape: str) -> Report:
-    """Pass reports on, and keep the time of a step: of the second one, as the first is slower, and from then on."""
-    steps = 0
-
-    def reported(progress: Progress) -> None:
-        nonlocal steps
-        seconds = progress.metrics.get("step_seconds")
-        if seconds is not None:
-            steps += 1
-            if steps % EVERY == 2:
-                step_times.remember(file(), shape, seconds)
-        report(progress)
-
-    return reported
+    """Pass reports on, and keep the times of steps of this shape."""
+    return step_times.remembering(report, file(), shape)

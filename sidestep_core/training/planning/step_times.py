@@ -11,6 +11,7 @@ from pathlib import Path
 from ...adapters.config import AdapterConfig
 from ...io import atomic, strict_json
 from ...io.record import parse
+from ...progress import Progress, Report
 from ..config import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 MOST = 200
 """Number of shapes that are kept, the latest."""
 MAX_BYTES = 1_000_000
+EVERY = 50
+"""Steps between two writes."""
 
 
 def shape(device: str, size: str, adapter: AdapterConfig, config: TrainConfig, seconds: float) -> str:
@@ -48,3 +51,19 @@ def remember(file: Path, key: str, seconds: float) -> None:
         atomic.write_json(file, dict([*times.items()][-MOST:]))
     except OSError as error:
         log.warning("The time of a step could not be kept in %s: %s", file.name, error)
+
+
+def remembering(report: Report, file: Path, key: str) -> Report:
+    """Pass reports on, and keep the time of a step: of the second one, as the first is slower, and from then on."""
+    steps = 0
+
+    def reported(progress: Progress) -> None:
+        nonlocal steps
+        seconds = progress.metrics.get("step_seconds")
+        if seconds is not None:
+            steps += 1
+            if steps % EVERY == 2:
+                remember(file, key, seconds)
+        report(progress)
+
+    return reported

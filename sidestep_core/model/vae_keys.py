@@ -1,8 +1,9 @@
-"""The names of the Oobleck VAE's weights: from diffusers', in official folders, to those that ComfyUI loads."""
+"""Names of the Oobleck VAE's weights: diffusers', in official folders, and those of ComfyUI's file."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor
 
@@ -12,18 +13,19 @@ _DECODER_BLOCK = {"snake1": 0, "conv_t1": 1, "res_unit1": 2, "res_unit2": 3, "re
 _OUTER = {"conv1": 0, "snake1": 6, "conv2": 7}
 
 
-def is_diffusers(state: dict[str, Tensor]) -> bool:
-    """True for weights under diffusers' names."""
-    return any(name.startswith("decoder.block.") for name in state)
+def is_diffusers(names: Iterable[str]) -> bool:
+    """Return True for names of diffusers."""
+    return any(name.startswith("decoder.block.") for name in names)
 
 
 def from_diffusers(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename weights to ComfyUI's names; its snake parameters have no singleton dimensions."""
-    return {_rename(name): tensor.flatten() if name.endswith((".alpha", ".beta")) else tensor
+    return {stable_audio_name(name): tensor.flatten() if name.endswith((".alpha", ".beta")) else tensor
             for name, tensor in state.items()}
 
 
-def _rename(name: str) -> str:
+def stable_audio_name(name: str) -> str:
+    """Translate a name of diffusers to that of stable-audio-tools, which ComfyUI's file has."""
     half, rest = name.split(".", 1)
     block = re.fullmatch(r"block\.(\d+)\.(\w+)\.(.+)", rest)
     if block is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,6 +31,8 @@ from ...sidestep_core.io import atomic, strict_json
 from ...sidestep_core.model import flow_matching
 from ...sidestep_core.model.checkpoint import Checkpoint
 from ...sidestep_core.progress import Cancelled, Progress, Report, ignore
+from ...sidestep_core.runs import files
+from ...sidestep_core.runs import previews as on_disk
 from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.training.config import TrainConfig
 from ..routes import events
@@ -48,9 +49,7 @@ MakePreview = Callable[[Path | None, int], None]
 Conditioning = list[list[Any]]
 """Conditioning of ComfyUI's nodes: [[embedding, facts], ...]."""
 
-FOLDER = "previews"
 FILE = "step-{:06d}.flac"
-FILE_NAME = re.compile(r"step-(\d+)\.flac")
 SETTINGS = "settings.json"
 INSTRUMENTAL = "[Instrumental]"
 TEXT_ENCODER_PREFIX = "model."
@@ -85,11 +84,10 @@ def preview_maker(node_id: str, run: Path, checkpoint: Checkpoint, config: Train
     they cannot be compared then.  `caption` is used if config.preview_caption is empty; `report` is called at every
     step of sampling, and what it raises passes through, as does ComfyUI's interrupt.
     """
-    folder = run / FOLDER
     settings = _settings(checkpoint, config, caption)
-    if not config.preview_every or _are_made_with(folder, settings):
-        events.replay(node_id, run.name, previews=saved(folder))
-    return _PreviewMaker(node_id, run.name, folder, checkpoint, settings, report)
+    if not config.preview_every or _are_made_with(run / files.PREVIEWS, settings):
+        events.replay(node_id, run.name, previews=saved(run))
+    return _PreviewMaker(node_id, run, checkpoint, settings, report)
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,14 @@ class _PreviewMaker:
     """Callable that generates the previews of a run."""
 
     node_id: str
-    run: str
-    folder: Path
+    run: Path
     checkpoint: Checkpoint
     settings: Settings
     report: Report
+
+    @property
+    def folder(self) -> Path:
+        return self.run / files.PREVIEWS
 
     def __call__(self, adapter: Path | None, step: int) -> None:
         """Make a preview, and the missing one without the adapter.
@@ -128,10 +129,18 @@ class _PreviewMaker:
         except Exception as error:  # noqa: BLE001 (shown on the node; a preview is no reason to lose hours of training)
             log.warning("No preview after step %d.", step, exc_info=True)
             result = Preview(step=step, message=sentence(error))
+            self._keep_reason(result)
         finally:
             gc.collect()
             models.make_room()
-        events.announce_preview(self.node_id, self.run, result)
+        events.announce_preview(self.node_id, self.run.name, result)
+
+    def _keep_reason(self, failed: Preview) -> None:
+        """Keep the reason for pages that are opened later."""
+        try:
+            on_disk.note_failure(self.run, failed.step, failed.message)
+        except OSError as error:
+            log.warning("The reason is not kept with the run: %s", error)
 
     def _generate(self, adapter: Path | None, moment: Sentence) -> Tensor:
         """The waveform [2, samples]."""
@@ -157,10 +166,10 @@ class _PreviewMaker:
         return _encode(self.checkpoint, self.settings)
 
 
-def saved(folder: Path) -> list[Preview]:
-    """The previews in a folder."""
-    found = [(FILE_NAME.fullmatch(path.name), path) for path in folder.glob("*.flac")]
-    return [Preview(step=int(match[1]), file=path) for match, path in found if match]
+def saved(run: Path) -> list[Preview]:
+    """List the previews of a run, and those that failed."""
+    return [*(Preview(step=step, file=on_disk.file(run, step)) for step in on_disk.made(run)),
+            *(Preview(step=step, message=message) for step, message in on_disk.failed(run))]
 
 
 def _are_made_with(folder: Path, settings: Settings) -> bool:

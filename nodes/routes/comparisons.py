@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -20,7 +21,7 @@ from ...sidestep_core.compare.comparison import Comparison
 from ...sidestep_core.errors import AdapterError
 from ...sidestep_core.io import strict_json
 from ...sidestep_core.io.record import parse
-from ...sidestep_core.runs import files
+from ...sidestep_core.runs import files, previews
 from ..host import choices, folders
 from ..host.compare import takes
 from ..host.wording import sentence
@@ -80,9 +81,18 @@ async def get_preview_facts(request: web.Request) -> web.Response:
     return answer(await work(lambda: _preview_facts(request.match_info["run"])))
 
 
-def _preview_facts(run: str) -> dict[str, Any]:
+@PromptServer.instance.routes.post(r"/sidestep/runs/{run}/previews/{step:\d{1,9}}/vote")
+async def post_preview_vote(request: web.Request) -> web.Response:
+    """Add a blind vote for a preview of a run."""
+    await body(request)
+    run, step = request.match_info["run"], int(request.match_info["step"])
+    return answer(await work(lambda: _preview_facts(run, lambda folder: previews.vote(folder, step))))
+
+
+def _preview_facts(run: str, change: Callable[[Path], None] = lambda _: None) -> dict[str, Any]:
     try:
         folder = files.run_folder(folders.runs_folder(), run)
+        change(folder)
     except files.NoRun as error:
         raise web.HTTPNotFound(text=sentence(error)) from error
     return takes.preview_facts(folder)

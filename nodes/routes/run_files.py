@@ -17,7 +17,7 @@ import folder_paths
 
 from ...sidestep_core.errors import ConfigError, InUse
 from ...sidestep_core.io import atomic, locks, strict_json
-from ...sidestep_core.runs import curve, files, summary
+from ...sidestep_core.runs import curve, files, previews, summary
 from ...sidestep_core.runs.curve import Curve
 from ...sidestep_core.runs.summary import RunSummary, UnderWay
 from ...sidestep_core.sentence import Sentence
@@ -85,21 +85,23 @@ def history_of(node_id: str, workflow_id: str) -> History | None:
         history.metrics |= point.metrics
     for step in run.previews:
         history.add_preview(Preview(step=step, file=preview(run.id, step)))
+    for step, message in run.failed_previews:
+        history.add_preview(Preview(step=step, message=message))
     return history
 
 
 def _end(run: RunSummary) -> str:
     """Message about the end of a run, on its node."""
     there = _in_lora_folder(run)
-    if run.status == "finished" and there:
-        return Sentence("{file} is in your LoRA list.", file=there[-1])
-    return run.message
+    found = run.status == "finished" and bool(there)
+    end = Sentence("{file} is in your LoRA list.", file=there[-1]) if found else run.message
+    return Sentence.joined([end, *(run.notices if run.status == "finished" else ())])
 
 
-def metrics(run: str, after: int, points: int) -> Mapping[str, object]:
-    """The curve of a run after a step, thinned.  NoRun if there is no such run."""
+def metrics(run: str, after: int, until: int, points: int) -> Mapping[str, object]:
+    """The curve of a run between two steps, thinned.  NoRun if there is no such run."""
     index = curve_of(run)
-    found = curve.thinned(folder_of(run) / files.METRICS, index, after=after, points=points)
+    found = curve.thinned(folder_of(run) / files.METRICS, index, after=after, until=until, points=points)
     return {"id": run, "last_step": index.last_step, "stride": found.stride, "rows": list(found.rows)}
 
 
@@ -111,7 +113,7 @@ def curve_of(run: str) -> Curve:
 
 def preview(run: str, step: int) -> Path:
     """Audio file of a preview.  NoRun if there is none."""
-    found = summary.preview_file(folder_of(run), step)
+    found = previews.file(folder_of(run), step)
     if found is None or not found.is_file():
         raise files.NoRun("This preview is gone.")
     return found

@@ -9,7 +9,7 @@ from typing import Any
 from ...sidestep_core.adapters.lora import LoraConfig
 from ...sidestep_core.adapters.registry import configs
 from ...sidestep_core.io import strict_json
-from ...sidestep_core.runs import curve, files, report, songs, summary
+from ...sidestep_core.runs import curve, files, previews, report, songs
 from ...sidestep_core.runs.report import Preview, Report
 from ...sidestep_core.runs.summary import RunSummary
 from ...sidestep_core.training.config import TrainConfig
@@ -40,13 +40,13 @@ def _proof(folder: Path) -> Mapping[str, Any]:
 
 def _previews(folder: Path, run: RunSummary) -> list[Preview]:
     sizes = [(step, path.stat().st_size) for step in run.previews
-             if (path := summary.preview_file(folder, step)) is not None]
+             if (path := previews.file(folder, step)) is not None]
     fitting = report.fitting(sizes, run.best and run.best[0])
     return [Preview(step=step, flac=_bytes(folder, step) if step in fitting else None) for step, _ in sizes]
 
 
 def _bytes(folder: Path, step: int) -> bytes | None:
-    path = summary.preview_file(folder, step)
+    path = previews.file(folder, step)
     return None if path is None else path.read_bytes()
 
 

@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 RUN = "/sidestep/runs/{run}"
 MAX_POINTS = 20_000
+LAST = 10**15
+"""Step that no run has."""
 
 
 @PromptServer.instance.routes.get("/sidestep/runs")
@@ -43,10 +45,10 @@ async def get_run(request: web.Request) -> web.Response:
 
 @PromptServer.instance.routes.get(RUN + "/metrics")
 async def get_metrics(request: web.Request) -> web.Response:
-    """Answer with the curve after the step `after`, thinned to about `points` rows."""
-    run, after = request.match_info["run"], number(request, "after", -1)
+    """Answer with the curve after the step `after`, to the step `until` if there is one, thinned to about `points`."""
+    run, after, until = request.match_info["run"], number(request, "after", -1), number(request, "until", LAST)
     points = max(2, min(number(request, "points", run_files.POINTS), MAX_POINTS))
-    return await _fresh(request, lambda: run_files.metrics(run, after, points))
+    return await _fresh(request, lambda: run_files.metrics(run, after, until, points))
 
 
 @PromptServer.instance.routes.get(RUN + r"/previews/{step:\d{1,9}}")

@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,10 +178,12 @@ class Thinned:
     rows: tuple[Row, ...]
 
 
-def thinned(path: Path, curve: Curve, *, after: int, points: int) -> Thinned:
-    """Read about `points` rows after a step: those with a held-out loss, the first and the last, and others evenly."""
-    first = next((index for index, step in enumerate(curve.steps) if step > after), len(curve.steps))
-    stride, indices = _chosen(curve.steps[first:], curve.heldout[first:], points)
+def thinned(path: Path, curve: Curve, *, after: int, until: int | None = None, points: int) -> Thinned:
+    """Read about `points` rows between two steps: those with a held-out loss, the first and the last, and others
+    evenly; without `until` to the end."""
+    first = bisect_right(curve.steps, after)
+    last = len(curve.steps) if until is None else bisect_right(curve.steps, until)
+    stride, indices = _chosen(curve.steps[first:last], curve.heldout[first:last], points)
     rows: dict[int, Row] = {}
     if indices:
         with path.open("rb") as file:

@@ -22,6 +22,9 @@ SONGS = "songs.json"
 PREVIEWS = "previews"
 CHECKPOINT = re.compile(r"checkpoint-step-(\d{1,12})")
 PREVIEW = re.compile(r"step-(\d{1,12})\.flac")
+PREVIEW_FAILED = re.compile(r"step-(\d{1,12})\.failed\.txt")
+VOTES = "votes.json"
+"""Blind votes for the previews, in their folder."""
 MARKS = (RUN, RECORD, METRICS, FINISHED)
 """Files of which each run has at least one, however damaged."""
 

@@ -1,7 +1,7 @@
 """Record of a run in its folder: facts for people that no other file of the run holds.
 
-Written at the start and at the end of a training, and whenever an adapter is published.  It is no part of the run's
-identity; a run without one can be read and continued as well.
+Written at the start and at the end of a training, at each notice, and whenever an adapter is published.  It is no part
+of the run's identity; a run without one can be read and continued as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from ..errors import SideStepError
 from ..io import atomic, strict_json
 from ..io.record import Record
-from ..progress import was_stopped
+from ..progress import Progress, Report, was_stopped
 from . import files
 from .songs import MAX_SONGS, Song
 
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 End = Literal["", "stopped", "finished", "failed"]
 MAX_BYTES = 4_000_000
 MAX_MESSAGE = 2000
+MAX_NOTICES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,8 @@ class RunRecord(Record):
     """Names of the published adapters, oldest first."""
     node_id: str = ""
     workflow_id: str = ""
+    notices: tuple[str, ...] = ()
+    """Notices of the training since its last start."""
 
 
 def read(folder: Path) -> RunRecord | None:
@@ -88,6 +91,21 @@ def kept(folder: Path, record: RunRecord, songs: Sequence[Song] = (), origin: Or
 def add_file(folder: Path, name: str) -> None:
     """Add a published adapter to the record of the run."""
     _change(folder, lambda record: replace(record, files=(*(file for file in record.files if file != name), name)))
+
+
+def noting(folder: Path, report: Report) -> Report:
+    """Pass reports on, and add their notices to the record of the run."""
+    def noted(progress: Progress) -> None:
+        if progress.notice:
+            _change(folder, lambda record: _with_notice(record, progress.notice[:MAX_MESSAGE]))
+        report(progress)
+
+    return noted
+
+
+def _with_notice(record: RunRecord, notice: str) -> RunRecord:
+    known = record.notices
+    return record if notice in known else replace(record, notices=(*known, notice)[:MAX_NOTICES])
 
 
 def _start(folder: Path, record: RunRecord, songs: Sequence[Song], origin: Origin) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..io import strict_json
 from ..io.record import Record
-from . import files, record
+from . import files, previews, record
 from .curve import Curve
 from .record import RunRecord
 
@@ -49,9 +49,12 @@ class RunSummary(Record):
     sparkline: tuple[float, ...] = ()
     previews: tuple[int, ...] = ()
     """Steps that have a preview."""
+    failed_previews: tuple[tuple[int, str], ...] = ()
+    """Steps whose preview failed, each with the reason."""
     files: tuple[str, ...] = ()
     """Names of published adapters."""
     message: str = ""
+    notices: tuple[str, ...] = ()
     note: str = ""
     node_id: str = ""
     workflow_id: str = ""
@@ -97,9 +100,10 @@ def read(folder: Path, curve: Curve, under_way: UnderWay | None = None) -> RunSu
         kind=str(settings.get("adapter", {}).get("kind", "")), songs=known.songs, minutes=known.minutes,
         model=known.model, settings=settings, loss=curve.loss, best=curve.best,
         heldout_first=measured[0][1] if measured else None, heldout_last=measured[-1][1] if measured else None,
-        measured_on=curve.measured_on, sparkline=tuple(curve.sparkline()), previews=previews(folder),
-        files=known.files or _published(found), message=message, note=note(folder), node_id=known.node_id,
-        workflow_id=known.workflow_id, has_workflow=(folder / files.WORKFLOW).is_file())
+        measured_on=curve.measured_on, sparkline=tuple(curve.sparkline()), previews=previews.made(folder),
+        failed_previews=previews.failed(folder), files=known.files or _published(found), message=message,
+        notices=known.notices, note=note(folder), node_id=known.node_id, workflow_id=known.workflow_id,
+        has_workflow=(folder / files.WORKFLOW).is_file())
 
 
 def _found(folder: Path) -> _Found:
@@ -178,18 +182,6 @@ def _name(run: str) -> str:
     return head or run
 
 
-def previews(folder: Path) -> tuple[int, ...]:
-    """Steps that have a preview, in their order."""
-    return tuple(sorted(_steps(folder / files.PREVIEWS, files.PREVIEW)))
-
-
-def preview_file(folder: Path, step: int) -> Path | None:
-    """Audio file of the preview after `step`, or None."""
-    found = [path for path in _children(folder / files.PREVIEWS)
-             if (match := files.PREVIEW.fullmatch(path.name)) and int(match[1]) == step and not path.is_symlink()]
-    return found[0] if found else None
-
-
 def note(folder: Path) -> str:
     """Note that a person wrote about the run."""
     try:
@@ -220,7 +212,10 @@ def _modified(folder: Path, *names: str) -> float:
 
 def answer(run: RunSummary) -> dict[str, Any]:
     """Return the summary as a page gets it."""
-    return run.to_json() | {
+    content = run.to_json()
+    del content["failed_previews"], content["notices"]
+    return content | {
         "best": None if run.best is None else {"step": run.best[0], "loss": run.best[1]},
-        "previews": [{"step": step, "message": ""} for step in run.previews],
+        "previews": [{"step": step, "message": message}
+                     for step, message in sorted([*((step, "") for step in run.previews), *run.failed_previews])],
     }

@@ -203,8 +203,10 @@ def test_comfyui_interrupt_cancels_preview(comfy: ModuleType, make_preview: Any,
     assert not (run / "previews" / "step-000030.flac").exists()
 
 
-def test_failed_preview_lets_training_continue(previews: ModuleType, make_preview: Any, tmp_path: Path) -> None:
+def test_failed_preview_lets_training_continue(previews: ModuleType, make_preview: Any, run: Path,
+                                               tmp_path: Path) -> None:
     make_preview(tmp_path / "missing.safetensors", 40)
     failed = history(previews).previews[-1]
     assert (failed.step, failed.file) == (40, None)
     assert "missing.safetensors" in failed.message
+    assert pack_module("sidestep_core.runs.previews").failed(run) == ((40, failed.message),)

@@ -101,7 +101,10 @@ def test_curve_is_thinned_and_continued(server: ComfyUI, runs: Path) -> None:
     assert (whole["id"], whole["last_step"], whole["stride"]) == ("a", 5000, 64)
     assert 100 <= len(whole["rows"]) < 400
     assert [row["step"] for row in told(server, "/a/metrics?after=4998")["rows"]] == [4999, 5000]
-    for odd in ("points=0", "points=-1", "points=x", "after=-5", "after=%00", "points=99999999999999999999"):
+    part = told(server, "/a/metrics?after=1999&until=2064&points=100")
+    assert (part["stride"], [row["step"] for row in part["rows"]]) == (1, list(range(2000, 2065)))
+    for odd in ("points=0", "points=-1", "points=x", "after=-5", "after=%00", "until=x", "until=-1",
+                "points=99999999999999999999"):
         assert told(server, f"/a/metrics?{odd}")["last_step"] == 5000
 
 

@@ -25,7 +25,14 @@ SHOW = """async ([folder, state]) => {
                                 { rel: 'stylesheet', href: `${folder}/sidestep.css` });
     document.head.append(style);
     await new Promise((resolve) => { style.onload = resolve; });
-    const chart = createChart(300);
+    window.asked = [];
+    const read = async (run, { after, until }) => {
+        window.asked.push([run, after, until]);
+        const stride = Math.ceil((until - after) / 2000);
+        const steps = Array.from({ length: until - after }, (_, index) => after + 1 + index);
+        return { rows: steps.filter((_, index) => index % stride === 0).map((step) => ({ step, loss: step })) };
+    };
+    const chart = createChart(300, read);
     const panel = Object.assign(document.createElement('div'), { className: 'sidestep-panel' });
     Object.assign(panel.style, { width: '500px', height: '300px' });
     panel.append(chart.element);
@@ -112,6 +119,35 @@ def test_keys_read_and_zoom(page: Page) -> None:
     page.keyboard.press("0")
     assert shown_steps(page) == ["1", "400"]
     assert page.evaluate("() => window.heard") == []
+
+
+def test_zoom_asks_for_finer_points(page: Page) -> None:
+    steps = 10_000
+    show(page, run(points=[{"step": step, "loss": step} for step in range(0, steps + 1, 50)]))
+    for from_, to in ((0.25, 0.5), (0.5, 0.75)):
+        page.mouse.move(*point_at(page, from_))
+        page.mouse.down()
+        page.mouse.move(*point_at(page, to))
+        page.mouse.up()
+    page.mouse.move(*point_at(page, 0.5))
+    first, last = 3750, 4375
+    assert page.evaluate("() => window.asked") == [["my_lora-1", 2499, 5000], ["my_lora-1", first - 1, last]]
+    assert shown_steps(page) == [f"{first:,}", f"{last:,}"]
+    expect(page.locator(".sidestep-values > div").first).to_have_text(f"Step {(first + last + 1) // 2:,}")
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="CSV").click()
+    rows = list(csv.DictReader(io.StringIO(saving.value.path().read_text(encoding="utf-8"))))
+    assert [int(row["step"]) for row in rows] == [*range(0, first, 50), *range(first, last + 1),
+                                                  *range(4400, steps + 1, 50)]
+    page.mouse.dblclick(*point_at(page, 0.5))
+    assert shown_steps(page) == ["0", f"{steps:,}"]
+
+
+def test_whole_curve_needs_no_finer_points(page: Page) -> None:
+    show(page, run())
+    page.locator(".sidestep-plot").focus()
+    page.keyboard.press("+")
+    assert page.evaluate("() => window.asked") == []
 
 
 def test_new_run_is_shown_whole(page: Page) -> None:

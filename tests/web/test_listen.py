@@ -16,6 +16,7 @@ from sidestep_core.audio import decode
 from sidestep_core.compare import comparison
 from sidestep_core.compare.comparison import Comparison, Take
 from tests.music import music
+from tests.web import screenshots
 from tests.web.accessibility import assert_accessible
 
 RUN = "calm-0a1b"
@@ -159,6 +160,7 @@ def test_kept_take_is_used(page: Page, server: ComfyUI, made: Comparison) -> Non
 
 def test_tab_is_accessible(page: Page) -> None:
     assert_accessible(page, TAB)
+    screenshots.keep(page, "listen")
 
 
 def test_node_shows_its_takes(page: Page, made: Comparison) -> None:
@@ -173,10 +175,29 @@ def test_node_shows_its_takes(page: Page, made: Comparison) -> None:
 def test_previews_of_runs_are_listed(page: Page) -> None:
     page.locator(".sidestep-listen-source").select_option(f"run/{RUN}")
     expect(page.locator(f"{PLAYER} .sidestep-listen-row")).to_have_count(2)
-    assert names(page) == ["Before training", "Step 20"]
+    assert [name.partition(",")[0] for name in names(page)] == ["Before training", "Step 20"]
     expect(page.locator(f"{TAB} .sidestep-listen-prompt")).to_have_text("rain")
     expect(page.locator(f"{PLAYER} .sidestep-listen-gain").nth(1)).to_have_text("\u22126.0 dB")
     expect(page.locator(PLAYER).get_by_role("button", name="Keep this one")).to_be_hidden()
+
+
+def test_previews_are_voted_for_blindly(page: Page, server: ComfyUI) -> None:
+    def votes() -> dict[int, int]:
+        made = server.get_json(f"/sidestep/runs/{RUN}/takes")["previews"]
+        return {each["step"]: each["votes"] for each in made}
+
+    before = votes()
+    page.locator(f"{PLAYER} >> text=Blind test").click()
+    assert names(page) == ["A", "B"]
+    page.locator(PLAYER).get_by_role("button", name="Vote for take A").click()
+    status = page.locator(f"{PLAYER} [role=status]")
+    expect(status).to_contain_text("You chose ")
+    after = votes()
+    [voted] = [step for step in (0, 20) if after[step] == before[step] + 1]
+    assert sum(after.values()) == sum(before.values()) + 1
+    name = "Before training" if voted == 0 else "Step 20"
+    expect(status).to_have_text(f"You chose {name}.")
+    assert names(page)[0].startswith(f"{name}, {after[voted]} blind vote")
 
 
 def test_levels_are_pure(page: Page) -> None:

@@ -5,7 +5,7 @@ import { listRuns } from "../runs/server.js";
 import { locale, t } from "../words.js";
 import { createPlayer } from "./player.js";
 import { wanted } from "./request.js";
-import { fromComparison, fromRun, keep, listComparisons, readComparison, vote } from "./server.js";
+import { fromComparison, keep, listComparisons, readComparison, readPreviews, vote, votePreview } from "./server.js";
 import { use } from "./use.js";
 
 const nothing = () => t("Nothing to listen to yet. Compare Adapters makes takes of one prompt and seed; a training makes "
@@ -18,7 +18,7 @@ export function createListenTab() {
   const facts = make("p", "sidestep-listen-facts");
   const empty = make("p", "sidestep-empty", nothing());
   const player = createPlayer({
-    vote: async (take) => fromComparison(await vote(current.id, take)),
+    vote: async (take) => (current.kind === "run" ? votePreview(current, take) : fromComparison(await vote(current.id, take))),
     keep: async (take) => fromComparison(await keep(current.id, take)),
     use: async (take) => use(current.takes[take - 1]),
   });
@@ -49,7 +49,7 @@ export function createListenTab() {
         const made = await readComparison(id);
         return made && fromComparison(made);
       }]),
-      ...runs.map((run) => [`run/${run.id}`, () => fromRun(run)]),
+      ...runs.map((run) => [`run/${run.id}`, () => readPreviews(run)]),
     ]);
     choice.replaceChildren(
       group(t("Comparisons"), comparisons.map((made) => [`comparison/${made.id}`, comparisonName(made)])),

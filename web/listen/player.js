@@ -60,7 +60,7 @@ export function createPlayer(actions) {
     rows = blind.order(session.takes.length).map((take, place) => createRow(take, place));
     list.replaceChildren(...rows.map((row) => row.element));
     element.hidden = !session.takes.length;
-    blind.button.hidden = session.kind !== "comparison" || session.takes.length < 2;
+    blind.button.hidden = session.takes.length < 2;
     if (addresses !== loaded) {
       loaded = addresses;
       loopStart = null;

@@ -32,18 +32,23 @@ export const fromComparison = (made) => ({
 });
 
 /** The previews of a run in the same form, at most nine of them; null if there is none. */
-export async function fromRun(run) {
-  const made = await ask(`/sidestep/runs/${encodeURIComponent(run.id)}/takes`);
+export const readPreviews = async (run) => fromRun(run, await ask(`/sidestep/runs/${encodeURIComponent(run.id)}/takes`));
+
+/** Add a blind vote for the preview of a session; return the session as it is then. */
+export const votePreview = async ({ run, takes }, take) =>
+  fromRun(run, await post(`/sidestep/runs/${encodeURIComponent(run.id)}/previews/${takes[take - 1].preview}/vote`));
+
+function fromRun(run, made) {
   if (!made.previews.length) return null;
   const shown = spread(made.previews, MOST);
   const facts = [run.name, ...(made.seed === null ? [] : [t("seed {seed}", { seed: String(made.seed) })]),
     ...(shown.length < made.previews.length
       ? [t("{shown} of {n} previews", { shown: shown.length, n: made.previews.length })] : [])].join(", ");
   return {
-    id: run.id, kind: "run", prompt: made.prompt, kept: null, votes: [],
+    id: run.id, kind: "run", run, prompt: made.prompt, kept: null, votes: shown.map(({ votes }) => votes),
     facts,
     takes: shown.map(({ step, lufs }) => ({
-      name: step ? t("Step {step}", { step }) : t("Before training"), strength: 0, lufs,
+      name: step ? t("Step {step}", { step }) : t("Before training"), strength: 0, lufs, preview: step,
       address: previewAddress(run.id, step),
     })),
   };

@@ -4,6 +4,7 @@ import { make, makeSvg } from "../dom.js";
 import { number, plural, t } from "../words.js";
 import { addHover } from "./chart_hover.js";
 import { csvOf, download, pngOf } from "./chart_export.js";
+import { createFiner } from "./finer.js";
 import { dots, errorBars, leftOf, line, marks, ranges, ticksOf, topOf } from "./loss_chart.js";
 import { decimal, measured, newest } from "./progress.js";
 import { verdict } from "./verdict.js";
@@ -15,8 +16,8 @@ const GLYPHS = { saved: "\u25b4", preview: "\u266a", best: "" };
 const help = () => t("Drag to zoom into a part, double-click to see the whole run. With the keyboard: arrow keys read the "
   + "curve, + and - zoom, 0 shows the whole run.");
 
-/** {element, show(state), height() in pixels}. */
-export function createChart(height) {
+/** {element, show(state), height() in pixels}; `read(run, {after, until})` asks for {rows} of a part of the curve. */
+export function createChart(height, read) {
   const view = { zoom: null, log: false };
   let state = { points: [], previews: [], metrics: {} };
   let run = null;
@@ -38,11 +39,13 @@ export function createChart(height) {
   });
   log.setAttribute("aria-pressed", "false");
   const whole = tool(t("Whole run"), t("Show the whole run again"), () => zoomTo(null));
-  const png = tool("PNG", t("Save a picture of this chart"), () => pngOf(state, view, plot).then((blob) => save(blob, "png")));
-  const csv = tool("CSV", t("Save the numbers of this chart as a table"), () => save(csvOf(state.points), "csv"));
+  const png = tool("PNG", t("Save a picture of this chart"), () => pngOf({ ...state, points: points() }, view, plot).then((blob) => save(blob, "png")));
+  const csv = tool("CSV", t("Save the numbers of this chart as a table"), () => save(csvOf(points()), "csv"));
   const tools = make("div", "sidestep-tools", whole, log, png, csv);
   const element = make("div", "sidestep-chart", make("div", "sidestep-reading", reading, tools), plot);
-  const hover = addHover(plot, { points: () => state.points, range: () => range, zoomTo,
+  const finer = createFiner({ read, arrived: () => draw() });
+  const points = () => finer.points(state);
+  const hover = addHover(plot, { points, range: () => range, zoomTo,
     label: () => measured(state)[0] });
 
   const save = (blob, ending) => download(blob, `${state.run || "loss"}.${ending}`);
@@ -51,6 +54,7 @@ export function createChart(height) {
 
   function zoomTo(zoom) {
     view.zoom = zoom;
+    void finer.ask(state, zoom);
     draw();
   }
 
@@ -64,10 +68,11 @@ export function createChart(height) {
   }
 
   function draw() {
-    range = ranges(state.points, view);
+    const drawn = points();
+    range = ranges(drawn, view);
     const [errors, ...curves] = paths;
-    errors.setAttribute("d", range ? errorBars(state.points, range) : "");
-    CURVES.forEach(([, key, shape], index) => curves[index].setAttribute("d", range ? shape(state.points, key, range) : ""));
+    errors.setAttribute("d", range ? errorBars(drawn, range) : "");
+    CURVES.forEach(([, key, shape], index) => curves[index].setAttribute("d", range ? shape(drawn, key, range) : ""));
     grid.replaceChildren(...(range ? ticksOf(range).map(gridLine) : []));
     marked.replaceChildren(...(range ? marks(state).filter(isInSight).map((mark) => glyph(mark, range)) : []));
     first.textContent = range ? number(Math.round(range.x[0])) : "";

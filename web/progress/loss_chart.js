@@ -9,6 +9,7 @@ import { fixed, number } from "../words.js";
 const SIZE = 100;
 const OUTLIERS = 0.02; // share of raw losses that may leave the chart at each end: single steps are very noisy
 const MARGIN = 0.08; // of the height, above and below the curve
+const MOST = 1e100; // larger numbers are left out: their differences would overflow
 const COLUMNS = 600; // a longer curve is drawn by its lowest and highest number in each
 
 const quantile = (sorted, share) => sorted[Math.round(share * (sorted.length - 1))];
@@ -80,7 +81,7 @@ export const leftOf = (step, { x }) => share(step, x) * SIZE;
 
 const place = (point, key, range) => `${leftOf(point.step, range).toFixed(2)} ${topOf(point[key], range).toFixed(2)}`;
 
-const isDrawn = (value, { log }) => Number.isFinite(value) && (!log || value > 0);
+const isDrawn = (value, { log }) => Number.isFinite(value) && Math.abs(value) < MOST && (!log || value > 0);
 
 /** SVG path of the line through the numbers called `key`. */
 export function line(points, key, range) {
@@ -132,7 +133,7 @@ export function dots(points, key, range) {
 
 /** SVG path of the error bars of the held-out losses that have one. */
 export function errorBars(points, range) {
-  const bars = inZoom(points, range.x).filter((point) => isDrawn(point.heldout, range) && point.heldout_error > 0);
+  const bars = inZoom(points, range.x).filter((point) => isDrawn(point.heldout, range) && point.heldout_error > 0 && point.heldout_error < MOST);
   return bars.map(({ step, heldout, heldout_error: error }) => {
     const low = range.log ? Math.max(heldout - error, range.y[0]) : heldout - error;
     return `M${place({ step, end: heldout + error }, "end", range)}V${topOf(low, range).toFixed(2)}`;

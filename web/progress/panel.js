@@ -9,6 +9,7 @@ import { createPlan } from "./plan.js";
 import { change } from "./planner.js";
 import { besideTraining, count, share, timeLeft, title } from "./progress.js";
 import { createPreviews } from "./previews.js";
+import { readMetrics } from "../runs/server.js";
 import { createTimeBins } from "./time_bins.js";
 
 const ICONS = {
@@ -35,7 +36,7 @@ export function createPanel({ chart, idle, hint, address, node, resized }) {
   const fill = make("div", "sidestep-fill");
   const note = make("div", "sidestep-note");
   const left = make("div", "sidestep-left");
-  const curve = chart ? [createChart(HEIGHT.chart), createNumbers(HEIGHT)] : [];
+  const curve = chart ? [createChart(HEIGHT.chart, readMetrics), createNumbers(HEIGHT)] : [];
   const parts = chart ? [...curve, createTimeBins(HEIGHT.bins), createPreviews(address, HEIGHT.previews),
     createControls({ node, heights: HEIGHT, changed })] : [];
   const plan = chart ? createPlan({ change }) : null;

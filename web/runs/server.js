@@ -37,9 +37,9 @@ export const listRuns = async () => (await ask("/sidestep/runs")).runs;
 /** One run. */
 export const readRun = (id) => ask(path(id));
 
-/** {id, last_step, stride, rows}: the curve after a step, of about so many points. */
-export const readMetrics = (id, { after = -1, points = 2000 } = {}) =>
-  ask(`${path(id, "metrics")}?points=${points}${after >= 0 ? `&after=${after}` : ""}`);
+/** {id, last_step, stride, rows}: the curve after a step, until another one, of about so many points. */
+export const readMetrics = (id, { after = -1, until = null, points = 2000 } = {}) =>
+  ask(`${path(id, "metrics")}?points=${points}${after >= 0 ? `&after=${after}` : ""}${until === null ? "" : `&until=${until}`}`);
 
 /** The workflow that started a run. */
 export const readWorkflow = (id) => ask(path(id, "workflow"));

@@ -17,6 +17,8 @@ from ....sidestep_core.compare.comparison import Take
 from ....sidestep_core.errors import ConfigError
 from ....sidestep_core.io import strict_json
 from ....sidestep_core.io.record import parse
+from ....sidestep_core.runs import files
+from ....sidestep_core.runs import previews as on_disk
 from .. import models, previews
 
 log = logging.getLogger(__name__)
@@ -99,17 +101,26 @@ def measured(waveform: Tensor) -> float | None:
 
 
 def preview_facts(run: Path) -> dict[str, Any]:
-    """Prompt, seed and loudness of a run's previews, for the page."""
+    """Prompt, seed, loudness and blind votes of a run's previews, for the page."""
     try:
-        made = strict_json.as_object(strict_json.read(run / previews.FOLDER / previews.SETTINGS), previews.SETTINGS)
+        made = strict_json.as_object(strict_json.read(run / files.PREVIEWS / previews.SETTINGS), previews.SETTINGS)
         known = {name: parse(made.get(name), kind, name) for name, kind in PREVIEW_FACTS.items()}
     except strict_json.BadJson as error:
         log.warning("The prompt of the previews of %s is not shown: %s", run.name, error)
         known = {"caption": "", "seed": None}
-    found = sorted(previews.saved(run / previews.FOLDER), key=lambda preview: preview.step)
+    paths = [(step, path) for step in on_disk.made(run) if (path := on_disk.file(run, step)) is not None]
+    votes = _votes(run)
     return {"prompt": known["caption"], "seed": known["seed"], "previews": [
-        {"step": preview.step, "lufs": _lufs(preview.file, preview.file.stat().st_mtime_ns)}
-        for preview in found if preview.file is not None]}
+        {"step": step, "lufs": _lufs(path, path.stat().st_mtime_ns), "votes": votes.get(step, 0)}
+        for step, path in paths]}
+
+
+def _votes(run: Path) -> Mapping[int, int]:
+    try:
+        return on_disk.votes(run)
+    except strict_json.BadJson as error:
+        log.warning("The votes for the previews of %s are not shown: %s", run.name, error)
+        return {}
 
 
 @lru_cache(maxsize=4096)

@@ -79,6 +79,18 @@ def test_later_rows_are_asked_for(file: Path) -> None:
     assert curve.thinned(file, curve.read(file), after=120, points=2000).rows == ()
 
 
+def test_part_is_finer_than_whole(file: Path) -> None:
+    write_metrics(file, 4000, every=10_000)
+    index = curve.read(file)
+    whole = curve.thinned(file, index, after=-1, points=500)
+    part = curve.thinned(file, index, after=999, until=1400, points=500)
+    assert [row["step"] for row in part.rows] == list(range(1000, 1401))
+    assert {row["step"]: row for row in whole.rows if 1000 <= row["step"] <= 1400}.items() <= {
+        row["step"]: row for row in part.rows}.items()
+    assert (whole.stride, part.stride) == (16, 1)
+    assert curve.thinned(file, index, after=1400, until=999, points=500).rows == ()
+
+
 def test_index_grows_with_file(file: Path) -> None:
     lines = [json.dumps(row).encode() + b"\n" for row in rows(200)]
     known = None

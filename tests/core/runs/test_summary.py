@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep_core.io import locks
-from sidestep_core.runs import curve, files, record, songs, summary
+from sidestep_core.progress import Progress
+from sidestep_core.runs import curve, files, previews, record, songs, summary
 from sidestep_core.runs.record import Origin, RunRecord
 from sidestep_core.runs.songs import Song
 from sidestep_core.runs.summary import RunSummary, UnderWay
@@ -166,7 +167,7 @@ def test_link_inside_run_leads_nowhere(tmp_path: Path) -> None:
     secret.write_bytes(b"x")
     (folder / "previews").mkdir()
     (folder / "previews" / "step-000003.flac").symlink_to(secret)
-    assert summary.preview_file(folder, 3) is None
+    assert previews.file(folder, 3) is None
     files.delete(tmp_path, "a")
     assert secret.is_file()
 
@@ -211,3 +212,15 @@ def test_unwritable_record_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptur
     with record.kept(tmp_path / "a", RunRecord(name="song", started=5.0)):
         pass
     assert "The record of a could not be written" in caplog.text
+
+
+def test_notices_are_kept_once(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    with record.kept(tmp_path, RunRecord(name="song", started=1000.0)):
+        report = record.noting(tmp_path, seen.append)
+        for notice in ("", "Warm-up is short.", "Warm-up is short.", "x" * 5000):
+            report(Progress(stage="train", step=1, total=2, notice=notice))
+    known = record.read(tmp_path)
+    assert known is not None
+    assert known.notices == ("Warm-up is short.", "x" * record.MAX_MESSAGE)
+    assert len(seen) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from demo.synthetic_model import DEMO_MODEL, write_demo_models
 
 SERVERS: list[ComfyUI] = []
 """Running servers of this process."""
+IDLE_SECONDS = 60.0
+"""Longest time of a step, a song or a preview that a stop waits for."""
 
 
 @contextlib.contextmanager
@@ -30,3 +33,18 @@ def demo_comfyui(base: Path, *arguments: str) -> Iterator[ComfyUI]:
             yield running
         finally:
             SERVERS.remove(running)
+
+
+def make_idle(server: ComfyUI) -> None:
+    """Stop everything that runs or waits, and wait for its end."""
+    deadline = time.monotonic() + IDLE_SECONDS
+    while is_busy(server):
+        server.post_json("/queue", {"clear": True})
+        server.interrupt()  # again and again, as the next workflow begins without the request
+        assert time.monotonic() < deadline, f"A workflow does not stop.\n{server.tail()}"
+        time.sleep(0.1)
+
+
+def is_busy(server: ComfyUI) -> bool:
+    queue = server.get_json("/queue")
+    return bool(queue["queue_running"] or queue["queue_pending"])

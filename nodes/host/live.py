@@ -6,9 +6,13 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ...sidestep_core.runs.summary import UnderWay
 from ...sidestep_core.training.controls import Controls
+
+Later = Literal["pause", "finish"]
+"""Request that a waiting run can meet when its turn comes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +42,8 @@ class Waiting:
 
 _live: dict[str, Live] = {}
 _waiting: dict[str, Waiting] = {}
-_parked: set[str] = set()
-"""Runs that are to stay paused when their turn comes."""
+_later: dict[str, Later] = {}
+"""Request of each waiting run that it meets when its turn comes."""
 _lock = threading.Lock()
 reopened: set[str] = set()
 """Runs that were finished by hand and are to go on when they are started again, whatever the host has cached."""
@@ -79,12 +83,12 @@ def states() -> dict[str, UnderWay]:
         return waiting | {run: live.state for run, live in _live.items()}
 
 
-def wait(training: Live, prompt_id: str, *, parked: bool) -> None:
-    """List a training that gave way as waiting for its turn; `parked`: to stay paused then."""
+def wait(training: Live, prompt_id: str) -> None:
+    """List a training that gave way as waiting for its turn; if it was paused, it is paused again then."""
     with _lock:
         _waiting[training.run] = Waiting(training=training, prompt_id=prompt_id)
-        if parked:
-            _parked.add(training.run)
+        if "pause" in training.controls.pending:
+            _later[training.run] = "pause"
 
 
 def waiting(run: str) -> Waiting | None:
@@ -110,24 +114,22 @@ def stop_waiting(run: str) -> None:
     """Forget a training that waited: it does not go on by itself."""
     with _lock:
         _waiting.pop(run, None)
-        _parked.discard(run)
+        _later.pop(run, None)
 
 
-def park(run: str) -> None:
-    """Let a waiting run stay paused when its turn comes."""
+def ask_later(run: str, request: Later) -> None:
+    """Let a waiting run meet a request when its turn comes, instead of an earlier one."""
     with _lock:
-        _parked.add(run)
+        _later[run] = request
 
 
-def unpark(run: str) -> None:
-    """Let a run that stays paused go on."""
+def later(run: str) -> Later | None:
+    """Request that a waiting run meets when its turn comes."""
     with _lock:
-        _parked.discard(run)
+        return _later.get(run)
 
 
-def pop_parked(run: str) -> bool:
-    """Return True if the run is to be paused from its start; this counts once."""
+def pop_later(run: str) -> Later | None:
+    """Take the request that a run meets from its start, or take it back; this counts once."""
     with _lock:
-        parked = run in _parked
-        _parked.discard(run)
-        return parked
+        return _later.pop(run, None)

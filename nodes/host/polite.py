@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -27,7 +27,7 @@ from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.training.controls import GaveWay
 from ..routes import events
 from . import live
-from .live import Live
+from .live import Later, Live
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,12 @@ SECONDS_BETWEEN = 120.0
 POLL_SECONDS = 0.5
 TRAINERS = frozenset({"SideStepTrainAdapter", "TrainLoraNode"})
 """Nodes that train: ours, and ComfyUI's own."""
+WAITS: Mapping[Later | None, str] = {
+    None: Sentence("Waiting for your generation. The training goes on by itself."),
+    "pause": Sentence("Paused. The card is free."),
+    "finish": Sentence("Waiting for your generation. The training finishes when its turn comes."),
+}
+"""Request that a waiting training meets when its turn comes -> what people read."""
 
 Item = tuple[Any, ...]
 """(number, id, prompt, extra data, outputs, ...) as ComfyUI keeps it; the lowest number is next."""
@@ -72,8 +78,8 @@ def giving_way(training: Live, *, polite: bool) -> Iterator[Callable[[], None]]:
             training.controls.withdraw("give_way")
 
     live.arrived(prompt_id)
-    if live.pop_parked(training.run):
-        training.controls.ask("pause")
+    if (request := live.pop_later(training.run)) is not None:
+        training.controls.ask(request)
     try:
         yield watch
     except GaveWay as gave_way:
@@ -91,12 +97,15 @@ def _requeue(training: Live, prompt_id: str) -> None:
         # Those that waited may be gone by now: then it goes on at once.
         queue.put((own[0] if number is None else number, new_id, *own[2:]))
     _gave_way.add(training.run)
-    is_parked = "pause" in training.controls.pending
-    live.wait(training, new_id, parked=is_parked)
+    live.wait(training, new_id)
     log.info("%s gives way, and goes on by itself.", training.run)
-    events.wait(training.node_id, training.run, Sentence("Paused. The card is free.") if is_parked else
-                Sentence("Waiting for your generation. The training goes on by itself."))
+    announce(training)
     threading.Thread(target=_watch_turn, args=(training, new_id), name="side-step-waits", daemon=True).start()
+
+
+def announce(training: Live) -> None:
+    """Tell the page what becomes of a training that waits."""
+    events.wait(training.node_id, training.run, WAITS[live.later(training.run)])
 
 
 def _watch_turn(training: Live, prompt_id: str) -> None:

@@ -71,12 +71,12 @@ def _while_waiting(waiting: live.Waiting, control: str) -> None:
     """Control a training that gave way to other work.  Refused, with the reason, where that does not fit."""
     if control == "stop":
         polite.remove(waiting.prompt_id)
-    elif control == "pause":
-        live.park(waiting.training.run)
-    elif control == "continue":
-        live.unpark(waiting.training.run)
-    else:
+        return
+    if control == "pause" or control == "finish":
+        live.ask_later(waiting.training.run, control)
+    elif control != "continue" or live.pop_later(waiting.training.run) is None:
         raise Refused("The training waits for other work. It goes on by itself.")
+    polite.announce(waiting.training)
 
 
 def _after_the_end(control: str, folder: Path) -> None:

@@ -77,7 +77,7 @@ def history_of(node_id: str, workflow_id: str) -> History | None:
     if run is None:
         return None
     history = History(node_id=node_id, run=run.id, workflow=workflow_id, stage="train", status=ENDS[run.status],
-                      step=run.step, total=run.total, training=(run.step, run.total), sentences=(_end(run),),
+                      step=run.step, total=run.total, training=(run.step, run.total), sentences=_end(run),
                       measured_on=run.measured_on)
     for row in curve.thinned(folder_of(run.id) / files.METRICS, curve_of(run.id), after=-1, points=POINTS).rows:
         point = Point(int(row["step"]), finite({key: value for key, value in row.items() if value is not None}))
@@ -90,12 +90,12 @@ def history_of(node_id: str, workflow_id: str) -> History | None:
     return history
 
 
-def _end(run: RunSummary) -> str:
-    """Message about the end of a run, on its node."""
+def _end(run: RunSummary) -> tuple[str, ...]:
+    """Sentences about the end of a run, on its node."""
     there = _in_lora_folder(run)
-    found = run.status == "finished" and bool(there)
-    end = Sentence("{file} is in your LoRA list.", file=there[-1]) if found else run.message
-    return Sentence.joined([end, *(run.notices if run.status == "finished" else ())])
+    if run.status == "finished" and there:
+        return (Sentence("{file} is in your LoRA list.", file=there[-1]), *run.notices)
+    return (run.message,) if run.message else ()
 
 
 def metrics(run: str, after: int, until: int, points: int) -> Mapping[str, object]:

@@ -17,7 +17,7 @@ from demo.server import ComfyUI
 from demo.setup import BASE
 from demo.synthetic_model import DEMO_MODEL, DEMO_TEXT_ENCODER, DEMO_VAE, write_demo_models
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
-from tests.running import SERVERS, demo_comfyui
+from tests.running import SERVERS, demo_comfyui, make_idle
 
 torch.set_num_threads(1)
 
@@ -62,6 +62,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     shutil.copytree(Path(__file__).parent.with_name("web") / "driver", base / "custom_nodes" / "driver")
     with demo_comfyui(base) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _servers_are_left_idle() -> Iterator[None]:
+    """Stop what a test has left running, or waiting, on the server that the next ones share."""
+    yield
+    for running in SERVERS:
+        make_idle(running)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,6 +20,8 @@ STEPS = 14
 QUICK = {"1": {"class_type": "PrimitiveString", "inputs": {"value": "a generation"}},
          "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}
 """A workflow that does not train."""
+WAITS = "Waiting for your generation. The training goes on by itself."
+FINISHES = "Waiting for your generation. The training finishes when its turn comes."
 Event = tuple[str, dict[str, Any]]
 
 
@@ -74,6 +76,14 @@ def ended(server: ComfyUI, run: str, status: str) -> str:
     found, message = messages(server, run)[-1]
     assert found == status, message
     return message
+
+
+def wait_for_message(server: ComfyUI, run: str, message: str) -> None:
+    """Wait until this is the newest message of a training that waits; events may come after the answer to a control."""
+    deadline = time.monotonic() + 60
+    while messages(server, run)[-1] != ("paused", message):
+        assert time.monotonic() < deadline, messages(server, run)[-1]
+        time.sleep(0.1)
 
 
 def steered(server: ComfyUI, prompt: Prompt, steer: Callable[[str, dict[str, Any]], None]) -> Outcome:
@@ -197,19 +207,47 @@ def test_generation_goes_first(server: ComfyUI, training_of: Callable[..., dict[
     run = run_of(server, "polite")
     rows = metrics.read(run / metrics.FILE)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
-    assert ("paused", "Waiting for your generation. The training goes on by itself.") in messages(server, run.name)
+    assert ("paused", WAITS) in messages(server, run.name)
 
 
 def test_waiting_training_stops(server: ComfyUI, training_of: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    slow = {"1": {"class_type": "TestsDriveSteps", "inputs": {
-        "metrics_file": str(tmp_path / "metrics.jsonl"), "steps": 0, "step_seconds": 0.0, "pause_at_end": 3.0}}}
+    slow = drive(tmp_path, seconds=3.0)
     at_first_step(server, training_of("stopped", polite=True), lambda run: server.submit(slow) and None)
     run = run_of(server, "stopped").name
     assert server.get_json(f"/sidestep/runs/{run}")["status"] == "paused"
-    assert asked(server, run, "finish") == (409, "The training waits for other work. It goes on by itself.")
+    for control in ("save", "continue"):
+        assert asked(server, run, control) == (409, "The training waits for other work. It goes on by itself.")
     assert asked(server, run, "stop") == (200, "")
     assert ended(server, run, "cancelled") == "Stopped. Run again to continue from here."
     assert server.get_json(f"/sidestep/runs/{run}")["status"] == "stopped"
+
+
+def test_waiting_training_finishes(server: ComfyUI, training_of: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    slow = drive(tmp_path, seconds=3.0)
+    at_first_step(server, training_of("awaited", polite=True), lambda run: server.submit(slow) and None)
+    run, again = run_of(server, "awaited"), trainer_in_line(server)
+    for control, message in (("pause", "Paused. The card is free."), ("continue", WAITS), ("finish", FINISHES)):
+        assert asked(server, run.name, control) == (200, "")
+        wait_for_message(server, run.name, message)
+    before = run_checkpoint.step_of(run_checkpoint.checkpoints(run)[-1])
+    assert server.wait(again, 580).status == "success"
+    finished = run_checkpoint.finished(run)
+    assert finished is not None
+    assert finished.steps == before < STEPS
+
+
+def drive(folder: Path, seconds: float) -> dict[str, Any]:
+    """Make the prompt of a workflow that does not train, and takes so long."""
+    inputs = {"metrics_file": str(folder / "metrics.jsonl"), "steps": 0, "step_seconds": 0.0, "pause_at_end": seconds}
+    return {"1": {"class_type": "TestsDriveSteps", "inputs": inputs}}
+
+
+def trainer_in_line(server: ComfyUI) -> str:
+    """Id of the workflow that waits with a trainer in it."""
+    waiting = server.get_json("/queue")["queue_pending"]
+    [found] = [item[1] for item in waiting if any(node["class_type"] == "SideStepTrainAdapter"
+                                                  for node in item[2].values())]
+    return str(found)
 
 
 def test_paused_training_makes_room(server: ComfyUI, training_of: Callable[..., dict[str, Any]],

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, WebErro
 
 from demo.browser import chromium
 from demo.server import ComfyUI
-from tests.running import SERVERS, demo_comfyui
+from tests.running import SERVERS, demo_comfyui, make_idle
 
 OURS = ("sidestep", "side-step")
 EXPECTED = ("Failed to load resource", "Unhandled message")
@@ -74,6 +74,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     shutil.copytree(Path(__file__).with_name("driver"), base / "custom_nodes" / "driver")
     with demo_comfyui(base) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _servers_are_left_idle() -> Iterator[None]:
+    """Stop what a test has left running, or waiting, on the server that the next ones share."""
+    yield
+    for running in SERVERS:
+        make_idle(running)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from demo.browser import configure, load, open_page
-from demo.server import ComfyUI
+from demo.server import PACK_NAME, ComfyUI
 from tests.run_folders import write_run
+from tests.web import screenshots
 from tests.web.accessibility import assert_accessible
 
 NODE = "7"
@@ -251,6 +252,18 @@ def test_ticked_runs_are_compared(page: Page, runs: Path) -> None:
     expect(panel.locator(".sidestep-legend-value")).to_have_text(["3.000 at step 0", "3.000 at step 0"])
 
 
+def test_panel_chooses_its_run(page: Page, runs: Path) -> None:
+    for name in ("first", "second"):
+        write_run(runs / name, name=name, ended="stopped")
+    compare = f"async (id) => (await import('/extensions/{PACK_NAME}/runs/actions.js')).compareRun(id)"
+    page.evaluate(compare, "second")
+    expect(page.get_by_role("checkbox", name="Compare second with others")).to_be_checked()
+    expect(page.get_by_role("checkbox", name="Compare first with others")).not_to_be_checked()
+    expect(page.locator(".sidestep-runs-status")).to_have_text("Tick another run to compare second with.")
+    page.evaluate(compare, "first")
+    expect(page.get_by_role("button", name="Compare 2 runs")).to_be_visible()
+
+
 @pytest.mark.parametrize("palette", ["dark", "light"])
 def test_runs_are_accessible(page: Page, server: ComfyUI, runs: Path, palette: str) -> None:
     configure(server, nodes_2=False, palette=palette)
@@ -265,3 +278,4 @@ def test_runs_are_accessible(page: Page, server: ComfyUI, runs: Path, palette: s
     expect(page.locator(".sidestep-comparison .sidestep-curves path")).to_have_count(2)
     assert_accessible(page, ".sidestep-sidebar")
     assert_accessible(page, ".sidestep-comparison")
+    screenshots.keep(page, f"runs-{palette}")

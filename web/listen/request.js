@@ -1,4 +1,4 @@
-// What another part of the page asks the tab Listen to open: "run/ID" or "comparison/ID".
+// What another part of the page asks a tab of the sidebar to open.
 
 class Wanted extends EventTarget {
   #source = "";
@@ -6,6 +6,11 @@ class Wanted extends EventTarget {
   ask(source) {
     this.#source = source;
     this.dispatchEvent(new Event("change"));
+  }
+
+  /** What is asked for, without taking it. */
+  get source() {
+    return this.#source;
   }
 
   /** What was asked for since the last time. */
@@ -16,4 +21,8 @@ class Wanted extends EventTarget {
   }
 }
 
+/** Of Listen: "run/ID" or "comparison/ID". */
 export const wanted = new Wanted();
+
+/** Of Runs: the id of a run to compare with others. */
+export const wantedRun = new Wanted();

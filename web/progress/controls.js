@@ -43,7 +43,7 @@ export function createControls({ node, heights, changed }) {
       title: t("Train {n} more steps, as a run of its own", { n: MORE }),
       send: () => actions.trainLonger(node(), run, MORE) },
     { id: "compare", label: t("Compare"), title: t("Compare with other trainings in the sidebar"),
-      send: () => actions.showRuns() },
+      send: actions.compareRun },
     { id: "file", label: t("Show file"), title: t("Name the file of this adapter"),
       send: () => t("In models/loras: {files}", { files: run.files.join(", ") }) },
   ];

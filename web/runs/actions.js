@@ -1,7 +1,7 @@
 // What a person can do with a run, for the panel of its node and for the list of runs.
 
 import { app } from "../../../scripts/app.js";
-import { wanted } from "../listen/request.js";
+import { wanted, wantedRun } from "../listen/request.js";
 import { t } from "../words.js";
 import { continueRun, finishRun, pauseRun, previewRun, saveRun, stopRun } from "./server.js";
 
@@ -98,9 +98,14 @@ function change(widget, value) {
   widget.callback?.(value);
 }
 
-/** Open the sidebar's tab Listen with "run/ID" or "comparison/ID", or the tab Runs. */
+/** Open the sidebar's tab Listen with "run/ID" or "comparison/ID". */
 export function listen(source) {
   wanted.ask(source);
   return app.extensionManager.command.execute("SideStep.Listen");
 }
-export const showRuns = () => app.extensionManager.command.execute("SideStep.ShowRuns");
+
+/** Open the sidebar's tab Runs with this run chosen for a comparison. */
+export function compareRun(id) {
+  wantedRun.ask(id);
+  return app.extensionManager.command.execute("SideStep.ShowRuns");
+}

@@ -1,6 +1,7 @@
 // The tab Runs of the sidebar: every training, running and past.
 
 import { make } from "../dom.js";
+import { wantedRun } from "../listen/request.js";
 import { plural, t } from "../words.js";
 import { act } from "./run_actions.js";
 import { openComparison } from "./comparison.js";
@@ -37,6 +38,7 @@ export function createRunsTab() {
   compare.title = t("Lay the curves of the ticked runs over each other");
   compare.addEventListener("click", () => openComparison(runs.filter(({ id }) => ticked.has(id))));
   status.setAttribute("role", "status");
+  wantedRun.addEventListener("change", () => stop && refreshRuns());
 
   function update(found, failure) {
     if (failure) say(failure);
@@ -45,6 +47,16 @@ export function createRunsTab() {
     runs = found;
     for (const id of ticked) if (!runs.some((run) => run.id === id)) ticked.delete(id);
     draw();
+    choose(runs.find(({ id }) => id === wantedRun.source));
+  }
+
+  /** Tick a run that another part of the page wants to compare with others. */
+  function choose(run) {
+    if (!run) return; // the list may not have it yet
+    wantedRun.take();
+    tick(run, true);
+    rows.get(run.id)?.element.scrollIntoView({ block: "nearest" });
+    if (ticked.size < 2) say(t("Tick another run to compare {name} with.", { name: run.name }));
   }
 
   /** Changes of state are read out, and seen by those who look elsewhere in the list. */

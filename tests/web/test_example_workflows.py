@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
+from demo import blueprint
 from demo.browser import configure, open_page
 from demo.examples import EXAMPLES, MODEL, PROMPT, Example, for_people
 from demo.server import ComfyUI, Prompt
@@ -75,6 +76,13 @@ def test_demo_workflow_equals_its_prompt(opened: Open) -> None:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
 def test_example_equals_its_prompt(opened: Open, example: Example) -> None:
     assert meaning(opened(example.file).prompt) == meaning(example.prompt_for_people())
+
+
+def test_blueprint_equals_its_prompt(opened: Open) -> None:
+    found = opened(blueprint.FILE)
+    assert [title for title, *_ in found.boxes] == [blueprint.NAME]
+    assert meaning(found.prompt) == meaning(blueprint.EXAMPLE.prompt_for_people())
+    assert {model["name"] for model in found.missing} == {MODEL}
 
 
 def test_changed_number_is_detected() -> None:

@@ -13,6 +13,9 @@ from playwright.sync_api import Browser, Page, Route, expect
 from demo.browser import configure, load, open_page
 from demo.examples import TRAINER
 from demo.server import ComfyUI
+from tests.web import screenshots
+from tests.web.accessibility import assert_accessible
+from tests.web.test_plan_panel import FITS
 
 RUN = "buttons-0123"
 RUNS = re.compile(r"/sidestep/runs($|/)")
@@ -124,6 +127,38 @@ def test_finished_run_offers_next_steps(page: Page, posts: list[str]) -> None:
     expect(page.locator(".sidestep-answer")).to_have_text("In models/loras: demo.safetensors")
     report = page.get_by_role("link", name="Report")
     assert str(report.get_attribute("href")).endswith(f"/sidestep/runs/{RUN}/report")
+
+
+@pytest.mark.parametrize("palette", ["dark", "light"])
+def test_panel_is_accessible(page: Page, posts: list[str], server: ComfyUI, palette: str) -> None:
+    configure(server, nodes_2=False, palette=palette)
+    load(page, server.address)
+    show(page, state("running", previews=[{"step": 0, "message": ""}, {"step": 20, "message": "No memory is left."}]))
+    page.evaluate("""([type, plan]) => {
+        const node = window.app.graph.nodes.find((each) => each.type === type);
+        node.widgets.find(({ name }) => name === 'sidestep_progress').panel.plan.show(plan);
+    }""", [TRAINER, FITS])
+    for shown in (None, *(state(status, message="Done.") for status in ("running", "paused", "finished", "failed"))):
+        page.evaluate(SHOW, [TRAINER, shown])
+        if shown and shown["status"] == "finished":
+            page.get_by_role("button", name="Use it").wait_for()
+        assert_accessible(page, ".sidestep-panel")
+        screenshots.keep(page.locator(".sidestep-panel"), f"panel-{shown['status'] if shown else 'idle'}-{palette}")
+
+
+def test_every_button_takes_the_keyboard(page: Page, posts: list[str]) -> None:
+    show(page, state("running"))
+    page.locator(".sidestep-plot").focus()
+    reached = []
+    while len(reached) < 20 and "Stop" not in reached:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("() => document.activeElement.textContent"))
+    assert reached[-5:] == [*DURING, "Pause", "Stop"]
+    for _ in range(2):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(200)
+    assert posts == ["finish"]
 
 
 def test_use_it_adds_the_adapter(page: Page, posts: list[str]) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from demo.blueprint import INPUTS, NAME
 from demo.browser import configure, open_page
+from demo.examples import TRAINER
 from demo.server import ComfyUI
 
 TRAIN, LOADER = "Train LoRA (ACE-Step)", "Load ACE-Step Checkpoint"
@@ -55,6 +57,19 @@ def entries(page: Page, word: str) -> list[str]:
 @pytest.mark.parametrize("word", FIRST_HITS)
 def test_search_finds_right_node(page: Page, ours: set[str], word: str) -> None:
     assert next(name for name in entries(page, word) if name in ours) == FIRST_HITS[word]
+
+
+def test_blueprint_is_added_from_search(page: Page) -> None:
+    assert NAME in entries(page, NAME)
+    page.get_by_test_id("result-item").filter(has_text=NAME).first.click()
+    page.wait_for_function("() => window.app.graph.nodes.some(({ subgraph }) => subgraph)")
+    widgets, inside = page.evaluate("""() => {
+        const node = window.app.graph.nodes.find(({ subgraph }) => subgraph);
+        return [node.widgets.map(({ name }) => name), node.subgraph.nodes.map(({ type }) => type)];
+    }""")
+    assert widgets == [label for label, _ in INPUTS]
+    assert {TRAINER, "SideStepApplyAdapter", "SaveAudio"} <= {*inside}
+    page.evaluate("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
 
 
 @pytest.mark.parametrize("word", IN_SIGHT)

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from demo.browser import configure, open_page
 from demo.server import ComfyUI
 from sidestep_core.songs.scan import find_songs
+from tests.web import screenshots
 from tests.web.accessibility import assert_accessible
 from tests.web.test_train_on_my_songs import write_song
 
@@ -80,6 +81,23 @@ def test_caption_is_written_in_row(tab: Locator, folder: Path) -> None:
     assert {song.name: song.caption for song in find_songs(folder).songs}["bare.wav"] == "a single tone"
 
 
+def test_both_render_modes_write_captions(tab: Locator, page: Page, folder: Path) -> None:
+    """The sidebar lies outside of the canvas, whose render mode changes below it."""
+    before = "No caption"
+    for nodes_2 in (True, False):
+        page.evaluate("on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)", nodes_2)
+        assert bool(page.evaluate("() => LiteGraph.vueNodesMode")) == nodes_2
+        caption = f"Nodes 2.0 is {nodes_2}"
+        tab.get_by_label(f"Caption of bare.wav: {before}").focus()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Control+A")
+        page.keyboard.type(caption)
+        page.keyboard.press("Enter")
+        expect(tab.get_by_label(f"Caption of bare.wav: {caption}")).to_be_visible()
+        assert {song.name: song.caption for song in find_songs(folder).songs}["bare.wav"] == caption
+        before = caption
+
+
 def test_bulk_edit_changes_announced_songs(tab: Locator, folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     tab.get_by_text("Change many songs").click()
@@ -128,10 +146,12 @@ def test_tab_is_accessible(tab: Locator, page: Page) -> None:
     tab.get_by_text("Change many songs").click()
     tab.locator(".sidestep-write").first.click()
     assert_accessible(page, ".sidestep-songs-tab")
+    screenshots.keep(page, "songs")
     page.keyboard.press("Escape")
     tab.get_by_text("Change many songs").click()
     tab.locator(".sidestep-edit").first.click()
     assert_accessible(page, "dialog.sidestep-drawer")
+    screenshots.keep(page, "songs-drawer")
     page.keyboard.press("Escape")
 
 

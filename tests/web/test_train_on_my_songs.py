@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from demo.browser import configure, open_page
 from demo.server import ComfyUI
+from tests.web import screenshots
 from tests.web.accessibility import assert_accessible
 
 RATE = 48_000
@@ -158,6 +159,7 @@ def test_songs_in_input_are_offered(dialog: Locator, older: str) -> None:
     dialog.locator("[name=folder]").select_option(older)
     expect(dialog.locator(".sidestep-plan")).to_be_visible(timeout=PATIENCE)
     assert_accessible(dialog.page, ".sidestep-train-dialog")
+    screenshots.keep(dialog, "train-on-my-songs")
     dialog.locator("[name=preset]").select_option("high_quality")
     expect(dialog.locator(".sidestep-summary")).to_contain_text("much time and room")
     dialog.locator("[name=name]").fill("a/b")

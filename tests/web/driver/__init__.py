@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy
 from comfy_api.latest import ComfyExtension, io
 
 MICRO_STEPS = 4
+HOSTILE = "<img src=x onerror=alert(1)> \U0001f3b8 \ud800"
+ODD = (math.nan, math.inf, -math.inf, 10**400, numpy.float32("nan"), numpy.float16(1.5), numpy.int64(3), 1e308, True)
 
 
 def part_of_pack(name: str) -> ModuleType:
@@ -26,10 +30,12 @@ class DriveSteps(io.ComfyNode):
             node_id="TestsDriveSteps", category="tests", is_output_node=True, not_idempotent=True,
             hidden=[io.Hidden.unique_id],
             inputs=[io.String.Input("metrics_file"), io.Int.Input("steps", max=100_000),
-                    io.Float.Input("step_seconds", max=10.0), io.Float.Input("pause_at_end", max=60.0)])
+                    io.Float.Input("step_seconds", max=10.0), io.Float.Input("pause_at_end", max=60.0),
+                    io.Boolean.Input("odd", default=False, optional=True)])
 
     @classmethod
-    def execute(cls, metrics_file: str, steps: int, step_seconds: float, pause_at_end: float) -> io.NodeOutput:
+    def execute(cls, metrics_file: str, steps: int, step_seconds: float, pause_at_end: float,
+                odd: bool = False) -> io.NodeOutput:
         host, metrics = part_of_pack("nodes.host.worker"), part_of_pack("sidestep_core.training.metrics")
         progress = part_of_pack("sidestep_core.progress").Progress
         live = part_of_pack("nodes.host.live")
@@ -42,7 +48,9 @@ class DriveSteps(io.ComfyNode):
                     time.sleep(step_seconds / MICRO_STEPS)
                     report(progress(stage="train", step=step, total=steps))
                 row = rows.add_step(step + 1, {"loss": 1 / (step + 1), "lr": 1e-4, "epoch": 1.0})
-                report(progress(stage="train", step=step + 1, total=steps, metrics=row))
+                if odd:
+                    row |= {"loss": ODD[step % len(ODD)], HOSTILE: 1.0, "eta_seconds": math.inf}
+                report(progress(stage="train", step=step + 1, total=steps, metrics=row, message=HOSTILE if odd else ""))
             report(progress(stage="preview", step=1, total=2, message="After the last step: decoding"))
             time.sleep(pause_at_end)
 

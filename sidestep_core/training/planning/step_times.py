@@ -19,8 +19,10 @@ log = logging.getLogger(__name__)
 MOST = 200
 """Number of shapes that are kept, the latest."""
 MAX_BYTES = 1_000_000
+FIRST = (2, 10)
+"""Steps of a run after which its pace is kept: of a short one too, and again when single steps weigh less."""
 EVERY = 50
-"""Steps between two writes."""
+"""Steps between two later writes."""
 
 
 def shape(device: str, size: str, adapter: AdapterConfig, config: TrainConfig, seconds: float) -> str:
@@ -54,7 +56,7 @@ def remember(file: Path, key: str, seconds: float) -> None:
 
 
 def remembering(report: Report, file: Path, key: str) -> Report:
-    """Pass reports on, and keep the time of a step: of the second one, as the first is slower, and from then on."""
+    """Pass reports on, and keep the time of a step: from the second one on, as the first is slower."""
     steps = 0
 
     def reported(progress: Progress) -> None:
@@ -62,7 +64,7 @@ def remembering(report: Report, file: Path, key: str) -> Report:
         seconds = progress.metrics.get("step_seconds")
         if seconds is not None:
             steps += 1
-            if steps % EVERY == 2:
+            if steps in FIRST or steps % EVERY == 0:
                 remember(file, key, seconds)
         report(progress)
 

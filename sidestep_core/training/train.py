@@ -90,7 +90,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
             controls.ask("finish")
         with record.kept(folder, _record(checkpoint, dataset, adapter, settings, target), _songs(dataset), origin):
             return _load_and_run(source, checkpoint, dataset, adapter, settings, run, start_from, controls, preview,
-                                 report)
+                                 record.noting(folder, report))
 
 
 def _record(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, settings: Resolved,

@@ -15,7 +15,7 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from . import thumbnails
+from . import blueprint, thumbnails
 from .browser import chromium, configure, open_page
 from .examples import (
     EXAMPLES,
@@ -44,6 +44,14 @@ BARE_PAGE = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasMenu": False, "C
 EXTRA_HEIGHTS = {"TextEncodeAceStepAudio1.5": 40, "PreviewImage": 380, "PreviewAny": 380}
 """Pixels added to a node's minimum height, so that its text or picture is legible."""
 NOTE_HEIGHT = 300
+ENCLOSE = """margin => {
+    const { graph } = window.app;
+    for (const { pos, size } of graph.groups) {
+        const inside = graph.nodes.filter(node => node.pos[0] >= pos[0] && node.pos[0] < pos[0] + size[0]);
+        size[1] = Math.max(...inside.map(node => node.pos[1] + node.size[1])) - pos[1] + margin;
+    }
+}"""
+"""Draws the frames of groups around their nodes, whose panels have grown with their results."""
 FILES = {
     LOADER: [("diffusion_models", MODEL), ("text_encoders", TEXT_ENCODER), ("vae", VAE)],
     "UNETLoader": [("diffusion_models", MODEL)],
@@ -73,6 +81,8 @@ def main(names: Sequence[str]) -> None:
                 write(example.file, draw(page, example, example.prompt_for_people()))
             if example == GENERATE:
                 with open_page(browser, server, **VIEW) as page:
+                    write(blueprint.FILE, draw_blueprint(page))
+                with open_page(browser, server, **VIEW) as page:
                     graph = draw(page, example, prompt)
                 write(DEMO, graph)
                 configure(server, nodes_2=True, **BARE_PAGE)
@@ -97,12 +107,25 @@ def draw(page: Page, example: Example, prompt: Prompt) -> dict[str, Any]:
     # Without an id every copy that a person opens gets its own, and keeps its own training history.
     del graph["id"]
     graph["extra"] = {"ds": {"scale": 0.6, "offset": [60, 60]}}
-    for node in graph["nodes"]:
+    name_downloads(graph["nodes"])
+    return graph
+
+
+def name_downloads(nodes: Sequence[dict[str, Any]]) -> None:
+    """Name the download of each usual model file that nodes of a graph have chosen."""
+    for node in nodes:
         usual = [file for file in FILES.get(node["type"], []) if file[1] in node["widgets_values"]]
         if usual:
             node["properties"]["models"] = [{"name": name, "directory": folder, "url": f"{DOWNLOADS}/{folder}/{name}"}
                                             for folder, name in usual]
-    return graph
+
+
+def draw_blueprint(page: Page) -> dict[str, Any]:
+    """Lay out the graph inside the blueprint, and make one node of it."""
+    draw(page, blueprint.EXAMPLE, blueprint.EXAMPLE.prompt_for_people())
+    content = blueprint.made(page)
+    name_downloads(content["definitions"]["subgraphs"][0]["nodes"])
+    return content
 
 
 def heights(page: Page, example: Example) -> dict[str, float]:
@@ -129,6 +152,7 @@ def photograph(page: Page, graph: dict[str, Any]) -> None:
     page.wait_for_timeout(DRAWN)
     page.evaluate("graph => window.app.loadGraphData(graph)", graph)
     page.wait_for_timeout(DRAWN)
+    page.evaluate(ENCLOSE, MARGIN)
     PICTURE.parent.mkdir(exist_ok=True)
     PICTURE.write_bytes(picture_of_graph(page))
 

@@ -17,8 +17,8 @@ from demo.setup import PACK
 
 PARTS = {"__init__.py", "first_copy.py", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "docs",
          "example_workflows", "locales", "nodes", "pyproject.toml", "requirements.txt", "sidestep_cli", "sidestep_core",
-         "web"}
-WHOLE = ("docs", "example_workflows", "locales", "nodes", "sidestep_cli", "sidestep_core", "web")
+         "subgraphs", "web"}
+WHOLE = ("docs", "example_workflows", "locales", "nodes", "sidestep_cli", "sidestep_core", "subgraphs", "web")
 """Folders of which every file is published."""
 
 
@@ -53,8 +53,10 @@ def test_archive_loads_all_nodes(published: list[str], tmp_path: Path) -> None:
     with ComfyUI(Path(os.environ["COMFYUI_PATH"]), tmp_path / "base", pack=pack, extra_args=("--cpu",)) as server:
         found = {name for name in server.get_json("/object_info") if name.startswith("SideStep")}
         templates = server.get_json("/workflow_templates")["comfyui-side-step"]
+        blueprints = {each["name"] for each in server.get_json("/global_subgraphs").values()}
     assert found == {path.stem for path in (PACK / "web" / "docs").glob("*.md")}
     assert sorted(templates) == sorted(path.stem for path in (PACK / "example_workflows").glob("*.json"))
+    assert {path.stem for path in (PACK / "subgraphs").glob("*.json")} <= blueprints
 
 
 def test_comfyui_reads_the_metadata(comfy: ModuleType) -> None:

@@ -88,6 +88,7 @@ def _identity(tensor: Tensor) -> int:
 
 def kept_bytes(decoder: Decoder, batch: Batch, condition_width: int) -> int:
     """Bytes that autograd keeps of a forward pass, each storage once, without parameters; call it inside `card`."""
+    decoder.attention = "varlen" if batch.flash else "sdpa"
     own = {_identity(parameter) for parameter in decoder.parameters()}
     kept: dict[int, Tensor] = {}
 

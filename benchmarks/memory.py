@@ -38,10 +38,10 @@ BF16, FP32 = 2, 4
 PLAN_ERROR_TARGET, KEPT_TARGET, TOTAL_TARGET = 0.03, 75.0, 4.0
 
 
-def batch_of(seconds: int, config: AdapterConfig, samples: int = 1) -> Batch:
-    """Batch of crops of this length on a card."""
+def batch_of(seconds: int, config: AdapterConfig, samples: int = 1, *, flash: bool = True) -> Batch:
+    """Batch of crops of this length on a card, with flash attention or without."""
     return Batch(samples=samples, frames=round(seconds * FRAMES_PER_SECOND), tokens=TOKENS, bytes=BF16,
-                 dropout=config.dropout > 0, gpu=True)
+                 dropout=config.dropout > 0, gpu=True, flash=flash)
 
 
 def kept_and_planned(size: DecoderGeometry, config: AdapterConfig, batch: Batch) -> tuple[float, float]:
@@ -65,11 +65,15 @@ def recomputing_everything(size: DecoderGeometry, batch: Batch) -> Need:
 
 
 def table() -> Iterator[tuple[str, str, int, float, float]]:
-    """Rows of model, kind, seconds, kept and planned MiB per layer."""
+    """Rows of model, kind, seconds, kept and planned MiB per layer; with flash attention, and for the default LoRA also
+    without."""
     for model, size in registry.SIZES.items():
         for kind, config in KINDS.items():
             for seconds in SECONDS:
                 yield model, kind, seconds, *kept_and_planned(size, config, batch_of(seconds, config))
+        for seconds in SECONDS:
+            config = KINDS["LoRA"]
+            yield model, "LoRA, sdpa", seconds, *kept_and_planned(size, config, batch_of(seconds, config, flash=False))
 
 
 def main() -> int:

@@ -104,4 +104,8 @@ TRAINING: Settings = {
     "gradient_checkpointing": Setting(
         "Recompute layers in the backward pass: much less memory, up to a third more time, the same result. auto: as "
         "many layers as the free memory asks for."),
+    "attention": Setting(
+        "Program that computes the attention. auto: the fastest that runs on your device and passes a test there: "
+        "varlen (flash attention of PyTorch 2.11 or newer), flash_attn (the package flash-attn), or sdpa, which runs "
+        "everywhere. Choose sdpa if a training fails in the attention."),
 }  # fmt: skip

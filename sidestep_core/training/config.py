@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..config import Config, Precision, require
+from ..model.attention import Choice
 from ..model.flow_matching import FRAMES_PER_SECOND
 
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
@@ -119,6 +120,8 @@ class TrainConfig(Config):
     gradient_checkpointing: Checkpointing = "auto"
     """Recompute layers in the backward pass: much less memory, about a third more time, the same numbers.  auto: as
     many layers as the free memory asks for."""
+    attention: Choice = "auto"
+    """Kernel of the attention; see model.attention.  auto: the fastest that runs on the device and is right there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

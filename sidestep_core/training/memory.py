@@ -45,6 +45,8 @@ class Batch:
     """True if the adapter's inputs are dropped out."""
     gpu: bool
     """True on a device with fused norms, which draws dropout's masks again for the backward pass."""
+    flash: bool = False
+    """True if the kernel of the attention has the sliding window built in, without mask and blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Mapping[
     trained = {id(parameter) for parameter in parameters}
     frozen = [parameter for parameter in decoder.parameters() if id(parameter) not in trained]
     device = frozen[0].device
-    batch = largest_batch(samples, config, frozen[0].element_size(), dropout=dropout > 0, gpu=is_gpu(device))
+    batch = largest_batch(samples, config, frozen[0].element_size(), dropout=dropout > 0, gpu=is_gpu(device),
+                          flash=decoder.attention != "sdpa")
     weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
     need = need_of(geometry, weights, adapter, modules, batch, config)
     free = free_memory(device)
@@ -135,12 +138,12 @@ def fit(need: Need, free: int) -> Need:
 
 
 def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, *, dropout: bool,
-                  gpu: bool) -> Batch:
+                  gpu: bool, flash: bool = False) -> Batch:
     """Return a full batch of the longest crop with the longest condition."""
     frames = max(len(sample.latents_TC) for sample in samples)
     longest = max((sample.condition_SD for sample in samples), key=lambda rows: rows.nbytes)
     return Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames), tokens=len(longest),
-                 bytes=number_bytes, dropout=dropout, gpu=gpu)
+                 bytes=number_bytes, dropout=dropout, gpu=gpu, flash=flash)
 
 
 def layer_bytes(geometry: DecoderGeometry, modules: Mapping[str, int], batch: Batch) -> int:
@@ -172,7 +175,7 @@ class _Sizes:
     @classmethod
     def of(cls, geometry: DecoderGeometry, batch: Batch) -> _Sizes:
         length = math.ceil(batch.frames / geometry.patch)
-        blocks = length > DENSE_BELOW
+        blocks = length > DENSE_BELOW and not batch.flash
         padded = math.ceil(length / WINDOW) * WINDOW if blocks else length
         return cls(geometry=geometry, positions=batch.samples * length, padded=batch.samples * padded,
                    conditions=batch.samples * batch.tokens, queries=geometry.heads * geometry.head_width,
@@ -197,14 +200,18 @@ def _gpu_bytes(size: _Sizes, modules: Mapping[str, int], batch: Batch) -> float:
     """Kept are in the decoder's dtype the inputs of the norms, queries, keys, values and outputs of both attentions,
     the mask of every other layer, which slides, gate and up of the MLP, and of every adapted module its input, which
     some share, and its rank-wide product; in float32 the statistics of norms and attentions.
+
+    A flash kernel needs no mask, and its output is the very input of the next module.
     """
     geometry, layers = size.geometry, size.geometry.layers
     # No gradient passes through the norm of keys that nothing trained has made.
     key_norm = size.conditions if any(module.endswith("cross_attn.k_proj") for module in modules) else 0
     normed = size.positions * (3 * geometry.width + 2 * size.queries + size.keys) + key_norm * size.keys
     attentions = (size.positions + size.padded + 2 * size.positions) * size.queries
+    if batch.flash:
+        attentions -= sum(size.input(module) for module in modules if module.endswith("o_proj")) // layers
     keys = 2 * size.keys * ((size.positions + size.sliding_keys) / 2 + size.conditions)
-    mask = size.padded * size.groups * size.span / 2
+    mask = 0 if batch.flash else size.padded * size.groups * size.span / 2
     gates = 2 * size.positions * geometry.mlp
     products = sum(rank * size.rows(module) for module, rank in modules.items()) / layers
     last_norm = size.positions * geometry.width / layers

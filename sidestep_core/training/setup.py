@@ -9,6 +9,7 @@ from ..adapters.config import AdapterConfig
 from ..adapters.targets import target_modules
 from ..dataset.manifest import Dataset
 from ..errors import ConfigError
+from ..model import attention
 from ..model.checkpoint import Checkpoint
 from ..model.decoder import load_decoder
 from . import data, memory
@@ -31,6 +32,7 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     trained_on, held = (data.open_samples(dataset, side, config) for side in material.split(dataset.samples, config))
     weights = checkpoint.model_weights()
     decoder = load_decoder(weights.under("decoder."), settings.dtype, settings.device)
+    decoder.attention = attention.choose(config.attention, settings.device, settings.dtype)
     modules = target_modules(adapter, decoder.geometry.layers)
     live = registry.attach(decoder, adapter, modules, config.seed)
     log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),

@@ -40,8 +40,8 @@ from .setup import prepare
 log = logging.getLogger(__name__)
 
 RESULT_INVARIANT_SETTINGS = (
-    "gradient_checkpointing", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard", "log_every",
-    "log_heavy_every", "preview_every", "preview_caption", "preview_lyrics", "preview_seconds", "shift",
+    "gradient_checkpointing", "attention", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard",
+    "log_every", "log_heavy_every", "preview_every", "preview_caption", "preview_lyrics", "preview_seconds", "shift",
     "inference_steps",
 )
 """Settings of speed, place, display and metadata: the result is the same but for the rounding of another device.  A

@@ -45,6 +45,7 @@ FIELDS = dict(
     preview_every=from_zero, preview_caption=texts, preview_lyrics=texts, preview_seconds=st.floats(1, 600),
     shift=st.none() | positive, inference_steps=st.none() | counts, seed=st.integers(0, 2**64), device=texts,
     precision=one_of(train_config.Precision), gradient_checkpointing=one_of(train_config.Checkpointing),
+    attention=one_of(train_config.Choice),
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from comfy.cli_args import args
 
 from ...sidestep_core.errors import ConfigError
 from ...sidestep_core.io.record import Record
+from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.songs.files import EXTENSIONS
 from ...sidestep_core.songs.lists import LIST_ENDINGS
 from ..host import folders
@@ -68,8 +69,7 @@ def plan(name: str, offered: Sequence[Offered]) -> UploadPlan:
     top = _free(folders.cleaned_name(name, "The name of the folder"))
     targets, stems = _target_songs(top, [file for file in offered if _ending(file) in EXTENSIONS])
     texts = [_target_text(top, file, stems) for file in offered if _ending(file) in TEXTS]
-    others = [_left_out(file, f"{_ending(file) or 'A file without an ending'} is neither audio nor a text about it.")
-              for file in offered if _ending(file) not in EXTENSIONS | TEXTS]
+    others = [_left_out(file, _foreign(file)) for file in offered if _ending(file) not in EXTENSIONS | TEXTS]
     files = (*targets, *texts, *others)
     if not any(file.name for file in targets):
         reasons = "; ".join(f"{file.path}: {file.reason}" for file in files[:3]) or "no file was chosen"
@@ -109,11 +109,11 @@ def _target_text(top: str, file: Offered, stems: Mapping[tuple[str, str], str]) 
 def _usable(top: str, file: Offered) -> Target:
     """Target of a file by its cleaned name, or the reason why it cannot be uploaded."""
     if file.size <= 0:
-        return _left_out(file, "It is empty (0 bytes). Copy it again.")
+        return _left_out(file, Sentence("It is empty (0 bytes). Copy it again."))
     if file.size >= largest_upload():
-        return _left_out(file, f"It has {file.size / 2**20:.0f} MB; this ComfyUI takes at most "
-                               f"{args.max_upload_size:g} MB. Start it with a higher --max-upload-size, or save the "
-                               "song as FLAC.")
+        return _left_out(file, Sentence(
+            "It has {size} MB; this ComfyUI takes at most {most} MB. Start it with a higher --max-upload-size, or save "
+            "the song as FLAC.", size=round(file.size / 2**20), most=args.max_upload_size))
     *above, name = PurePosixPath(file.path).parts
     try:
         parts = [folders.cleaned_name(part, "The name of its folder") for part in above]
@@ -125,6 +125,12 @@ def _usable(top: str, file: Offered) -> Target:
 
 def _left_out(file: Offered, reason: str) -> Target:
     return Target(path=file.path, reason=reason)
+
+
+def _foreign(file: Offered) -> Sentence:
+    if ending := _ending(file):
+        return Sentence("{ending} is neither audio nor a text about it.", ending=ending)
+    return Sentence("A file without an ending is neither audio nor a text about it.")
 
 
 def _ending(file: Offered) -> str:

@@ -42,7 +42,7 @@ async def post_scan(request: web.Request) -> web.Response:
 async def post_plan(request: web.Request) -> web.Response:
     """Answer with a free folder and safe names for files that a person is about to upload; nothing is written."""
     wish = await body(request)
-    return answer(await work(lambda: asdict(_plan(wish))))
+    return answer(readable_json(await work(lambda: asdict(_plan(wish)))))
 
 
 @PromptServer.instance.routes.get("/sidestep/first_training")

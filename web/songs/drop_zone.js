@@ -1,7 +1,7 @@
 // Place to drop songs: uploads them into a new folder of ComfyUI's input folder, with progress, and names what stays out.
 
 import { button, make } from "../dom.js";
-import { fixed, plural, t } from "../words.js";
+import { fixed, plural, t, worded } from "../words.js";
 import { leftOut } from "./rows.js";
 import { planUpload } from "./server.js";
 import { filesOfDrop, filesOfInput, upload } from "./upload.js";
@@ -107,7 +107,7 @@ export function createDropZone(uploaded) {
     left.hidden = !files.length;
     left.open = files.length > 0;
     left.replaceChildren(make("summary", "", leftOut(files.length)), make("div", "sidestep-reasons",
-      ...files.map(({ path, reason }) => make("div", "", make("b", "", path), ` ${reason}`))));
+      ...files.map(({ path, reason }) => make("div", "", make("b", "", path), ` ${worded(reason)}`))));
   }
 
   return { element, cancel: () => stop?.abort(), uploading: () => Boolean(stop) };

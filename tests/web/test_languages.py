@@ -66,7 +66,9 @@ NODES = """types => {
 }"""
 SHOW = """async ([folder, event]) => {
     const { advance } = await import(`${folder}/progress/progress.js`);
-    window.app.graph.nodes[0].widgets.find(({ panel }) => panel).panel.show(advance(null, event));
+    const { panel } = window.app.graph.nodes[0].widgets.find((widget) => widget.panel);
+    panel.show(advance(null, event));
+    panel.resized();
 }"""
 COMMAND = "name => window.app.extensionManager.command.execute(name)"
 READ = """([parts, fromFiles, slack]) => {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -211,9 +211,9 @@ def _row(point: Point) -> dict[str, object]:
     return {key: value for key, value in point.metrics.items() if key not in NOT_DRAWN} | {"step": point.step}
 
 
-def finite(metrics: Mapping[str, float | str]) -> Metrics:
-    """The numbers as plain floats, without words; those that JSON or a float does not know become None."""
-    return {str(key): _finite(value) for key, value in metrics.items() if not isinstance(value, str)}
+def finite(metrics: Mapping[str, float | str | Sequence[float]]) -> Metrics:
+    """The numbers as plain floats, without words and lists; those that JSON or a float does not know become None."""
+    return {str(key): _finite(value) for key, value in metrics.items() if not isinstance(value, (str, list, tuple))}
 
 
 def _finite(value: float) -> float | None:

@@ -220,3 +220,8 @@ def test_notice_is_shown_throughout(history: ModuleType) -> None:
     assert run.message == "my_lora is in your LoRA list. Warm-up takes 1 step."
     run.end("failed", "The disk is full.")
     assert run.message == "The disk is full."
+
+
+def test_words_and_lists_are_left_out(history: ModuleType) -> None:
+    row = {"step": 3, "heldout": 0.5, "measured_on": "held_out", "heldout_values": [0.25, 0.75]}
+    assert history.finite(row) == {"step": 3.0, "heldout": 0.5}

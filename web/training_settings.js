@@ -1,13 +1,16 @@
 // Dims the widgets of Training Settings that do not count with the values of others.
 
+const ofSampler = ({ timestep_mode }) => ["discrete", "sampler"].includes(timestep_mode);
+
 const COUNTS = {
   schedule: ({ optimizer }) => optimizer !== "prodigy",
   warmup_steps: ({ optimizer, schedule }) => optimizer !== "prodigy" && schedule !== "constant",
   restarts: ({ optimizer, schedule }) => optimizer !== "prodigy" && schedule === "cosine_restarts",
-  timestep_preset: ({ timestep_mode }) => timestep_mode !== "discrete",
-  timestep_mu: ({ timestep_mode, timestep_preset }) => timestep_mode !== "discrete" && timestep_preset === "custom",
-  timestep_sigma: ({ timestep_mode, timestep_preset }) => timestep_mode !== "discrete" && timestep_preset === "custom",
-  discrete_shift: ({ timestep_mode }) => timestep_mode === "discrete",
+  timestep_preset: (values) => !ofSampler(values),
+  timestep_mu: (values) => !ofSampler(values) && values.timestep_preset === "custom",
+  timestep_sigma: (values) => !ofSampler(values) && values.timestep_preset === "custom",
+  // auto takes the times of the sampler on turbo.
+  discrete_shift: (values) => ofSampler(values) || values.timestep_mode === "auto",
   snr_gamma: ({ loss_weighting }) => loss_weighting !== "none",
   codes_ratio: ({ context_mode }) => context_mode === "mixed",
   log_every: ({ tensorboard }) => tensorboard,

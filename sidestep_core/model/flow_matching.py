@@ -36,14 +36,15 @@ class TimestepDistribution:
     continuous: the larger of two logit-normal draws, the model's own distribution (ace-step/ACE-Step-1.5 `sample_t_r`:
     two independent sigmoid(N(mu, sigma)), of which t is the larger; without mean flow r is set to t).  With mu -0.4 and
     sigma 1.0 the mean of t is 0.53.  logit_normal: one such draw; mean 0.42, so finer texture is trained more.
-    discrete: one of the eight times of turbo's sampler; mu and sigma are unused.
+    discrete: one of the eight times of turbo's sampler.  sampler: anywhere between, as dense as the steps of a sampler
+    of many steps.  Both leave mu and sigma unused.
     """
 
-    mode: Literal["continuous", "logit_normal", "discrete"] = "continuous"
+    mode: Literal["continuous", "logit_normal", "discrete", "sampler"] = "continuous"
     mu: float = -0.4
     sigma: float = 1.0
     shifts: tuple[int, ...] = (3,)
-    """Shifts of the sampler whose times are the discrete ones; each draw takes one."""
+    """Shifts of the sampler whose times are trained; each draw takes one."""
 
 
 def sample_times(distribution: TimestepDistribution, count: int, random: torch.Generator) -> Tensor:
@@ -51,6 +52,8 @@ def sample_times(distribution: TimestepDistribution, count: int, random: torch.G
     if distribution.mode == "discrete":
         table = torch.tensor([discrete_times(shift) for shift in distribution.shifts]).flatten()
         return table[torch.randint(len(table), (count,), generator=random)]
+    if distribution.mode == "sampler":
+        return times_at(distribution, torch.rand(count, generator=random, dtype=torch.float64))
     draws = torch.randn(2 if distribution.mode == "continuous" else 1, count, generator=random)
     return torch.sigmoid(draws * distribution.sigma + distribution.mu).amax(dim=0)
 
@@ -62,9 +65,22 @@ def times_at(distribution: TimestepDistribution, share_B: Tensor) -> Tensor:
     if distribution.mode == "discrete":
         table = torch.tensor([discrete_times(shift) for shift in distribution.shifts]).flatten().sort().values
         return table[(share * len(table)).long().clamp(max=len(table) - 1)]
+    if distribution.mode == "sampler":
+        return _shifted_at(distribution.shifts, share).float()
     # Of two independent draws the larger is below t with the square of the probability of one.
     of_one = share.sqrt() if distribution.mode == "continuous" else share
     return torch.sigmoid(torch.special.ndtri(of_one) * distribution.sigma + distribution.mu).float()
+
+
+def _shifted_at(shifts: tuple[int, ...], share: Tensor) -> Tensor:
+    """Return quantiles of the even mixture of even steps warped by each of the shifts, by bisection."""
+    low, high = torch.zeros_like(share), torch.ones_like(share)
+    for _ in range(torch.finfo(share.dtype).bits):
+        middle = (low + high) / 2
+        # A step warped to t was even at t / (shift - (shift - 1) t).
+        below = torch.stack([middle / (shift - (shift - 1) * middle) for shift in shifts]).mean(0) < share
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high
 
 
 def discrete_times(shift: float) -> tuple[float, ...]:

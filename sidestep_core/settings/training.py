@@ -36,16 +36,16 @@ TRAINING: Settings = {
     "timestep_mode": Setting(
         "Noise levels to train at. continuous: the model's own distribution, the larger of two draws. logit_normal: "
         "one draw, as in Side-Step's guide; more time on nearly clean music. discrete: the eight times of turbo's "
-        "sampler only. auto: continuous. For turbo, Side-Step has used both: discrete fits the usual 8 steps, "
-        "continuous every sampler and number of steps."),
+        "sampler. sampler: the times of a sampler of many steps. auto: discrete on turbo, which of 100 continuous "
+        "times would train 1 where it takes 3 of its 8 steps; else continuous."),
     "timestep_preset": Setting(
         "Mean and spread of the noise levels. model: the checkpoint's own. detail: less noise. structure: more noise. "
-        "wide, tight: more or less spread. custom: the two numbers below. Not used by discrete."),
+        "wide, tight: more or less spread. custom: the two numbers below. Not used by discrete and sampler."),
     "timestep_mu": Setting("Mean with timestep_preset custom; lower is less noise.", -10.0, 10.0, 0.05),
     "timestep_sigma": Setting("Spread with timestep_preset custom.", 0.01, 10.0, 0.01),
     "discrete_shift": Setting(
-        "Shift of turbo's time table with timestep_mode discrete: the one you generate with (3 is usual), or all of "
-        "them, mixed."),
+        "Shift of the sampler whose times timestep_mode discrete and sampler train: the one you generate with (3 is "
+        "usual), or all three, mixed, as turbo itself was trained."),
     "loss_weighting": Setting(
         "none: all noise levels count the same, as the model was trained. min_snr: Side-Step's formula; it damps "
         "nearly clean times, not the noisy ones as widely described. min_snr_flow: the same idea derived for this "
@@ -53,8 +53,7 @@ TRAINING: Settings = {
     "snr_gamma": Setting("Threshold of loss_weighting's damping; lower damps more.", 0.01, 100.0, 0.1),
     "cfg_ratio": Setting(
         "Share of samples trained without caption and lyrics, from 0 to 1; guidance (CFG) needs some. automatic: 0.15 "
-        "as the model was trained, or 0 on turbo at discrete times. Sources disagree for turbo: it generates without "
-        "guidance, so 0 wastes nothing; it was trained with 0.15, so 0.15 changes least."),
+        "as the model was trained, or 0 on turbo at the times of a sampler, as turbo generates without guidance."),
     "genre_ratio": Setting(
         "Chance that a song is trained with its genre in place of its caption, if it has both. automatic: as the "
         "dataset was built, 0 unless it says otherwise."),
@@ -108,4 +107,7 @@ TRAINING: Settings = {
         "Program that computes the attention. auto: the fastest that runs on your device and passes a test there: "
         "varlen (flash attention of PyTorch 2.11 or newer), flash_attn (the package flash-attn), or sdpa, which runs "
         "everywhere. Choose sdpa if a training fails in the attention."),
+    "timestep_sampling": Setting(
+        "stratified: the noise levels of a step, and those of a song from step to step, are spread evenly, which makes "
+        "steps steadier. independent: each is drawn for itself. The distribution is the same."),
 }  # fmt: skip

@@ -21,6 +21,7 @@ from ..dataset.tensor_file import Rows
 from ..model import flow_matching
 from .config import ResolvedConfig
 from .data import Sample, crop_frames
+from .draws import times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,13 @@ class Batch:
     context_BTC: Tensor
     draws: tuple[int, ...]
     """Number of each sample's draw, from which all its randomness follows."""
+    shares: tuple[float, ...] | None = None
+    """Place of each sample's time in the distribution of times; None: times are drawn independently."""
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Move to the device; condition and context in the model's dtype, latents in float32."""
         return Batch(x0_BTC=self.x0_BTC.to(device), condition_BSD=self.condition_BSD.to(device, dtype),
-                     context_BTC=self.context_BTC.to(device, dtype), draws=self.draws)
+                     context_BTC=self.context_BTC.to(device, dtype), draws=self.draws, shares=self.shares)
 
 
 def draws_per_epoch(samples: Iterable[Sample | SampleInfo]) -> int:
@@ -87,6 +90,7 @@ class _Draw:
     """Tensors of one draw: a crop, its condition, and the source latents of its context."""
 
     number: int
+    share: float | None
     x0_TC: Tensor
     condition_SD: Tensor
     source_TC: Tensor
@@ -96,17 +100,27 @@ def batches(samples: Sequence[Sample], silence_TC: Tensor, config: ResolvedConfi
     """Yield the batches of one optimizer step: its draws in groups of equal shape, at most batch_size in each."""
     groups: dict[tuple[int, int], list[_Draw]] = {}
     ends = _ends(samples)
-    for number in draws_of_step(config, ends[-1], step):
-        index, repeat = _sample_and_repeat(ends, config.seed, number)
-        sample = samples[index]
-        draw = _draw(sample, silence_TC, config, number, number // ends[-1] * sample.repeats + repeat)
+    numbers = draws_of_step(config, ends[-1], step)
+    chosen = [_sample_and_number(samples, ends, config.seed, number) for number in numbers]
+    shares: Sequence[float | None] = [None] * len(chosen)
+    if config.timestep_sampling == "stratified":
+        shares = times.shares(config.seed, [(sample.name, nth) for sample, nth in chosen])
+    for number, share, (sample, nth) in zip(numbers, shares, chosen, strict=True):
+        draw = _draw(sample, silence_TC, config, number, nth, share)
         groups.setdefault((draw.x0_TC.shape[0], draw.condition_SD.shape[0]), []).append(draw)
     for group in groups.values():
         for first in range(0, len(group), config.batch_size):
             yield _collate(group[first:first + config.batch_size])
 
 
-def _draw(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, nth: int) -> _Draw:
+def _sample_and_number(samples: Sequence[Sample], ends: Sequence[int], seed: int, number: int) -> tuple[Sample, int]:
+    """Sample that a draw trains on, and the number of the sample's draw."""
+    index, repeat = _sample_and_repeat(ends, seed, number)
+    return samples[index], number // ends[-1] * samples[index].repeats + repeat
+
+
+def _draw(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, nth: int,
+          share: float | None) -> _Draw:
     """Crop the sample for its `nth` draw; by chance use the genre for the caption, and codes for silence."""
     genre = sample.genre_SD if rng.bernoulli(config.genre_ratio, config.seed, "genre", number) else None
     ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
@@ -114,7 +128,8 @@ def _draw(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: in
     frames = len(sample.latents_TC)
     start = flow_matching.crop_start(frames, crop_frames(frames, config), nth,
                                      rng.seed(config.seed, "window", sample.name), grid(config))
-    return _crop(sample, silence_TC, config, number, start, sample.condition_SD if genre is None else genre, codes)
+    return _crop(sample, silence_TC, config, number, start, sample.condition_SD if genre is None else genre, codes,
+                 share)
 
 
 def single(sample: Sample, start: int, silence_TC: Tensor, config: ResolvedConfig) -> Batch:
@@ -133,18 +148,20 @@ def grid(config: ResolvedConfig) -> int:
 
 
 def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, start: int, condition_SD: Rows,
-          codes_TC: Rows | None) -> _Draw:
+          codes_TC: Rows | None, share: float | None = None) -> _Draw:
     length = crop_frames(len(sample.latents_TC), config)
     # A crop stands for a whole piece of music: its context is silence from its first frame on.
     source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
-    return _Draw(number=number, x0_TC=sample.latents_TC[start:start + length], condition_SD=condition_SD[:],
-                 source_TC=source_TC)
+    return _Draw(number=number, share=share, x0_TC=sample.latents_TC[start:start + length],
+                 condition_SD=condition_SD[:], source_TC=source_TC)
 
 
 def _collate(group: Sequence[_Draw]) -> Batch:
+    shares = tuple(draw.share for draw in group if draw.share is not None)
     return Batch(
         x0_BTC=torch.stack([draw.x0_TC for draw in group]),
         condition_BSD=torch.stack([draw.condition_SD for draw in group]),
         context_BTC=flow_matching.context_latents(torch.stack([draw.source_TC for draw in group])),
         draws=tuple(draw.number for draw in group),
+        shares=shares or None,
     )

@@ -11,7 +11,8 @@ from ..model.flow_matching import FRAMES_PER_SECOND
 
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
 Schedule = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
-TimestepMode = Literal["auto", "continuous", "logit_normal", "discrete"]
+TimestepMode = Literal["auto", "continuous", "logit_normal", "discrete", "sampler"]
+TimestepSampling = Literal["stratified", "independent"]
 TimestepPreset = Literal["model", "detail", "structure", "wide", "tight", "custom"]
 DiscreteShift = Literal["1", "2", "3", "mixed"]
 LossWeighting = Literal["none", "min_snr", "min_snr_flow"]
@@ -51,20 +52,21 @@ class TrainConfig(Config):
 
     timestep_mode: TimestepMode = "auto"
     """continuous: the model's own law, the larger of two logit-normal draws.  logit_normal: one draw.  discrete: the
-    eight times of turbo's sampler.  auto: continuous."""
+    eight times of turbo's sampler.  sampler: those of a sampler of many steps.  auto: discrete on turbo, else
+    continuous."""
     timestep_preset: TimestepPreset = "model"
     """Mean and deviation of the logit-normal draws: the checkpoint's own, one of Side-Step's, or the two below."""
     timestep_mu: float = -0.4
     timestep_sigma: float = 1.0
-    discrete_shift: DiscreteShift = "3"
-    """Shift of turbo's time table; mixed draws one of the three each time."""
+    discrete_shift: DiscreteShift = "mixed"
+    """Shift of the sampler whose times discrete and sampler train; mixed draws one of the three each time."""
     loss_weighting: LossWeighting = "none"
     """min_snr damps nearly clean times; min_snr_flow is the same idea derived for a velocity target."""
     snr_gamma: float = 5.0
 
     cfg_ratio: float | None = None
     """Chance that a sample trains without its caption and lyrics, needed for classifier-free guidance.  None: 0.15, or
-    0 with discrete times on turbo, which samples without guidance."""
+    0 with a sampler's times on turbo, which samples without guidance."""
     genre_ratio: float | None = None
     """Chance that a draw uses a song's genre in place of its caption, if it has both.  None: the dataset's own ratio,
     0 unless it was built with one."""
@@ -123,6 +125,10 @@ class TrainConfig(Config):
     attention: Choice = "auto"
     """Kernel of the attention; see model.attention.  auto: the fastest that runs on the device and is right there."""
 
+    timestep_sampling: TimestepSampling = "stratified"
+    """stratified: the times of a step, and those of a song from step to step, are spread evenly over their
+    distribution.  independent: every time is drawn for itself.  The distribution is the same."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_steps", "restarts", "batch_size", "gradient_accumulation", "heldout_every", "save_every",
@@ -174,7 +180,7 @@ class ResolvedConfig(TrainConfig):
     chosen ones are in `Resolved`, so that a run continued on another device is the same run.
     """
 
-    timestep_mode: Literal["continuous", "logit_normal", "discrete"] = field()
+    timestep_mode: Literal["continuous", "logit_normal", "discrete", "sampler"] = field()
     cfg_ratio: float = field()
     genre_ratio: float = field()
     heldout_songs: int = field()

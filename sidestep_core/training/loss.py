@@ -72,6 +72,8 @@ def training_loss(objective: Objective, batch: Batch) -> BatchLoss:
     # "visit" is part of the random numbers: another word would change every run.
     generators = [rng.generator(config.seed, "visit", draw) for draw in batch.draws]
     t_B = torch.cat([flow_matching.sample_times(timesteps, 1, random) for random in generators])
+    if batch.shares is not None:
+        t_B = flow_matching.times_at(timesteps, torch.tensor(batch.shares, dtype=torch.float64))
     dropped_B = torch.cat([flow_matching.drop_conditions(1, config.cfg_ratio, random) for random in generators])
     noise_BTC = torch.cat([flow_matching.noise_like(batch.x0_BTC[:1], random) for random in generators])
     t_B, dropped_B = t_B.to(objective.device), dropped_B.to(objective.device)

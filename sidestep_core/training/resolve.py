@@ -46,7 +46,7 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
     ConfigError if the device is not available, or if settings need held-out songs and there are none; DatasetError if
     no song would be left to train on.
     """
-    mode: str = "continuous" if config.timestep_mode == "auto" else config.timestep_mode
+    mode = _timestep_mode(config, checkpoint)
     mu, sigma = _time_distribution(config, checkpoint)
     shift, steps = sampling(config, checkpoint)
     values = {
@@ -74,6 +74,13 @@ def sampling(config: TrainConfig, checkpoint: Checkpoint) -> tuple[float, int]:
     return config.shift or shift, config.inference_steps or steps
 
 
+def _timestep_mode(config: TrainConfig, checkpoint: Checkpoint) -> str:
+    """Train a distilled model where it samples: times that turbo never visits would undo its distillation."""
+    if config.timestep_mode != "auto":
+        return config.timestep_mode
+    return "discrete" if checkpoint.variant == "turbo" else "continuous"
+
+
 def _time_distribution(config: TrainConfig, checkpoint: Checkpoint) -> tuple[float, float]:
     """Mean and deviation of the logit-normal draws of times."""
     if config.timestep_preset == "model":
@@ -85,7 +92,7 @@ def _time_distribution(config: TrainConfig, checkpoint: Checkpoint) -> tuple[flo
 
 def _cfg_ratio(timestep_mode: str, checkpoint: Checkpoint) -> float:
     """Drop no condition if only turbo's own guidance-free times are trained; else as many as the model's training."""
-    return 0.0 if checkpoint.variant == "turbo" and timestep_mode == "discrete" else CFG_RATIO
+    return 0.0 if checkpoint.variant == "turbo" and timestep_mode in ("discrete", "sampler") else CFG_RATIO
 
 
 def _notices(config: TrainConfig, resolved: ResolvedConfig, total: int) -> Iterator[str]:

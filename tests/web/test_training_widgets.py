@@ -137,7 +137,7 @@ def saved_values(page: Page) -> list[Any]:
     return found
 
 
-BY_DEFAULT = {"restarts", "timestep_mu", "timestep_sigma", "discrete_shift", "snr_gamma", "codes_ratio", "log_every",
+BY_DEFAULT = {"restarts", "timestep_mu", "timestep_sigma", "snr_gamma", "codes_ratio", "log_every",
               "log_heavy_every"}
 """Settings without effect among the defaults of the others."""
 
@@ -147,10 +147,10 @@ BY_DEFAULT = {"restarts", "timestep_mu", "timestep_sigma", "discrete_shift", "sn
     ({"optimizer": "prodigy"}, BY_DEFAULT | {"schedule", "warmup_steps"}),
     ({"schedule": "constant"}, BY_DEFAULT | {"warmup_steps"}),
     ({"schedule": "cosine_restarts"}, BY_DEFAULT - {"restarts"}),
-    ({"timestep_mode": "discrete"}, (BY_DEFAULT | {"timestep_preset"}) - {"discrete_shift"}),
+    ({"timestep_mode": "discrete"}, BY_DEFAULT | {"timestep_preset"}),
+    ({"timestep_mode": "continuous"}, BY_DEFAULT | {"discrete_shift"}),
     ({"timestep_preset": "custom"}, BY_DEFAULT - {"timestep_mu", "timestep_sigma"}),
-    ({"timestep_mode": "discrete", "timestep_preset": "custom"},
-     (BY_DEFAULT | {"timestep_preset"}) - {"discrete_shift"}),
+    ({"timestep_mode": "sampler", "timestep_preset": "custom"}, BY_DEFAULT | {"timestep_preset"}),
     ({"loss_weighting": "min_snr"}, BY_DEFAULT - {"snr_gamma"}),
     ({"context_mode": "mixed"}, BY_DEFAULT - {"codes_ratio"}),
     ({"tensorboard": True}, BY_DEFAULT - {"log_every", "log_heavy_every"}),

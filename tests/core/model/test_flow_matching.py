@@ -74,6 +74,44 @@ def test_distributions_match_known_quantiles(mode: Literal["continuous", "logit_
     assert abs(float(times.mean()) - KNOWN_MEANS[mode]) < SAMPLED
 
 
+EVERY = [*LOGIT_NORMAL, *(TimestepDistribution(mode=mode, shifts=shifts) for mode in ("discrete", "sampler")
+                          for shifts in ((1,), (3,), (1, 2, 3)))]  # fmt: skip
+
+
+@pytest.mark.parametrize("distribution", EVERY, ids=str)
+def test_even_shares_keep_the_distribution(distribution: TimestepDistribution) -> None:
+    """Compares cumulative distributions."""
+    shares = (torch.arange(DRAWS, dtype=torch.float64) + 0.5) / DRAWS
+    even = flow_matching.times_at(distribution, shares)
+    assert even.dtype == torch.float32
+    assert (even.diff() >= 0).all()
+
+    def distance(other: TimestepDistribution) -> float:
+        drawn = flow_matching.sample_times(other, DRAWS, rng.generator("times")).sort().values
+        at = torch.cat((drawn, even))
+        shares = (torch.searchsorted(times, at, right=True) / DRAWS for times in (even, drawn))
+        return float((next(shares) - next(shares)).abs().max())
+
+    assert distance(distribution) < SAMPLED
+    assert min(distance(other) for other in EVERY if other != distribution) > SAMPLED
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_sampler_times_contain_the_discrete(shift: int) -> None:
+    """The times of eight steps are every eighth of the law: a sampler of many steps has the same density."""
+    found = flow_matching.times_at(TimestepDistribution(mode="sampler", shifts=(shift,)), torch.arange(1, 9) / 8)
+    assert found.tolist() == pytest.approx(TABLES[shift][::-1], rel=1e-6)
+
+
+def test_sampler_reaches_where_turbo_works() -> None:
+    """Turbo at shift 3 takes three of its eight steps at 0.9 or above; the model's own law is hardly ever there."""
+    above = {mode: float((flow_matching.sample_times(TimestepDistribution(mode=mode), DRAWS, rng.generator("high"))
+                          >= 0.9).float().mean()) for mode in ("continuous", "sampler", "discrete")}
+    assert above["continuous"] < 0.02
+    assert abs(above["sampler"] - 0.25) < SAMPLED
+    assert abs(above["discrete"] - 3 / 8) < SAMPLED
+
+
 def test_default_distribution_is_the_models() -> None:
     assert TimestepDistribution() == TimestepDistribution(mode="continuous", mu=-0.4, sigma=1.0)
 

@@ -46,6 +46,7 @@ FIELDS = dict(
     shift=st.none() | positive, inference_steps=st.none() | counts, seed=st.integers(0, 2**64), device=texts,
     precision=one_of(train_config.Precision), gradient_checkpointing=one_of(train_config.Checkpointing),
     attention=one_of(train_config.Choice),
+    timestep_sampling=one_of(train_config.TimestepSampling),
 )  # fmt: skip
 
 
@@ -73,8 +74,8 @@ WRONG: list[tuple[str, Any, str]] = [
     *((name, -0.1, "-0.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio", "ema_decay")),
     *((name, 1.1, "1.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio")),
     *((name, "often", "'often'") for name in (
-        "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "loss_weighting",
-        "context_mode", "publish", "precision", "gradient_checkpointing")),
+        "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "timestep_sampling",
+        "loss_weighting", "context_mode", "publish", "precision", "gradient_checkpointing")),
     ("max_steps", "100", "'100'"),
     ("max_steps", None, "None"),
     ("timestep_mu", "0", "'0'"),

@@ -60,7 +60,8 @@ def test_genre_ratio_defaults_to_dataset(checkpoint: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize(("variant", "mode", "given", "expected"), [
-    ("turbo", "auto", None, 0.15), ("turbo", "logit_normal", None, 0.15), ("turbo", "discrete", None, 0.0),
+    ("turbo", "auto", None, 0.0), ("turbo", "logit_normal", None, 0.15), ("turbo", "discrete", None, 0.0),
+    ("turbo", "sampler", None, 0.0), ("turbo", "continuous", None, 0.15), ("base", "sampler", None, 0.15),
     ("base", "discrete", None, 0.15), ("sft", "auto", None, 0.15), ("turbo", "discrete", 0.2, 0.2),
     ("base", "auto", 0.0, 0.0),
 ])  # fmt: skip
@@ -70,11 +71,14 @@ def test_cfg_ratio_suits_the_variant(checkpoint: Checkpoint, variant: Any, mode:
     assert found.cfg_ratio == expected
 
 
-@pytest.mark.parametrize("variant", ["turbo", "base", "sft"])
-def test_times_follow_the_checkpoint(checkpoint: Checkpoint, variant: Any) -> None:
+@pytest.mark.parametrize(("variant", "mode"), [("turbo", "discrete"), ("base", "continuous"), ("sft", "continuous")])
+def test_times_follow_the_checkpoint(checkpoint: Checkpoint, variant: Any, mode: str) -> None:
     own = replace(checkpoint, variant=variant, timestep_mu=-0.7, timestep_sigma=1.3)
     found = resolved(own, timestep_mu=1.0, timestep_sigma=2.0)
-    assert (found.timestep_mode, found.timestep_mu, found.timestep_sigma) == ("continuous", -0.7, 1.3)
+    assert (found.timestep_mode, found.timestep_mu, found.timestep_sigma) == (mode, -0.7, 1.3)
+    assert found.discrete_shift == "mixed"
+    for given in ("continuous", "logit_normal", "discrete", "sampler"):
+        assert resolved(own, timestep_mode=given).timestep_mode == given
 
 
 @pytest.mark.parametrize(("preset", "expected"), [("detail", (-0.8, 0.8)), ("custom", (1.0, 2.0))])

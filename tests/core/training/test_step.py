@@ -34,7 +34,8 @@ from tests.training import prepared, watched
 CPU = torch.device("cpu")
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.0)
 CONFIG = TrainConfig(max_steps=10, learning_rate=3e-3, gradient_accumulation=2, warmup_steps=0, heldout_songs=1,
-                     device="cpu", gradient_checkpointing="off")
+                     device="cpu", gradient_checkpointing="off", timestep_mode="continuous",
+                     timestep_sampling="independent")
 GOLDEN_FILE = Path(__file__).with_name("golden_loss.json")
 
 

@@ -1,0 +1,1 @@
+"""Choices that a training makes for each of its draws."""

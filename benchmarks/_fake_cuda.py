@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sidestep_core.adapters import layer, registry
+from sidestep_core.adapters import dropout, registry
 from sidestep_core.adapters.config import AdapterConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, DecoderGeometry
@@ -54,8 +54,8 @@ def card() -> Iterator[None]:
                 (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
                 (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
                 (F, "scaled_dot_product_attention", _attention),
-                (layer, "draw_mask", lambda _, p: layer.RedrawnMask(seed=0, p=p)),
-                (layer, "generator", lambda *_: None),
+                (dropout, "draw_mask", lambda _, p, *__: dropout.RedrawnMask(parts=(), p=p)),
+                (dropout, "generator", lambda *_: None),
                 (tuner, "_move_adapter_to_device_of_base_layer", lambda *_, **__: None)):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

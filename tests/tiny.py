@@ -71,7 +71,8 @@ def sample_info(number: int, frames: int, genre: str = "") -> SampleInfo:
                       signature="4/4", audio="", size=0, modified=0)
 
 
-def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...], tokens: int = 9, width: int = 64,
+def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
+                  tokens: int | tuple[int, ...] = 9, width: int = 64,
                   windows: tuple[int, ...] = (), genre: str = "", codes: bool = False) -> Dataset:
     """A dataset of random songs of these lengths, as preprocessing would leave it.
 
@@ -86,7 +87,8 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
         tensor_file.write(dataset.latents(info), "latents", latents_TC)
         for length in (info.frames, *windows):
             for prompt in info.prompts(length):
-                tensor_file.write(dataset.condition(prompt), "condition", torch.randn(tokens, width, generator=random),
+                count = tokens if isinstance(tokens, int) else tokens[index]
+                tensor_file.write(dataset.condition(prompt), "condition", torch.randn(count, width, generator=random),
                               dataset.prompt_key(prompt))
         if codes:
             tensor_file.write(dataset.codes(info), "codes", latents_TC + 1)

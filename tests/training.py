@@ -18,6 +18,7 @@ from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Progress, Report
+from sidestep_core.training.batches import Batch
 from sidestep_core.training.config import ResolvedConfig, TrainConfig
 from sidestep_core.training.loss import Objective
 from sidestep_core.training.resolve import resolve
@@ -70,9 +71,20 @@ class Seen:
 
     x_BTC: Tensor
     t_B: Tensor
-    condition_BSD: Tensor
+    condition_1ND: Tensor
     context_BTC: Tensor
+    tokens: tuple[int, ...]
     predicted_BTC: Tensor
+
+    @property
+    def conditions(self) -> tuple[Tensor, ...]:
+        """Condition [S, D] of each sample."""
+        return self.condition_1ND[0].split(self.tokens)
+
+
+def conditions(batch: Batch) -> tuple[Tensor, ...]:
+    """Condition [S, D] of each sample."""
+    return batch.condition_1ND[0].split(batch.tokens)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..errors import AdapterError
 from .config import AdapterConfig
 from .delta import WeightDelta
+from .dropout import Switch
 
 Factors = Mapping[str, Tensor]
 """Trained matrices of one module by name."""
@@ -46,6 +47,11 @@ class LiveAdapter(Protocol):
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:
         """Trained parameters, float32, in a fixed order."""
+        ...
+
+    @property
+    def switch(self) -> Switch:
+        """State that its layers share: whether it is on, and the seeds of dropout."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -20,76 +20,22 @@ from torch.utils.checkpoint import checkpoint
 from .. import rng
 from ..errors import AdapterError
 from ..model.layers import project_together
+from . import dropout
 from .algorithm import Factors, Trainable, TrainedDelta, check_belongs
 from .config import AdapterConfig
-
-REDRAWN_ON = ("cuda", "xpu")
-"""Devices that draw a dropout mask again for the backward pass, faster than they would read it from memory."""
-_LEVELS = 1 << 16
-"""The probability of dropout is a multiple of 1 / 2^16."""
-
-
-@dataclass(frozen=True)
-class RedrawnMask:
-    """Dropout mask that every use draws again."""
-
-    seed: int
-    p: float
-
-
-Mask = Tensor | RedrawnMask
-"""Inputs that dropout keeps: 1 and 0 in their dtype, or a way to draw them."""
+from .dropout import REDRAWN_ON, RedrawnMask, Switch, apply_mask, mask_scale
 
 Dropped = Tensor | RedrawnMask
 """Input after dropout, unscaled, or the mask to draw for it."""
-
-
-def draw_mask(x: Tensor, p: float) -> Mask:
-    """Draw a mask that drops each element of x with probability p in (0, 1), by torch's CPU generator.
-
-    Gradient checkpointing restores that one on every device, unlike the generator of MPS.  Sixteen bits of an integer
-    per element are as good as torch's one number, which is a tenth of a whole step on the CPU, and four times as fast.
-    """
-    if x.device.type in REDRAWN_ON:
-        return RedrawnMask(seed=int(torch.empty((), dtype=torch.int64).random_()), p=p)
-    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
-    # Not bool: a product of mixed types takes twice as long on the CPU.
-    kept = torch.empty(x.shape, dtype=x.dtype)
-    torch.ge(draws.view(torch.int16)[: x.numel()].view(x.shape), _dropped(p) - _LEVELS // 2, out=kept)
-    return kept.to(x.device)
-
-
-def apply_mask(x: Tensor, mask: Mask) -> Tensor:
-    """Zero the dropped elements of x, or of a gradient of its shape; to be multiplied by `mask_scale`."""
-    return x * (mask if isinstance(mask, Tensor) else drawn(x, mask))
-
-
-def drawn(x: Tensor, mask: RedrawnMask) -> Tensor:
-    """Draw the mask of an input once more."""
-    kept = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-    return kept.bernoulli_(1 - _dropped(mask.p) / _LEVELS, generator=generator(x.device, mask.seed))
-
-
-def mask_scale(p: float) -> float:
-    """Factor 1 / (1 - p) of dropout, for the caller to multiply into whatever is smallest."""
-    return _LEVELS / (_LEVELS - _dropped(p))
-
-
-def _dropped(p: float) -> int:
-    return round(p * _LEVELS)
-
-
-def generator(device: torch.device, seed: int) -> torch.Generator:
-    """Generator of the device, at a seed."""
-    return torch.Generator(device).manual_seed(seed)
 
 
 class AdapterLayer(nn.Module):
     """A frozen linear layer and its adapter."""
 
     def __init__(self, base: nn.Linear, algorithm: Trainable, config: AdapterConfig, rank: int,
-                 random: torch.Generator) -> None:
+                 random: torch.Generator, name: str, switch: Switch) -> None:
         super().__init__()
+        self.name, self.switch = name, switch
         weight = base.weight
         self.base_layer = base
         self.algorithm = algorithm
@@ -114,6 +60,8 @@ class AdapterLayer(nn.Module):
     def forward(self, x: Tensor, dropped: Dropped | None = None) -> Tensor:
         """Compute the output; `dropped` is that of another layer with the same input."""
         out: Tensor = self.base_layer(x)
+        if not self.switch.on:
+            return out
         weight = self.base_layer.weight
         # Products are computed in the base's dtype anyway; so the input is kept for the backward pass in it too.
         x = x.to(weight.dtype)
@@ -129,9 +77,9 @@ class AdapterLayer(nn.Module):
 
     def drop(self, x: Tensor) -> Dropped:
         """Draw a dropout mask for an input in the base's dtype, and apply it where it is stored."""
-        if not (self.training and self.dropout):
+        if not (self.training and self.dropout and self.switch.on):
             return x
-        mask = draw_mask(x, self.dropout)
+        mask = dropout.draw_mask(x, self.dropout, self.switch, self.name)
         return mask if isinstance(mask, RedrawnMask) else apply_mask(x, mask)
 
     def delta_output(self, x: Tensor, weight: Tensor, dropped: Dropped | None = None) -> Tensor:
@@ -202,6 +150,7 @@ def attach(algorithm: Trainable, decoder: nn.Module, config: AdapterConfig, modu
     """
     decoder.requires_grad_(False)
     layers: dict[str, AdapterLayer] = {}
+    switch = Switch()
     for name, rank in modules.items():
         try:
             base = decoder.get_submodule(name)
@@ -210,11 +159,11 @@ def attach(algorithm: Trainable, decoder: nn.Module, config: AdapterConfig, modu
         if not isinstance(base, nn.Linear):
             raise AdapterError(f"The adapter was to be put on {name}, which is a {type(base).__name__}, not a linear "
                                "layer.")
-        layers[name] = AdapterLayer(base, algorithm, config, rank, rng.generator(seed, "init", name))
+        layers[name] = AdapterLayer(base, algorithm, config, rank, rng.generator(seed, "init", name), name, switch)
     for name, layer in layers.items():
         decoder.set_submodule(name, layer)
     project_together(decoder, _project)
-    return LiveLayers(layers=layers)
+    return LiveLayers(layers=layers, switch=switch)
 
 
 def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
@@ -229,6 +178,7 @@ class LiveLayers:
     """Adapter layers attached to a decoder; see algorithm.LiveAdapter."""
 
     layers: Mapping[str, AdapterLayer]
+    switch: Switch
 
     @property
     def parameters(self) -> tuple[nn.Parameter, ...]:

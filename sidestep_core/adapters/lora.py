@@ -17,7 +17,7 @@ from .. import optional, rng
 from ..config import require
 from ..errors import AdapterError
 from ..model.layers import project_together, separately
-from . import layer, low_rank
+from . import dropout, low_rank
 from .algorithm import (
     Factors,
     LiveAdapter,
@@ -32,6 +32,7 @@ from .algorithm import (
 )
 from .config import AdapterConfig
 from .delta import FullDelta, WeightDelta, number, require_chain, require_part, tucker
+from .dropout import Switch
 
 if TYPE_CHECKING:
     from peft.tuners.lora import Linear
@@ -158,14 +159,16 @@ def attach_peft(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, in
         differing = sorted(name for name, _ in set(modules.items()) ^ set(adapted.items()))
         raise AdapterError(f"The adapter was to be put on {len(modules)} modules but sits on {len(adapted)}; "
                            f"differing: {', '.join(differing[:4])}.")
-    for _, linear in _adapted(decoder):
+    switch = Switch()
+    for name, linear in _adapted(decoder):
+        vars(linear).update(name=name, switch=switch)
         for factor in _factors(linear):
             factor.float()
     project_together(decoder, _project)
     trained = tuple(parameter for parameter in decoder.parameters() if parameter.requires_grad)
     if len(trained) != 2 * len(modules):
         raise AdapterError(f"{len(trained)} parameters would be trained; {2 * len(modules)} belong to the adapter.")
-    return LiveLora(decoder=decoder, parameters=trained)
+    return LiveLora(decoder=decoder, parameters=trained, switch=switch)
 
 
 def _inject(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> None:
@@ -211,10 +214,19 @@ def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
 def _together(x: Tensor, linears: Sequence[Linear]) -> tuple[Tensor, ...]:
     """Compute adapted linear layers of one input, with one dropout mask."""
     first = linears[0]
+    name, switch = _shared(first)
+    if not switch.on:
+        return tuple(linear.base_layer(x) for linear in linears)
     p = _dropout_of(first) if first.training else 0.0
-    mask = layer.draw_mask(x.to(cast("nn.Linear", first.base_layer).weight.dtype), p) if p else None
-    kept = 1.0 if mask is None else layer.mask_scale(p)
+    dtype = cast("nn.Linear", first.base_layer).weight.dtype
+    mask = dropout.draw_mask(x.to(dtype), p, switch, name) if p else None
+    kept = 1.0 if mask is None else dropout.mask_scale(p)
     return low_rank.linears(x, [_lean(linear, kept) for linear in linears], mask)
+
+
+def _shared(linear: Linear) -> tuple[str, Switch]:
+    """Name of the module, and the state that all modules share, as `attach_peft` put them there."""
+    return vars(linear)["name"], vars(linear)["switch"]
 
 
 def _lean(linear: Linear, kept: float) -> low_rank.LoraWeights:
@@ -247,6 +259,7 @@ class LiveLora:
 
     decoder: nn.Module
     parameters: tuple[nn.Parameter, ...]
+    switch: Switch
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the adapter's file: PEFT's names plus one `.alpha` per module, equal to scaling * rank.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layer import Mask, RedrawnMask, apply_mask, drawn
+from .dropout import Mask, RedrawnMask, apply_mask, drawn
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from ..errors import AdapterError, ConfigError
 from ..model.decoder import DecoderGeometry
-from .algorithm import Algorithm, LiveAdapter, Parts, Trainable
+from .algorithm import Algorithm, LiveAdapter, Parts, ScaleOf, Trainable
 from .config import AdapterConfig
-from .delta import ModuleDelta, WeightDelta, require_part
-from .full import Full
+from .delta import FullDelta, ModuleDelta, WeightDelta, require_part
 from .loha import Loha
 from .lokr import Lokr
 from .lora import Lora
 from .targets import target_modules
+
+
+class Full(Algorithm):
+    """A delta in the shape of its weight, which files may hold and no training here makes."""
+
+    kind = "full"
+    file_names: ClassVar[Mapping[str, str]] = {"diff": "diff", "w_norm": "diff"}
+
+    def parse(self, module: str, parts: Parts, scale_of: ScaleOf) -> WeightDelta:
+        return FullDelta(diff=parts["diff"])
+
 
 ALGORITHMS: tuple[Algorithm, ...] = (Lora(), Lokr(), Loha(), Full())
 """A new kind of adapter is one more here."""

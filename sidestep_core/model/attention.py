@@ -141,8 +141,11 @@ def attend(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, mask: Mask | None = N
 
 
 def _attend_each(q_BLHE: Tensor, k_1NKE: Tensor, v_1NKE: Tensor, ragged: Ragged) -> Tensor:
-    """Attend sample by sample, each to its own tokens: nothing is padded."""
+    """Attend sample by sample, each to its own tokens: nothing is padded.  Samples of equally many go together."""
     tokens = list(ragged.tokens)
+    if len(set(tokens)) == 1:
+        shape = len(tokens), tokens[0], *k_1NKE.shape[2:]
+        return attend(q_BLHE, k_1NKE.view(shape), v_1NKE.view(shape))
     samples = zip(q_BLHE.split(1), k_1NKE.split(tokens, dim=1), v_1NKE.split(tokens, dim=1), strict=True)
     return torch.cat([attend(*sample) for sample in samples])
 

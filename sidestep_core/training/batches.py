@@ -2,14 +2,14 @@
 
 A draw is one sample trained on once; draws are numbered through the whole training.  Names given to `generator` and
 `seed` are part of the random numbers: renaming one changes every run.
-Shapes: B batch, T latent frame, C latent channel, S condition token, D width.
+Shapes: B batch, T latent frame, C latent channel, S condition token, N tokens of all samples, D width.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -26,10 +26,12 @@ from .draws import times
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Samples of equal length and equal number of condition tokens; nothing is padded."""
+    """Samples of equal length, their conditions end to end; nothing is padded."""
 
     x0_BTC: Tensor
-    condition_BSD: Tensor
+    condition_1ND: Tensor
+    tokens: tuple[int, ...]
+    """Condition tokens of each sample."""
     context_BTC: Tensor
     draws: tuple[int, ...]
     """Number of each sample's draw, from which all its randomness follows."""
@@ -38,8 +40,8 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Move to the device; condition and context in the model's dtype, latents in float32."""
-        return Batch(x0_BTC=self.x0_BTC.to(device), condition_BSD=self.condition_BSD.to(device, dtype),
-                     context_BTC=self.context_BTC.to(device, dtype), draws=self.draws, shares=self.shares)
+        return replace(self, x0_BTC=self.x0_BTC.to(device), condition_1ND=self.condition_1ND.to(device, dtype),
+                       context_BTC=self.context_BTC.to(device, dtype))
 
 
 def draws_per_epoch(samples: Iterable[Sample | SampleInfo]) -> int:
@@ -97,8 +99,8 @@ class _Draw:
 
 
 def batches(samples: Sequence[Sample], silence_TC: Tensor, config: ResolvedConfig, step: int) -> Iterator[Batch]:
-    """Yield the batches of one optimizer step: its draws in groups of equal shape, at most batch_size in each."""
-    groups: dict[tuple[int, int], list[_Draw]] = {}
+    """Yield the batches of one optimizer step: its draws in groups of equal length, at most batch_size in each."""
+    groups: dict[int, list[_Draw]] = {}
     ends = _ends(samples)
     numbers = draws_of_step(config, ends[-1], step)
     chosen = [_sample_and_number(samples, ends, config.seed, number) for number in numbers]
@@ -107,7 +109,7 @@ def batches(samples: Sequence[Sample], silence_TC: Tensor, config: ResolvedConfi
         shares = times.shares(config.seed, [(sample.name, nth) for sample, nth in chosen])
     for number, share, (sample, nth) in zip(numbers, shares, chosen, strict=True):
         draw = _draw(sample, silence_TC, config, number, nth, share)
-        groups.setdefault((draw.x0_TC.shape[0], draw.condition_SD.shape[0]), []).append(draw)
+        groups.setdefault(len(draw.x0_TC), []).append(draw)
     for group in groups.values():
         for first in range(0, len(group), config.batch_size):
             yield _collate(group[first:first + config.batch_size])
@@ -160,7 +162,8 @@ def _collate(group: Sequence[_Draw]) -> Batch:
     shares = tuple(draw.share for draw in group if draw.share is not None)
     return Batch(
         x0_BTC=torch.stack([draw.x0_TC for draw in group]),
-        condition_BSD=torch.stack([draw.condition_SD for draw in group]),
+        condition_1ND=torch.cat([draw.condition_SD for draw in group])[None],
+        tokens=tuple(len(draw.condition_SD) for draw in group),
         context_BTC=flow_matching.context_latents(torch.stack([draw.source_TC for draw in group])),
         draws=tuple(draw.number for draw in group),
         shares=shares or None,

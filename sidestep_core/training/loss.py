@@ -1,7 +1,7 @@
 """The flow-matching loss of a batch, and the held-out loss that judges progress.
 
 All randomness follows from the seed and the number of the draw, so a batch's loss is a pure function of them.
-Shapes: B batch, T latent frame, C channel, S condition token, D width.
+Shapes: B batch, T latent frame, C channel, N condition tokens of all samples, D width.
 """
 
 from __future__ import annotations
@@ -76,18 +76,19 @@ def training_loss(objective: Objective, batch: Batch) -> BatchLoss:
         t_B = flow_matching.times_at(timesteps, torch.tensor(batch.shares, dtype=torch.float64))
     dropped_B = torch.cat([flow_matching.drop_conditions(1, config.cfg_ratio, random) for random in generators])
     noise_BTC = torch.cat([flow_matching.noise_like(batch.x0_BTC[:1], random) for random in generators])
-    t_B, dropped_B = t_B.to(objective.device), dropped_B.to(objective.device)
-    condition_BSD = torch.where(dropped_B[:, None, None], objective.null_condition_11D, batch.condition_BSD)
-    loss_B = _loss(objective, batch, condition_BSD, t_B, noise_BTC)
+    dropped_1N1 = dropped_B.repeat_interleave(torch.tensor(batch.tokens))[None, :, None]
+    t_B, dropped_1N1 = t_B.to(objective.device), dropped_1N1.to(objective.device)
+    condition_1ND = torch.where(dropped_1N1, objective.null_condition_11D, batch.condition_1ND)
+    loss_B = _loss(objective, batch, condition_1ND, t_B, noise_BTC)
     weights_B = flow_matching.loss_weights(t_B, config.loss_weighting, config.snr_gamma)
     return BatchLoss(weighted_B=loss_B * weights_B, loss_B=loss_B.detach(), t_B=t_B)
 
 
-def _loss(objective: Objective, batch: Batch, condition_BSD: Tensor, t_B: Tensor, noise_BTC: Tensor) -> Tensor:
+def _loss(objective: Objective, batch: Batch, condition_1ND: Tensor, t_B: Tensor, noise_BTC: Tensor) -> Tensor:
     x_BTC = flow_matching.interpolate(batch.x0_BTC, noise_BTC, t_B).to(objective.dtype)
     # Base weights are in `dtype` already; autocast brings the float32 adapter to it for the products only.
     with torch.autocast(objective.device.type, dtype=objective.dtype, enabled=objective.dtype != torch.float32):
-        predicted_BTC = objective.decoder(x_BTC, t_B, condition_BSD, batch.context_BTC)
+        predicted_BTC = objective.decoder(x_BTC, t_B, condition_1ND, batch.context_BTC, batch.tokens)
     return flow_matching.loss_per_sample(predicted_BTC, flow_matching.velocity(batch.x0_BTC, noise_BTC))
 
 
@@ -116,7 +117,7 @@ def heldout_loss(objective: Objective, passes: Sequence[Pass], progress: Progres
         noise_BTC = flow_matching.noise_like(batch.x0_BTC, rng.generator(config.seed, "heldout", one.sample.name,
                                                                          one.noise))
         t_B = torch.full((1,), one.time, device=objective.device)
-        losses.append(_loss(objective, batch, batch.condition_BSD, t_B, noise_BTC).cpu())
+        losses.append(_loss(objective, batch, batch.condition_1ND, t_B, noise_BTC).cpu())
         report(progress)
     flat = torch.cat(losses)
     mean = float(flat.mean())

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..adapters.config import MLP_PROJECTIONS
-from ..adapters.layer import REDRAWN_ON
+from ..adapters.dropout import REDRAWN_ON
 from ..device import free_memory
 from ..model.attention import DENSE_BELOW, WINDOW
 from ..model.decoder import Decoder, DecoderGeometry

@@ -151,8 +151,10 @@ def _backward(training: Training, step: int, scale: float, report: Report) -> li
     count = len(batches.draws_of_step(config, training.epoch, step))
     objective.decoder.train()
     losses = []
-    for number, batch in enumerate(batches.batches(training.trained_on, objective.silence_TC, config, step)):
-        torch.manual_seed(rng.seed(config.seed, "dropout", step, number))
+    switch = training.adapter.switch
+    for batch in batches.batches(training.trained_on, objective.silence_TC, config, step):
+        switch.seeds = tuple(rng.seed(config.seed, "dropout", draw) for draw in batch.draws)
+        switch.tokens = batch.tokens
         loss = training_loss(objective, batch.to(objective.device, objective.dtype))
         (loss.weighted_B.sum() / count * scale).backward()
         losses.append(BatchLoss(weighted_B=loss.weighted_B.detach(), loss_B=loss.loss_B, t_B=loss.t_B))

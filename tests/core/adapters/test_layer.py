@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from sidestep_core import rng
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import AdapterConfig
-from sidestep_core.adapters.layer import AdapterLayer, LiveLayers, apply_mask, draw_mask, mask_scale
+from sidestep_core.adapters.dropout import Switch, apply_mask, draw_mask, mask_scale
+from sidestep_core.adapters.layer import AdapterLayer, LiveLayers
 from sidestep_core.adapters.loha import LohaConfig
 from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
@@ -147,7 +148,7 @@ def test_dropout_acts_on_adapter_input() -> None:
         torch.manual_seed(1)
         found = layer(x) - base(x)
         torch.manual_seed(1)
-        mask = draw_mask(x, 0.5)
+        mask = draw_mask(x, 0.5, Switch(), "x")
         assert deviation(found, F.linear(mask_scale(0.5) * apply_mask(x, mask), delta)) <= FP32
         assert deviation(found, F.linear(x, delta)) > FP32
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig as PeftConfig
@@ -10,12 +12,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sidestep_core import rng
-from sidestep_core.adapters.layer import Mask, RedrawnMask, apply_mask, draw_mask, mask_scale
+from sidestep_core.adapters.dropout import Mask, Part, RedrawnMask, Switch, apply_mask, draw_mask, mask_scale
 from sidestep_core.adapters.low_rank import LoraWeights, linears
 from sidestep_core.model.layers import SwiGLU
 from tests.tolerance import BF16, FP32, PERTURBED, deviation
 
 P, RANK, SCALE = 0.1, 6, 1.7
+REDRAWN = RedrawnMask(parts=(Part(dimension=0, first=0, count=9, seed=5),), p=P)
 
 
 def random(*shape: int, name: str = "x") -> Tensor:
@@ -60,7 +63,7 @@ def test_low_rank_linear_matches_peft(dtype: torch.dtype, tolerance: float) -> N
         assert deviation(other, theirs) > tolerance
 
 
-@pytest.mark.parametrize("mask", [draw_mask(random(9, 48), P), RedrawnMask(seed=5, p=P)], ids=["stored", "redrawn"])
+@pytest.mark.parametrize("mask", [draw_mask(random(9, 48), P, Switch(), "x"), REDRAWN], ids=["stored", "redrawn"])
 def test_dropout_matches_plain_autograd(mask: Mask) -> None:
     weight, down, up = random(40, 48), random(RANK, 48).requires_grad_(), random(40, RANK).requires_grad_()
     x = random(9, 48).requires_grad_()
@@ -92,7 +95,8 @@ def test_layers_together_match_each_alone(mask: Mask | None) -> None:
 def test_mask_drops_the_given_share(redrawn: bool) -> None:
     x = torch.ones(400, 500)
     torch.manual_seed(1)
-    mask = RedrawnMask(seed=5, p=P) if redrawn else draw_mask(x, P)
+    whole = replace(REDRAWN, parts=(replace(REDRAWN.parts[0], count=len(x)),))
+    mask = whole if redrawn else draw_mask(x, P, Switch(), "x")
     kept = apply_mask(x, mask)
     assert set(kept.unique().tolist()) == {0.0, 1.0}
     assert abs(float(kept.mean()) - (1 - P)) < 0.005
@@ -105,7 +109,7 @@ def test_recomputation_draws_the_same_mask() -> None:
     x = random(9, 48).requires_grad_()
 
     def block(x: Tensor) -> Tensor:
-        return linear(x, weight, down, up, SCALE, draw_mask(x, P)).sin()
+        return linear(x, weight, down, up, SCALE, draw_mask(x, P, Switch(), "x")).sin()
 
     torch.manual_seed(3)
     expected = gradients(block(x), x, down, up)
@@ -123,3 +127,20 @@ def test_swiglu_matches_plain_autograd() -> None:
     found, expected = gradients(ours, gate, up), gradients(plain, gate, up)
     assert all(map(torch.equal, found, expected))
     assert not torch.equal(found[0], expected[1])
+
+
+def test_masks_belong_to_samples() -> None:
+    """The mask of a sample is that of the sample alone, in a row of the batch and in a run of tokens."""
+    x, tokens = torch.ones(3, 7, 48), (4, 9, 2)
+    together = Switch(seeds=(11, 12, 13), tokens=tokens)
+    rows = draw_mask(x, P, together, "a")
+    runs = draw_mask(torch.ones(1, 15, 48), P, together, "a").split(tokens, dim=1)
+    for sample, seed in enumerate(together.seeds):
+        alone = Switch(seeds=(seed,), tokens=(tokens[sample],))
+        assert torch.equal(rows[sample:sample + 1], draw_mask(x[:1], P, alone, "a"))
+        assert torch.equal(runs[sample], draw_mask(torch.ones(1, tokens[sample], 48), P, alone, "a"))
+        assert not torch.equal(rows[sample:sample + 1], draw_mask(x[:1], P, alone, "b"))
+    redrawn = RedrawnMask(parts=together.parts(x), p=P)
+    for sample, seed in enumerate(together.seeds):
+        alone = RedrawnMask(parts=Switch(seeds=(seed,)).parts(x[:1]), p=P)
+        assert torch.equal(apply_mask(x, redrawn)[sample], apply_mask(x[:1], alone)[0])

@@ -25,7 +25,7 @@ from sidestep_core.training.batches import (
 from sidestep_core.training.config import ResolvedConfig
 from sidestep_core.training.data import Sample, crop_frames
 from tests.tolerance import COVERED
-from tests.training import settled
+from tests.training import conditions, settled
 
 CONFIG = settled()
 SILENT = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
@@ -83,14 +83,23 @@ def test_steps_cover_their_draws(batch_size: int, accumulation: int) -> None:
         assert all(len(batch.draws) <= batch_size for batch in made)
 
 
-def test_batches_have_equal_shapes() -> None:
+def test_equal_lengths_share_a_batch() -> None:
     samples = (song(0, 30, 4), song(1, 30, 5), song(2, 20, 4), song(3, 30, 4))
     made = all_batches(samples, settled(batch_size=4), 6)
     for batch in made:
-        for number, x0_TC, condition_SD in zip(song_numbers(batch), batch.x0_BTC, batch.condition_BSD, strict=True):
+        for number, x0_TC, condition_SD in zip(song_numbers(batch), batch.x0_BTC, conditions(batch), strict=True):
             assert torch.equal(x0_TC, samples[number].latents_TC)
             assert torch.equal(condition_SD, samples[number].condition_SD)
-    assert any(set(song_numbers(batch)) == {0, 3} for batch in made)
+    assert any(set(song_numbers(batch)) == {0, 1, 3} for batch in made)
+    assert all({len(condition) for condition in conditions(batch)} <= {4, 5} for batch in made)
+
+
+def test_different_words_share_a_pass() -> None:
+    """As many forward passes as steps accumulate, however many words the songs have."""
+    samples = tuple(song(number, 60 + number, 4 + number) for number in range(8))
+    for batch_size, accumulation in ((4, 1), (2, 2), (4, 4)):
+        config = settled(batch_size=batch_size, gradient_accumulation=accumulation, chunk_duration=1)
+        assert len(all_batches(samples, config, 10)) == 10 * accumulation
 
 
 # Repeats
@@ -255,7 +264,7 @@ def per_draw(samples: tuple[Sample, ...], config: ResolvedConfig) -> dict[int, t
     """Draw -> its song, first value of its condition, first value of its context."""
     found = {}
     for batch in batches(samples, SILENT, replace(config, gradient_accumulation=DRAWS), 0):
-        for draw, number, condition_SD, context_TC in zip(batch.draws, song_numbers(batch), batch.condition_BSD,
+        for draw, number, condition_SD, context_TC in zip(batch.draws, song_numbers(batch), conditions(batch),
                                                            batch.context_BTC, strict=True):
             found[draw] = (number, float(condition_SD[0, 0]), float(context_TC[0, 0]))
     return found
@@ -311,7 +320,7 @@ def test_crop_codes_match_crop_frames() -> None:
 def test_heldout_batch_uses_the_caption() -> None:
     for mode in ("silence", "mixed", "codes"):
         batch = single(song(3, 61), 0, SILENT, settled(genre_ratio=1.0, context_mode=mode, codes_ratio=1.0))
-        assert (batch.condition_BSD == 3).all()
+        assert (batch.condition_1ND == 3).all()
         expected = -batch.x0_BTC[0] if mode == "codes" else SILENT[:61]
         assert torch.equal(batch.context_BTC[0, :, :64], expected)
 
@@ -322,4 +331,4 @@ def test_heldout_batch_uses_the_caption() -> None:
 def test_latents_stay_float32() -> None:
     batch = next(batches(songs(30), SILENT, settled(), 0)).to(torch.device("cpu"), torch.bfloat16)
     assert batch.x0_BTC.dtype == torch.float32
-    assert batch.condition_BSD.dtype == batch.context_BTC.dtype == torch.bfloat16
+    assert batch.condition_1ND.dtype == batch.context_BTC.dtype == torch.bfloat16

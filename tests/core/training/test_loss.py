@@ -29,10 +29,10 @@ from sidestep_core.training.loss import BatchLoss, HeldoutLoss, Objective, heldo
 from sidestep_core.training.resolve import resolve
 from tests.tiny import write_dataset
 from tests.tolerance import FP32, PERTURBED, deviation
-from tests.training import watched
+from tests.training import conditions, watched
 
 CPU = torch.device("cpu")
-CONFIG = TrainConfig(gradient_accumulation=2, device="cpu")
+CONFIG = TrainConfig(timestep_mode="continuous", gradient_accumulation=2, device="cpu")
 AT = Progress(stage="train", step=6, total=10)
 DRAWS = 2000
 TIMES = (0.25, 0.75)
@@ -81,7 +81,8 @@ def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, drop
 
 def of_one_song(checkpoint: Checkpoint, short: Dataset, **settings: Any) -> Learning:
     """Two thousand draws of the short song in one batch."""
-    return learning(checkpoint, short, replace(CONFIG, batch_size=DRAWS, gradient_accumulation=1, **settings))
+    together = {"timestep_sampling": "independent", "batch_size": DRAWS, "gradient_accumulation": 1}
+    return learning(checkpoint, short, replace(CONFIG, **{**together, **settings}))
 
 
 # The loss
@@ -101,7 +102,7 @@ def test_the_loss_is_flow_matching(checkpoint: Checkpoint, dataset: Dataset) -> 
     assert deviation(loss.loss_B, backwards) > PERTURBED
     assert abs(float(noise.std()) - 1) < 0.1
     assert abs(float(noise.mean())) < 0.1
-    assert torch.equal(seen[0].condition_BSD, batch.condition_BSD)
+    assert torch.equal(seen[0].condition_1ND, batch.condition_1ND)
     assert torch.equal(seen[0].context_BTC, batch.context_BTC)
 
 
@@ -125,8 +126,9 @@ def test_conditions_drop_at_cfg_ratio(checkpoint: Checkpoint, short: Dataset, ra
     null = checkpoint.model_weights().tensor("null_condition_emb", torch.float32, CPU)
     with watched(run.objective) as seen, torch.no_grad():
         run.loss()
-    dropped = (seen[0].condition_BSD == null).flatten(1).all(1)
-    kept = (seen[0].condition_BSD == run.batches()[0].condition_BSD).flatten(1).all(1)
+    dropped = torch.stack([(one == null[0]).all() for one in seen[0].conditions])
+    pairs = zip(seen[0].conditions, conditions(run.batches()[0]), strict=True)
+    kept = torch.stack([(one == other).all() for one, other in pairs])
     assert torch.equal(dropped, ~kept)
     four_standard_errors = 4 * (ratio * (1 - ratio) / DRAWS) ** 0.5
     found = float(dropped.float().mean())
@@ -171,7 +173,8 @@ def test_last_step_averages_fewer_draws(checkpoint: Checkpoint, dataset: Dataset
     assert deviation(found / 2, expected) > PERTURBED
 
 
-@pytest.mark.parametrize("settings", [{}, {"timestep_mode": "logit_normal"}, {"timestep_preset": "structure"},
+@pytest.mark.parametrize("settings", [{}, {"timestep_sampling": "stratified"}, {"timestep_mode": "logit_normal"},
+                                      {"timestep_preset": "structure"}, {"timestep_mode": "sampler"},
                                       {"timestep_preset": "custom", "timestep_mu": 1.0}, {"timestep_mode": "discrete"}])
 def test_times_follow_their_distribution(checkpoint: Checkpoint, short: Dataset, settings: dict[str, Any]) -> None:
     run = of_one_song(checkpoint, short, **settings)
@@ -231,7 +234,7 @@ def test_heldout_loss_averages_its_passes(checkpoint: Checkpoint, dataset: Datas
         found = measured(run)
     assert [float(one.t_B) for one in seen] == pytest.approx(TIMES * 3)
     for one, sample in zip(seen[::2], run.samples, strict=True):
-        assert torch.equal(one.condition_BSD[0], sample.condition_SD[:])
+        assert torch.equal(one.conditions[0], sample.condition_SD[:])
         assert torch.equal(one.context_BTC[0, :, :64], run.objective.silence_TC[:one.x_BTC.shape[1]])
     assert len(found.losses) == 6
     assert found.mean == pytest.approx(sum(found.losses) / 6, rel=FP32)
@@ -262,8 +265,8 @@ def test_heldout_crops_use_crop_conditions(checkpoint: Checkpoint, dataset: Data
         measured(run)
     whole = learning(checkpoint, dataset, CONFIG).samples[0].condition_SD[:]
     assert seen[0].x_BTC.shape[1] == 25
-    assert torch.equal(seen[0].condition_BSD[0], run.samples[0].condition_SD[:])
-    assert not torch.equal(seen[0].condition_BSD[0], whole)
+    assert torch.equal(seen[0].conditions[0], run.samples[0].condition_SD[:])
+    assert not torch.equal(seen[0].conditions[0], whole)
 
 
 def test_heldout_loss_reports_progress(checkpoint: Checkpoint, dataset: Dataset) -> None:

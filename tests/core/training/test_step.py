@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from sidestep_core import rng
+from sidestep_core.adapters.config import AdapterConfig
+from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import TrainingDiverged
@@ -42,6 +45,12 @@ GOLDEN_FILE = Path(__file__).with_name("golden_loss.json")
 @pytest.fixture(scope="module")
 def dataset(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("dataset"), checkpoint, (40, 51, 40, 40))
+
+
+@pytest.fixture(scope="module")
+def wordy(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Songs with captions of different lengths."""
+    return write_dataset(tmp_path_factory.mktemp("wordy"), checkpoint, (40, 51, 40, 40), tokens=(9, 5, 14, 7))
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +89,25 @@ def gradient_of(training: Training, step: int = 3) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 
 
-def test_batch_size_changes_no_gradient(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    gradients, numbers = [], []
-    for batch_size, accumulation in ((1, 6), (6, 1), (3, 2), (2, 3)):
-        config = replace(CONFIG, batch_size=batch_size, gradient_accumulation=accumulation)
-        gradients.append(gradient_of(awake(prepared(checkpoint, dataset, LORA, config))))
-        numbers.append(optimizer_step(awake(prepared(checkpoint, dataset, LORA, config)), 3).numbers)
+@pytest.mark.parametrize("adapter", [LORA, replace(LORA, dropout=0.3), LokrConfig(factor=4, dropout=0.3)])
+def test_batch_size_changes_no_gradient(checkpoint: Checkpoint, wordy: Dataset, adapter: AdapterConfig) -> None:
+    """Songs of different words in one batch, with dropout too, whose masks belong to the draws."""
+
+    def stepped(config: TrainConfig) -> tuple[Tensor, Mapping[str, float]]:
+        training = awake(prepared(checkpoint, wordy, adapter, replace(config, max_grad_norm=1e9)))
+        gradients: list[Tensor] = []
+        training.optimizer.register_step_pre_hook(lambda *_: gradients.extend(
+            parameter.grad.flatten() for parameter in training.adapter.parameters if parameter.grad is not None))
+        numbers = optimizer_step(training, 3).numbers
+        return torch.cat(gradients), numbers
+
+    gradients, numbers = zip(*(stepped(replace(CONFIG, batch_size=batch_size, gradient_accumulation=accumulation))
+                               for batch_size, accumulation in ((1, 6), (6, 1), (3, 2), (2, 3))), strict=True)
     for gradient, number in zip(gradients[1:], numbers[1:], strict=True):
         assert deviation(gradient, gradients[0]) < FP32
         assert number == pytest.approx(numbers[0], rel=FP32)
-    config = replace(CONFIG, gradient_accumulation=6, seed=43, heldout_songs=0)
-    assert deviation(gradient_of(awake(prepared(checkpoint, dataset, LORA, config))), gradients[0]) > PERTURBED
+    other, _ = stepped(replace(CONFIG, gradient_accumulation=6, seed=43, heldout_songs=0))
+    assert deviation(other, gradients[0]) > PERTURBED
 
 
 def test_step_loss_is_the_mean(checkpoint: Checkpoint, dataset: Dataset) -> None:

@@ -66,7 +66,8 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
     config = TrainConfig.from_json({
         "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
         "gradient_accumulation": 2, "optimizer": optimizer, "ema_decay": 0.9, "chunk_duration": 1.6,
-        "device": "cpu", "publish": "best", "gradient_checkpointing": "off",
+        "device": "cpu", "publish": "best", "gradient_checkpointing": "off", "batch_size": 2, "preserve": 0.3,
+        "guidance": 2.0,
     })  # fmt: skip
     optimizers.build(config, [torch.nn.Parameter(torch.zeros(1))])
 
@@ -129,7 +130,7 @@ def write_materials(folder: Path) -> None:
 
     paths = write_tiny_models(folder, dtype=torch.float32)
     checkpoint = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
-    write_dataset(folder / "dataset", checkpoint, (60, 71, 60), windows=(40,))
+    write_dataset(folder / "dataset", checkpoint, (60, 71, 60), windows=(40,), plain=True)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -73,10 +73,11 @@ def sample_info(number: int, frames: int, genre: str = "") -> SampleInfo:
 
 def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
                   tokens: int | tuple[int, ...] = 9, width: int = 64,
-                  windows: tuple[int, ...] = (), genre: str = "", codes: bool = False) -> Dataset:
+                  windows: tuple[int, ...] = (), genre: str = "", codes: bool = False,
+                  plain: bool = False) -> Dataset:
     """A dataset of random songs of these lengths, as preprocessing would leave it.
 
-    Also with conditions for windows of these lengths, with a genre, and with latents of codes, as
+    Also with conditions for windows of these lengths, with a genre, without a caption, and with latents of codes, as
     `data.ensure_conditions` would leave it; random ones, which takes no encoder.
     """
     infos = tuple(sample_info(index, length, genre and f"{genre} {index}") for index, length in enumerate(frames))
@@ -86,7 +87,8 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
         latents_TC = torch.randn(info.frames, 64, generator=random)
         tensor_file.write(dataset.latents(info), "latents", latents_TC)
         for length in (info.frames, *windows):
-            for prompt in info.prompts(length):
+            plains = (replace(info.prompt(length), caption=""),) if plain else ()
+            for prompt in (*info.prompts(length), *plains):
                 count = tokens if isinstance(tokens, int) else tokens[index]
                 tensor_file.write(dataset.condition(prompt), "condition", torch.randn(count, width, generator=random),
                               dataset.prompt_key(prompt))

@@ -29,7 +29,8 @@ from tests.tiny import TinySource
 
 LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.1)
 CONFIG = TrainConfig(max_steps=6, learning_rate=3e-3, gradient_accumulation=2, warmup_steps=2, heldout_songs=1,
-                     heldout_every=2, save_every=2, device="cpu", gradient_checkpointing="off")
+                     heldout_every=2, save_every=2, device="cpu", gradient_checkpointing="off",
+                     timestep_mode="continuous", timestep_sampling="independent")
 
 
 def settled(**values: Any) -> ResolvedConfig:

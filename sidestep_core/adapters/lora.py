@@ -17,7 +17,7 @@ from .. import optional, rng
 from ..config import require
 from ..errors import AdapterError
 from ..model.layers import project_together, separately
-from . import dropout, low_rank
+from . import dropout, layer, low_rank
 from .algorithm import (
     Factors,
     LiveAdapter,

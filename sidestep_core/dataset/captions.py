@@ -24,6 +24,12 @@ def genre_of(song: Song, config: PreprocessConfig) -> str:
     return "" if genre == caption_of(song, config) else genre
 
 
+def without_trigger_word(caption: str, trigger_word: str) -> str:
+    """Caption as it was before the trigger word; empty where that is all, and where there is none to take out."""
+    found = caption.removeprefix(f"{trigger_word}, ").removesuffix(f", {trigger_word}")
+    return found if trigger_word and found != caption else ""
+
+
 def lyrics_of(song: Song) -> str:
     """Lyrics; [Instrumental] if there are none, or if the song is marked as instrumental."""
     return INSTRUMENTAL if song.instrumental or not song.lyrics else song.lyrics

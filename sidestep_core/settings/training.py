@@ -110,4 +110,11 @@ TRAINING: Settings = {
     "timestep_sampling": Setting(
         "stratified: the noise levels of a step, and those of a song from step to step, are spread evenly, which makes "
         "steps steadier. independent: each is drawn for itself. The distribution is the same."),
+    "preserve": Setting(
+        "Chance, up to 1, that a sample teaches the adapter to change nothing: without the trigger word, at the times "
+        "of the sampler, it shall predict what the model predicts alone. Keeps turbo's distillation, and other music "
+        "as it was, for one more forward pass each. 0.25 is a start."),
+    "guidance": Setting(
+        "Scale of guidance that the model has built in, as distilled models may have: targets get it too, so that the "
+        "adapter does not train it away. Costs a forward pass per sample. Leave it off unless you know the scale."),
 }  # fmt: skip

@@ -35,6 +35,8 @@ class Batch:
     context_BTC: Tensor
     draws: tuple[int, ...]
     """Number of each sample's draw, from which all its randomness follows."""
+    preserved: tuple[bool, ...]
+    """True for each sample whose target is the prediction without the adapter."""
     shares: tuple[float, ...] | None = None
     """Place of each sample's time in the distribution of times; None: times are drawn independently."""
 
@@ -92,6 +94,7 @@ class _Draw:
     """Tensors of one draw: a crop, its condition, and the source latents of its context."""
 
     number: int
+    preserved: bool
     share: float | None
     x0_TC: Tensor
     condition_SD: Tensor
@@ -124,14 +127,17 @@ def _sample_and_number(samples: Sequence[Sample], ends: Sequence[int], seed: int
 def _draw(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, nth: int,
           share: float | None) -> _Draw:
     """Crop the sample for its `nth` draw; by chance use the genre for the caption, and codes for silence."""
+    preserved = rng.bernoulli(config.preserve, config.seed, "preserve", number)
     genre = sample.genre_SD if rng.bernoulli(config.genre_ratio, config.seed, "genre", number) else None
     ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
     codes = sample.codes_TC if rng.bernoulli(ratio, config.seed, "codes", number) else None
     frames = len(sample.latents_TC)
     start = flow_matching.crop_start(frames, crop_frames(frames, config), nth,
                                      rng.seed(config.seed, "window", sample.name), grid(config))
-    return _crop(sample, silence_TC, config, number, start, sample.condition_SD if genre is None else genre, codes,
-                 share)
+    condition = sample.plain_SD if preserved else genre
+    drawn = _crop(sample, silence_TC, config, number, start, sample.condition_SD if condition is None else condition,
+                  codes)
+    return replace(drawn, share=share, preserved=preserved)
 
 
 def single(sample: Sample, start: int, silence_TC: Tensor, config: ResolvedConfig) -> Batch:
@@ -150,11 +156,11 @@ def grid(config: ResolvedConfig) -> int:
 
 
 def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, start: int, condition_SD: Rows,
-          codes_TC: Rows | None, share: float | None = None) -> _Draw:
+          codes_TC: Rows | None) -> _Draw:
     length = crop_frames(len(sample.latents_TC), config)
     # A crop stands for a whole piece of music: its context is silence from its first frame on.
     source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
-    return _Draw(number=number, share=share, x0_TC=sample.latents_TC[start:start + length],
+    return _Draw(number=number, preserved=False, share=None, x0_TC=sample.latents_TC[start:start + length],
                  condition_SD=condition_SD[:], source_TC=source_TC)
 
 
@@ -166,5 +172,6 @@ def _collate(group: Sequence[_Draw]) -> Batch:
         tokens=tuple(len(draw.condition_SD) for draw in group),
         context_BTC=flow_matching.context_latents(torch.stack([draw.source_TC for draw in group])),
         draws=tuple(draw.number for draw in group),
+        preserved=tuple(draw.preserved for draw in group),
         shares=shares or None,
     )

@@ -128,6 +128,12 @@ class TrainConfig(Config):
     timestep_sampling: TimestepSampling = "stratified"
     """stratified: the times of a step, and those of a song from step to step, are spread evenly over their
     distribution.  independent: every time is drawn for itself.  The distribution is the same."""
+    preserve: float = 0.0
+    """Chance that a draw trains the adapter to change nothing, at a sampler's times and without the trigger word: the
+    target is the prediction of the model without the adapter."""
+    guidance: float = 0.0
+    """Scale of the guidance that is built into a distilled model, which its targets then have too: the prediction
+    without condition and without adapter, plus the scale times the rest.  0: as recorded."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +145,10 @@ class TrainConfig(Config):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}.")
-        require(0 <= self.codes_ratio <= 1, f"codes_ratio must lie between 0 and 1, got {self.codes_ratio}.")
+        for name, share in (("codes_ratio", self.codes_ratio), ("preserve", self.preserve)):
+            require(0 <= share <= 1, f"{name} must lie between 0 and 1, got {share}.")
+        require(self.guidance == 0 or self.guidance >= 1,
+                f"guidance must be 0 (off) or at least 1, got {self.guidance}.")
         self._check_automatic()
         require(0 <= self.ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {self.ema_decay}.")
         require(self.chunk_duration == 0 or self.chunk_duration >= 1,

@@ -8,13 +8,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..dataset import tensor_file
+from ..dataset.captions import without_trigger_word
 from ..dataset.conditions import STYLE_NOTICES, encode_codes, encode_conditions, missing
 from ..dataset.manifest import IMPORTED, Dataset
 from ..dataset.sample_info import SampleInfo
@@ -41,6 +42,8 @@ class Sample:
     condition_SD: Rows
     genre_SD: Rows | None = None
     """Condition with the genre in place of the caption; None if not trained on, or if the song has no genre."""
+    plain_SD: Rows | None = None
+    """Condition without the trigger word; None if nothing is preserved."""
     codes_TC: Rows | None = None
     """Latents of the song's audio codes; None if not trained on."""
     repeats: int = 1
@@ -79,6 +82,7 @@ def open_samples(dataset: Dataset, infos: Sequence[SampleInfo], config: Resolved
             latents_TC=tensor_file.open_rows(dataset.latents(info), "latents", info.name, info.start, info.frames),
             condition_SD=_condition(dataset, info, frames, genre=False),
             genre_SD=_condition(dataset, info, frames, genre=True) if with_genre else None,
+            plain_SD=_rows(dataset, info, _plain(dataset, info, frames)) if config.preserve else None,
             codes_TC=(tensor_file.open_rows(dataset.codes(info), "codes", info.name, info.start, info.frames)
                       if with_codes else None),
             repeats=info.repeats,
@@ -91,7 +95,16 @@ def _condition(dataset: Dataset, info: SampleInfo, frames: int, *, genre: bool) 
     if info.foreign_condition:
         path = dataset.folder / info.foreign_condition
         return tensor_file.open_rows(path, "genre" if genre else "condition", info.name)
-    return tensor_file.open_rows(dataset.condition(info.prompt(frames, genre=genre)), "condition", info.name)
+    return _rows(dataset, info, info.prompt(frames, genre=genre))
+
+
+def _rows(dataset: Dataset, info: SampleInfo, prompt: Prompt) -> StoredRows:
+    return tensor_file.open_rows(dataset.condition(prompt), "condition", info.name)
+
+
+def _plain(dataset: Dataset, info: SampleInfo, frames: int) -> Prompt:
+    """Prompt without the trigger word."""
+    return replace(info.prompt(frames), caption=without_trigger_word(info.caption, dataset.trigger_word))
 
 
 def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: ResolvedConfig,
@@ -108,6 +121,9 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
         raise DatasetError(f"genre_ratio is {config.genre_ratio:g}, but no song of the dataset has both a caption and "
                            "a genre. Set genre_ratio to 0 here or, if it is automatic, when the dataset is built; or "
                            "write genres for the songs. Then preprocess the songs again.")
+    if config.preserve and any(sample.foreign_condition for sample in dataset.samples):
+        raise DatasetError("preserve needs captions without the trigger word, and this dataset was imported: it has no "
+                           "texts to make them from. Switch preserve off, or preprocess the songs themselves.")
     _report_style(dataset, config, report)
     prompts: dict[Path, tuple[str, Prompt]] = {}
     for sample in itertools.chain(*material.split(dataset.samples, config)):
@@ -115,6 +131,7 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
             continue
         frames = crop_frames(sample.frames, config)
         wanted = sample.prompts(frames) if config.genre_ratio > 0 else (sample.prompt(frames),)
+        wanted += (_plain(dataset, sample, frames),) if config.preserve else ()
         prompts |= {dataset.condition(prompt): (sample.name, prompt) for prompt in wanted}
 
     def tick(number: int, total: int, message: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from .. import rng
+from ..adapters.dropout import Switch
 from ..errors import TrainingDiverged
 from ..model import flow_matching
 from ..model.decoder import Decoder
@@ -38,13 +39,16 @@ class Objective:
     null_condition_11D: Tensor
     device: torch.device
     dtype: torch.dtype
+    adapter: Switch = field(default_factory=Switch)
 
     @classmethod
-    def of(cls, settings: Resolved, decoder: Decoder, weights: Weights, silence_TC: Tensor) -> Self:
+    def of(cls, settings: Resolved, decoder: Decoder, weights: Weights, silence_TC: Tensor,
+           adapter: Switch | None = None) -> Self:
         """Objective of these settings on a decoder of the checkpoint whose model weights are `weights`."""
         null_condition_11D = weights.tensor("null_condition_emb", settings.dtype, settings.device)
         return cls(config=settings.config, decoder=decoder, silence_TC=silence_TC,
-                   null_condition_11D=null_condition_11D, device=settings.device, dtype=settings.dtype)
+                   null_condition_11D=null_condition_11D, device=settings.device, dtype=settings.dtype,
+                   adapter=adapter or Switch())
 
     @property
     def timesteps(self) -> flow_matching.TimestepDistribution:
@@ -53,6 +57,30 @@ class Objective:
         shifts = (1, 2, 3) if config.discrete_shift == "mixed" else (int(config.discrete_shift),)
         return flow_matching.TimestepDistribution(mode=config.timestep_mode, mu=config.timestep_mu,
                                                   sigma=config.timestep_sigma, shifts=shifts)
+
+    @property
+    def sampler_timesteps(self) -> flow_matching.TimestepDistribution:
+        """Distribution of the times at which the adapter is trained to change nothing."""
+        own = self.timesteps
+        return own if own.mode == "discrete" else replace(own, mode="sampler")
+
+    def predict(self, x_BTC: Tensor, t_B: Tensor, condition_1ND: Tensor, context_BTC: Tensor,
+                tokens: Sequence[int]) -> Tensor:
+        """Velocity of noisy latents at times, [B, T, C]."""
+        # Base weights are in `dtype` already; autocast brings the float32 adapter to it for the products only.
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            predicted_BTC: Tensor = self.decoder(x_BTC, t_B, condition_1ND, context_BTC, tokens)
+            return predicted_BTC
+
+    @torch.no_grad()
+    def predict_without_adapter(self, x_BTC: Tensor, t_B: Tensor, condition_1ND: Tensor, context_BTC: Tensor,
+                                tokens: Sequence[int]) -> Tensor:
+        """Prediction of the model as it was, in float32."""
+        self.adapter.on = False
+        try:
+            return self.predict(x_BTC, t_B, condition_1ND, context_BTC, tokens).float()
+        finally:
+            self.adapter.on = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,31 +92,66 @@ class BatchLoss:
     loss_B: Tensor
     """Displayed loss: without weights and gradients."""
     t_B: Tensor
+    preserved: tuple[bool, ...]
 
 
 def training_loss(objective: Objective, batch: Batch) -> BatchLoss:
     """Flow-matching loss per sample; times, noise and dropped conditions are random by draw."""
-    config, timesteps = objective.config, objective.timesteps
+    config = objective.config
     # "visit" is part of the random numbers: another word would change every run.
     generators = [rng.generator(config.seed, "visit", draw) for draw in batch.draws]
-    t_B = torch.cat([flow_matching.sample_times(timesteps, 1, random) for random in generators])
-    if batch.shares is not None:
-        t_B = flow_matching.times_at(timesteps, torch.tensor(batch.shares, dtype=torch.float64))
+    t_B = _times(objective, batch, generators)
     dropped_B = torch.cat([flow_matching.drop_conditions(1, config.cfg_ratio, random) for random in generators])
     noise_BTC = torch.cat([flow_matching.noise_like(batch.x0_BTC[:1], random) for random in generators])
     dropped_1N1 = dropped_B.repeat_interleave(torch.tensor(batch.tokens))[None, :, None]
-    t_B, dropped_1N1 = t_B.to(objective.device), dropped_1N1.to(objective.device)
+    t_B, dropped_B, dropped_1N1 = (part.to(objective.device) for part in (t_B, dropped_B, dropped_1N1))
     condition_1ND = torch.where(dropped_1N1, objective.null_condition_11D, batch.condition_1ND)
-    loss_B = _loss(objective, batch, condition_1ND, t_B, noise_BTC)
+    x_BTC = flow_matching.interpolate(batch.x0_BTC, noise_BTC, t_B).to(objective.dtype)
+    predicted_BTC = objective.predict(x_BTC, t_B, condition_1ND, batch.context_BTC, batch.tokens)
+    target_BTC = flow_matching.velocity(batch.x0_BTC, noise_BTC)
+    if config.guidance:
+        guided_BTC = _guided(objective, batch, x_BTC, t_B, target_BTC)
+        target_BTC = torch.where(dropped_B[:, None, None], target_BTC, guided_BTC)
+    if any(batch.preserved):
+        _preserve(objective, batch, x_BTC, t_B, condition_1ND, target_BTC)
+    loss_B = flow_matching.loss_per_sample(predicted_BTC, target_BTC)
     weights_B = flow_matching.loss_weights(t_B, config.loss_weighting, config.snr_gamma)
-    return BatchLoss(weighted_B=loss_B * weights_B, loss_B=loss_B.detach(), t_B=t_B)
+    return BatchLoss(weighted_B=loss_B * weights_B, loss_B=loss_B.detach(), t_B=t_B, preserved=batch.preserved)
+
+
+def _times(objective: Objective, batch: Batch, generators: Sequence[torch.Generator]) -> Tensor:
+    laws = [objective.sampler_timesteps if preserved else objective.timesteps for preserved in batch.preserved]
+    # Drawn from the generators in any case, so that the noise is the same however times are spread.
+    drawn = [flow_matching.sample_times(law, 1, random) for law, random in zip(laws, generators, strict=True)]
+    if batch.shares is None:
+        return torch.cat(drawn)
+    return torch.cat([flow_matching.times_at(law, torch.tensor([share], dtype=torch.float64))
+                      for law, share in zip(laws, batch.shares, strict=True)])
+
+
+def _guided(objective: Objective, batch: Batch, x_BTC: Tensor, t_B: Tensor, target_BTC: Tensor) -> Tensor:
+    """Targets with the guidance that is built into the model: a distilled one predicts u + g (v - u), u without a
+    condition."""
+    samples = len(batch.tokens)
+    free_BTC = objective.predict_without_adapter(
+        x_BTC, t_B, objective.null_condition_11D.expand(1, samples, -1), batch.context_BTC, [1] * samples)
+    return free_BTC + objective.config.guidance * (target_BTC - free_BTC)
+
+
+def _preserve(objective: Objective, batch: Batch, x_BTC: Tensor, t_B: Tensor, condition_1ND: Tensor,
+              target_BTC: Tensor) -> None:
+    """Put the model's own prediction in place of the targets of preserved samples."""
+    rows = [row for row, preserved in enumerate(batch.preserved) if preserved]
+    conditions = condition_1ND[0].split(batch.tokens)
+    target_BTC[rows] = objective.predict_without_adapter(
+        x_BTC[rows], t_B[rows], torch.cat([conditions[row] for row in rows])[None], batch.context_BTC[rows],
+        [batch.tokens[row] for row in rows])
 
 
 def _loss(objective: Objective, batch: Batch, condition_1ND: Tensor, t_B: Tensor, noise_BTC: Tensor) -> Tensor:
+    """Unweighted loss of the recorded velocity."""
     x_BTC = flow_matching.interpolate(batch.x0_BTC, noise_BTC, t_B).to(objective.dtype)
-    # Base weights are in `dtype` already; autocast brings the float32 adapter to it for the products only.
-    with torch.autocast(objective.device.type, dtype=objective.dtype, enabled=objective.dtype != torch.float32):
-        predicted_BTC = objective.decoder(x_BTC, t_B, condition_1ND, batch.context_BTC, batch.tokens)
+    predicted_BTC = objective.predict(x_BTC, t_B, condition_1ND, batch.context_BTC, batch.tokens)
     return flow_matching.loss_per_sample(predicted_BTC, flow_matching.velocity(batch.x0_BTC, noise_BTC))
 
 

@@ -41,7 +41,7 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     need = memory.plan(decoder, live.parameters, modules, adapter.dropout, (*trained_on, *held), config)
     decoder.recomputed_layers = need.recomputed
     average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
-    objective = Objective.of(settings, decoder, weights, data.read_silence(dataset))
+    objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
     return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
                     optimizer=optimizers.build(config, live.parameters), heldout=held, need=need,
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))

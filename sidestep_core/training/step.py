@@ -11,9 +11,11 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
+from operator import not_
 
 import torch
 
@@ -114,8 +116,8 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
         _unscale(training, scale)
     layer_gradients = _layer_gradients(training) if by_layer else {}
     gradient = torch.nn.utils.clip_grad_norm_(training.adapter.parameters, config.max_grad_norm)
-    loss = torch.cat([batch.loss_B for batch in losses]).tolist()
-    times = torch.cat([batch.t_B for batch in losses]).tolist()
+    samples = _shown(losses)
+    loss = [value for _, value in samples]
     draws = batches.draws_of_step(config, training.epoch, step)
     numbers = {"loss": sum(loss) / len(loss), "gradient": float(gradient),
                "lr": learning_rate(config, training.total_steps, step),
@@ -128,8 +130,17 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
     for group in training.optimizer.param_groups:
         group["lr"] = numbers["lr"]
     _update(training, step)
-    return StepResult(numbers=numbers, samples=tuple(zip(times, loss, strict=True)), layer_gradients=layer_gradients,
+    return StepResult(numbers=numbers, samples=samples, layer_gradients=layer_gradients,
                       scale=scale)
+
+
+def _shown(losses: Sequence[BatchLoss]) -> tuple[tuple[float, float], ...]:
+    """(time, unweighted loss) of every sample; of preserved ones, whose loss is another, only if there is nothing else.
+    """
+    times = torch.cat([batch.t_B for batch in losses]).tolist()
+    every = tuple(zip(times, torch.cat([batch.loss_B for batch in losses]).tolist(), strict=True))
+    preserved = [each for batch in losses for each in batch.preserved]
+    return tuple(compress(every, map(not_, preserved))) or every
 
 
 def _update(training: Training, step: int) -> None:
@@ -157,7 +168,7 @@ def _backward(training: Training, step: int, scale: float, report: Report) -> li
         switch.tokens = batch.tokens
         loss = training_loss(objective, batch.to(objective.device, objective.dtype))
         (loss.weighted_B.sum() / count * scale).backward()
-        losses.append(BatchLoss(weighted_B=loss.weighted_B.detach(), loss_B=loss.loss_B, t_B=loss.t_B))
+        losses.append(replace(loss, weighted_B=loss.weighted_B.detach()))
         report(Progress(stage="train", step=step, total=training.total_steps))
     return losses
 

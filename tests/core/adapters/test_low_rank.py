@@ -77,7 +77,7 @@ def test_dropout_matches_plain_autograd(mask: Mask) -> None:
     assert deviation(ours, undropped) > PERTURBED
 
 
-@pytest.mark.parametrize("mask", [None, draw_mask(random(9, 48), P), RedrawnMask(seed=5, p=P)],
+@pytest.mark.parametrize("mask", [None, draw_mask(random(9, 48), P, Switch(), "x"), REDRAWN],
                          ids=["none", "stored", "redrawn"])
 def test_layers_together_match_each_alone(mask: Mask | None) -> None:
     trained = [random(size, width, name=str(n)).requires_grad_() for n in range(3)

@@ -261,8 +261,10 @@ def test_damaged_estimate_is_repeated(checkpoint: Checkpoint, dataset: Dataset, 
 def test_non_finite_gradient_writes_nothing(checkpoint: Checkpoint, tmp_path: Path) -> None:
     songs = write_dataset(tmp_path / "songs", checkpoint, (FRAMES,))
     write_tensors(songs.latents(songs.samples[0]), {"latents": torch.full((FRAMES, 64), 1e30)})
+    # Turbo's times include pure noise, where no song is heard.
+    continuous = replace(checkpoint, variant="base")
     with pytest.raises(TrainingDiverged, match="gradient of sample 1 is not finite"):
-        estimated(checkpoint, songs, tmp_path / "estimates")
+        estimated(continuous, songs, tmp_path / "estimates")
     assert not list((tmp_path / "estimates").glob("*"))
 
 

@@ -47,6 +47,7 @@ FIELDS = dict(
     precision=one_of(train_config.Precision), gradient_checkpointing=one_of(train_config.Checkpointing),
     attention=one_of(train_config.Choice),
     timestep_sampling=one_of(train_config.TimestepSampling),
+    preserve=share, guidance=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
 )  # fmt: skip
 
 
@@ -71,8 +72,9 @@ WRONG: list[tuple[str, Any, str]] = [
     *((name, 0, "at least 1, got 0") for name in AT_LEAST_ONE),
     *((name, -1, "not be negative, got -1") for name in NOT_NEGATIVE),
     *((name, 0, "above 0, got 0") for name in ABOVE_ZERO),
-    *((name, -0.1, "-0.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio", "ema_decay")),
-    *((name, 1.1, "1.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio")),
+    *((name, -0.1, "-0.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio", "ema_decay", "preserve")),
+    *((name, 1.1, "1.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio", "preserve")),
+    ("guidance", 0.5, "0.5"),
     *((name, "often", "'often'") for name in (
         "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "timestep_sampling",
         "loss_weighting", "context_mode", "publish", "precision", "gradient_checkpointing")),

@@ -32,7 +32,7 @@ from tests.tolerance import FP32, PERTURBED, deviation
 from tests.training import conditions, watched
 
 CPU = torch.device("cpu")
-CONFIG = TrainConfig(timestep_mode="continuous", gradient_accumulation=2, device="cpu")
+CONFIG = TrainConfig(timestep_mode="continuous", timestep_sampling="independent", gradient_accumulation=2, device="cpu")
 AT = Progress(stage="train", step=6, total=10)
 DRAWS = 2000
 TIMES = (0.25, 0.75)
@@ -81,8 +81,7 @@ def learning(checkpoint: Checkpoint, dataset: Dataset, config: TrainConfig, drop
 
 def of_one_song(checkpoint: Checkpoint, short: Dataset, **settings: Any) -> Learning:
     """Two thousand draws of the short song in one batch."""
-    together = {"timestep_sampling": "independent", "batch_size": DRAWS, "gradient_accumulation": 1}
-    return learning(checkpoint, short, replace(CONFIG, **{**together, **settings}))
+    return learning(checkpoint, short, replace(CONFIG, batch_size=DRAWS, gradient_accumulation=1, **settings))
 
 
 # The loss
@@ -175,7 +174,8 @@ def test_last_step_averages_fewer_draws(checkpoint: Checkpoint, dataset: Dataset
 
 @pytest.mark.parametrize("settings", [{}, {"timestep_sampling": "stratified"}, {"timestep_mode": "logit_normal"},
                                       {"timestep_preset": "structure"}, {"timestep_mode": "sampler"},
-                                      {"timestep_preset": "custom", "timestep_mu": 1.0}, {"timestep_mode": "discrete"}])
+                                      {"timestep_preset": "custom", "timestep_mu": 1.0},
+                                      {"timestep_mode": "discrete", "discrete_shift": "3"}])
 def test_times_follow_their_distribution(checkpoint: Checkpoint, short: Dataset, settings: dict[str, Any]) -> None:
     run = of_one_song(checkpoint, short, **settings)
     with watched(run.objective) as seen, torch.no_grad():

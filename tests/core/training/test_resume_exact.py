@@ -42,11 +42,13 @@ ADAPTERS: dict[str, AdapterConfig] = {
 OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "adamw8bit", "adafactor", "prodigy")
 """All of them run on the processor; adamw8bit keeps bytes there of the LoRA's matrices, which have 4096 numbers."""
 EVERYTHING = replace(CONFIG, max_steps=5, ema_decay=0.9, chunk_duration=1.6, cfg_ratio=0.3, genre_ratio=0.3,
-                     context_mode="mixed", loss_weighting="min_snr_flow", publish="best")
+                     context_mode="mixed", loss_weighting="min_snr_flow", publish="best",
+                     timestep_sampling="stratified", preserve=0.3, guidance=2.0)
 
 
 def songs_in(folder: Path, checkpoint: Checkpoint) -> Dataset:
-    return write_dataset(folder, checkpoint, (60, 71, 60), windows=(40,), genre="genre", codes=True)
+    return write_dataset(folder, checkpoint, (60, 71, 60), windows=(40,), genre="genre", codes=True,
+                         plain=True)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +91,7 @@ def test_fp16_continues_at_its_scale(checkpoint: Checkpoint, dataset: Dataset, t
 def test_early_stopping_survives_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "BUDGET", 1.5)
-    config = replace(CONFIG, max_steps=60, heldout_every=1, early_stopping=2, learning_rate=20.0, schedule="constant")
+    config = replace(CONFIG, max_steps=60, heldout_every=1, early_stopping=3, learning_rate=20.0, schedule="constant")
     undisturbed = trained(checkpoint, dataset, tmp_path / "undisturbed", config=config)
     assert 3 < undisturbed.steps < 60
     with pytest.raises(Cancelled):

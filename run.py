@@ -23,6 +23,8 @@ LAUNCH = ("import runpy, sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = sy
           "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)")
 """Code that runs a module of this folder, for the same reason."""
 
+NEED_A_CARD = {"gpu"}
+"""Benchmarks that run only when they are named."""
 MAX_WORKERS = 4
 """Upper limit of test processes; each may run its own ComfyUI and Chromium, about 3 GB."""
 
@@ -68,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--checkpoint", type=absolute, help="a real ACE-Step 1.5 file instead of the embedded tiny one")
     commands.add_parser("test", help="ruff, mypy and every test; further arguments go to pytest")
     commands.add_parser("comfyui", help="open the same ComfyUI in your browser")
-    bench = commands.add_parser("bench", help="run one benchmark, or all of them")
+    bench = commands.add_parser("bench", help="run one benchmark, or all that need no graphics card")
     bench.add_argument("name", nargs="?", choices=benchmarks(), help="a file of benchmarks/, without .py")
     versions = [host.version for host in bootstrap.HOSTS]
     hosts = commands.add_parser("hosts", help=f"the demo in each of ComfyUI {', '.join(versions)}")
@@ -112,7 +114,7 @@ def test(python: Path, env: dict[str, str], arguments: list[str]) -> int:
 def bench(python: Path, env: dict[str, str], name: str | None) -> int:
     """Run the named benchmark, or all in turn; return the first failure's exit code."""
     codes = []
-    for each in [name] if name else benchmarks():
+    for each in [name] if name else sorted({*benchmarks()} - NEED_A_CARD):
         print(f"== {each}", flush=True)
         codes.append(foreground(launch(python, f"benchmarks.{each}"), env))
     return next((code for code in codes if code), 0)

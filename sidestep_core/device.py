@@ -75,6 +75,11 @@ def total_memory(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
 
 
+def used_memory(device: torch.device) -> int | None:
+    """Return the bytes of tensors on a CUDA device; None for other devices, which do not report them."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+
+
 def start_peak(device: torch.device) -> None:
     """Begin to watch the peak of the memory in use."""
     if device.type == "cuda":

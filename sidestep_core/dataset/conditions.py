@@ -34,8 +34,8 @@ STYLE_NOTICES = {
               "matching ones, preprocess the songs themselves.",
 }
 """Notices for trainings on a dataset of this style; there is none for ComfyUI's."""
-REMEMBERED = 8
-"""Number of recent lyric and timbre encodings kept for prompts that share them."""
+REMEMBERED, CAPTIONS_REMEMBERED = 8, 64
+"""Number of recent encodings kept for prompts that share them: lyrics and timbre, and the short captions."""
 
 
 def missing(prompts: Mapping[Path, tuple[str, Prompt]]) -> dict[Path, tuple[str, Prompt]]:
@@ -45,9 +45,16 @@ def missing(prompts: Mapping[Path, tuple[str, Prompt]]) -> dict[Path, tuple[str,
 
 def encode_conditions(source: ModelSource, checkpoint: Checkpoint, prompts: Mapping[Path, tuple[str, Prompt]],
                       style: str, device: torch.device, tick: Tick) -> None:
-    """Encode every prompt (path of its file -> song name, prompt) in the given style, and write the condition."""
+    """Encode every prompt (path of its file -> song name, prompt) in the given style, and write the condition.
+
+    Prompts of equal lyrics come one after the other, so that these are encoded once.
+    """
     if not prompts:
         return
+    places: dict[str, int] = {}
+    for _, prompt in prompts.values():
+        places.setdefault(prompt.lyrics_text, len(places))
+    prompts = dict(sorted(prompts.items(), key=lambda one: places[one[1][1].lyrics_text]))
     with torch.inference_mode(False), torch.no_grad():
         condition_of = _condition_maker(source, checkpoint, style, device)
         for number, (path, (name, prompt)) in enumerate(prompts.items()):
@@ -75,13 +82,19 @@ def _condition_maker(source: ModelSource, checkpoint: Checkpoint, style: str,
         encoded_BLD: Tensor = encoder.lyric_encoder(texts.embed(ids).to(dtype))
         return encoded_BLD
 
+    @lru_cache(CAPTIONS_REMEMBERED)
+    def caption(prompt: Prompt) -> Tensor:
+        hidden_BLD: Tensor = texts.encode_caption(prompt).to(dtype)
+        return hidden_BLD
+
     @lru_cache(REMEMBERED)
     def timbre(frames: int) -> Tensor:
         token_B1D: Tensor = encoder.timbre_encoder(source.silence_latent(frames)[None].to(device, dtype))
         return token_B1D
 
     def condition(prompt: Prompt) -> Tensor:
-        return encoder.pack(texts.encode_caption(prompt).to(dtype), lyrics(tuple(texts.lyrics_ids(prompt))),
+        without_lyrics = replace(prompt, lyrics="", language="")
+        return encoder.pack(caption(without_lyrics), lyrics(tuple(texts.lyrics_ids(prompt))),
                             timbre(prompt.timbre_frames))[0].float()
 
     return condition

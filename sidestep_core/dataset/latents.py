@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +18,7 @@ from torch import Tensor
 from ..audio import decode
 from ..audio.loudness import normalised
 from ..config import Normalise
-from ..device import OutOfMemory, explain_out_of_memory
+from ..device import OutOfMemory, explain_out_of_memory, free_memory, peak_memory, start_peak, used_memory
 from ..errors import DatasetError
 from ..io import hashing
 from ..model import flow_matching
@@ -24,9 +28,14 @@ from ..sentence import Sentence
 from . import tensor_file
 from .prefetch import Tick, one_ahead
 
+log = logging.getLogger(__name__)
+
 VERSION = 1
 """Version in the latents' names; raised if the same audio would be encoded differently."""
 SAMPLES_PER_FRAME = decode.SAMPLE_RATE // flow_matching.FRAMES_PER_SECOND
+MOST_TILES = 8
+USABLE = 0.7
+"""Share of the free memory that tiles may take."""
 TILE_OVERLAP = 8
 """Frames of context on each side of a VAE tile; the encoder reaches 7, so tiles join exactly."""
 
@@ -43,6 +52,32 @@ class Stamp:
     def of(cls, path: Path) -> Stamp:
         facts = path.stat()
         return cls(size=facts.st_size, modified=facts.st_mtime_ns)
+
+
+class Tiles:
+    """Number of tiles that the device encodes at once: as many as the memory of the first one shows to fit.
+
+    Only where the peak is known, which is on CUDA; elsewhere one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.count = 1
+
+    @contextlib.contextmanager
+    def watched(self, tiles: int) -> Iterator[None]:
+        """Watch the memory of encoding so many tiles."""
+        before = used_memory(self._device)
+        start_peak(self._device)
+        yield
+        peak, free = peak_memory(self._device), free_memory(self._device)
+        if before is not None and peak is not None and free is not None:
+            self.count = fitting(free, (peak - before) / tiles)
+
+
+def fitting(free: int, of_one: float) -> int:
+    """Number of tiles that fit into USABLE of the free memory, at least one."""
+    return max(1, min(MOST_TILES, int(USABLE * free / max(of_one, 1.0))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +111,44 @@ def encode_recordings(source: ModelSource, checkpoint: Checkpoint, recordings: S
     """
     encode: Callable[[Tensor], Tensor] | None = None
     unusable: dict[str, str] = {}
+    rate, tiles = _Rate(), Tiles(device)
     with one_ahead(_prepared, recordings) as next_recording:
         for number, recording in enumerate(recordings):
             tick = partial(report, Progress(stage="preprocess", step=number, total=2 * len(recordings),
-                                            message=Sentence("Encoding {name}", name=recording.name)))
+                                            message=rate.sentence(recording.name)))
             waveform = next_recording(tick)
             if isinstance(waveform, str):
                 unusable[recording.latents(checkpoint)] = waveform
                 continue
             encode = encode or source.audio_encoder(checkpoint, device)
-            latents_TC = encode_tiled(encode, waveform, tile_seconds, tick)
+            latents_TC = encode_tiled(encode, waveform, tile_seconds, tick, tiles)
+            rate.seconds += waveform.shape[1] / decode.SAMPLE_RATE
             del waveform
             if not torch.isfinite(latents_TC).all():
                 raise DatasetError(f"The VAE gives values that are not finite for {recording.name!r}. "
                                    "The VAE's file or the song is damaged; get it again.")
             tensor_file.write(folder / recording.latents(checkpoint), "latents", latents_TC)
+    if rate.seconds:
+        log.info("Encoded %.0f s of audio (%d s of audio per second).", rate.seconds, rate.value)
     return unusable
+
+
+class _Rate:
+    """Encoded seconds of audio per second since the first song, decoding included."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self.seconds = 0.0
+
+    @property
+    def value(self) -> int:
+        return round(self.seconds / max(time.monotonic() - self._begun, 1e-3))
+
+    def sentence(self, name: str) -> Sentence:
+        """Message about the song that is encoded now."""
+        if not self.seconds:
+            return Sentence("Encoding {name}", name=name)
+        return Sentence("Encoding {name} ({rate} s of audio per second)", name=name, rate=self.value)
 
 
 def _prepared(recording: Recording, tick: Tick) -> Tensor | str:
@@ -112,19 +169,34 @@ def _prepared(recording: Recording, tick: Tick) -> Tensor | str:
 
 
 def encode_tiled(encode: Callable[[Tensor], Tensor], waveform_CN: Tensor, tile_seconds: float,
-                 tick: Tick = lambda: None) -> Tensor:
+                 tick: Tick = lambda: None, tiles: Tiles | None = None) -> Tensor:
     """Encode stereo audio at 48 kHz in tiles to latents [T, 64], equal to encoding it all at once.
 
-    The end is padded with silence to a whole frame; tiles overlap by more than the encoder's receptive field.
+    The end is padded with silence to a whole frame; tiles overlap by more than the encoder's receptive field.  `tiles`
+    says how many of equal length the device has memory for at once, by default one.
     """
     frames = -(-waveform_CN.shape[1] // SAMPLES_PER_FRAME)
     tile = max(1, round(tile_seconds * flow_matching.FRAMES_PER_SECOND))
     parts = []
-    for start in range(0, frames, tile):
+    for group in _groups(frames, tile, tiles):
         tick()
-        stop = min(start + tile, frames)
-        first, last = max(0, start - TILE_OVERLAP), min(frames, stop + TILE_OVERLAP)
-        tile_1CN = waveform_CN[None, :, first * SAMPLES_PER_FRAME:last * SAMPLES_PER_FRAME]
-        tile_1CN = F.pad(tile_1CN, (0, -tile_1CN.shape[2] % SAMPLES_PER_FRAME))
-        parts.append(encode(tile_1CN)[0, :, start - first:stop - first].T.float().cpu())
+        stop = min(group[0] + tile, frames)
+        first, last = max(0, group[0] - TILE_OVERLAP), min(frames, stop + TILE_OVERLAP)
+        tile_BCN = torch.stack([waveform_CN[:, (first + start - group[0]) * SAMPLES_PER_FRAME:
+                                            (last + start - group[0]) * SAMPLES_PER_FRAME] for start in group])
+        tile_BCN = F.pad(tile_BCN, (0, -tile_BCN.shape[2] % SAMPLES_PER_FRAME))
+        with contextlib.nullcontext() if tiles is None else tiles.watched(len(group)):
+            latents_BCT = encode(tile_BCN)
+        parts += [one[:, group[0] - first:stop - first].T.float().cpu() for one in latents_BCT]
     return torch.cat(parts)
+
+
+def _groups(frames: int, tile: int, tiles: Tiles | None) -> Iterator[list[int]]:
+    """Yield the first frames of tiles to encode at once; those at the ends lack context on one side, so go alone."""
+    starts = deque(range(0, frames, tile))
+    while starts:
+        group = [starts.popleft()]
+        most = 1 if tiles is None or group[0] < TILE_OVERLAP else tiles.count
+        while starts and len(group) < most and starts[0] + tile + TILE_OVERLAP <= frames:
+            group.append(starts.popleft())
+        yield group

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -53,6 +53,8 @@ class Dataset:
     samples: tuple[SampleInfo, ...]
     genre_ratio: float = 0.0
     """Chance that a draw shows the genre in place of the caption, if a training leaves it to the dataset."""
+    _conditions: dict[Prompt, Path] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """Files of conditions: hashing thousands of prompts takes seconds."""
 
     @property
     def fingerprint(self) -> str:
@@ -83,10 +85,12 @@ class Dataset:
 
     def condition(self, prompt: Prompt) -> Path:
         """File of a prompt's condition, with a timbre reference of the prompt's length."""
-        styled = replace(prompt, style=self.style)
-        key = hashing.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, styled.caption_text,
-                                  styled.lyrics_text, styled.timbre_frames)
-        return self.folder / f"{key}.condition.safetensors"
+        if prompt not in self._conditions:
+            styled = replace(prompt, style=self.style)
+            key = hashing.fingerprint(CONDITION_VERSION, self.checkpoint, self.style, styled.caption_text,
+                                      styled.lyrics_text, styled.timbre_frames)
+            self._conditions[prompt] = self.folder / f"{key}.condition.safetensors"
+        return self._conditions[prompt]
 
     def conditions(self, sample: SampleInfo) -> tuple[Path, ...]:
         """Files of a song's conditions at its whole length; one for all lengths if another program made it."""

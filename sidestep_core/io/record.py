@@ -71,6 +71,8 @@ def parse(value: Json, annotation: Any, where: str = "") -> Any:
 
     An integer is accepted for a float, a bool never for a number; integers have at most 64 bits and a sign.
     """
+    if annotation is str and type(value) is str:
+        return value  # most of a large file
     origin = get_origin(annotation) or annotation
     if annotation is Any or annotation is object:
         return value

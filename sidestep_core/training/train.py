@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import rng
 from ..adapters import file as adapter_file
 from ..adapters import formats, registry
@@ -17,8 +19,8 @@ from ..adapters.file import Adapter
 from ..adapters.proof import Loader
 from ..dataset.manifest import Dataset
 from ..dataset.sample_info import SampleInfo
-from ..device import explain_out_of_memory, release_memory
-from ..io import atomic, locks
+from ..device import explain_out_of_memory, free_memory, release_memory
+from ..io import atomic, locks, read_ahead
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Progress, Report, ignore
 from ..runs import record
@@ -81,8 +83,10 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
             log.info("This run is already finished: %s", done.path)
             return done
         atomic.require_writable(target.parent)
-        registry.require(adapter)
-        optimizers.require(config.optimizer)
+        # Imports take seconds, and so does the disk.
+        with read_ahead.reading(checkpoint.model, free_memory(torch.device("cpu"))):
+            registry.require(adapter)
+            optimizers.require(config.optimizer)
         controls = controls or Controls()
         by_hand_at = run_checkpoint.finished_by_hand(folder)
         if by_hand_at is not None and by_hand_at == run_checkpoint.newest_step(folder):

@@ -12,7 +12,7 @@ from sidestep_core.dataset.conditions import encode_conditions
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.io import hashing
 from sidestep_core.model.checkpoint import Checkpoint
-from sidestep_core.model.condition_encoder import ProjectedEncoder
+from sidestep_core.model.condition_encoder import ProjectedEncoder, TextEncoder
 from sidestep_core.model.prompts import Prompt
 from tests.tiny import TinySource, write_dataset
 
@@ -62,3 +62,21 @@ def test_shared_parts_are_encoded_once(source: TinySource, checkpoint: Checkpoin
     assert len(prompts) == 4
     lyrics = len(info.lyrics) + len("# Languages\nen\n\n# Lyric\n") + 2
     assert sorted(seen) == sorted([lyrics, 103, 38])
+
+
+def test_equal_texts_are_encoded_once(source: TinySource, checkpoint: Checkpoint, dataset: Dataset,
+                                      tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One caption with a dozen lyrics, and these again with another caption, far apart from each other."""
+    captions: list[str] = []
+    lyrics: list[int] = []
+    encode, embed = TextEncoder.encode_caption, TextEncoder.embed
+    monkeypatch.setattr(TextEncoder, "encode_caption",
+                        lambda texts, prompt: captions.append(prompt.caption) or encode(texts, prompt))
+    monkeypatch.setattr(TextEncoder, "embed", lambda texts, ids: lyrics.append(len(ids)) or embed(texts, ids))
+    one = dataset.samples[0].prompt()
+    prompts = [replace(one, caption=caption, lyrics="la " * number) for caption in ("calm", "wild")
+               for number in range(1, 13)]
+    paths = {tmp_path / f"{number}.safetensors": ("song", prompt) for number, prompt in enumerate(prompts)}
+    encode_conditions(source, checkpoint, paths, "comfyui", CPU, lambda *_: None)
+    assert sorted(captions) == ["calm", "wild"]
+    assert len(lyrics) == 12

@@ -18,7 +18,7 @@ from torch import Tensor
 from sidestep_core import rng
 from sidestep_core.audio import decode as audio
 from sidestep_core.dataset import latents
-from sidestep_core.dataset.latents import SAMPLES_PER_FRAME, Recording, Stamp, encode_recordings, encode_tiled
+from sidestep_core.dataset.latents import SAMPLES_PER_FRAME, Recording, Stamp, Tiles, encode_recordings, encode_tiled
 from sidestep_core.io import hashing
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import Checkpoint
@@ -285,3 +285,38 @@ def test_every_tile_is_reported() -> None:
     ticks: list[None] = []
     encode_tiled(reach(1), SOUND, 1.0, lambda: ticks.append(None))
     assert len(ticks) == 6
+
+
+@pytest.mark.parametrize(("frames", "tile", "count", "groups"), [
+    (100, 20, 3, [[0], [20, 40, 60], [80]]), (107, 20, 3, [[0], [20, 40, 60], [80], [100]]),
+    (108, 20, 9, [[0], [20, 40, 60, 80], [100]]), (40, 20, 3, [[0], [20]]),
+    (40, 5, 3, [[0], [5], [10, 15, 20], [25], [30], [35]]),
+])  # fmt: skip
+def test_inner_tiles_share_a_batch(frames: int, tile: int, count: int, groups: list[list[int]]) -> None:
+    tiles = Tiles(CPU)
+    tiles.count = count
+    assert list(latents._groups(frames, tile, tiles)) == groups
+    assert list(latents._groups(frames, tile, None)) == [[start] for start in range(0, frames, tile)]
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.4, 1.0])
+def test_batched_tiles_equal_single_ones(seconds: float) -> None:
+    tiles, single = Tiles(CPU), encode_tiled(reach(7), SOUND, seconds)
+    tiles.count = 4
+    batched = encode_tiled(reach(7), SOUND, seconds, tiles=tiles)
+    assert deviation(batched, single) < FP32
+    assert deviation(batched.roll(1, 0), single) > PERTURBED
+    assert tiles.count == 4, "memory that is not known must change nothing"
+
+
+def test_free_memory_sets_the_batch() -> None:
+    assert [latents.fitting(free, 1e9) for free in (0, 10**9, 5 * 10**9, 10**12)] == [1, 1, 3, 8]
+
+
+def test_rate_is_shown_and_logged(encode_all: Pass, songs: list[Recording], caplog: pytest.LogCaptureFixture) -> None:
+    messages: list[str] = []
+    with caplog.at_level("INFO"):
+        encode_all(songs, lambda progress: messages.append(progress.message))
+    assert messages[0] == "Encoding a.mp3"
+    assert re.fullmatch(r"Encoding c\.ogg \(\d+ s of audio per second\)", messages[-1])
+    assert re.search(r"Encoded 9 s of audio \(\d+ s of audio per second\)\.", caplog.text)

@@ -132,6 +132,7 @@ def test_finished_run_offers_next_steps(page: Page, posts: list[str]) -> None:
 @pytest.mark.parametrize("palette", ["dark", "light"])
 def test_panel_is_accessible(page: Page, posts: list[str], server: ComfyUI, palette: str) -> None:
     configure(server, nodes_2=False, palette=palette)
+    page.route("**/sidestep/plan", lambda route: route.fulfill(json=FITS))
     load(page, server.address)
     show(page, state("running", previews=[{"step": 0, "message": ""}, {"step": 20, "message": "No memory is left."}]))
     page.evaluate("""([type, plan]) => {
@@ -144,6 +145,7 @@ def test_panel_is_accessible(page: Page, posts: list[str], server: ComfyUI, pale
             page.get_by_role("button", name="Use it").wait_for()
         assert_accessible(page, ".sidestep-panel")
         screenshots.keep(page.locator(".sidestep-panel"), f"panel-{shown['status'] if shown else 'idle'}-{palette}")
+    page.unroute("**/sidestep/plan")
 
 
 def test_every_button_takes_the_keyboard(page: Page, posts: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""One training in several places: a second tab, another browser, and a restarted ComfyUI show the same."""
+"""One training in several places: a second tab, another browser, and another process of ComfyUI show the same."""
 
 from __future__ import annotations
 
@@ -63,16 +63,15 @@ def shown_at_end(page: Page) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_restarted_server_shows_the_same(browser: Browser, prompt: Prompt, tmp_path: Path) -> None:
-    """It has another address, and so another browser's memory."""
-    with demo_comfyui(tmp_path) as server:
-        configure(server, nodes_2=False)
-        with open_page(browser, server) as page:
-            open_workflow(page, training_part(prompt, "restarted"), "restarted")
-            page.evaluate("() => void window.app.queuePrompt(0)")
-            before = shown_at_end(page)
-            graph = page.evaluate("() => JSON.stringify(window.app.graph.serialize())")
-    with demo_comfyui(tmp_path) as server, open_page(browser, server) as page:
+def test_another_process_shows_the_same(browser: Browser, server: ComfyUI, prompt: Prompt) -> None:
+    """As after a restart: all that it knows is on the disk.  Its address is another one, as is the browser's memory."""
+    configure(server, nodes_2=False)
+    with open_page(browser, server) as page:
+        open_workflow(page, training_part(prompt, "restarted"), "restarted")
+        page.evaluate("() => void window.app.queuePrompt(0)")
+        before = shown_at_end(page)
+        graph = page.evaluate("() => JSON.stringify(window.app.graph.serialize())")
+    with demo_comfyui(server.base) as restarted, open_page(browser, restarted) as page:
         page.evaluate("graph => window.app.loadGraphData(graph)", json.loads(graph))
         after = shown_at_end(page)
     assert after == before

@@ -130,6 +130,32 @@ class Lines:
 
 
 @dataclass
+class Silent:
+    """Nothing, in a process whose leader shows everything; errors are shown."""
+
+    def line(self, text: str) -> None:
+        pass
+
+    def notice(self, text: str) -> None:
+        pass
+
+    def error(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def table(self, title: str, rows: Rows) -> None:
+        pass
+
+    def progress(self, progress: Progress) -> None:
+        pass
+
+    def result(self, facts: Mapping[str, Any], sentence: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
 class Rich:
     """Tables, a bar and the curve of the loss, for a terminal."""
 

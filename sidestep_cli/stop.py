@@ -22,6 +22,8 @@ class Stop:
     """Request to stop, made by a signal and met at the next report."""
 
     output: Output
+    follows: bool = False
+    """True in a process that ends with its leader, not by itself."""
     asked: bool = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -29,22 +31,24 @@ class Stop:
         if self.asked and number == signal.SIGINT:
             os._exit(STOPPED)
         self.asked = True
+        if self.follows:
+            return
         self.output.notice("Stopping after this piece of work, and keeping it. Press Ctrl-C again to end at once.")
 
     def reporting(self) -> Report:
         """Make the report that shows progress and raises Cancelled once a stop was asked for."""
         def report(progress: Progress) -> None:
             self.output.progress(progress)
-            if self.asked:
+            if self.asked and not self.follows:
                 raise Cancelled("Stopped.")
 
         return report
 
 
 @contextlib.contextmanager
-def stoppable(output: Output) -> Iterator[Stop]:
+def stoppable(output: Output, *, follows: bool = False) -> Iterator[Stop]:
     """Let signals stop the work of the block."""
-    stop = Stop(output)
+    stop = Stop(output, follows)
     signals = [signal.SIGINT, signal.SIGTERM]
     before = [signal.signal(number, stop.handle) for number in signals]
     try:

@@ -63,11 +63,7 @@ def confirmed(arguments: argparse.Namespace, output: Output, shown: list[tuple[s
     output.table("Training", shown)
     if arguments.yes or arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return True
-    answer = input("Start? [Y/n] ").strip().lower()
-    if answer in ("", "y", "yes"):
-        return True
-    output.line("Nothing was started.")
-    return False
+    return input("Start? [Y/n] ").strip().lower() in ("", "y", "yes")
 
 
 def done(job: Job, adapter: Adapter) -> str:

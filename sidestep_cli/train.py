@@ -6,6 +6,7 @@ import argparse
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidestep_core.adapters.config import AdapterConfig
 from sidestep_core.adapters.file import Adapter
@@ -17,16 +18,20 @@ from sidestep_core.estimate import result as estimates
 from sidestep_core.estimate.selection import apply_selection
 from sidestep_core.io import atomic
 from sidestep_core.io.hashing import fingerprint
-from sidestep_core.progress import Report
+from sidestep_core.progress import Cancelled, Report
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.parallel.ranks import Ranks, joined, own_device
 from sidestep_core.training.planning import step_times
 from sidestep_core.training.planning.plan import Plan, Room, plan
 from sidestep_core.training.train import identity, train
 
-from . import settings, songs, summary
-from .console import Output
+from . import flags, settings, songs, summary
+from .console import Output, Silent
 from .models import Model, open_model
 from .stop import Stop, stoppable
+
+if TYPE_CHECKING:
+    import torch
 
 RUNS = "runs"
 LOG = "side-step.log"
@@ -69,20 +74,26 @@ class Job:
 
 
 def run(arguments: argparse.Namespace, output: Output) -> None:
-    """Run `fixed` or `selective`."""
+    """Run `fixed` or `selective`, in one process or in each of those that torchrun started."""
     model = open_model(arguments)
-    with stoppable(output) as stop:
-        dataset = songs.of_training(arguments, model, output, stop)
+    device = own_device(choose_device(flags.values(arguments, "train").get("device", "auto")))
+    with joined(device) as ranks, stoppable(output, follows=not ranks.leads) as stop:
+        shown = output if ranks.leads else Silent()
+        with ranks.leader_first():
+            dataset = songs.of_training(arguments, model, shown, stop)
         if arguments.output_dir is None:
             return
-        job = prepare(arguments, model, dataset, output, stop)
-        if not summary.confirmed(arguments, output, summary.rows(job)):
-            return
-        adapter = train_job(job, output, stop)
-    output.result(facts(job, adapter), summary.done(job, adapter))
+        with ranks.leader_first():
+            job = prepare(arguments, model, dataset, shown, stop, device)
+        with ranks.leader_first():
+            if ranks.leads and not summary.confirmed(arguments, shown, summary.rows(job)):
+                raise Cancelled("Nothing was started.")
+        adapter = train_job(job, stop, ranks)
+    shown.result(facts(job, adapter), summary.done(job, adapter))
 
 
-def prepare(arguments: argparse.Namespace, model: Model, dataset: Dataset, output: Output, stop: Stop) -> Job:
+def prepare(arguments: argparse.Namespace, model: Model, dataset: Dataset, output: Output, stop: Stop,
+            device: torch.device) -> Job:
     """Settle everything that the training depends on."""
     base = settings.given_preset(arguments)
     adapter = settings.adapter(arguments, base.adapter)
@@ -91,7 +102,7 @@ def prepare(arguments: argparse.Namespace, model: Model, dataset: Dataset, outpu
     config = settings.training(arguments, base.train, model.checkpoint, dataset)
     adapter = chosen(arguments, model, dataset, adapter, config, output, stop.reporting())
     # As a node does: the settings in the adapter's file name the device that was used.
-    config = replace(config, device=str(choose_device(config.device)))
+    config = replace(config, device=str(device))
     out: Path = arguments.output_dir.expanduser().absolute()
     name = (arguments.name or out.name).removesuffix(".safetensors")
     resume_from = _checkpoint_folder(arguments.resume_from)
@@ -127,24 +138,25 @@ def chosen(arguments: argparse.Namespace, model: Model, dataset: Dataset, adapte
     return apply_selection(adapter, found, settings.selection(arguments))
 
 
-def train_job(job: Job, output: Output, stop: Stop) -> Adapter:
+def train_job(job: Job, stop: Stop, ranks: Ranks) -> Adapter:
     """Train, with a log file in the run's folder, and lay the adapter out for PEFT beside the result."""
     report, shape = stop.reporting(), job.shape()
     job.folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(job.folder / LOG, encoding="utf-8")
+    handler = logging.FileHandler(job.folder / (LOG if ranks.leads else f"rank-{ranks.rank}.log"), encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("sidestep_core").addHandler(handler)
     try:
         adapter = train(job.model.source(), job.model.checkpoint, job.dataset, job.adapter, job.config, job.folder,
                         job.target, start_from=job.start_from, resume_from=job.resume_from,
-                        report=step_times.remembering(report, job.times, shape), log_dir=job.log_dir)
+                        report=step_times.remembering(report, job.times, shape), log_dir=job.log_dir, ranks=ranks)
     except Exception:
         logging.getLogger("sidestep_core").exception("The training ended.")
         raise
     finally:
         logging.getLogger("sidestep_core").removeHandler(handler)
         handler.close()
-    copy_for_peft(job.folder / "final", job.target.parent)
+    if ranks.leads:
+        copy_for_peft(job.folder / "final", job.target.parent)
     return adapter
 
 

@@ -28,6 +28,7 @@ from .memory_use import MemoryUse
 from .metrics import FILE as METRICS_FILE
 from .metrics import MeasuredOn, Metrics
 from .pace import Pace
+from .parallel.ranks import Order
 from .publish import Run
 from .run_checkpoint import PASSES, RunState
 from .step import StepResult, Training, optimizer_step
@@ -79,8 +80,9 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
                     break
                 if {"give_way", "pause"} & {*asked} and _can_leave(training, run, state, metrics, controls, report):
                     return None
+                training.ranks.give(Order(step=state.step, scale=state.scale))
                 with pace.measured("step"), memory_use.watched():
-                    result = _step(training, state, report)
+                    result = take_step(training, state, report)
                 state = replace(state, step=state.step + 1, scale=result.scale)
                 extra = {"eta_seconds": pace.seconds_left(state.step), "step_seconds": pace.step_seconds,
                          **memory_use.numbers()}
@@ -154,7 +156,7 @@ def _can_leave(training: Training, run: Run, state: RunState, metrics: Metrics, 
     return True
 
 
-def _step(training: Training, state: RunState, report: Report) -> StepResult:
+def take_step(training: Training, state: RunState, report: Report) -> StepResult:
     """Take one step.  If memory runs out, repeat the step with all layers recomputed."""
     decoder = training.objective.decoder
     by_layer = is_heavy(training.config, state.step + 1)

@@ -94,6 +94,12 @@ class BatchLoss:
     t_B: Tensor
     preserved: tuple[bool, ...]
 
+    @classmethod
+    def zeros(cls, batch: Batch) -> BatchLoss:
+        """Make the loss of a batch that another rank computes, to which its own is added."""
+        weighted, loss, t = (torch.zeros(len(batch.draws)) for _ in range(3))
+        return cls(weighted_B=weighted, loss_B=loss, t_B=t, preserved=batch.preserved)
+
 
 def training_loss(objective: Objective, batch: Batch) -> BatchLoss:
     """Flow-matching loss per sample; times, noise and dropped conditions are random by draw."""

@@ -19,7 +19,7 @@ from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing
 from . import metrics, run_checkpoint
 from .publish import Run
-from .run_checkpoint import ADAPTER_FILE, BEST_FILE, RunState
+from .run_checkpoint import ADAPTER_FILE, BEST_FILE, RunState, Saved
 from .step import Training
 
 log = logging.getLogger(__name__)
@@ -131,21 +131,38 @@ def restore(training: Training, run: Run, start_from: Path | None, notify: Calla
                                    "train from the beginning.") from error
             run_checkpoint.set_aside(checkpoint)
             notify(f"{error} The run continues from the checkpoint before.")
+    _start(training, start_from)
+    return RunState()
+
+
+def load_newest(training: Training, folder: Path, start_from: Path | None) -> None:
+    """Load what `restore` has restored in another process of the same training; nothing is written."""
+    saved = run_checkpoint.checkpoints(folder)
+    if saved:
+        _load(training, run_checkpoint.read(saved[-1]))
+    else:
+        _start(training, start_from)
+
+
+def _start(training: Training, start_from: Path | None) -> None:
     if start_from is not None:
         training.adapter.load_state_dict(_weights(start_from, training.adapter.state_dict()))
         log.info("Starting from the weights of %s.", start_from)
     if training.average is not None:
         training.average.start()
-    return RunState()
 
 
-def _restore(training: Training, run: Run, checkpoint: Path) -> RunState:
-    saved = run_checkpoint.read(checkpoint)
+def _load(training: Training, saved: Saved) -> None:
     run_checkpoint.restore_optimizer(saved, training.optimizer)
     if training.average is not None:
         training.adapter.load_state_dict(saved.adapter if saved.average is None else saved.average)
         training.average.start()
     training.adapter.load_state_dict(saved.adapter)
+
+
+def _restore(training: Training, run: Run, checkpoint: Path) -> RunState:
+    saved = run_checkpoint.read(checkpoint)
+    _load(training, saved)
     log.info("Continuing from %s.", checkpoint)
     best = checkpoint / BEST_FILE
     if best.is_file():

@@ -31,6 +31,7 @@ from .loss import BatchLoss, Objective, training_loss
 from .metrics import MeasuredOn
 from .optim.ema import Average
 from .optim.lr_schedules import learning_rate
+from .parallel.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Training:
     """Passes of the held-out loss, or over trained samples if none are held out."""
     need: memory.Need
     """Estimated device memory, for messages."""
+    ranks: Ranks = ALONE
     updating: threading.Event = field(default_factory=threading.Event)
     """Set while the weights change: until cleared they belong to no step."""
 
@@ -163,14 +165,30 @@ def _backward(training: Training, step: int, scale: float, report: Report) -> li
     objective.decoder.train()
     losses = []
     switch = training.adapter.switch
-    for batch in batches.batches(training.trained_on, objective.silence_TC, config, step):
+    for number, batch in enumerate(batches.batches(training.trained_on, objective.silence_TC, config, step)):
+        if not training.ranks.takes(number):
+            losses.append(BatchLoss.zeros(batch))
+            continue
         switch.seeds = tuple(rng.seed(config.seed, "dropout", draw) for draw in batch.draws)
         switch.tokens = batch.tokens
         loss = training_loss(objective, batch.to(objective.device, objective.dtype))
         (loss.weighted_B.sum() / count * scale).backward()
         losses.append(replace(loss, weighted_B=loss.weighted_B.detach()))
         report(Progress(stage="train", step=step, total=training.total_steps))
-    return losses
+    return losses if training.ranks.count == 1 else _shared(training, losses)
+
+
+def _shared(training: Training, losses: Sequence[BatchLoss]) -> list[BatchLoss]:
+    """Add gradients and losses over all ranks, each of which has those of its own passes."""
+    device = training.objective.device
+    for parameter in training.adapter.parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    everyone = [replace(loss, weighted_B=loss.weighted_B.float().to(device), loss_B=loss.loss_B.float().to(device),
+                        t_B=loss.t_B.float().to(device)) for loss in losses]
+    training.ranks.add([*_gradients(training), *(part for loss in everyone
+                                                 for part in (loss.weighted_B, loss.loss_B, loss.t_B))])
+    return everyone
 
 
 def _gradients(training: Training) -> list[torch.Tensor]:

@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from .interruption import PROOF_STRIDE, wait_while_paused
 from .loop import MakePreview, run_steps
 from .optim import optimizers
 from .pace import Pace
+from .parallel.follower import follow
+from .parallel.ranks import ALONE, BEGIN, END, RELEASE, Order, Ranks
 from .publish import Run
 from .resolve import Resolved, resolve
 from .setup import prepare
@@ -57,7 +60,8 @@ SHORT_SECONDS = 10.0
 def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, config: TrainConfig,
           folder: Path, target: Path, *, start_from: Path | None = None, resume_from: Path | None = None,
           load: Loader = formats.delta_fn, preview: MakePreview | None = None, controls: Controls | None = None,
-          report: Report = ignore, origin: Origin = NO_ORIGIN, log_dir: Path | None = None) -> Adapter:
+          report: Report = ignore, origin: Origin = NO_ORIGIN, log_dir: Path | None = None,
+          ranks: Ranks = ALONE) -> Adapter:
     """Train an adapter, prove its file, and publish it at `target` (or the next free name).
 
     `folder` is the run's own: a finished run is returned at once, a stopped one resumes, and InUse is raised if another
@@ -66,6 +70,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
     `controls` takes requests during the run.  If `report` raises `Cancelled` (or anything that is no Exception rises),
     the last finished step is saved as a checkpoint and as a usable adapter.  `origin` goes into the record of the run.
     `log_dir` is where TensorBoard's curves go if they are on; None: the run's own folder.
+    `ranks` is the place of this process among those of the training, which see the same `folder`.
     """
     settings = resolve(config, checkpoint, dataset)
     own = resume.is_own(folder, resume_from)
@@ -76,11 +81,14 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
              "train": config.to_json(), "resolved": settings.config.to_json(),
              "inference": {"shift": settings.config.shift, "steps": settings.config.inference_steps}}
     run = Run(folder=folder, target=target, facts=facts, load=load, log_dir=log_dir)
+    if not ranks.leads:
+        return follow(checkpoint, dataset, adapter, settings, folder, start_from, ranks, report)
     with locks.held(folder, "trained"):
         resume.prepare_run_dir(folder, run_identity, resume_from, settings.total_steps)
         done = run_checkpoint.finished(folder)
         if done is not None and _sampling_facts(done.path) == facts["inference"]:
             log.info("This run is already finished: %s", done.path)
+            ranks.give(Order(step=END))
             return done
         atomic.require_writable(target.parent)
         # Imports take seconds, and so does the disk.
@@ -94,7 +102,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
             controls.ask("finish")
         with record.kept(folder, _record(checkpoint, dataset, adapter, settings, target), _songs(dataset), origin):
             return _load_and_run(source, checkpoint, dataset, adapter, settings, run, start_from, controls, preview,
-                                 record.noting(folder, report))
+                                 record.noting(folder, report), ranks)
 
 
 def _record(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, settings: Resolved,
@@ -120,7 +128,7 @@ def _problems(sample: SampleInfo, trigger_word: str) -> Iterator[str]:
 
 def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig,
                   settings: Resolved, run: Run, start_from: Path | None, controls: Controls,
-                  preview: MakePreview | None, report: Report) -> Adapter:
+                  preview: MakePreview | None, report: Report, ranks: Ranks) -> Adapter:
     """Train until the run ends: load the model, restore the state of the run, and step.
 
     A pause lets go of everything and begins here again, as a new process would: that is exact, and frees all memory.
@@ -136,14 +144,18 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
                         message=Sentence("Loading the decoder of {name}", name=checkpoint.name)))
         with explain_out_of_memory("loading the decoder", ADVICE):
             ensure_conditions(source, checkpoint, dataset, settings.config, device, report)
-            training = prepare(checkpoint, dataset, adapter, settings)
+            ranks.give(Order(step=BEGIN))
+            training = replace(prepare(checkpoint, dataset, adapter, settings), ranks=ranks)
         with explain_out_of_memory("training", f"It needs {training.need}. {ADVICE}"):
             state = resume.restore(training, run, start_from, notify)
+            ranks.give(Order(step=BEGIN))
             for notice in () if notified else settings.notices:
                 notify(notice)
             if state.step == 0:
                 publish.rehearse(training, run, PROOF_STRIDE)
-            return run_steps(training, run, state, controls=controls, pace=pace, preview=preview, report=report)
+            made = run_steps(training, run, state, controls=controls, pace=pace, preview=preview, report=report)
+            ranks.give(Order(step=RELEASE if made is None else END))
+            return made
 
     try:
         with rng.isolated(device):

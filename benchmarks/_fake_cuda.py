@@ -8,6 +8,7 @@ chooses: flash without a mask, memory-efficient with one.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from unittest import mock
@@ -21,6 +22,8 @@ from sidestep_core.adapters import dropout, registry
 from sidestep_core.adapters.config import AdapterConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, DecoderGeometry
+from sidestep_core.model.frozen import FrozenLinear, FrozenWeight
+from sidestep_core.model.packed import PackedWeight, to_int8
 from sidestep_core.training.memory import Batch
 
 CARD = torch.device("cuda")
@@ -61,8 +64,10 @@ def card() -> Iterator[None]:
         yield
 
 
-def adapted(size: DecoderGeometry, config: AdapterConfig) -> Decoder:
-    """Make a frozen bfloat16 decoder of LAYERS layers of this size, with the adapter on it in float32."""
+def adapted(size: DecoderGeometry, config: AdapterConfig, *, int8: bool = False) -> Decoder:
+    """Make a frozen decoder of LAYERS layers of this size, in bfloat16 or with int8 projections, and an adapter on it
+    in float32.
+    """
     geometry = replace(size, layers=LAYERS)
     with CARD:
         decoder = Decoder(geometry)
@@ -70,11 +75,33 @@ def adapted(size: DecoderGeometry, config: AdapterConfig) -> Decoder:
         for module in decoder.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 setattr(module, name, nn.Parameter(parameter.detach().to(torch.bfloat16), requires_grad=False))
+        if int8:
+            _hold_in_int8(decoder)
         # Nor its device; all are where they belong, and trained ones are made in float32.
         with mock.patch.object(nn.Module, "to", _itself), mock.patch.object(nn.Module, "float", _itself):
             live = registry.attach(decoder, config, target_modules(config, LAYERS), 0)
     assert all(parameter.dtype == torch.float32 for parameter in live.parameters)
     return decoder.train()
+
+
+def _hold_in_int8(decoder: Decoder) -> None:
+    for name, module in [*decoder.layers.named_modules(prefix="layers")]:
+        if isinstance(module, nn.Linear):
+            packed = to_int8(module.weight)
+            decoder.set_submodule(name, FrozenLinear(FrozenWeight(
+                packed=functools.partial(_the_same, packed), original=functools.partial(packed.unpack, torch.bfloat16),
+                shape=packed.shape, dtype=torch.bfloat16, device=CARD)))
+
+
+def _the_same(packed: PackedWeight) -> PackedWeight:
+    return packed
+
+
+def weight_bytes(decoder: Decoder) -> int:
+    """Bytes of the decoder's frozen weights as they are held."""
+    held = (module.held.packed().tensors for module in decoder.modules() if isinstance(module, FrozenLinear))
+    plain = sum(parameter.nbytes for parameter in decoder.parameters() if not parameter.requires_grad)
+    return plain + sum(tensor.nbytes for tensors in held for tensor in tensors)
 
 
 def _itself(module: nn.Module, *_: object, **__: object) -> nn.Module:

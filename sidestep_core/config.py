@@ -18,6 +18,7 @@ TriggerPosition = Literal["prepend", "append", "replace"]
 Normalise = Literal["none", "peak", "lufs"]
 Conditioning = Literal["comfyui", "official"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+BasePrecision = Literal["as_file", "bf16", "int8", "fp8", "nf4"]
 
 
 def require(condition: bool, message: str) -> None:

@@ -44,7 +44,7 @@ OWNERS = {
     "transformers": {"model/condition_encoder", "training/optim/optimizers"},
     "av": {"audio/decode", "audio/container"}, "torchaudio": {"audio/loudness", "audio/tempo"},
     "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},
-    "bitsandbytes": {"training/optim/optimizers"}, "prodigyopt": {"training/optim/optimizers"},
+    "bitsandbytes": {"training/optim/optimizers", "model/packed"}, "prodigyopt": {"training/optim/optimizers"},
     "flash_attn": {"model/attention"},
     "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"},
     "psutil": {"io/temp_files", "device"}, "regex": {"io/patterns"},

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import optional, rng
 from ..config import require
 from ..errors import AdapterError
+from ..model.frozen import weight_of
 from ..model.layers import project_together, separately
 from . import dropout, layer, low_rank
 from .algorithm import (
@@ -218,7 +219,7 @@ def _together(x: Tensor, linears: Sequence[Linear]) -> tuple[Tensor, ...]:
     if not switch.on:
         return tuple(linear.base_layer(x) for linear in linears)
     p = _dropout_of(first) if first.training else 0.0
-    dtype = cast("nn.Linear", first.base_layer).weight.dtype
+    dtype = weight_of(cast("nn.Linear", first.base_layer)).dtype
     mask = dropout.draw_mask(x.to(dtype), p, switch, name) if p else None
     kept = 1.0 if mask is None else dropout.mask_scale(p)
     return low_rank.linears(x, [_lean(linear, kept) for linear in linears], mask)
@@ -231,7 +232,7 @@ def _shared(linear: Linear) -> tuple[str, Switch]:
 
 def _lean(linear: Linear, kept: float) -> low_rank.LoraWeights:
     down, up = _factors(linear)
-    return low_rank.LoraWeights(weight=cast("nn.Linear", linear.base_layer).weight, down=down.weight, up=up.weight,
+    return low_rank.LoraWeights(weight=weight_of(cast("nn.Linear", linear.base_layer)), down=down.weight, up=up.weight,
                             scale=kept * linear.scaling[_NAME])
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..model.frozen import Weight, read
 from .dropout import Mask, RedrawnMask, apply_mask, drawn
 
 
@@ -22,7 +23,7 @@ from .dropout import Mask, RedrawnMask, apply_mask, drawn
 class LoraWeights:
     """A frozen weight W [out, in] and its LoRA: scale * B A, with A = down [rank, in] and B = up [out, rank]."""
 
-    weight: Tensor
+    weight: Weight
     down: Tensor
     up: Tensor
     scale: float
@@ -30,11 +31,11 @@ class LoraWeights:
 
 def linears(x: Tensor, adapted: Sequence[LoraWeights], mask: Mask | None = None) -> tuple[Tensor, ...]:
     """Compute x W^T + scale * masked(x) A^T B^T for each, in the dtype of the frozen weights; x is [..., in]."""
-    scales = tuple(each.scale for each in adapted)
-    tensors = [tensor for each in adapted for tensor in (each.weight, each.down, each.up)]
+    scales, weights = tuple(each.scale for each in adapted), tuple(each.weight for each in adapted)
+    tensors = [tensor for each in adapted for tensor in (each.down, each.up)]
     with torch.autocast(x.device.type, enabled=False):
         out: tuple[Tensor, ...] = _LowRankLinears.apply(  # type: ignore[no-untyped-call]  # torch's annotation
-            x.to(adapted[0].weight.dtype), mask, scales, *tensors)
+            x.to(weights[0].dtype), mask, scales, weights, *tensors)
         return out
 
 
@@ -42,16 +43,16 @@ class _LowRankLinears(torch.autograd.Function):
     """The thin products that read the input, or make its gradient, are one product of all layers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Mask | None, scales: tuple[float, ...],
+    def forward(ctx: Any, x: Tensor, mask: Mask | None, scales: tuple[float, ...], weights: tuple[Weight, ...],
                 *tensors: Tensor) -> tuple[Tensor, ...]:
         masked = x if mask is None else apply_mask(x, mask)
-        layers = _threes(tensors)
+        layers = _layers(weights, tensors)
         hidden = _rows(masked) @ _joined(layers, x.dtype).T
-        outs = [F.linear(x, weight) for weight, _, _ in layers]
+        outs = [F.linear(x, read(weight)) for weight in weights]
         for out, part, (_, _, up), scale in zip(outs, _parts(hidden, layers), layers, scales, strict=True):
             _rows(out).addmm_(part, up.to(x.dtype).T, alpha=scale)
         ctx.redrawn = mask if isinstance(mask, RedrawnMask) else None
-        ctx.scales = scales
+        ctx.scales, ctx.weights = scales, weights
         # Only what is saved this way is dropped where a layer is recomputed.
         ctx.save_for_backward(masked if ctx.redrawn is None else x, mask if isinstance(mask, Tensor) else None, hidden,
                               *tensors)
@@ -60,7 +61,7 @@ class _LowRankLinears(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, hidden, *tensors = ctx.saved_tensors
-        layers, rows = _threes(tensors), [_rows(gradient) for gradient in gradients]
+        layers, rows = _layers(ctx.weights, tensors), [_rows(gradient) for gradient in gradients]
         mask = drawn(x, ctx.redrawn) if ctx.redrawn is not None else mask
         masked = _rows(x if ctx.redrawn is None else x * mask)
         of_hidden = torch.empty_like(hidden)
@@ -71,22 +72,22 @@ class _LowRankLinears(torch.autograd.Function):
             of_ups.append((gradient.T @ part).mul_(scale).to(up.dtype))
         of_downs = _parts((of_hidden.T @ masked).T, layers)
         of_x = _input_gradient(x, mask, layers, rows, of_hidden) if ctx.needs_input_grad[0] else None
-        of_layers = [(None, of_down.T.to(down.dtype), of_up)
+        of_layers = [(of_down.T.to(down.dtype), of_up)
                      for of_down, of_up, (_, down, _) in zip(of_downs, of_ups, layers, strict=True)]
-        return of_x, None, None, *itertools.chain.from_iterable(of_layers)
+        return of_x, None, None, None, *itertools.chain.from_iterable(of_layers)
 
 
 def _input_gradient(x: Tensor, mask: Tensor | None, layers: Sequence[_Layer], gradients: Sequence[Tensor],
                     of_hidden: Tensor) -> Tensor:
-    total = gradients[0] @ layers[0][0]
+    total = gradients[0] @ read(layers[0][0])
     for gradient, (weight, _, _) in zip(gradients[1:], layers[1:], strict=True):
-        total.addmm_(gradient, weight)
+        total.addmm_(gradient, read(weight))
     down = _joined(layers, x.dtype)
     total = total.addmm_(of_hidden, down) if mask is None else total.addcmul_(of_hidden @ down, _rows(mask))
     return total.view(x.shape)
 
 
-_Layer = tuple[Tensor, Tensor, Tensor]
+_Layer = tuple[Weight, Tensor, Tensor]
 """Weight, down and up."""
 
 
@@ -100,8 +101,8 @@ def _parts(joined: Tensor, layers: Sequence[_Layer]) -> tuple[Tensor, ...]:
     return torch.split(joined, [len(down) for _, down, _ in layers], dim=1)
 
 
-def _threes(tensors: Sequence[Tensor]) -> list[_Layer]:
-    return list(zip(tensors[::3], tensors[1::3], tensors[2::3], strict=True))
+def _layers(weights: Sequence[Weight], tensors: Sequence[Tensor]) -> list[_Layer]:
+    return list(zip(weights, tensors[::2], tensors[1::2], strict=True))
 
 
 def _rows(x: Tensor) -> Tensor:

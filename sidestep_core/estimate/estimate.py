@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,8 @@ from ..errors import ConfigError, TrainingDiverged
 from ..io import hashing
 from ..io.tensors import BadTensorFile, read_tensors, write_tensors
 from ..model.checkpoint import Checkpoint, ModelSource
-from ..model.decoder import load_decoder
+from ..model.decoder import DecoderGeometry
+from ..model.loading import load
 from ..progress import Cancelled, Progress, Report, ignore, was_stopped
 from ..sentence import Sentence
 from ..training import batches, data, memory
@@ -139,11 +140,12 @@ def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, s
              partial: Path) -> _Measurement:
     samples, silence_TC = data.load_samples(dataset, settings.config)
     weights = checkpoint.model_weights()
-    decoder = load_decoder(weights.under("decoder."), settings.dtype, settings.device)
+    own = weights.under("decoder.")
     placement = LoraConfig(attention_type=config.attention_type, target_mlp=config.target_mlp)
-    modules = tuple(target_modules(placement, decoder.geometry.layers))
+    modules = tuple(target_modules(placement, DecoderGeometry.from_weights(own).layers))
+    need = memory.plan(own, settings.holding, 0, dict.fromkeys(modules, 0), 0.0, samples, settings.config)
+    decoder = load(own, replace(settings.holding, offloaded=need.offloaded))
     shapes = [_shape(decoder.get_submodule(name)) for name in modules]
-    need = memory.plan(decoder, (), dict.fromkeys(modules, 0), 0.0, samples, settings.config)
     decoder.recomputed_layers = need.recomputed
     objective = Objective.of(settings, decoder, weights, silence_TC)
     return _Measurement(objective=objective, samples=samples, folds=_folds(samples, config.seed), modules=modules,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..model.frozen import Weight, read, weight_of
 
 GradientHook = Callable[[str, Tensor, Tensor], None]
 """Called with (module, gradient of its output [N, out], its input [N, in]): the weight's gradient is output^T @ input.
@@ -24,19 +25,19 @@ class _HookedLinear(torch.autograd.Function):
     """A linear layer whose backward pass hands the two factors of its weight's gradient to a hook."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, weight: Tensor, module: str, hook: GradientHook) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, weight: Weight, module: str, hook: GradientHook) -> Tensor:
         # As in autocast, tensors saved for the backward pass are in the weight's dtype.
         x = x.to(weight.dtype)
         # Saved for backward, not kept in a closure: so gradient checkpointing can drop and recompute it.
-        ctx.save_for_backward(x, weight)
-        ctx.module, ctx.hook = module, hook
-        return F.linear(x, weight)
+        ctx.save_for_backward(x)
+        ctx.weight, ctx.module, ctx.hook = weight, module, hook
+        return F.linear(x, read(weight))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
         ctx.hook(ctx.module, gradients[0].flatten(0, -2), x.flatten(0, -2))
-        below = gradients[0] @ weight if ctx.needs_input_grad[0] else None
+        below = gradients[0] @ read(ctx.weight) if ctx.needs_input_grad[0] else None
         return below, None, None, None, None
 
 
@@ -63,7 +64,7 @@ def gradient_hooks(decoder: nn.Module, modules: Sequence[str], hook: GradientHoo
 
 
 def _hooked_forward(layer: nn.Linear, name: str, hook: GradientHook) -> Callable[[Tensor], Tensor]:
-    weight = layer.weight
+    weight = weight_of(layer)
     # Base weights and the first layer's input are frozen: without this autograd would not run the backward pass.
     anchor = torch.zeros((), device=weight.device, requires_grad=True)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,9 @@ from torch.utils.checkpoint import checkpoint
 from .attention import Kernel, Mask, masks
 from .layers import MLP, Attention, AttentionShape, RMSNorm, RotaryEmbedding, load_frozen
 from .weights import Weights
+
+if TYPE_CHECKING:
+    from .holding import Holding
 
 TIME_FEATURES = 256
 TIME_SCALE = 1000.0
@@ -113,6 +117,8 @@ class Decoder(nn.Module):
         self.geometry = geometry
         self.recomputed_layers = 0
         self.attention: Kernel = "sdpa"
+        self.holding: Holding | None = None
+        """Form of the layers' weights; None where all are plain."""
         patch = geometry.patch
         self.proj_in = nn.Sequential(
             nn.Identity(), nn.Conv1d(geometry.in_channels, geometry.width, patch, stride=patch)
@@ -155,8 +161,7 @@ class Decoder(nn.Module):
 
     def _recomputes(self, index: int) -> bool:
         """Return True for `recomputed_layers` of the layers, evenly spread; the backward pass recomputes them."""
-        share, layers = self.recomputed_layers, self.geometry.layers
-        return (index + 1) * share // layers > index * share // layers
+        return is_chosen(index, self.recomputed_layers, self.geometry.layers)
 
     def _patchify(self, x_BTC: Tensor) -> Tensor:
         odd = -x_BTC.shape[1] % self.geometry.patch
@@ -169,6 +174,11 @@ class Decoder(nn.Module):
         time_BD, time_B6D = self.time_embed(t_B)
         interval_BD, interval_B6D = self.time_embed_r(torch.zeros_like(t_B))
         return time_BD + interval_BD, time_B6D + interval_B6D
+
+
+def is_chosen(index: int, share: int, layers: int) -> bool:
+    """Return True for `share` of the layers, evenly spread."""
+    return (index + 1) * share // layers > index * share // layers
 
 
 def load_decoder(weights: Weights, dtype: torch.dtype, device: torch.device) -> Decoder:

@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 from ..io import strict_json
 from ..io.record import Record
 from ..io.tensors import BadTensorFile, TensorFile
+from .packed import PackedWeight
 
 MAX_SETTINGS = 10_000
 """Bytes of the settings of one quantised layer."""
@@ -104,7 +105,20 @@ class Weights:
         stored = self._find(name)
         # A host may run in inference mode, whose tensors autograd refuses to save.
         with torch.inference_mode(False):
-            return _dequantise(stored, dtype).to(device)
+            return _packed(stored).unpack(dtype).to(device)
+
+    def packed(self, name: str) -> PackedWeight:
+        """Return the weight as the file holds it, on the CPU, memory-mapped."""
+        return _packed(self._find(name))
+
+    def is_quantised(self, name: str) -> bool:
+        """Return True for fp8 and int8."""
+        return self.stored_dtype(name) not in FLOATS
+
+    def stored_bytes(self, name: str) -> int:
+        """Bytes in the file, without scales."""
+        stored = self._find(name)
+        return stored.file.stored[stored.name].size
 
     def middle_bytes(self, name: str, count: int) -> bytes:
         """Read up to `count` of the stored bytes from the weight's middle."""
@@ -230,16 +244,11 @@ def _guess(stored: StoredWeight) -> str:
     return f"an unknown format ({stored.dtype})"
 
 
-def _dequantise(stored: StoredWeight, dtype: torch.dtype) -> Tensor:
+def _packed(stored: StoredWeight) -> PackedWeight:
     tensor, scale = stored.file.tensor(stored.name), stored.scale()
-    if scale is None:
-        if stored.format:
-            raise CheckpointError(f"{stored.file.path.name} lacks the scale of {stored.name!r}. Download it again.")
-        return tensor.to(dtype)
-    if stored.dtype == "I8":
-        return (tensor.float() * scale).to(dtype)
-    # Both factors are rounded before the product, as in ComfyUI.
-    return tensor.to(dtype) * scale.to(dtype)
+    if scale is None and stored.format:
+        raise CheckpointError(f"{stored.file.path.name} lacks the scale of {stored.name!r}. Download it again.")
+    return PackedWeight(tensor, scale, tensor.shape)
 
 
 def _describe(path: Path) -> str:

@@ -25,7 +25,7 @@ BY_CARD = ((9.5, SMALL), (15.5, "vram_12gb"), (23.5, USUAL))
 LARGEST = "vram_24gb_plus"
 ROOMY_GIB = 23.5
 XL_GIB = 15.5
-"""Least memory of a card for XL."""
+"""Least memory of a card for XL in bf16."""
 FEW, MANY = 4, 50
 CROP, SMALL_CROP = 60.0, 30.0
 MIN_STEPS, MAX_STEPS, QUICK_STEPS, ROUNDING = 200, 10_000, 100, 50
@@ -131,8 +131,9 @@ def _warnings(facts: Facts, preset: str) -> tuple[Sentence, ...]:
     found = []
     gib = None if facts.memory is None else facts.memory / GIB
     if facts.size == "XL" and gib is not None and gib < XL_GIB:
-        found.append(Sentence("XL models need a card of 16 GB, this one has {size}. Choose a 2B model.",
-                              size=round(gib)))
+        found.append(Sentence("XL models fit a card of 16 GB, this one has {size}: some layers may wait in the "
+                              "computer's memory, which is slower. A 2B model is faster, and so is base_precision "
+                              "int8.", size=round(gib)))
     if gib is not None and preset == THOROUGH and gib < XL_GIB:
         found.append(Sentence("Rank 128 may not fit this card. If memory runs out, choose the proposed settings."))
     if facts.songs < FEW:

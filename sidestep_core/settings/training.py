@@ -117,4 +117,14 @@ TRAINING: Settings = {
     "guidance": Setting(
         "Scale of guidance that the model has built in, as distilled models may have: targets get it too, so that the "
         "adapter does not train it away. Costs a forward pass per sample. Leave it off unless you know the scale."),
+    "base_precision": Setting(
+        "Precision that the frozen model is kept in. as_file: fp8 and int8 files stay as they are and train exactly as "
+        "if unpacked; others are kept in precision. bf16: unpacked. int8 and fp8 halve a bf16 model, nf4 takes a "
+        "quarter (pip install bitsandbytes); these change the result a little."),
+    "offload": Setting(
+        "Keep layers of the frozen model in the computer's memory and copy them to the card as they are needed: less "
+        "memory, more time, the same result. auto: only those that do not fit otherwise."),
+    "allow_fewer_bits": Setting(
+        "If memory runs out and nothing else is left, go on with the model in int8, then nf4, which changes the "
+        "result a little. Off: the training stops, with its last step saved."),
 }  # fmt: skip

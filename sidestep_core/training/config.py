@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..config import Config, Precision, require
+from ..config import BasePrecision, Config, Precision, require
 from ..model.attention import Choice
 from ..model.flow_matching import FRAMES_PER_SECOND
 
@@ -18,6 +18,7 @@ DiscreteShift = Literal["1", "2", "3", "mixed"]
 LossWeighting = Literal["none", "min_snr", "min_snr_flow"]
 ContextMode = Literal["silence", "codes", "mixed"]
 Checkpointing = Literal["auto", "on", "off"]
+Offload = Literal["auto", "on", "off"]
 Publish = Literal["last", "best"]
 
 
@@ -134,6 +135,14 @@ class TrainConfig(Config):
     guidance: float = 0.0
     """Scale of the guidance that is built into a distilled model, which its targets then have too: the prediction
     without condition and without adapter, plus the scale times the rest.  0: as recorded."""
+    base_precision: BasePrecision = "as_file"
+    """Precision in which the frozen base model is held; its products are computed in `precision`.  as_file: fp8 and
+    int8 as in the file, unpacked layer by layer, everything else in `precision`."""
+    offload: Offload = "auto"
+    """Keep frozen layers in host memory and copy them to the device when they are needed: less memory, more time, the
+    same numbers.  auto: as many layers as do not fit with every layer recomputed."""
+    allow_fewer_bits: bool = False
+    """Hold the base model in fewer bits if memory runs out and nothing else is left; this changes the numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

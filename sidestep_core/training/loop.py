@@ -13,7 +13,7 @@ import torch
 
 from .. import rng
 from ..adapters.file import Adapter
-from ..device import is_out_of_memory, release_memory
+from ..device import release_memory
 from ..errors import SideStepError
 from ..io import atomic
 from ..progress import Cancelled, Progress, Report
@@ -21,10 +21,11 @@ from ..sentence import Sentence
 from . import early_stopping, publish, run_checkpoint
 from .controls import Controls, Request
 from .early_stopping import End
+from .footprint.memory_use import MemoryUse
+from .footprint.step_down import lowered, with_less_memory
 from .heldout import passes
 from .interruption import PROOF_STRIDE, preserve
 from .loss import heldout_loss
-from .memory_use import MemoryUse
 from .metrics import FILE as METRICS_FILE
 from .metrics import MeasuredOn, Metrics
 from .pace import Pace
@@ -83,7 +84,7 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
                 training.ranks.give(Order(step=state.step, scale=state.scale))
                 with pace.measured("step"), memory_use.watched():
                     result = take_step(training, state, report)
-                state = replace(state, step=state.step + 1, scale=result.scale)
+                state = replace(state, step=state.step + 1, scale=result.scale, lowered=lowered(training))
                 extra = {"eta_seconds": pace.seconds_left(state.step), "step_seconds": pace.step_seconds,
                          **memory_use.numbers()}
                 _record(result, state, total, metrics, shown, extra, report)
@@ -157,23 +158,11 @@ def _can_leave(training: Training, run: Run, state: RunState, metrics: Metrics, 
 
 
 def take_step(training: Training, state: RunState, report: Report) -> StepResult:
-    """Take one step.  If memory runs out, repeat the step with all layers recomputed."""
-    decoder = training.objective.decoder
+    """Take one step, in less memory if that runs out."""
     by_layer = is_heavy(training.config, state.step + 1)
-    try:
-        return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
-    except RuntimeError as error:
-        if not is_out_of_memory(error) or decoder.recomputed_layers == decoder.geometry.layers:
-            raise
-    # Outside the handler, whose traceback holds the tensors of the step that failed.
-    training.optimizer.zero_grad(set_to_none=True)
-    decoder.recomputed_layers = decoder.geometry.layers
-    release_memory(training.objective.device)
-    notice = (f"Out of memory in step {state.step + 1}: from here on every layer is recomputed in the backward pass, "
-              "which is slower. The result is the same.")
-    log.warning(notice)
-    report(Progress(stage="train", step=state.step, total=training.total_steps, notice=notice))
-    return optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer)
+    return with_less_memory(
+        lambda: optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer), training,
+        state.step, report)
 
 
 def _report_end(end: End, state: RunState, total: int, report: Report) -> None:
@@ -205,7 +194,9 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
     at = Progress(stage="train", step=state.step, total=training.total_steps,
                   message=MEASURING[training.measured_name])
     with training.averaged():
-        loss = heldout_loss(training.objective, training.passes, at, report, measured_on=training.measured_name)
+        loss = with_less_memory(
+            lambda: heldout_loss(training.objective, training.passes, at, report, measured_on=training.measured_name),
+            training, state.step, report)
     state = state.with_heldout(loss.mean, loss.losses)
     if training.heldout and state.step > 0 and state.best_step == state.step:
         publish.save_best(training, run, state)

@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
 
 from ..adapters.config import MLP_PROJECTIONS
 from ..adapters.dropout import REDRAWN_ON
 from ..device import free_memory
 from ..model.attention import DENSE_BELOW, WINDOW
-from ..model.decoder import Decoder, DecoderGeometry
+from ..model.decoder import DecoderGeometry
+from ..model.holding import HeldBytes, Holding, held_bytes
+from ..model.offload import BUFFERS, OFFLOADS_ON
+from ..model.weights import Weights
 from .config import ResolvedConfig
 from .data import Sample
 from .optim.optimizers import STATE_BYTES
@@ -54,7 +56,7 @@ class Need:
     """Bytes of device memory that a training needs, by purpose."""
 
     weights: int
-    """Weights of the frozen decoder."""
+    """Weights of the frozen decoder, on the device and in host memory."""
     adapter: int
     """Parameters of the adapter."""
     trained: int
@@ -66,6 +68,22 @@ class Need:
     layers: int
     recomputed: int
     """Number of recomputed layers."""
+    layer_weights: int = 0
+    """Weights of a layer that can be in host memory."""
+    unpacked: int = 0
+    """Largest weight that is unpacked for its products."""
+    offloaded: int = 0
+    """Number of layers in host memory."""
+
+    @property
+    def resident(self) -> int:
+        """Weights on the device, with the buffers for layers in host memory."""
+        return self.weights - max(0, self.offloaded - BUFFERS) * self.layer_weights
+
+    @property
+    def work(self) -> int:
+        """Everything that is not on the device when the training is loaded."""
+        return self.trained + self.activations + self.unpacked
 
     @property
     def activations(self) -> int:
@@ -76,33 +94,32 @@ class Need:
 
     @property
     def total(self) -> int:
-        return self.weights + self.adapter + self.trained + self.activations
+        return self.resident + self.adapter + self.work
 
     def __str__(self) -> str:
         adapter = self.adapter + self.trained
-        return (f"about {self.total / GIB:.1f} GiB (decoder {self.weights / GIB:.1f}, adapter and optimizer "
+        elsewhere = f", {self.offloaded} of them in the computer's memory" if self.offloaded else ""
+        return (f"about {self.total / GIB:.1f} GiB (decoder {self.resident / GIB:.1f}, adapter and optimizer "
                 f"{adapter / GIB:.1f}, activations {self.activations / GIB:.1f}, recomputing {self.recomputed} of "
-                f"{self.layers} layers)")
+                f"{self.layers} layers{elsewhere})")
 
 
-def plan(decoder: Decoder, parameters: Sequence[nn.Parameter], modules: Mapping[str, int], dropout: float,
-         samples: Sequence[Sample], config: ResolvedConfig) -> Need:
-    """Estimate the memory, and choose the number of recomputed layers by the setting or the free memory.
+def plan(weights: Weights, holding: Holding, parameters: int, modules: Mapping[str, int], dropout: float,
+         samples: Sequence[Sample], config: ResolvedConfig, *, flash: bool = False) -> Need:
+    """Estimate the memory of an adapter of so many parameters on a decoder, and choose the numbers of recomputed layers
+    and of those in host memory, by the settings or by the free memory.
 
-    Call it with decoder and adapter on their device, before anything else of the training is there.
+    Call it before anything of the training is on the device.
     """
-    geometry = decoder.geometry
-    adapter = sum(parameter.numel() for parameter in parameters)
-    trained = {id(parameter) for parameter in parameters}
-    frozen = [parameter for parameter in decoder.parameters() if id(parameter) not in trained]
-    device = frozen[0].device
-    batch = largest_batch(samples, config, frozen[0].element_size(), dropout=dropout > 0, gpu=is_gpu(device),
-                          flash=decoder.attention != "sdpa")
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in frozen)
-    need = need_of(geometry, weights, adapter, modules, batch, config)
+    device = holding.device
+    batch = largest_batch(samples, config, holding.dtype.itemsize, dropout=dropout > 0, gpu=is_gpu(device),
+                          flash=flash)
+    need = need_of(DecoderGeometry.from_weights(weights), held_bytes(weights, holding), parameters, modules, batch,
+                   config)
     free = free_memory(device)
-    if config.gradient_checkpointing == "auto" and free is not None:
-        need = fit(need, free)
+    if free is not None:
+        need = fit(need, free - need.resident - need.adapter, recompute=config.gradient_checkpointing == "auto",
+                   offload=config.offload == "auto" and device.type in OFFLOADS_ON)
     log.info("Training needs %s; %s.", need, "free is unknown" if free is None else f"{free / GIB:.1f} GiB are free")
     return need
 
@@ -112,29 +129,35 @@ def is_gpu(device: torch.device) -> bool:
     return device.type in REDRAWN_ON
 
 
-def need_of(geometry: DecoderGeometry, weights: int, parameters: int, modules: Mapping[str, int], batch: Batch,
+def need_of(geometry: DecoderGeometry, held: HeldBytes, parameters: int, modules: Mapping[str, int], batch: Batch,
             config: ResolvedConfig) -> Need:
-    """Estimate the memory beside decoder weights of so many bytes and an adapter of so many parameters; with every
-    layer recomputed, unless gradient_checkpointing is off.
+    """Estimate the memory beside decoder weights of these sizes and an adapter of so many parameters; with every layer
+    recomputed unless gradient_checkpointing is off, and none in host memory unless offload is on.
     """
     return Need(
-        weights=weights,
+        weights=held.total, layer_weights=held.layer, unpacked=held.unpacked,
         adapter=parameters * _FP32,
         trained=round(parameters * (_FP32 + STATE_BYTES[config.optimizer] + (_FP32 if config.ema_decay else 0))),
         layer=layer_bytes(geometry, modules, batch),
         layer_input=batch.samples * math.ceil(batch.frames / geometry.patch) * geometry.width * batch.bytes,
         layers=geometry.layers,
         recomputed=0 if config.gradient_checkpointing == "off" else geometry.layers,
+        offloaded=geometry.layers if config.offload == "on" else 0,
     )
 
 
-def fit(need: Need, free: int) -> Need:
-    """Recompute the fewest layers that make the training fit into the free memory; all of them if none does."""
-    for recomputed in range(need.layers):
-        tried = replace(need, recomputed=recomputed)
-        if tried.trained + tried.activations <= USABLE * free:
-            return tried
-    return replace(need, recomputed=need.layers)
+def fit(need: Need, free: int, *, recompute: bool = True, offload: bool = False) -> Need:
+    """Recompute the fewest layers that make the training fit beside its weights; if all are too few, keep the fewest in
+    host memory; all of them if nothing fits.
+
+    `free` are the bytes beside weights and adapter as `need` has them, negative where those do not fit.
+    """
+    recomputed = range(need.layers + 1) if recompute else (need.recomputed,)
+    offloaded = range(need.layers + 1) if offload else (need.offloaded,)
+    most = replace(need, recomputed=recomputed[-1], offloaded=offloaded[-1])
+    tries = [*(replace(need, recomputed=layers) for layers in recomputed),
+             *(replace(need, recomputed=recomputed[-1], offloaded=layers) for layers in offloaded)]
+    return next((tried for tried in tries if tried.work <= USABLE * (free + need.resident - tried.resident)), most)
 
 
 def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, *, dropout: bool,

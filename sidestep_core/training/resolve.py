@@ -11,6 +11,7 @@ from ..dataset.manifest import Dataset
 from ..device import choose_device, choose_dtype
 from ..model.checkpoint import Checkpoint
 from ..model.flow_matching import TIMESTEP_PRESETS
+from ..model.holding import Holding
 from . import batches, early_stopping
 from .config import ResolvedConfig, TrainConfig
 from .heldout import material
@@ -38,6 +39,11 @@ class Resolved:
     total_steps: int
     notices: tuple[str, ...]
     """Sentences about settings that are not followed as given."""
+
+    @property
+    def holding(self) -> Holding:
+        """Form of the base model's weights, with all layers on the device."""
+        return Holding(precision=self.config.base_precision, dtype=self.dtype, device=self.device)
 
 
 def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Resolved:

@@ -18,6 +18,7 @@ from ..adapters.file import content_fingerprint
 from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing
 from . import metrics, run_checkpoint
+from .footprint.step_down import lower_precision, lowered
 from .publish import Run
 from .run_checkpoint import ADAPTER_FILE, BEST_FILE, RunState, Saved
 from .step import Training
@@ -158,6 +159,8 @@ def _load(training: Training, saved: Saved) -> None:
         training.adapter.load_state_dict(saved.adapter if saved.average is None else saved.average)
         training.average.start()
     training.adapter.load_state_dict(saved.adapter)
+    if saved.state.lowered not in (None, lowered(training)):
+        lower_precision(training, saved.state.lowered)
 
 
 def _restore(training: Training, run: Run, checkpoint: Path) -> RunState:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.file import Adapter
+from ..config import BasePrecision
 from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing, strict_json, temp_files
 from ..io.record import parse
@@ -76,6 +77,8 @@ class RunState:
     """Step of the last preview."""
     scale: float = FIRST_SCALE
     """Loss scale in fp16."""
+    lowered: BasePrecision | None = None
+    """Precision that the base model was brought to when memory ran out."""
 
     def with_heldout(self, loss: float, losses: tuple[float, ...] = ()) -> RunState:
         """Return the state after a measurement at the present step: its mean, and the losses of its passes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from ..adapters import registry
 from ..adapters.config import AdapterConfig
@@ -11,7 +12,8 @@ from ..dataset.manifest import Dataset
 from ..errors import ConfigError
 from ..model import attention
 from ..model.checkpoint import Checkpoint
-from ..model.decoder import load_decoder
+from ..model.decoder import DecoderGeometry
+from ..model.loading import load
 from . import data, memory
 from .heldout import material, passes
 from .loss import Objective
@@ -31,17 +33,21 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
                           "Lower cfg_ratio, or choose attention_type 'both'.")
     trained_on, held = (data.open_samples(dataset, side, config) for side in material.split(dataset.samples, config))
     weights = checkpoint.model_weights()
-    decoder = load_decoder(weights.under("decoder."), settings.dtype, settings.device)
-    decoder.attention = attention.choose(config.attention, settings.device, settings.dtype)
-    modules = target_modules(adapter, decoder.geometry.layers)
+    own = weights.under("decoder.")
+    geometry = DecoderGeometry.from_weights(own)
+    modules = target_modules(adapter, geometry.layers)
+    kernel = attention.choose(config.attention, settings.device, settings.dtype)
+    need = memory.plan(own, settings.holding, registry.capacity(adapter, geometry).total, modules, adapter.dropout,
+                       (*trained_on, *held), config, flash=kernel != "sdpa")
+    decoder = load(own, replace(settings.holding, offloaded=need.offloaded))
+    decoder.attention = kernel
+    decoder.recomputed_layers = need.recomputed
     live = registry.attach(decoder, adapter, modules, config.seed)
     log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
              sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(held), settings.dtype,
              settings.device)
-    need = memory.plan(decoder, live.parameters, modules, adapter.dropout, (*trained_on, *held), config)
-    decoder.recomputed_layers = need.recomputed
     average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
     return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
-                    optimizer=optimizers.build(config, live.parameters), heldout=held, need=need,
+                    optimizer=optimizers.build(config, live.parameters), heldout=held, need=need, weights=own,
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))

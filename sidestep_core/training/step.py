@@ -22,6 +22,7 @@ import torch
 from .. import rng
 from ..adapters.algorithm import LiveAdapter
 from ..errors import HalfStep, TrainingDiverged
+from ..model.weights import Weights
 from ..progress import Progress, Report, ignore
 from . import batches, memory
 from .config import ResolvedConfig
@@ -57,6 +58,8 @@ class Training:
     """Passes of the held-out loss, or over trained samples if none are held out."""
     need: memory.Need
     """Estimated device memory, for messages."""
+    weights: Weights
+    """File of the decoder, from which its frozen weights can be read again."""
     ranks: Ranks = ALONE
     updating: threading.Event = field(default_factory=threading.Event)
     """Set while the weights change: until cleared they belong to no step."""

@@ -22,6 +22,7 @@ from ..dataset.manifest import Dataset
 from ..dataset.sample_info import SampleInfo
 from ..device import explain_out_of_memory, free_memory, release_memory
 from ..io import atomic, locks, read_ahead
+from ..model import loading
 from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Progress, Report, ignore
 from ..runs import record
@@ -45,14 +46,15 @@ from .setup import prepare
 log = logging.getLogger(__name__)
 
 RESULT_INVARIANT_SETTINGS = (
-    "gradient_checkpointing", "attention", "device", "save_every", "save_minutes", "keep_checkpoints", "tensorboard",
-    "log_every", "log_heavy_every", "preview_every", "preview_caption", "preview_lyrics", "preview_seconds", "shift",
-    "inference_steps",
+    "gradient_checkpointing", "attention", "offload", "allow_fewer_bits", "device", "save_every", "save_minutes",
+    "keep_checkpoints", "tensorboard", "log_every", "log_heavy_every", "preview_every", "preview_caption",
+    "preview_lyrics", "preview_seconds", "shift", "inference_steps",
 )
 """Settings of speed, place, display and metadata: the result is the same but for the rounding of another device.  A
 stopped run continues with changed ones."""
 
-ADVICE = "Lower chunk_duration, batch_size or rank, switch gradient_checkpointing on; precision bf16 halves fp32."
+ADVICE = ("Lower chunk_duration, batch_size or rank, switch gradient_checkpointing and offload on; base_precision int8 "
+          "halves bf16.")
 SHORT_SECONDS = 10.0
 """Length below which a song is worth a look."""
 
@@ -95,6 +97,7 @@ def train(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, adapter
         with read_ahead.reading(checkpoint.model, free_memory(torch.device("cpu"))):
             registry.require(adapter)
             optimizers.require(config.optimizer)
+            loading.require(config.base_precision)
         controls = controls or Controls()
         by_hand_at = run_checkpoint.finished_by_hand(folder)
         if by_hand_at is not None and by_hand_at == run_checkpoint.newest_step(folder):

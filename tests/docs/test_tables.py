@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.memory import held
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
@@ -67,8 +68,11 @@ def needed(size: DecoderGeometry) -> Need:
 def memory_column(size: DecoderGeometry) -> list[str]:
     need = needed(size)
     file = need.adapter / 1e6
+    plain = held(size)
+    offloaded = replace(need, layer_weights=plain.layer, offloaded=size.layers).resident
     amounts = (need.weights, need.adapter + need.trained, need.activations, need.total,
-               replace(need, recomputed=0).activations)
+               replace(need, recomputed=0).activations, held(size, "int8").total, held(size, "nf4").total, offloaded)
+    assert plain.total == need.weights
     return [*(f"{amount / GIB:.1f} GiB" for amount in amounts), f"{file:.0f} MB", f"{file / 4:.0f} MB"]
 
 

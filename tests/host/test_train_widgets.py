@@ -151,6 +151,9 @@ def test_no_number_is_a_code(server: ComfyUI) -> None:
     ("target_loss", ("kept aside",)),
     ("publish", ("kept aside",)),
     ("gradient_checkpointing", ("auto", "memory")),
+    ("base_precision", ("exactly as if unpacked", "change the result")),
+    ("offload", ("more time", "same result")),
+    ("allow_fewer_bits", ("changes the result",)),
     ("shift", ("metadata", "never")),
     ("inference_steps", ("metadata", "never")),
 ])

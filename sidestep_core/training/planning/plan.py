@@ -6,7 +6,6 @@ ever measured (step_times.py).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,6 +18,9 @@ from ...io.tensors import TensorFile
 from ...model.checkpoint import Checkpoint
 from ...model.decoder import DecoderGeometry
 from ...model.flow_matching import FRAMES_PER_SECOND
+from ...model.holding import held_bytes
+from ...model.offload import OFFLOADS_ON
+from ...model.weights import Weights
 from ...sentence import Sentence
 from .. import batches, memory
 from ..config import TrainConfig
@@ -62,6 +64,8 @@ class Fix:
             "batch_size": Sentence("a batch size of {value}", value=self.value),
             "chunk_duration": Sentence("crops of {seconds} s", seconds=self.value),
             "rank": Sentence("rank {rank}", rank=self.value),
+            "offload": Sentence("keeping layers in the computer's memory"),
+            "base_precision": Sentence("the model in {precision}", precision=self.value),
         }[self.setting]
         size = round(self.saved / memory.GIB, 1)
         if self.fits:
@@ -105,10 +109,8 @@ def plan(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, confi
     trained, _ = material.split(dataset.samples, settings.config)
     weights = checkpoint.model_weights().under("decoder.")
     geometry = DecoderGeometry.from_weights(weights)
-    numbers = sum(math.prod(weights.shape(name)) for name in weights.names)
     capacity = registry.capacity(adapter, geometry)
-    job = _Job(geometry=geometry, weights=numbers * settings.dtype.itemsize, dataset=dataset, settings=settings,
-               adapter=adapter)
+    job = _Job(geometry=geometry, weights=weights, dataset=dataset, settings=settings, adapter=adapter)
     need = job.need(room)
     verdict = _verdict(need, room)
     draws = settings.total_steps * settings.config.samples_per_step
@@ -123,23 +125,30 @@ class _Job:
     """Everything that the memory depends on."""
 
     geometry: DecoderGeometry
-    weights: int
+    weights: Weights
     dataset: Dataset
     settings: Resolved
     adapter: AdapterConfig
 
     def need(self, room: Room | None) -> Need:
-        """Estimate the memory, with the layers that are recomputed in this room."""
+        """Estimate the memory, with the layers that are recomputed, or in host memory, in this room."""
         config, modules = self.settings.config, target_modules(self.adapter, self.geometry.layers)
         frames = max(sample.frames for sample in self.dataset.samples)
         batch = memory.Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),
                              tokens=_tokens(self.dataset), bytes=self.settings.dtype.itemsize,
                              dropout=self.adapter.dropout > 0, gpu=memory.is_gpu(self.settings.device))
         parameters = registry.capacity(self.adapter, self.geometry).total
-        need = memory.need_of(self.geometry, self.weights, parameters, modules, batch, config)
-        if room is None or config.gradient_checkpointing != "auto":
+        need = memory.need_of(self.geometry, held_bytes(self.weights, self.settings.holding), parameters, modules,
+                              batch, config)
+        if room is None:
             return need
-        return memory.fit(need, _left(need, room))
+        return memory.fit(need, _left(need, room), recompute=config.gradient_checkpointing == "auto",
+                          offload=config.offload == "auto" and self.offloads)
+
+    @property
+    def offloads(self) -> bool:
+        """True on a device with a memory of its own."""
+        return self.settings.device.type in OFFLOADS_ON
 
     def changed(self, setting: str, value: str | int) -> _Job:
         """Change one setting of the training or of the adapter."""
@@ -150,15 +159,15 @@ class _Job:
 
 
 def _left(need: Need, room: Room) -> int:
-    """Bytes that are free once decoder and adapter are loaded."""
-    return max(0, room.free - need.weights - need.adapter)
+    """Bytes that are free once decoder and adapter are loaded; negative where they do not fit."""
+    return room.free - need.resident - need.adapter
 
 
 def _verdict(need: Need, room: Room | None) -> Verdict:
     if room is None:
         return "unknown"
-    rest, left = need.trained + need.activations, _left(need, room)
-    return "fits" if rest <= USABLE * left else "tight" if rest <= left else "too_large"
+    left = _left(need, room)
+    return "fits" if need.work <= USABLE * left else "tight" if need.work <= left else "too_large"
 
 
 def _fix(job: _Job, room: Room | None) -> Fix | None:
@@ -181,6 +190,8 @@ def _changes(job: _Job) -> Iterator[tuple[str, str | int]]:
     config = job.settings.config
     if config.gradient_checkpointing == "off":
         yield "gradient_checkpointing", "auto"
+    if config.offload == "off" and job.offloads:
+        yield "offload", "auto"
     if config.batch_size > 1:
         yield "batch_size", 1
     longest = max(sample.frames for sample in job.dataset.samples)
@@ -191,6 +202,8 @@ def _changes(job: _Job) -> Iterator[tuple[str, str | int]]:
     while isinstance(rank, int) and rank > 8:
         rank //= 2
         yield "rank", rank
+    if config.base_precision in ("as_file", "bf16"):
+        yield "base_precision", "int8"
 
 
 def _tokens(dataset: Dataset) -> int:

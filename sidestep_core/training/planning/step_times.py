@@ -26,12 +26,16 @@ EVERY = 50
 
 
 def shape(device: str, size: str, adapter: AdapterConfig, config: TrainConfig, seconds: float) -> str:
-    """Key of the steps that take equally long: device, model, adapter, crop (or the mean song), batch, recomputation.
+    """Key of the steps that take equally long: device, model, adapter, crop (or the mean song), batch, recomputation,
+    form of the weights.
     """
     crop = min(config.chunk_duration or seconds, seconds)
     samples = f"{config.batch_size} x {config.gradient_accumulation}"
+    # Left out where they are the usual ones, so that times measured before count.
+    weights = [value for value, usual in ((config.base_precision, "as_file"), (config.offload, "auto"))
+               if value != usual]
     return "/".join((device, size, adapter.kind, f"{crop:.0f} s", samples, config.precision,
-                     config.gradient_checkpointing))
+                     config.gradient_checkpointing, *weights))
 
 
 def read(file: Path) -> Mapping[str, float]:

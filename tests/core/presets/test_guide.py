@@ -45,7 +45,8 @@ def test_missing_package_is_not_proposed() -> None:
 
 
 def test_xl_warns_small_cards() -> None:
-    assert "XL models need a card of 16 GB" in " ".join(propose(facts(memory=12, size="XL")).warnings)
+    assert "XL models fit a card of 16 GB, this one has 12: some layers" in " ".join(
+        propose(facts(memory=12, size="XL")).warnings)
     assert propose(facts(memory=16, size="XL")).warnings == ()
     assert propose(facts(memory=16, size="XL")).train.chunk_duration == 30
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidestep_core.config import BasePrecision
 from sidestep_core.errors import ConfigError
 from sidestep_core.io.text import bad_character
 from sidestep_core.training import config as train_config
@@ -48,6 +49,7 @@ FIELDS = dict(
     attention=one_of(train_config.Choice),
     timestep_sampling=one_of(train_config.TimestepSampling),
     preserve=share, guidance=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
+    base_precision=one_of(BasePrecision), offload=one_of(train_config.Offload), allow_fewer_bits=st.booleans(),
 )  # fmt: skip
 
 
@@ -77,7 +79,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("guidance", 0.5, "0.5"),
     *((name, "often", "'often'") for name in (
         "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "timestep_sampling",
-        "loss_weighting", "context_mode", "publish", "precision", "gradient_checkpointing")),
+        "loss_weighting", "context_mode", "publish", "precision", "gradient_checkpointing", "attention",
+        "base_precision", "offload")),
     ("max_steps", "100", "'100'"),
     ("max_steps", None, "None"),
     ("timestep_mu", "0", "'0'"),
@@ -108,7 +111,7 @@ def test_invalid_settings_are_named(name: str, value: Any, named: str) -> None:
 
 def test_every_setting_is_checked() -> None:
     """Lyrics may be anything, and switches are tested for all configs together."""
-    assert {name for name, _, _ in WRONG} | {"preview_lyrics", "tensorboard"} == FIELDS.keys()
+    assert {name for name, _, _ in WRONG} | {"preview_lyrics", "tensorboard", "allow_fewer_bits"} == FIELDS.keys()
 
 
 def test_defaults_match_side_step() -> None:

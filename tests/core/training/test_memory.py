@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.memory import PLAN_ERROR_TARGET, batch_of, kept_and_planned
+from benchmarks.memory import PLAN_ERROR_TARGET, batch_of, held, kept_and_planned, weights_error
 from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import PROJECTIONS, AdapterConfig
@@ -17,6 +17,7 @@ from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, load_decoder
+from sidestep_core.model.holding import Holding
 from sidestep_core.model.weights import Weights
 from sidestep_core.training import memory
 from sidestep_core.training.data import Sample
@@ -116,15 +117,22 @@ def test_plan_counts_every_part(weights: Weights) -> None:
     modules = target_modules(lora_config, GEOMETRY.layers)
     live = registry.attach(decoder, lora_config, modules, 0)
     trained = sum(parameter.numel() for parameter in live.parameters)
-    need = plan(decoder, live.parameters, modules, 0.1, samples(100, 60), replace(config, gradient_checkpointing="on"))
+    held = Holding(dtype=torch.bfloat16, device=CPU)
+    need = plan(weights, held, trained, modules, 0.1, samples(100, 60), replace(config, gradient_checkpointing="on"))
     assert need.weights == 2 * frozen
     assert need.adapter == 4 * trained
     assert need.trained == (4 + 16 + 4) * trained
     assert need.layer_input == 50 * GEOMETRY.hidden * 2
     assert need.total == need.weights + need.adapter + need.trained + need.activations
     assert (need.recomputed, need.layers) == (4, 4)
-    assert plan(decoder, live.parameters, modules, 0.1, samples(100), replace(config, gradient_checkpointing="off")
+    assert plan(weights, held, trained, modules, 0.1, samples(100), replace(config, gradient_checkpointing="off")
                 ).recomputed == 0
+    fewer = replace(held, precision="int8")
+    eight = plan(weights, fewer, trained, modules, 0.1, samples(100, 60), replace(config, offload="on"))
+    assert eight.offloaded == 4
+    assert eight.weights < need.weights
+    assert eight.resident == eight.weights - 2 * eight.layer_weights
+    assert eight.unpacked == 384 * 128 * 2
 
 
 def test_largest_batch_is_the_longest_crop() -> None:
@@ -160,11 +168,18 @@ def test_auto_follows_free_memory(weights: Weights, monkeypatch: pytest.MonkeyPa
                                   recomputed: int) -> None:
     """Where nothing tells what is free, every layer is recomputed."""
     monkeypatch.setattr(memory, "free_memory", lambda _: free)
-    config = LoraConfig(rank=4)
-    decoder = load_decoder(weights, torch.float32, CPU)
-    modules = target_modules(config, GEOMETRY.layers)
-    live = registry.attach(decoder, config, modules, 0)
-    assert plan(decoder, live.parameters, modules, 0.1, samples(100), settled()).recomputed == recomputed
+    modules = target_modules(LoraConfig(rank=4), GEOMETRY.layers)
+    held = Holding(dtype=torch.float32, device=CPU)
+    assert plan(weights, held, 1000, modules, 0.1, samples(100), settled()).recomputed == recomputed
+
+
+@pytest.mark.parametrize(("free", "offloaded"), [(8.3, 0), (8.2, 3), (7.7, 5), (5, 20), (4, 24), (-9, 24)])
+def test_fit_offloads_the_fewest_layers(free: float, offloaded: int) -> None:
+    """Only once every layer is recomputed; two buffers stay on the device."""
+    need = replace(NEED, layer_weights=GIB // 8 + GIB // 16)
+    found = fit(need, int(free * GIB), offload=True)
+    assert (found.recomputed, found.offloaded) == (24, offloaded)
+    assert fit(need, int(free * GIB)).offloaded == 0
 
 
 def test_gpu_plan_matches_count() -> None:
@@ -173,5 +188,7 @@ def test_gpu_plan_matches_count() -> None:
     for config in (LoraConfig(), LoraConfig(dora=True), LokrConfig(), LohaConfig()):
         kept, planned = kept_and_planned(size, config, batch_of(60, config))
         assert abs(planned / kept - 1) <= PLAN_ERROR_TARGET
+    assert weights_error(size) <= PLAN_ERROR_TARGET
     longer = kept_and_planned(size, LoraConfig(), batch_of(66, LoraConfig()))[1]
     assert abs(longer / kept - 1) > PLAN_ERROR_TARGET
+    assert held(size, "nf4").total < (1 - PLAN_ERROR_TARGET) * held(size, "int8").total

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from demo.synthetic_model import Geometry, write_tiny_models
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import DatasetError
-from sidestep_core.model.checkpoint import Checkpoint
+from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.planning import plan as planning
 from sidestep_core.training.planning.plan import Fix, Plan, Room, plan
 from tests.tiny import sample_info, write_dataset
 from tests.training import CONFIG, LORA, prepared
@@ -99,6 +101,34 @@ def test_proposed_rank_fits(checkpoint: Checkpoint) -> None:
     fix = planned(checkpoint, songs(5, 5), Room(free=free, total=free), adapter, gradient_checkpointing="on").fix
     assert fix is not None
     assert (fix.setting, fix.value, fix.fits) == ("rank", 32, True)
+
+
+def test_fewer_bits_are_proposed_last(checkpoint: Checkpoint) -> None:
+    """Nothing else is left to change."""
+    dataset, settings = songs(5, 5), {"gradient_checkpointing": "on"}
+    room = room_for(planned(checkpoint, dataset, None, **settings), 0.9)
+    fix = planned(checkpoint, dataset, room, **settings).fix
+    assert fix is not None
+    assert (fix.setting, fix.value, fix.fits) == ("base_precision", "int8", True)
+    assert fix.sentence.startswith("the model in int8 would save")
+
+
+def test_offload_is_proposed_on_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_tiny_models(tmp_path, Geometry(layers=8))
+    checkpoint = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
+    dataset, settings = songs(5, 5), {"gradient_checkpointing": "on", "offload": "off"}
+    made = planned(checkpoint, dataset, None, **settings)
+    room = Room(free=made.need.total - made.need.layer_weights, total=made.need.total)
+    fix = planned(checkpoint, dataset, room, **settings).fix
+    assert (fix and fix.setting) == "base_precision"
+    monkeypatch.setattr(planning, "OFFLOADS_ON", ("cpu",))
+    fix = planned(checkpoint, dataset, room, **settings).fix
+    assert fix is not None
+    assert (fix.setting, fix.value, fix.fits) == ("offload", "auto", True)
+    auto = planned(checkpoint, dataset, room, gradient_checkpointing="on")
+    assert auto.verdict in ("fits", "tight")
+    assert auto.need.offloaded > 2
+    assert auto.need.total < made.need.total
 
 
 def test_hopeless_room_says_so(checkpoint: Checkpoint) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sidestep_core.training import memory_use
-from sidestep_core.training.memory_use import MemoryUse
+from sidestep_core.training.footprint import memory_use
+from sidestep_core.training.footprint.memory_use import MemoryUse
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..device import peak_memory, start_peak, total_memory
+from ...device import peak_memory, start_peak, total_memory
 
 
 class MemoryUse:

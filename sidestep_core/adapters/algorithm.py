@@ -128,6 +128,9 @@ class Trainable(Algorithm):
     recomputed: ClassVar[bool] = True
     """Recompute `output` in the backward pass, because it makes a matrix as large as the weight."""
 
+    low_rank: ClassVar[bool] = False
+    """True if the matrices are `down` and `up` of a low-rank product."""
+
     def require(self, config: AdapterConfig) -> None:
         """Import whatever `attach` needs.  Raises MissingDependency."""
 

@@ -63,6 +63,8 @@ class RedrawnMask:
 
 Mask = Tensor | RedrawnMask
 """Inputs that dropout keeps: 1 and 0 in their dtype, or a way to draw them."""
+Dropped = Tensor | RedrawnMask
+"""Input after dropout, unscaled, or the mask to draw for it."""
 
 
 def draw_mask(x: Tensor, p: float, switch: Switch, module: str) -> Mask:

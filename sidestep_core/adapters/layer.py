@@ -8,7 +8,7 @@ of the changed weight are brought to trained lengths, in float32; delta.decompos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,13 +21,10 @@ from .. import rng
 from ..errors import AdapterError
 from ..model.frozen import original, read, weight_of
 from ..model.layers import project_together
-from . import dropout
+from . import dropout, low_rank
 from .algorithm import Factors, Trainable, TrainedDelta, check_belongs
 from .config import AdapterConfig
-from .dropout import REDRAWN_ON, RedrawnMask, Switch, apply_mask, mask_scale
-
-Dropped = Tensor | RedrawnMask
-"""Input after dropout, unscaled, or the mask to draw for it."""
+from .dropout import Dropped, RedrawnMask, Switch
 
 
 class AdapterLayer(nn.Module):
@@ -50,6 +47,9 @@ class AdapterLayer(nn.Module):
         self.scalar = nn.Parameter(torch.zeros((), device=weight.device)) if config.has_scalar else None
         lengths = column_lengths(original(base).to(weight.device).float()) if config.decomposed else None
         self.dora_scale = None if lengths is None else nn.Parameter(lengths)
+        # Fixed, so that they are computed once; their roots are the lengths, bit for bit.
+        self.squares = (torch.zeros(0) if lengths is None else
+                        column_lengths(read(weight).detach().float()).flatten().square())
         self.dropout = config.dropout
         self.train(base.training)
 
@@ -60,38 +60,63 @@ class AdapterLayer(nn.Module):
 
     def forward(self, x: Tensor, dropped: Dropped | None = None) -> Tensor:
         """Compute the output; `dropped` is that of another layer with the same input."""
-        out: Tensor = self.base_layer(x)
         if not self.switch.on:
+            out: Tensor = self.base_layer(x)
             return out
         # Products are computed in the base's dtype anyway; so the input is kept for the backward pass in it too.
         x = x.to(weight_of(self.base_layer).dtype)
         dropped = self.drop(x) if dropped is None else dropped
-        if self.dora_scale is None and not self.algorithm.recomputed and x.device.type not in REDRAWN_ON:
+        if self.dora_scale is not None and self.algorithm.low_rank:
+            return low_rank.dora_linear(x, self._dora(self.dora_scale), dropped, self._kept)
+        # Elsewhere the sum would round the delta away.
+        if self.algorithm.recomputed and self._kept == 1 and x.dtype == torch.float32:
+            return self._recomputed(self._folded, x)
+        out = self.base_layer(x)
+        if self.dora_scale is None and not self.algorithm.recomputed and x.device.type not in dropout.REDRAWN_ON:
             direct = self.delta_output(x, dropped)
             # In place: no backward pass needs the base's output, and a step is 1.5 % faster.
             return out.add_(direct) if out.dtype == direct.dtype else out + direct
-        # The delta and its factors would take several times the weight's own memory.
-        added: Tensor = checkpoint(self.delta_output, x, dropped, use_reentrant=False, preserve_rng_state=False)
-        return out + added
+        return out + self._recomputed(self.delta_output, x, dropped)
+
+    def _recomputed(self, function: Callable[..., Tensor], *inputs: object) -> Tensor:
+        """Recompute in the backward pass: a delta and its factors would take several times the weight's own memory."""
+        out: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return out
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """Output of the sum of weight and delta."""
+        return F.linear(x, read(weight_of(self.base_layer)) + self._delta())
 
     def drop(self, x: Tensor) -> Dropped:
         """Draw a dropout mask for an input in the base's dtype, and apply it where it is stored."""
         if not (self.training and self.dropout and self.switch.on):
             return x
         mask = dropout.draw_mask(x, self.dropout, self.switch, self.name)
-        return mask if isinstance(mask, RedrawnMask) else apply_mask(x, mask)
+        return mask if isinstance(mask, RedrawnMask) else dropout.apply_mask(x, mask)
 
     def delta_output(self, x: Tensor, dropped: Dropped | None = None) -> Tensor:
         """Output of the delta alone."""
-        scale = mask_scale(self.dropout) if self.training and self.dropout else 1.0
         if dropped is not None:
-            x = apply_mask(x, dropped) if isinstance(dropped, RedrawnMask) else dropped
+            x = dropout.apply_mask(x, dropped) if isinstance(dropped, RedrawnMask) else dropped
         if self.dora_scale is None:
-            return self.algorithm.output(x, self.matrices, scale * self._strength())
+            return self.algorithm.output(x, self.matrices, self._kept * self._strength())
         with torch.autocast(x.device.type, enabled=False):
-            delta = self._strength() * self.algorithm.product(self.matrices)
-            weight = read(weight_of(self.base_layer)).float()
-            return F.linear(x * scale, decompose(weight, delta, self.dora_scale).to(x.dtype))
+            return F.linear(x * self._kept, self._delta().to(x.dtype))
+
+    @property
+    def _kept(self) -> float:
+        """Factor of dropout."""
+        return dropout.mask_scale(self.dropout) if self.training and self.dropout else 1.0
+
+    def _delta(self) -> Tensor:
+        delta = self._strength() * self.algorithm.product(self.matrices)
+        if self.dora_scale is None:
+            return delta
+        return decompose(read(weight_of(self.base_layer)).float(), delta, self.dora_scale)
+
+    def _dora(self, lengths: Tensor) -> low_rank.Dora:
+        return low_rank.Dora(weight=weight_of(self.base_layer), down=self.matrices["down"], up=self.matrices["up"],
+                             scale=self.scale, squares=self.squares, lengths=lengths)
 
     def _strength(self) -> Tensor | float:
         return self.scale if self.scalar is None else self.scale * self.scalar

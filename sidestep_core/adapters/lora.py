@@ -110,6 +110,7 @@ class Lora(Trainable):
     peft_type = "LORA"
     rank_parts = ("down",)
     scaled_names = ("lora_B.weight", "lora_up.weight")
+    low_rank = True
 
     def require(self, config: AdapterConfig) -> None:
         if config.decomposed:

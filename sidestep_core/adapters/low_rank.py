@@ -2,6 +2,10 @@
 
 Kept are the input and the rank-wide products.  On a GPU that is the input before dropout, one tensor for all layers
 that share it, and the mask is drawn again; on the CPU, which has memory but no time for that, the input after it.
+
+A DoRA is computed as a LoRA on scaled inputs, without any matrix of the weight's size: W + delta brought to trained
+column lengths is W + scale * B A times a stretch of every input, and its lengths follow from thin products.
+Shapes: x [..., in], W [out, in], A = down [rank, in], B = up [out, rank], stretch [in].
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model.frozen import Weight, read
-from .dropout import Mask, RedrawnMask, apply_mask, drawn
+from .dropout import Dropped, Mask, RedrawnMask, apply_mask, drawn
 
 
 @dataclass(frozen=True)
@@ -108,3 +112,88 @@ def _layers(weights: Sequence[Weight], tensors: Sequence[Tensor]) -> list[_Layer
 def _rows(x: Tensor) -> Tensor:
     """x as a matrix [positions, width]."""
     return x.reshape(-1, x.shape[-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dora:
+    """A frozen weight and its DoRA; `squares` are those of the weight's column lengths, float32 [in]."""
+
+    weight: Weight
+    down: Tensor
+    up: Tensor
+    scale: float
+    squares: Tensor
+    lengths: Tensor
+
+    @property
+    def stretch(self) -> Tensor:
+        """Trained lengths over those of W + scale * B A."""
+        squares: Tensor = _Squares.apply(  # type: ignore[no-untyped-call]  # torch's annotation
+            self.weight, self.squares, self.down, self.up, self.scale)
+        tiny = torch.finfo(squares.dtype).tiny
+        return self.lengths.flatten() / squares.clamp_min(tiny).sqrt()
+
+
+def dora_linear(x: Tensor, dora: Dora, dropped: Dropped, kept: float = 1.0) -> Tensor:
+    """Compute x W^T + kept * dropped(x) (W' - W)^T, with W' = (W + scale * B A) * stretch, in the dtype of W."""
+    with torch.autocast(x.device.type, enabled=False):
+        redrawn, masked = (dropped, None) if isinstance(dropped, RedrawnMask) else (None, dropped)
+        out: Tensor = _DoraLinear.apply(  # type: ignore[no-untyped-call]  # torch's annotation
+            x, masked, dora.weight, dora.down, dora.up, dora.stretch, dora.scale, kept, redrawn)
+        return out
+
+
+class _Squares(torch.autograd.Function):
+    """Squared column lengths of W + scale * B A."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Weight, squares: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+        crossed = up.T @ read(weight).to(up.dtype)
+        ctx.weight, ctx.scale = weight, scale
+        ctx.save_for_backward(down, up)
+        return squares + scale * (down * (2 * crossed + scale * ((up.T @ up) @ down))).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        down, up = ctx.saved_tensors
+        wide, scaled = read(ctx.weight).to(up.dtype), down * gradient
+        of_down = (2 * ctx.scale) * gradient * (up.T @ wide + ctx.scale * ((up.T @ up) @ down))
+        of_up = (2 * ctx.scale) * (wide @ scaled.T + ctx.scale * (up @ (down @ scaled.T)))
+        return None, None, of_down, of_up, None
+
+
+class _DoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, masked: Tensor | None, weight: Weight, down: Tensor, up: Tensor, stretch: Tensor,
+                scale: float, kept: float, redrawn: RedrawnMask | None) -> Tensor:
+        ctx.weight, ctx.scale, ctx.kept, ctx.redrawn = weight, scale, kept, redrawn
+        wide = read(weight)
+        inputs = x if redrawn is None else apply_mask(x, redrawn)
+        inputs = inputs if masked is None else masked
+        more, factor = (kept * (stretch - 1)).to(x.dtype), (kept * stretch).to(x.dtype)
+        if x.dtype == torch.float32:
+            out = F.linear(torch.addcmul(x, inputs, more), wide)
+        else:
+            # In half precision the sum would round the difference away.
+            out = F.linear(x, wide) + F.linear(inputs * more, wide)
+        hidden = _rows(inputs * factor) @ down.to(x.dtype).T
+        _rows(out).addmm_(hidden, up.to(x.dtype).T, alpha=scale)
+        ctx.save_for_backward(x if masked is None else masked, down, up, stretch, hidden)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, up, stretch, hidden = ctx.saved_tensors
+        mask = None if ctx.redrawn is None else drawn(x, ctx.redrawn)
+        inputs, rows = _rows(x if mask is None else x * mask), _rows(gradient)
+        more, factor = (ctx.kept * (stretch - 1)).to(x.dtype), (ctx.kept * stretch).to(x.dtype)
+        of_hidden = (rows @ up.to(x.dtype)).mul_(ctx.scale)
+        of_up = (rows.T @ hidden).mul_(ctx.scale).to(up.dtype)
+        of_down = (of_hidden.T @ (inputs * factor)).to(down.dtype)
+        of_x, through = rows @ read(ctx.weight), of_hidden @ down.to(x.dtype)
+        of_stretch = ctx.kept * ((of_x + through) * inputs).sum(0, dtype=stretch.dtype)
+        of_inputs = (of_x * more).addcmul_(through, factor)
+        if mask is not None:
+            of_x, of_inputs = torch.addcmul(of_x, of_inputs, _rows(mask)), None
+        return (of_x.view(x.shape), None if of_inputs is None else of_inputs.view(x.shape), None, of_down, of_up,
+                of_stretch, None, None, None)

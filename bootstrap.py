@@ -236,13 +236,27 @@ def chromium() -> Path:
     found = next(filter(None, map(shutil.which, names)), None)
     if found:
         return Path(found)
-    if not given and Path("/etc/debian_version").is_file() and shutil.which("apt-get") and os.geteuid() == 0:
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        call("Updating the package lists", ["apt-get", "update", "-qq"], quiet)
-        call("Installing Chromium", ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"], quiet)
+    if not given and install("Chromium", "chromium"):
         return Path("/usr/bin/chromium")
     raise SetupError(f"The browser tests need Chromium; looked for {', '.join(names)}. Install it (Debian: "
                      "sudo apt-get install chromium) or set CHROMIUM to the path of a Chromium or Chrome.")
+
+
+def cjk_font() -> None:
+    """Install a font of Japanese and Chinese where Debian allows it; without one, boxes of a fixed width are tested."""
+    fonts = shutil.which("fc-list")
+    if not fonts or not subprocess.run([fonts, ":lang=ja"], capture_output=True, check=False).stdout:
+        install("a font of Japanese and Chinese", "fonts-wqy-zenhei")
+
+
+def install(name: str, package: str) -> bool:
+    """Install a Debian package, if this is Debian and its administrator; return whether it was."""
+    if not (Path("/etc/debian_version").is_file() and shutil.which("apt-get") and os.geteuid() == 0):
+        return False
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    call("Updating the package lists", ["apt-get", "update", "-qq"], quiet)
+    call(f"Installing {name}", ["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], quiet)
+    return True
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ def main() -> int:
         env = environment(setup)
         if options.command == "test":
             env["CHROMIUM"] = str(bootstrap.chromium())
+            bootstrap.cjk_font()
             return test(setup.python, env, rest)
     except bootstrap.SetupError as error:
         print(f"Set-up stopped. {error}", file=sys.stderr)

@@ -28,6 +28,7 @@ from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
 from sidestep_core.model.decoder import Decoder, DecoderGeometry
 from sidestep_core.model.flow_matching import FRAMES_PER_SECOND
+from sidestep_core.model.holding import HeldBytes
 from sidestep_core.training import memory
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.memory import GIB, Batch
@@ -139,7 +140,8 @@ def measured(model: str, kind: str, crop: int, recomputed: str, speed: float) ->
     optimizer = optimizers.build(train, live.parameters)  # type: ignore[arg-type]  # of a config, the optimizer only
     step = step_of(decoder, inputs_of(size, batch, device, torch.bfloat16))
     weights = sum(parameter.numel() * 2 for parameter in decoder.parameters() if not parameter.requires_grad)
-    need = memory.need_of(size, weights, sum(parameter.numel() for parameter in live.parameters), modules, batch,
+    held = HeldBytes(total=weights, layer=0, unpacked=0)
+    need = memory.need_of(size, held, sum(parameter.numel() for parameter in live.parameters), modules, batch,
                           train)  # type: ignore[arg-type]
     times = []
     for number in range(WARM + TIMED):

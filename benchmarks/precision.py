@@ -148,9 +148,9 @@ def recovery(job: Job, precision: BasePrecision) -> float:
     with taught_by(teacher, seed=2, noise=0.0):
         tensors = job.adapter(config, lora)
         plain = prepared(job.checkpoint, job.dataset, lora, replace(config, base_precision="as_file"))
-        before = heldout_loss(plain.objective, plain.heldout, _AT).mean
+        before = heldout_loss(plain.objective, plain.passes, _AT).mean
         plain.adapter.load_state_dict(tensors)
-        return 1 - heldout_loss(plain.objective, plain.heldout, _AT).mean / before
+        return 1 - heldout_loss(plain.objective, plain.passes, _AT).mean / before
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from typing import Any
 
 import run
 
-STEPS, SAVE_EVERY, KILLS = 24, 2, 8
+STEPS, SAVE_EVERY, KILLS = 20, 2, 6
 SAME = 1e-3
 """Relative difference of losses of the same samples; those of others differ by tenths."""
 COUNTS = (2, 4)

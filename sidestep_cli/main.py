@@ -35,6 +35,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a song's name may be in no alphabet of the console
     given = list(sys.argv[1:] if words is None else words)
+    if not given and sys.stdin.isatty():
+        return guided_mode()
     parser = build_parser()
     arguments = parser.parse_args(given)
     output = console.choose(plain=arguments.plain, as_json=arguments.json)
@@ -54,6 +56,19 @@ def main(words: Sequence[str] | None = None) -> int:
     finally:
         output.close()
     return 0
+
+
+def guided_mode() -> int:
+    """Ask what to train, and train it."""
+    from . import guided
+
+    output = console.choose(plain=False, as_json=False)
+    try:
+        words = guided.run(output)
+    except SideStepError as error:
+        output.error(str(error))
+        return ERROR
+    return main(words) if words else 0
 
 
 def with_commands(text: str) -> str:

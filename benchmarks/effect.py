@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._judges import JUDGED, JUDGES, error
 from benchmarks._layouts import ROWS, Row, own
 from benchmarks._writers import Made
+from benchmarks.programs.judges import JUDGED, JUDGES, error
 from tests.host.pack import pack_module
 
 STRENGTHS = (1.0, 0.5, -1.0)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import effect
-from benchmarks._judges import JUDGED, JUDGES, error
 from benchmarks._layouts import own
 from benchmarks._writers import Made
+from benchmarks.programs.judges import JUDGED, JUDGES, error
 from sidestep_core.adapters import peft_layout
 from sidestep_core.adapters.peft_layout import HEADER_KEY
 from sidestep_core.io.tensors import read_metadata, read_tensors

@@ -1,0 +1,1 @@
+"""Other programs that apply adapters, to judge them."""

@@ -13,11 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from unittest import mock
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sidestep_core.adapters import registry
@@ -96,20 +94,18 @@ def inputs_of(size: DecoderGeometry, batch: Batch, device: torch.device, dtype: 
             random(batch.samples, batch.tokens, size.condition_width), random(batch.samples, batch.frames, 128))
 
 
-def work_of(size: DecoderGeometry, config: AdapterConfig, batch: Batch) -> float:
-    """Operations of the matrix products and attentions of a step without recomputation, counted without a card.
+def work_of(size: DecoderGeometry, config: AdapterConfig, batch: Batch, device: torch.device) -> float:
+    """Operations of the matrix products and attentions of a step without recomputation.
 
-    Counted on tensors without storage, with a few layers, and taken as many times as the decoder has them.
+    Counted with a few layers, which fit any card, and taken as many times as the decoder has them.
     """
     few = replace(size, layers=LAYERS)
-    plain = replace(config, dropout=0.0)
-    # A fake parameter cannot be replaced; all have their device and dtype already.
-    kept = {name: lambda module, *_, **__: module for name in ("to", "float")}
-    with (FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter,
-          mock.patch.multiple(nn.Module, **kept)):
-        decoder = Decoder(few)
-        registry.attach(decoder.train(), plain, target_modules(plain, LAYERS), seed=0)
-        step_of(decoder, inputs_of(size, batch, torch.device("cpu"), torch.float32))()
+    with device:
+        decoder = Decoder(few).to(torch.bfloat16)
+    registry.attach(decoder.train(), config, target_modules(config, LAYERS), seed=0)
+    step = step_of(decoder, inputs_of(size, batch, device, torch.bfloat16))
+    with FlopCounterMode(display=False) as counter:
+        step()
     return float(counter.get_total_flops()) * size.layers / LAYERS
 
 
@@ -157,7 +153,7 @@ def measured(model: str, kind: str, crop: int, recomputed: str, speed: float) ->
     seconds = statistics.median(times[WARM:])
     return Result(model=model, kind=kind, crop=crop, recomputed=recomputed, seconds=seconds,
                   peak=torch.cuda.max_memory_allocated() / GIB, planned=need.total / GIB,
-                  mfu=mfu(work_of(size, config, batch), seconds, speed))
+                  mfu=mfu(work_of(size, config, batch, device), seconds, speed))
 
 
 def table(speed: float) -> Iterator[Result]:

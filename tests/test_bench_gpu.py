@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import gpu
-from benchmarks.gpu import HEADER, LAYERS, Result, inputs_of, mfu, step_of, work_of
-from sidestep_core.adapters import registry
+from benchmarks.gpu import HEADER, LAYERS, Result, mfu, work_of
 from sidestep_core.adapters.lora import LoraConfig
-from sidestep_core.adapters.targets import target_modules
-from sidestep_core.model.decoder import Decoder, DecoderGeometry
+from sidestep_core.model.decoder import DecoderGeometry
 from sidestep_core.training.memory import Batch
 
+CPU = torch.device("cpu")
 SIZE = DecoderGeometry(width=64, layers=LAYERS, heads=4, kv_heads=2, head_width=16, mlp=128, condition_width=32,
                        in_channels=192, out_channels=64, patch=2)
 BATCH = Batch(samples=1, frames=60, tokens=7, bytes=2, dropout=False, gpu=True)
 CONFIG = LoraConfig(rank=4, alpha=4.0, dropout=0.0)
 
 
-def test_work_is_that_of_a_real_step() -> None:
-    decoder = Decoder(SIZE)
-    registry.attach(decoder.train(), CONFIG, target_modules(CONFIG, LAYERS), seed=0)
-    with FlopCounterMode(display=False) as counter:
-        step_of(decoder, inputs_of(SIZE, BATCH, torch.device("cpu"), torch.float32))()
-    assert work_of(SIZE, CONFIG, BATCH) == counter.get_total_flops() > 0
+def products() -> float:
+    """Operations of the frozen products of one layer, forward and for the gradients of their inputs."""
+    positions, queries, keys = BATCH.frames // SIZE.patch, SIZE.heads * SIZE.head_width, SIZE.kv_heads * SIZE.head_width
+    outputs = 4 * queries + 2 * keys + 3 * SIZE.mlp
+    return 2 * 2 * SIZE.width * (positions * outputs + BATCH.tokens * 2 * keys)
+
+
+def test_work_is_that_of_products() -> None:
+    """A small adapter and the attentions add less than half."""
+    found = work_of(SIZE, CONFIG, BATCH, CPU) / LAYERS
+    assert products() < found < 1.5 * products()
+    assert work_of(replace(SIZE, layers=3 * LAYERS), CONFIG, BATCH, CPU) == 3 * LAYERS * found
+    assert work_of(SIZE, CONFIG, replace(BATCH, frames=120), CPU) > 1.8 * LAYERS * found
 
 
 def test_mfu_is_work_over_speed() -> None:

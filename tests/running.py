@@ -45,6 +45,14 @@ def make_idle(server: ComfyUI) -> None:
         time.sleep(0.1)
 
 
+def wait_until_idle(server: ComfyUI, seconds: float = 580.0) -> None:
+    """Wait for the end of everything that runs or waits."""
+    deadline = time.monotonic() + seconds
+    while is_busy(server):
+        assert time.monotonic() < deadline, f"The server is not idle after {seconds:g} s.\n{server.tail()}"
+        time.sleep(0.2)
+
+
 def is_busy(server: ComfyUI) -> bool:
     queue = server.get_json("/queue")
     return bool(queue["queue_running"] or queue["queue_pending"])

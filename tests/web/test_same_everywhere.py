@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from demo.browser import configure, load, open_page
 from demo.server import ComfyUI, Prompt
-from tests.running import demo_comfyui
+from tests.running import demo_comfyui, wait_until_idle
 from tests.web.test_buttons_in_training import look_at_trainer
 from tests.web.test_live_curve import PANEL, POINTS, begin, open_trainer, rows
 from tests.web.test_training_page import PATIENCE, STEPS, open_workflow, training_part
@@ -68,7 +68,8 @@ def test_another_process_shows_the_same(browser: Browser, server: ComfyUI, promp
     configure(server, nodes_2=False)
     with open_page(browser, server) as page:
         open_workflow(page, training_part(prompt, "restarted"), "restarted")
-        page.evaluate("() => void window.app.queuePrompt(0)")
+        page.evaluate("async () => { await window.app.queuePrompt(0); }")
+        wait_until_idle(server)  # the models may be read for the first time
         before = shown_at_end(page)
         graph = page.evaluate("() => JSON.stringify(window.app.graph.serialize())")
     with demo_comfyui(server.base) as restarted, open_page(browser, restarted) as page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..songs import lyrics as song_lyrics
 from ..songs.song import Song
 from .config import PreprocessConfig
 
@@ -31,8 +32,12 @@ def without_trigger_word(caption: str, trigger_word: str) -> str:
 
 
 def lyrics_of(song: Song) -> str:
-    """Lyrics; [Instrumental] if there are none, or if the song is marked as instrumental."""
-    return INSTRUMENTAL if song.instrumental or not song.lyrics else song.lyrics
+    """Lyrics, of a section by their times if they have some; [Instrumental] if there are none, or if the song is marked
+    as instrumental."""
+    lyrics = song.lyrics
+    if (song.start or song.stop) and song_lyrics.is_timed(lyrics):
+        lyrics = song_lyrics.section(lyrics, song.start, song.stop)
+    return INSTRUMENTAL if song.instrumental or not lyrics else lyrics
 
 
 def _with_trigger_word(text: str, song: Song, config: PreprocessConfig) -> str:

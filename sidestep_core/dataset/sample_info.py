@@ -8,6 +8,7 @@ from typing import Annotated
 from ..io.record import Between
 from ..model.flow_matching import FRAMES_PER_SECOND
 from ..model.prompts import Prompt
+from ..songs import lyrics as song_lyrics
 
 MAX_FRAMES = FRAMES_PER_SECOND * 3600 * 24
 MAX_REPEATS = 1_000_000
@@ -53,11 +54,29 @@ class SampleInfo:
     def prompt(self, frames: int | None = None, *, genre: bool = False) -> Prompt:
         """Prompt that a person would use to generate `frames` (default: all) of this song.
 
-        The lyrics are those of the whole song at any length: those of a crop are not known.
+        The lyrics are those of the whole song at any length, without their times.
         """
         seconds = (self.frames if frames is None else frames) / FRAMES_PER_SECOND
-        return Prompt(caption=self.genre if genre else self.caption, lyrics=self.lyrics, language=self.language,
-                      bpm=self.bpm, key=self.key, signature=self.signature, seconds=seconds)
+        return Prompt(caption=self.genre if genre else self.caption, lyrics=song_lyrics.plain(self.lyrics),
+                      language=self.language, bpm=self.bpm, key=self.key, signature=self.signature, seconds=seconds)
+
+    @property
+    def is_timed(self) -> bool:
+        return song_lyrics.is_timed(self.lyrics)
+
+    def lines(self, *, estimated: bool = False) -> list[tuple[int, str]]:
+        """Lines or words of the lyrics with the frames of their middles; with estimated ones if they have no times.
+
+        Empty if they have none.  The last part of a song alone does not say which share of it it is: no estimate.
+        """
+        start = self.start / FRAMES_PER_SECOND
+        if self.is_timed:
+            lyrics = song_lyrics.section(self.lyrics, start, start + self.seconds) if start else self.lyrics
+            units = song_lyrics.units(lyrics)
+        else:
+            units = song_lyrics.estimated(self.lyrics, self.seconds) if estimated and not start else []
+        middles = song_lyrics.middles(units, self.seconds)
+        return [(int(middle * FRAMES_PER_SECOND), unit.text) for unit, middle in zip(units, middles, strict=True)]
 
     def prompts(self, frames: int | None = None) -> tuple[Prompt, ...]:
         """Prompts with the caption, and with the genre if there is one."""

@@ -22,6 +22,8 @@ HELDOUT_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 TIMESTEP_PRESETS = {"detail": (-0.8, 0.8), "structure": (0.0, 0.8), "wide": (-0.4, 1.4), "tight": (-0.2, 0.7)}
 """Mean and deviation of the logit-normal draws, as Side-Step names them."""
 
+_BISECTIONS = 32
+"""Halvings after which a time is as exact as float32."""
 DISCRETE_STEPS = 8
 """Steps of turbo's sampler, whose times are the discrete ones."""
 
@@ -73,9 +75,11 @@ def times_at(distribution: TimestepDistribution, share_B: Tensor) -> Tensor:
 
 
 def _shifted_at(shifts: tuple[int, ...], share: Tensor) -> Tensor:
-    """Return quantiles of the even mixture of even steps warped by each of the shifts, by bisection."""
+    """Return quantiles of the even mixture of even steps warped by each of the shifts; of several by bisection."""
+    if len(shifts) == 1:
+        return shifts[0] * share / (1 + (shifts[0] - 1) * share)
     low, high = torch.zeros_like(share), torch.ones_like(share)
-    for _ in range(torch.finfo(share.dtype).bits):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         # A step warped to t was even at t / (shift - (shift - 1) t).
         below = torch.stack([middle / (shift - (shift - 1) * middle) for shift in shifts]).mean(0) < share

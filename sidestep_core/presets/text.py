@@ -21,7 +21,7 @@ WORDS = {
     "chunk_duration": "whole songs", "early_stopping": "never", "target_loss": "never",
     "save_minutes": "never", "keep_checkpoints": "all", "preview_every": "never",
     "estimate_batches": AUTOMATIC, "max_seconds": "whole songs", "factor": AUTOMATIC,
-    "preserve": "off", "guidance": "off",
+    "preserve": "off", "guidance": "off", "lyrics_dropout": "off", "caption_dropout": "off",
 }  # fmt: skip
 """Numeric setting -> word for its default if that is `automatic`, else for 0."""
 

@@ -127,4 +127,14 @@ TRAINING: Settings = {
     "allow_fewer_bits": Setting(
         "If memory runs out and nothing else is left, go on with the model in int8, then nf4, which changes the "
         "result a little. Off: the training stops, with its last step saved."),
+    "crop_lyrics": Setting(
+        "Lyrics that a crop is trained with. timed: those sung in it, where the lyrics have times (LRC), else all of "
+        "the song's. estimated: without times, as large a share of the lines as the crop is of the song. whole: all of "
+        "them, whatever is sung."),
+    "lyrics_dropout": Setting(
+        "Chance, up to 1, that a sample is trained without its lyrics, but with its caption. Above a few percent only "
+        "where lyrics fit badly."),
+    "caption_dropout": Setting(
+        "Chance, up to 1, that a sample is trained without its caption, but with its lyrics; cfg_ratio leaves out "
+        "both."),
 }  # fmt: skip

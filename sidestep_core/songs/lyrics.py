@@ -1,15 +1,136 @@
-"""Division of untimed lyrics among the sections of a song, by order and number of lines."""
+"""Lyrics in parts of a song: untimed ones by order and number of lines, timed ones by their times.
+
+Times are those of LRC, in front of each line, and of enhanced LRC, in front of each word.  A line or word is sung until
+the next one begins, and belongs to a part of the song if its middle does.
+"""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, zip_longest
 
 MARKER = re.compile(r"\s*\[[^\[\]]+\]\s*")
 """Line of lyrics that names a part, such as [Verse]."""
 _INTERLUDE_LINES = 2
 """Lines that a part without words, such as [Intro], counts as."""
+_TIME = r"(\d{1,3}):(\d{1,2}(?:[.:]\d{1,3})?)"
+_LINE = re.compile(rf"\s*\[{_TIME}\]")
+_WORD = re.compile(rf"<{_TIME}>")
+_TAG = re.compile(r"\s*\[(?:ar|ti|al|au|by|length|re|ve|la|lr|tool|#|offset):(.*)\]\s*", re.IGNORECASE)
+_OFFSET = re.compile(r"\s*\[offset:\s*([+-]?\d+)\s*\]\s*", re.IGNORECASE)
+_LAST_SECONDS = 5.0
+"""Length of the last line of a song whose end is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A line or a word with its time in seconds."""
+
+    start: float
+    text: str
+    """With the line break or space in front of it, and markers such as [Chorus] above it."""
+
+
+def is_timed(lyrics: str) -> bool:
+    """Return True for lyrics with a time in front of a line."""
+    return any(_LINE.match(line) for line in lyrics.splitlines())
+
+
+def plain(lyrics: str) -> str:
+    """Lyrics without their times; others as they are."""
+    return "".join(unit.text for unit in units(lyrics)).strip() if is_timed(lyrics) else lyrics
+
+
+def units(lyrics: str) -> list[Unit]:
+    """Lines or words of timed lyrics in the order of their times.  A line with several times is sung several times."""
+    found: list[Unit] = []
+    above: list[str] = []
+    shift = sum(int(match[1]) for line in lyrics.splitlines() if (match := _OFFSET.fullmatch(line))) / 1000
+    for line in lyrics.splitlines():
+        starts, text = _times_and_text(line)
+        if not starts:
+            above += [] if _TAG.fullmatch(line) else [line]
+            continue
+        head = "".join(f"\n{each}" for each in above) + "\n"
+        above = []
+        for start in starts:
+            # A positive offset means that the words come earlier.
+            found += [Unit(start=max(0.0, each.start - shift), text=each.text) for each in _words(start, head, text)]
+    found.sort(key=lambda unit: unit.start)
+    if above and found:
+        found[-1] = Unit(start=found[-1].start, text="\n".join((found[-1].text, *above)))
+    return found
+
+
+def estimated(lyrics: str, seconds: float) -> list[Unit]:
+    """Lines of untimed lyrics, spread evenly over the song by their number; empty for lyrics without words."""
+    texts, weights, above = [], [], ""
+    for line in lyrics.splitlines():
+        if MARKER.fullmatch(line) and MARKER.search(above):
+            texts.append(above)
+            weights.append(_INTERLUDE_LINES)
+            above = ""
+        above += f"\n{line}"
+        if line.strip() and not MARKER.fullmatch(line):
+            texts.append(above)
+            weights.append(1)
+            above = ""
+    if 1 not in weights:
+        return []
+    ends = list(accumulate(weights, initial=0))
+    return [Unit(start=seconds * end / ends[-1], text=text) for end, text in zip(ends, texts, strict=False)]
+
+
+def section(lyrics: str, start: float, stop: float) -> str:
+    """Timed lyrics of a section, in seconds of the section; of the rest of the song if `stop` is 0."""
+    shown = units(lyrics)
+    kept = [unit for unit, middle in zip(shown, middles(shown, math.inf), strict=True)
+            if start <= middle < (stop or math.inf)]
+    texts = [unit.text for unit in kept]
+    # A section may begin within a line.
+    texts[:1] = [text if "\n" in text else f"\n{text}" for text in texts[:1]]
+    return "".join(_stamped(text, max(0.0, unit.start - start)) for text, unit in zip(texts, kept, strict=True)).strip()
+
+
+def middles(shown: Sequence[Unit], seconds: float) -> Iterator[float]:
+    """Yield the middle of each unit in seconds; the last ends with the song."""
+    for unit, following in zip_longest(shown, shown[1:]):
+        end = min(seconds, unit.start + _LAST_SECONDS) if following is None else following.start
+        yield (unit.start + max(unit.start, end)) / 2
+
+
+def _times_and_text(line: str) -> tuple[list[float], str]:
+    starts = []
+    while match := _LINE.match(line):
+        starts.append(_seconds(match[1], match[2]))
+        line = line[match.end():]
+    return starts, line
+
+
+def _words(start: float, head: str, text: str) -> Iterator[Unit]:
+    """Yield the words of a line that have times of their own, else the whole line."""
+    first, *rest = _WORD.split(text)
+    if first.strip() or not rest:
+        yield Unit(start=start, text=head + first.strip())
+        head = " "
+    for minutes, seconds, word in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        if word.strip():
+            yield Unit(start=_seconds(minutes, seconds), text=head + word.strip())
+            head = " "
+
+
+def _seconds(minutes: str, seconds: str) -> float:
+    return int(minutes) * 60 + float(seconds.replace(":", "."))
+
+
+def _stamped(text: str, start: float) -> str:
+    minutes, seconds = divmod(start, 60)
+    stamp = f"{int(minutes):02}:{seconds:05.2f}"
+    above, line_break, text = text.rpartition("\n")
+    return f"{above}{line_break}[{stamp}]{text.strip()}" if line_break else f" <{stamp}>{text.strip()}"
 
 
 def divide(lyrics: str, cuts: Sequence[float]) -> list[str]:

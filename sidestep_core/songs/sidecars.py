@@ -5,7 +5,7 @@ Files next to `song.mp3`, from the weakest to the strongest where they differ:
 - `song.json`: one object with caption, lyrics, bpm, keyscale, timesignature, language, genre ...
 - `song.txt` as `key: value` lines, lyrics last; or as `<CAPTION>...</CAPTION><LYRICS>...` tags; or as plain text
 - `song.caption.txt`, `song_caption.txt`, `song_prompt.txt` or `song.caption`
-- `song.lyrics.txt`, `song_lyrics.txt` or `song.lyrics`
+- `song.lyrics.txt`, `song_lyrics.txt` or `song.lyrics`; `song.lrc` with times
 
 Plain text in `song.txt` is lyrics if a line is a section marker such as [Verse], or if it has more than three lines of
 at most 60 characters (median); else the caption.  Next to a lyrics file it is always the caption, next to a caption
@@ -42,7 +42,7 @@ from .metadata import (
 
 JSON_FILE, TEXT_FILE = ".json", ".txt"
 CAPTION_FILES = (".caption", "_prompt.txt", "_caption.txt", ".caption.txt")
-LYRICS_FILES = (".lyrics", "_lyrics.txt", ".lyrics.txt")
+LYRICS_FILES = (".lyrics", "_lyrics.txt", ".lyrics.txt", ".lrc")
 OWN_FILES: Mapping[Field, Sequence[str]] = {"caption": CAPTION_FILES, "lyrics": LYRICS_FILES}
 """Files that hold one field only, from the weakest to the strongest."""
 OF_ONE_FIELD: Mapping[str, Field] = {suffix: field for field, suffixes in OWN_FILES.items() for suffix in suffixes}

@@ -21,7 +21,7 @@ from ..config import Config, require
 from ..errors import DatasetError
 from ..progress import Progress, Report, ignore
 from ..sentence import Sentence
-from .lyrics import divide
+from .lyrics import divide, is_timed
 from .report import clock
 from .song import Problem, Song, SongFolder, none_left
 
@@ -87,6 +87,9 @@ def _sections(song: Song, config: SplitConfig, tick: Callable[[], None]) -> list
         return [song]
     edges = [0.0, *_cuts(seconds, config.seconds, levels, bars), seconds]
     texts = divide(song.lyrics, [edge / seconds for edge in edges[1:-1]])
+    if is_timed(song.lyrics):
+        # Preprocessing takes those of the section by their times.
+        texts = [song.lyrics] * len(texts)
     return [replace(song, name=f"{song.name} [{clock(start)}-{clock(stop)}]", start=start, stop=stop, lyrics=text)
             for (start, stop), text in zip(pairwise(edges), texts, strict=True)]
 

@@ -20,8 +20,9 @@ from ..dataset.sample_info import SampleInfo
 from ..dataset.tensor_file import Rows
 from ..model import flow_matching
 from .config import ResolvedConfig
-from .data import Sample, crop_frames
+from .data import Sample, crop_frames, grid
 from .draws import times
+from .draws.texts import Caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +129,19 @@ def _draw(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: in
           share: float | None) -> _Draw:
     """Crop the sample for its `nth` draw; by chance use the genre for the caption, and codes for silence."""
     preserved = rng.bernoulli(config.preserve, config.seed, "preserve", number)
-    genre = sample.genre_SD if rng.bernoulli(config.genre_ratio, config.seed, "genre", number) else None
+    with_genre = rng.bernoulli(config.genre_ratio, config.seed, "genre", number) and sample.genre_SD is not None
+    caption: Caption = "plain" if preserved else "genre" if with_genre else "caption"
     ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
     codes = sample.codes_TC if rng.bernoulli(ratio, config.seed, "codes", number) else None
     frames = len(sample.latents_TC)
     start = flow_matching.crop_start(frames, crop_frames(frames, config), nth,
                                      rng.seed(config.seed, "window", sample.name), grid(config))
-    condition = sample.plain_SD if preserved else genre
-    drawn = _crop(sample, silence_TC, config, number, start, sample.condition_SD if condition is None else condition,
-                  codes)
+    condition = {"caption": sample.condition_SD, "genre": sample.genre_SD, "plain": sample.plain_SD}[caption]
+    if sample.texts is not None:
+        passage = sample.texts.passage(start)
+        start, condition = passage.nearest(start), sample.texts.drawn(config, number, caption, passage)
+    assert condition is not None
+    drawn = _crop(sample, silence_TC, config, number, start, condition, codes)
     return replace(drawn, share=share, preserved=preserved)
 
 
@@ -146,19 +151,14 @@ def single(sample: Sample, start: int, silence_TC: Tensor, config: ResolvedConfi
     Always with the caption; with codes only if training always has them.
     """
     codes = sample.codes_TC if config.context_mode == "codes" else None
-    return _collate([_crop(sample, silence_TC, config, 0, start, sample.condition_SD, codes)])
-
-
-def grid(config: ResolvedConfig) -> int:
-    """Step in frames between possible crop starts: an audio code's length with codes, as generation has no half ones.
-    """
-    return 1 if config.context_mode == "silence" else flow_matching.FRAMES_PER_CODE
+    condition = sample.condition_SD if sample.texts is None else sample.texts.measured(start)
+    return _collate([_crop(sample, silence_TC, config, 0, start, condition, codes)])
 
 
 def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, start: int, condition_SD: Rows,
           codes_TC: Rows | None) -> _Draw:
     length = crop_frames(len(sample.latents_TC), config)
-    # A crop stands for a whole piece of music: its context is silence from its first frame on.
+    # A crop stands for a whole passage of music: its context is silence from its first frame on.
     source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
     return _Draw(number=number, preserved=False, share=None, x0_TC=sample.latents_TC[start:start + length],
                  condition_SD=condition_SD[:], source_TC=source_TC)

@@ -13,6 +13,7 @@ Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
 Schedule = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 TimestepMode = Literal["auto", "continuous", "logit_normal", "discrete", "sampler"]
 TimestepSampling = Literal["stratified", "independent"]
+CropLyrics = Literal["timed", "estimated", "whole"]
 TimestepPreset = Literal["model", "detail", "structure", "wide", "tight", "custom"]
 DiscreteShift = Literal["1", "2", "3", "mixed"]
 LossWeighting = Literal["none", "min_snr", "min_snr_flow"]
@@ -144,6 +145,14 @@ class TrainConfig(Config):
     allow_fewer_bits: bool = False
     """Hold the base model in fewer bits if memory runs out and nothing else is left; this changes the numbers."""
 
+    crop_lyrics: CropLyrics = "timed"
+    """Lyrics that a crop is told.  timed: those sung in it where they have times, else all of the song's.  estimated:
+    without times, as large a share of the lines as the crop is of the song.  whole: all, whatever is sung."""
+    lyrics_dropout: float = 0.0
+    """Chance that a draw is told no lyrics, but its caption."""
+    caption_dropout: float = 0.0
+    """Chance that a draw is told no caption, but its lyrics."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_steps", "restarts", "batch_size", "gradient_accumulation", "heldout_every", "save_every",
@@ -154,7 +163,8 @@ class TrainConfig(Config):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma"):
             require(getattr(self, name) > 0, f"{name} must be above 0, got {getattr(self, name)}.")
-        for name, share in (("codes_ratio", self.codes_ratio), ("preserve", self.preserve)):
+        for name, share in (("codes_ratio", self.codes_ratio), ("preserve", self.preserve),
+                            ("lyrics_dropout", self.lyrics_dropout), ("caption_dropout", self.caption_dropout)):
             require(0 <= share <= 1, f"{name} must lie between 0 and 1, got {share}.")
         require(self.guidance == 0 or self.guidance >= 1,
                 f"guidance must be 0 (off) or at least 1, got {self.guidance}.")

@@ -9,6 +9,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,9 +24,11 @@ from ..dataset.tensor_file import Rows, StoredRows
 from ..device import release_memory
 from ..errors import DatasetError
 from ..model.checkpoint import Checkpoint, ModelSource
+from ..model.flow_matching import FRAMES_PER_CODE
 from ..model.prompts import COMFYUI, Prompt
 from ..progress import Progress, Report, ignore
 from .config import ResolvedConfig
+from .draws.texts import Caption, Texts, is_estimated, texts_of
 from .heldout import material
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,8 @@ class Sample:
     """Condition without the trigger word; None if nothing is preserved."""
     codes_TC: Rows | None = None
     """Latents of the song's audio codes; None if not trained on."""
+    texts: Texts | None = None
+    """Texts that differ from draw to draw; None if all are told the same."""
     repeats: int = 1
     """Draws per epoch."""
     audio: str = ""
@@ -85,6 +90,7 @@ def open_samples(dataset: Dataset, infos: Sequence[SampleInfo], config: Resolved
             plain_SD=_rows(dataset, info, _plain(dataset, info, frames)) if config.preserve else None,
             codes_TC=(tensor_file.open_rows(dataset.codes(info), "codes", info.name, info.start, info.frames)
                       if with_codes else None),
+            texts=_texts(dataset, info, config),
             repeats=info.repeats,
             audio=info.audio,
         ))
@@ -107,12 +113,28 @@ def _plain(dataset: Dataset, info: SampleInfo, frames: int) -> Prompt:
     return replace(info.prompt(frames), caption=without_trigger_word(info.caption, dataset.trigger_word))
 
 
+def _texts(dataset: Dataset, info: SampleInfo, config: ResolvedConfig) -> Texts | None:
+    frames = crop_frames(info.frames, config)
+    captions: dict[Caption, str] = {"caption": info.caption}
+    if config.genre_ratio > 0 and info.genre:
+        captions["genre"] = info.genre
+    if config.preserve:
+        captions["plain"] = _plain(dataset, info, frames).caption
+    return texts_of(info, config, frames, grid(config), captions, partial(_rows, dataset, info))
+
+
+def grid(config: ResolvedConfig) -> int:
+    """Step in frames between possible crop starts: an audio code's length with codes, as generation has no half ones.
+    """
+    return 1 if config.context_mode == "silence" else FRAMES_PER_CODE
+
+
 def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: ResolvedConfig,
                       device: torch.device, report: Report = ignore) -> None:
     """Encode the conditions and audio codes that the training needs and the dataset lacks; usually none.
 
-    A crop's condition states the crop's duration and has a timbre reference of its length; its lyrics are those of the
-    whole song.  An imported dataset has one condition per song, which serves every crop.  Conditions that are not
+    A crop's condition states the crop's duration and has a timbre reference of its length; for its lyrics see
+    `draws.texts`.  An imported dataset has one condition per song, which serves every crop.  Conditions that are not
     ComfyUI's are reported.  No model is loaded unless something is missing.  DatasetError if another checkpoint made
     the dataset, or genre_ratio is above 0 and no song has a genre; CheckpointError if codes cannot be made.
     """
@@ -125,6 +147,7 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
         raise DatasetError("preserve needs captions without the trigger word, and this dataset was imported: it has no "
                            "texts to make them from. Switch preserve off, or preprocess the songs themselves.")
     _report_style(dataset, config, report)
+    _report_estimates(dataset, config, report)
     prompts: dict[Path, tuple[str, Prompt]] = {}
     for sample in itertools.chain(*material.split(dataset.samples, config)):
         if sample.foreign_condition:
@@ -132,6 +155,8 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
         frames = crop_frames(sample.frames, config)
         wanted = sample.prompts(frames) if config.genre_ratio > 0 else (sample.prompt(frames),)
         wanted += (_plain(dataset, sample, frames),) if config.preserve else ()
+        texts = _texts(dataset, sample, config)
+        wanted += () if texts is None else tuple(texts.prompts(config))
         prompts |= {dataset.condition(prompt): (sample.name, prompt) for prompt in wanted}
 
     def tick(number: int, total: int, message: str) -> None:
@@ -162,4 +187,13 @@ def _report_style(dataset: Dataset, config: ResolvedConfig, report: Report) -> N
         notice += WHOLE_SONG_CONDITIONS
     if notice:
         log.warning(notice)
+        report(Progress(stage="preprocess", step=0, total=1, message=notice, notice=notice))
+
+
+def _report_estimates(dataset: Dataset, config: ResolvedConfig, report: Report) -> None:
+    names = [sample.name for sample in dataset.samples if is_estimated(sample, config)]
+    if names:
+        notice = (f"The lyrics of {len(names)} song(s) have no times, so the lines of their crops are estimated, "
+                  f"such as those of {names[0]}. Times in LRC format would make them exact.")
+        log.info(notice)
         report(Progress(stage="preprocess", step=0, total=1, message=notice, notice=notice))

@@ -16,7 +16,7 @@ from ...model import flow_matching
 from ...model.flow_matching import FRAMES_PER_SECOND, TimestepDistribution
 from .. import batches
 from ..config import ResolvedConfig
-from ..data import Sample, crop_frames
+from ..data import Sample, crop_frames, grid
 
 BUDGET = 0.05
 """Largest share of a training's time that measuring may take."""
@@ -57,7 +57,7 @@ def choose(measured: Sequence[Sample], trained: Sequence[Sample], config: Resolv
         if found and left < 0:
             break
         start = flow_matching.crop_start(frames, crop, number // len(ranked),
-                                         rng.seed(config.seed, "measured crop", sample.name), batches.grid(config))
+                                         rng.seed(config.seed, "measured crop", sample.name), grid(config))
         share = torch.tensor([(number + 0.5) * _GOLDEN % 1])
         found.append(Pass(sample=sample, start=start, noise=f"pass {number}",
                           time=float(flow_matching.times_at(distribution, share))))

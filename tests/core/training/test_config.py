@@ -48,6 +48,7 @@ FIELDS = dict(
     precision=one_of(train_config.Precision), gradient_checkpointing=one_of(train_config.Checkpointing),
     attention=one_of(train_config.Choice),
     timestep_sampling=one_of(train_config.TimestepSampling),
+    crop_lyrics=one_of(train_config.CropLyrics), lyrics_dropout=share, caption_dropout=share,
     preserve=share, guidance=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
     base_precision=one_of(BasePrecision), offload=one_of(train_config.Offload), allow_fewer_bits=st.booleans(),
 )  # fmt: skip
@@ -70,17 +71,19 @@ AT_LEAST_ONE = ("max_steps", "restarts", "batch_size", "gradient_accumulation", 
 NOT_NEGATIVE = ("epochs", "warmup_steps", "weight_decay", "seed", "early_stopping", "target_loss",
                 "save_minutes", "keep_checkpoints", "preview_every")
 ABOVE_ZERO = ("learning_rate", "max_grad_norm", "timestep_sigma", "snr_gamma")
+SHARES = ("genre_ratio", "codes_ratio", "cfg_ratio", "preserve", "lyrics_dropout", "caption_dropout")
 WRONG: list[tuple[str, Any, str]] = [
     *((name, 0, "at least 1, got 0") for name in AT_LEAST_ONE),
     *((name, -1, "not be negative, got -1") for name in NOT_NEGATIVE),
     *((name, 0, "above 0, got 0") for name in ABOVE_ZERO),
-    *((name, -0.1, "-0.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio", "ema_decay", "preserve")),
-    *((name, 1.1, "1.1") for name in ("genre_ratio", "codes_ratio", "cfg_ratio", "preserve")),
+    *((name, -0.1, "-0.1") for name in (*SHARES, "ema_decay")),
+    *((name, 1.1, "1.1") for name in SHARES),
     ("guidance", 0.5, "0.5"),
     *((name, "often", "'often'") for name in (
         "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "timestep_sampling",
         "loss_weighting", "context_mode", "publish", "precision", "gradient_checkpointing", "attention",
         "base_precision", "offload")),
+        "loss_weighting", "crop_lyrics", "context_mode", "publish", "precision", "gradient_checkpointing")),
     ("max_steps", "100", "'100'"),
     ("max_steps", None, "None"),
     ("timestep_mu", "0", "'0'"),

@@ -89,4 +89,4 @@ def _summary(found: Estimate) -> str:
     """Sentence on the measured modules and the certainty of their ranking."""
     best = ", ".join(score.module.removeprefix("layers.") for score in found.ranked()[:3])
     return (f"{len(found.scores)} modules measured on {found.batches} samples; two halves of them agree by "
-            f"{found.agreement:.2f}. Most to learn: {best}.")
+            f"{found.agreement:.2f}. Most to learn: {best}. {found.doubt}").strip()

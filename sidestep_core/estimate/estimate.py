@@ -34,7 +34,7 @@ from ..training.resolve import Resolved, resolve
 from . import result
 from .config import EstimateConfig
 from .hooks import gradient_hooks
-from .result import STRUCTURE_ABOVE, TEXTURE_BELOW, Estimate, ModuleScore
+from .result import STABLE, STRUCTURE_ABOVE, TEXTURE_BELOW, Estimate, ModuleScore
 from .scores import ALL_BINS, FOLDS, GradientScorer, Shape, make_scorer
 from .statistics import spearman
 
@@ -42,8 +42,6 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 """Part of the file's name; raise it when the same dataset would be measured differently."""
-STABLE = 0.95
-"""Agreement at which the ranking is stable."""
 MIN_SAMPLES, MAX_SAMPLES = 24, 400
 """Bounds of the automatic number of samples."""
 DRAWS_PER_SONG = 10

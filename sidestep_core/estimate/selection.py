@@ -14,7 +14,7 @@ from ..config import Config, require
 from ..errors import ConfigError
 from .result import Estimate, ModuleScore
 
-Criterion = Literal["top_k", "percentile", "parameters"]
+Criterion = Literal["top_k", "percentile", "parameters", "above_average"]
 Granularity = Literal["module", "layer"]
 Size = Callable[[str, int], int]
 """(module, rank) -> trained parameters of an adapter of this rank on it."""
@@ -28,6 +28,8 @@ class SelectionConfig(Config):
     """Rules that turn an estimate into modules and ranks."""
 
     choose: Criterion = "top_k"
+    """By score less its standard error.  above_average: all that are above the mean score of all modules by that, as
+    many as the songs need; the default is Side-Step's."""
     granularity: Granularity = "module"
     """layer: the projections of one attention or MLP are selected together."""
     top_k: int = 16
@@ -109,7 +111,7 @@ class _Group:
 
     @property
     def score(self) -> float:
-        return sum(module.mean for module in self.modules) / len(self.modules)
+        return sum(module.certain for module in self.modules) / len(self.modules)
 
     @property
     def category(self) -> str:
@@ -147,11 +149,14 @@ def _select_groups(groups: Sequence[_Group], config: SelectionConfig,
     by_category: dict[str, list[_Group]] = {}
     for group in groups:
         by_category.setdefault(group.category, []).append(group)
+    average = sum(module.mean for group in groups for module in group.modules) / sum(
+        len(group.modules) for group in groups)
+    counts = {"top_k": config.top_k, "percentile": round(len(groups) * config.percentile / 100),
+              "above_average": sum(group.score > average for group in groups)}
     first = [group for same in by_category.values() for group in same[:config.minimum_per_category]]
     ordered = first + [group for group in groups if group not in first]
     if config.choose != "parameters":
-        count = config.top_k if config.choose == "top_k" else round(len(groups) * config.percentile / 100)
-        return ordered[:max(count, len(first), 1)]
+        return ordered[:max(counts[config.choose], len(first), 1)]
     # Ends at the first that does not fit: so a larger budget never drops a module that a smaller one selects.
     budget, total, fitting = config.million_parameters * 1e6, 0, 0
     for group in ordered:

@@ -26,6 +26,7 @@ def table(estimate: Estimate, chosen: Collection[str]) -> str:
             *zip(marks, [score.module for score in ranked], *columns.values(), strict=True)]
     measured = (f" {estimate.batches} samples, agreement of their halves {estimate.agreement:.2f}."
                 if estimate.batches else "")
+    measured += f"\n{estimate.doubt}" if estimate.doubt else ""
     return f"{summary(chosen, len(ranked))}{measured}\n\n{_aligned(rows, names=2)}"
 
 

@@ -22,7 +22,8 @@ ESTIMATE: Settings = {
 
 SELECTION: Settings = {
     "choose": Setting(
-        "With an estimate: the top_k best modules, the best percentile, or as many as fit into million_parameters."),
+        "With an estimate: the top_k best modules, the best percentile, as many as fit into million_parameters, or "
+        "above_average: all whose score less its error is above the mean of all."),
     "granularity": Setting("module: single matrices. layer: those of one attention or MLP together."),
     "top_k": Setting("How many, where choose is top_k. 16 is what Side-Step took.", 1, 512),
     "percentile": Setting("Share of all modules in percent, where choose is percentile.", 0.1, 100.0, 1.0),

@@ -273,3 +273,27 @@ def test_imported_list_may_lack_layers() -> None:
     config = LoraConfig(module_ranks=("layers.31.*=0",))
     found = apply_selection(config, estimate(shapes=False), SelectionConfig(top_k=1))
     assert found.module_ranks == ("*=0", "layers.1.cross_attn.o_proj=64")
+
+
+def test_uncertain_scores_count_less() -> None:
+    found = estimate_of({"layers.0.self_attn.q_proj": (2.0, 1.5), "layers.1.self_attn.q_proj": (1.0, 0.1)})
+    assert list(select(found, SelectionConfig(top_k=1), rank=8)) == ["layers.1.self_attn.q_proj"]
+
+
+def test_above_average_counts_what_stands_out() -> None:
+    names = [f"layers.{layer}.self_attn.q_proj" for layer in range(8)]
+    found = estimate_of({name: (10.0 if layer < 2 else 1.0, 0.5) for layer, name in enumerate(names)})
+    assert list(select(found, SelectionConfig(choose="above_average"), rank=8)) == names[:2]
+    unsure = estimate_of({name: (10.0 if layer < 2 else 1.0, 8.0 * (layer == 1)) for layer, name in enumerate(names)})
+    assert list(select(unsure, SelectionConfig(choose="above_average"), rank=8)) == names[:1]
+
+
+def estimate_of(scores: dict[str, tuple[float, float]]) -> Estimate:
+    return Estimate(score="signal", scores=tuple(ModuleScore(module=name, mean=mean, error=error, shape=(8, 8))
+                                                 for name, (mean, error) in scores.items()))
+
+
+def test_unstable_ranking_is_doubted() -> None:
+    found = replace(estimate_of({"layers.0.self_attn.q_proj": (2.0, 0.1)}), batches=40, agreement=0.7)
+    assert "agree by 0.70" in found.doubt
+    assert replace(found, agreement=0.96).doubt == replace(found, batches=0).doubt == ""

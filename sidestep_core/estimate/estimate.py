@@ -40,7 +40,7 @@ from .statistics import spearman
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Part of the file's name; raise it when the same dataset would be measured differently."""
 MIN_SAMPLES, MAX_SAMPLES = 24, 400
 """Bounds of the automatic number of samples."""

@@ -81,9 +81,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("guidance", 0.5, "0.5"),
     *((name, "often", "'often'") for name in (
         "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "timestep_sampling",
-        "loss_weighting", "context_mode", "publish", "precision", "gradient_checkpointing", "attention",
+        "loss_weighting", "crop_lyrics", "context_mode", "publish", "precision", "gradient_checkpointing", "attention",
         "base_precision", "offload")),
-        "loss_weighting", "crop_lyrics", "context_mode", "publish", "precision", "gradient_checkpointing")),
     ("max_steps", "100", "'100'"),
     ("max_steps", None, "None"),
     ("timestep_mu", "0", "'0'"),

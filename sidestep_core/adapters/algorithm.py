@@ -50,6 +50,12 @@ class LiveAdapter(Protocol):
         ...
 
     @property
+    def undecayed(self) -> tuple[nn.Parameter, ...]:
+        """Those of `parameters` that weight decay leaves alone: they start at another value than zero, so decay towards
+        zero would change the model."""
+        ...
+
+    @property
     def switch(self) -> Switch:
         """State that its layers share: whether it is on, and the seeds of dropout."""
         ...

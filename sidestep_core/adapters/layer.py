@@ -210,6 +210,12 @@ class LiveLayers:
         """Trained parameters, float32, in a fixed order."""
         return tuple(itertools.chain.from_iterable(layer.trained() for layer in self.layers.values()))
 
+    @property
+    def undecayed(self) -> tuple[nn.Parameter, ...]:
+        """Lengths of columns, which start at the model's own, and scalars."""
+        every = ((layer.dora_scale, layer.scalar) for layer in self.layers.values())
+        return tuple(parameter for pair in every for parameter in pair if parameter is not None)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the adapter's file, under LyCORIS's names, which ComfyUI reads too."""
         return {f"{prefix(module)}.{name}": tensor for module, layer in self.layers.items()

@@ -262,6 +262,7 @@ class LiveLora:
     decoder: nn.Module
     parameters: tuple[nn.Parameter, ...]
     switch: Switch
+    undecayed: tuple[nn.Parameter, ...] = ()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the adapter's file: PEFT's names plus one `.alpha` per module, equal to scaling * rank.

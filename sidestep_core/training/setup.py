@@ -49,5 +49,6 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
     return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
-                    optimizer=optimizers.build(config, live.parameters), heldout=held, need=need, weights=own,
+                    optimizer=optimizers.build(config, live.parameters, live.undecayed), heldout=held, need=need,
+                    weights=own,
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))

@@ -20,40 +20,59 @@ _BETWEEN = "/"
 """Separator between the keys of nested state, in the name of a tensor."""
 
 
-def build(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build the optimizer over the parameters.  MissingDependency, with the pip line, if its package is missing."""
+Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
+"""Parameters with the same settings, or groups with settings of their own."""
+
+
+def build(config: TrainConfig, parameters: Sequence[nn.Parameter],
+          undecayed: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Build the optimizer over the parameters; weight decay leaves those in `undecayed` alone.
+
+    MissingDependency, with the pip line, if its package is missing.
+    """
+    groups = _groups(parameters, undecayed)
     if config.optimizer == "adamw8bit":
-        return _adamw8bit(config, parameters)
+        return _adamw8bit(config, groups)
     if config.optimizer == "adafactor":
-        return _adafactor(config, parameters)
+        return _adafactor(config, groups)
     if config.optimizer == "prodigy":
-        return _prodigy(config, parameters)
+        return _prodigy(config, groups)
     # One kernel for everything; other devices have none.
     fused = parameters[0].device.type in ("cuda", "cpu", "xpu", "mps")
-    return torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
-def _adamw8bit(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _groups(parameters: Sequence[nn.Parameter], undecayed: Sequence[nn.Parameter]) -> Groups:
+    left = {id(parameter) for parameter in undecayed}
+    if not left:
+        return parameters
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in parameters if id(parameter) not in left]},
+        {"params": list(undecayed), "weight_decay": 0.0}]
+    return groups
+
+
+def _adamw8bit(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
     with _needs("adamw8bit", "bitsandbytes"):
         from bitsandbytes.optim.adamw import AdamW8bit
-    optimizer = AdamW8bit(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = AdamW8bit(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     return cast("torch.optim.Optimizer", optimizer)
 
 
-def _adafactor(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _adafactor(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
     """Build transformers' Adafactor: torch's cannot switch off scaling by parameter size, which keeps a LoRA's B, zero
     at first, at a thousandth of the rate."""
     with _needs("adafactor", "transformers"):
         from transformers.optimization import Adafactor
-    optimizer = Adafactor(parameters, lr=config.learning_rate, weight_decay=config.weight_decay,
+    optimizer = Adafactor(groups, lr=config.learning_rate, weight_decay=config.weight_decay,
                           scale_parameter=False, relative_step=False)
     return cast("torch.optim.Optimizer", optimizer)
 
 
-def _prodigy(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _prodigy(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
     with _needs("prodigy", "prodigyopt"):
         from prodigyopt import Prodigy
-    optimizer = Prodigy(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
+    optimizer = Prodigy(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99),
                         safeguard_warmup=True, use_bias_correction=True)
     return cast("torch.optim.Optimizer", optimizer)
 

@@ -193,3 +193,16 @@ def test_foreign_state_is_rejected() -> None:
         optimizers.load_state_dict(fresh("adamw", start())[0], tensors, {**rest, "groups": []})
     with pytest.raises((ValueError, KeyError)):
         optimizers.load_state_dict(fresh("adamw", start())[0], tensors, {**rest, "state": {}})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_decay_leaves_lengths_alone(name: Optimizer) -> None:
+    """Without a gradient only decay moves weights; those of DoRA start at the lengths of the model's columns."""
+    matrix, lengths = nn.Parameter(torch.ones(64, 96)), nn.Parameter(torch.ones(1, 96))
+    optimizer = build(configured(name, 0.1, weight_decay=0.5), [matrix, lengths], [lengths])
+    for _ in range(2):
+        matrix.grad, lengths.grad = torch.full_like(matrix, 1e-12), torch.full_like(lengths, 0.0)
+        optimizer.step()
+    assert torch.equal(lengths, torch.ones(1, 96))
+    assert float(matrix.detach().mean()) < 1
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.0]

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import _crop_words, _heldout, _method
+from benchmarks import _heldout, _method
 from tests.distilled import Music, distil, write_songs
 from tests.tiny import tiny_checkpoint, write_dataset
 
@@ -43,12 +43,13 @@ def rows(folder: Path) -> Iterator[Row]:
     yield ("guard_gap", [gaps["with"], gaps["without"]],
            f"% of the guidance left with and without guards; preserve {gaps['preserve']}, guidance {gaps['guidance']}",
            gaps["with"] >= LEAST_KEPT > gaps["without"])
-    variance = _method.time_variance(distilled, recorded)
-    yield ("time_variance", variance["loss"], f"of a step's loss at 4 draws; {variance['gradient']} of its gradient",
-           variance["loss"] <= MOST_VARIANCE)
+    variance = _method.time_variance(distilled, recorded, music)
+    yield ("time_variance", variance["loss"],
+           f"of a learned model's loss at 4 draws; distilled {variance['distilled']}, "
+           f"its gradient {variance['gradient']}", variance["loss"] <= MOST_VARIANCE)
     passes = _method.passes(checkpoint, folder / "wordy")
     yield "passes", passes, "forward passes per accumulation at batch size 4", passes <= MOST_PASSES
-    words = _crop_words.crop_words(checkpoint, folder / "digits")
+    words = _method.crop_words(checkpoint, folder / "digits")
     yield ("crop_words", words["words"], f"of the words right; {words['lines']} with times for lines only, "
            f"{words['whole']} with the whole song's", words["words"] >= LEAST_WORDS)
     regret = [round(each, 2) for each in _heldout.best_regret()]

@@ -216,7 +216,9 @@ def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
 def _together(x: Tensor, linears: Sequence[Linear]) -> tuple[Tensor, ...]:
     """Compute adapted linear layers of one input, with one dropout mask."""
     first = linears[0]
-    name, switch = _shared(first)
+    # As `attach_peft` put them there.
+    name: str = vars(first)["name"]
+    switch: Switch = vars(first)["switch"]
     if not switch.on:
         return tuple(linear.base_layer(x) for linear in linears)
     p = _dropout_of(first) if first.training else 0.0
@@ -224,11 +226,6 @@ def _together(x: Tensor, linears: Sequence[Linear]) -> tuple[Tensor, ...]:
     mask = dropout.draw_mask(x.to(dtype), p, switch, name) if p else None
     kept = 1.0 if mask is None else dropout.mask_scale(p)
     return low_rank.linears(x, [_lean(linear, kept) for linear in linears], mask)
-
-
-def _shared(linear: Linear) -> tuple[str, Switch]:
-    """Name of the module, and the state that all modules share, as `attach_peft` put them there."""
-    return vars(linear)["name"], vars(linear)["switch"]
 
 
 def _lean(linear: Linear, kept: float) -> low_rank.LoraWeights:

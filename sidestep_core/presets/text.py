@@ -65,7 +65,11 @@ def number_or_word(name: str, text: str, word: str, meaning: Meaning,
 def _meaning(kind: type[Config], name: str) -> float | None:
     """Value that the setting's word stands for."""
     defaults: dict[str, Any] = {field.name: field.default for field in fields(kind)}
-    return defaults[name] if WORDS[name] == AUTOMATIC else 0
+    if WORDS[name] == AUTOMATIC:
+        automatic: float | None = defaults[name]
+        return automatic
+    # As its default is written, so that the same settings are the same text, from a widget or a flag.
+    return 0.0 if field_types(kind)[name] is float else 0
 
 
 def spell(kind: type[Config], name: str, value: float | None) -> str:

@@ -18,6 +18,7 @@ from sidestep_core.config import Config
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.estimate.selection import SelectionConfig
+from sidestep_core.presets.text import WORDS, parse_setting
 from sidestep_core.settings import adapters as adapter_tables
 from sidestep_core.settings.estimate import ESTIMATE, SELECTION
 from sidestep_core.settings.setting import Settings
@@ -205,3 +206,12 @@ def test_other_kinds_flags_are_named() -> None:
     found = parsed("fixed", "--lokr-factor", "8", "--rank", "8")
     assert list(settings.unused(found, "lora")) == ["factor of a lokr is not used: the adapter is a lora."]
     assert list(settings.unused(parsed("fixed", "--adapter-type", "loha", "--rank", "8"), "loha")) == []
+
+
+def test_words_are_written_as_defaults() -> None:
+    """The text of a setting is part of an adapter's file, which must not depend on where it was trained."""
+    for name in WORDS:
+        for kind, *_ in TABLES:
+            field = next((field for field in fields(kind) if field.name == name), None)
+            if field is not None and flags.spelled_default(kind, name) == WORDS[name]:
+                assert repr(parse_setting(kind, name, WORDS[name])) == repr(field.default), name

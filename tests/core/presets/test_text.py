@@ -30,7 +30,7 @@ from sidestep_core.training.config import TrainConfig
     (TrainConfig, "tensorboard", "off", False),
     (TrainConfig, "tensorboard", "1", "1"),
     (TrainConfig, "chunk_duration", "60", 60.0),
-    (TrainConfig, "chunk_duration", "Whole songs", 0),
+    (TrainConfig, "chunk_duration", "Whole songs", 0.0),
     (TrainConfig, "keep_checkpoints", "all", 0),
     (TrainConfig, "save_every", "100", 100),
     (TrainConfig, "heldout_songs", "automatic", TrainConfig.heldout_songs),
@@ -40,8 +40,8 @@ from sidestep_core.training.config import TrainConfig
     (TrainConfig, "cfg_ratio", "auto", None), (TrainConfig, "cfg_ratio", "0.2", 0.2),
     (TrainConfig, "heldout_songs", "Automatic", None), (TrainConfig, "heldout_songs", "2", 2),
     (EstimateConfig, "estimate_batches", "automatic", 0), (EstimateConfig, "estimate_batches", "24", 24),
-    (EstimateConfig, "chunk_duration", "whole songs", 0), (EstimateConfig, "chunk_duration", "60", 60.0),
-    (PreprocessConfig, "max_seconds", "whole songs", 0), (PreprocessConfig, "max_seconds", "0.0", 0.0),
+    (EstimateConfig, "chunk_duration", "whole songs", 0.0), (EstimateConfig, "chunk_duration", "60", 60.0),
+    (PreprocessConfig, "max_seconds", "whole songs", 0.0), (PreprocessConfig, "max_seconds", "0.0", 0.0),
     (LokrConfig, "factor", "automatic", -1), (LokrConfig, "factor", "-1", -1), (LokrConfig, "factor", "8", 8),
 ])
 def test_text_is_converted(kind: type[Config], name: str, text: str, value: Any) -> None:

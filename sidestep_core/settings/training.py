@@ -108,8 +108,8 @@ TRAINING: Settings = {
         "varlen (flash attention of PyTorch 2.11 or newer), flash_attn (the package flash-attn), or sdpa, which runs "
         "everywhere. Choose sdpa if a training fails in the attention."),
     "timestep_sampling": Setting(
-        "stratified: the noise levels of a step, and those of a song from step to step, are spread evenly, which makes "
-        "steps steadier. independent: each is drawn for itself. The distribution is the same."),
+        "stratified: the noise levels of a step, and those of a song from step to step, are spread evenly. "
+        "independent: each is drawn for itself. The distribution is the same."),
     "preserve": Setting(
         "Chance, up to 1, that a sample teaches the adapter to change nothing: without the trigger word, at the times "
         "of the sampler, it shall predict what the model predicts alone. Keeps turbo's distillation, and other music "

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 RUNS = "runs"
 LOG = "side-step.log"
 TIMES = "step_times.json"
+NO_PREVIEWS = ("No preview is generated every {steps} steps: previews are made by ComfyUI. Train there to hear them, "
+               "or load the adapters in the run's folder into ComfyUI.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,8 @@ def prepare(arguments: argparse.Namespace, model: Model, dataset: Dataset, outpu
     for sentence in settings.unused(arguments, adapter.kind):
         output.notice(sentence)
     config = settings.training(arguments, base.train, model.checkpoint, dataset)
+    if config.preview_every:
+        output.notice(NO_PREVIEWS.format(steps=config.preview_every))
     adapter = chosen(arguments, model, dataset, adapter, config, output, stop.reporting())
     # As a node does: the settings in the adapter's file name the device that was used.
     config = replace(config, device=str(device))

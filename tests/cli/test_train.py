@@ -63,8 +63,10 @@ def test_summary_names_what_will_happen(run: Run, world: World, tmp_path: Path) 
 
 def test_epochs_count_as_in_side_step(run: Run, world: World, tmp_path: Path) -> None:
     """Two songs are trained on, so a step of two samples is an epoch."""
-    ended = run(*world.training(tmp_path / "a", "--epochs", 3, "--save-every", 2, "--keep-checkpoints", "all"))
+    ended = run(*world.training(tmp_path / "a", "--epochs", 3, "--save-every", 2, "--keep-checkpoints", "all",
+                                "--sample-every-n-epochs", 2))
     assert ended.code == 0
+    assert "No preview is generated every 2 steps" in ended.text
     saved = sorted(path.name for path in (tmp_path / "a" / "runs").glob("*/checkpoint-step-*"))
     assert saved == ["checkpoint-step-2", "checkpoint-step-3"]
 

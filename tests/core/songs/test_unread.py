@@ -59,7 +59,8 @@ def test_folder_settles_plain_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("files", "unread"), [
     (["Song.txt", "song.txt"], ["song.txt"]), (["song.txt", "SONG.txt"], ["SONG.txt", "song.txt"]),
     (["Song.txt", "Song.wav.txt"], ["Song.wav.txt"]), (["notes/Song.txt", "txt/Song.txt"], ["txt/Song.txt"]),
-    (["old/Song.txt"], ["old/Song.txt"]), (["Song.lrc"], ["Song.lrc"]), (["captions/Sung.txt"], ["captions/Sung.txt"]),
+    (["old/Song.txt"], ["old/Song.txt"]), (["Sung.lrc"], ["Sung.lrc"]),
+    (["Song.srt"], ["Song.srt"]), (["captions/Sung.txt"], ["captions/Sung.txt"]),
     (["Song.yaml", "notes.md", "LICENSE"], ["LICENSE", "Song.yaml", "notes.md"]),
     (["Song.txt.bak", "Thumbs.db", "cover.jpg", ".hidden.txt"], []),
 ])

@@ -95,6 +95,9 @@ def _candidates(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Iter
     without = _without(sidecars, field)
     if value is None:
         yield without
+        # The key alone would be the caption of a .caption file.
+        yield {suffix: text._replace(text="") if _states_only(sidecars, suffix, field) else without[suffix]
+               for suffix, text in sidecars.items()}
         return
     for suffix in reversed(OWN_FILES.get(field, ())):
         if suffix in sidecars and not _has_keys(sidecars, suffix):
@@ -110,6 +113,11 @@ def _candidates(sidecars: Sidecars, stem: str, field: Field, value: Any) -> Iter
     if field in OWN_FILES:
         yield _with_text(without, stem, OWN_FILES[field][-1], f"{value}\n")
     yield _with_text(without, stem, JSON_FILE, _json(without, field, value))
+
+
+def _states_only(sidecars: Sidecars, suffix: str, field: Field) -> bool:
+    found = parts(sidecars, suffix)
+    return bool(found) and all(_is(part, field) for part in found)
 
 
 def _with_text(sidecars: Sidecars, stem: str, suffix: str, text: str) -> Sidecars:

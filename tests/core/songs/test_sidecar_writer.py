@@ -81,6 +81,7 @@ def readable(files: dict[str, str]) -> Sidecars | None:
 
 
 @given(files=FILES, values=st.none() | NOTES, notes=NOTES)
+@example(files={".caption": "BPM:1"}, values=None, notes={"bpm": 0})
 @CHECKED
 def test_only_changed_fields_change(files: dict[str, str], values: SongMetadata | None,
                                         notes: SongMetadata) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, WebError
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, WebError
 
-from demo.browser import chromium
+from demo.browser import chromium, configure, open_page
 from demo.server import ComfyUI
 from tests.running import SERVERS, demo_comfyui, make_idle
 
@@ -74,6 +74,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyUI]:
     shutil.copytree(Path(__file__).with_name("driver"), base / "custom_nodes" / "driver")
     with demo_comfyui(base) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
+    """ComfyUI's page with the classic canvas."""
+    configure(server, nodes_2=False)
+    with open_page(browser, server) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from demo.browser import configure, open_page
 from demo.examples import TRAINER
 from demo.server import ComfyUI
 from sidestep_core.audio import decode
@@ -30,14 +29,6 @@ SHOW = """([type, state]) => {
     panel.state = state;
     panel.show(state);
 }"""
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    """ComfyUI's page, in which a dialog of the browser fails the test."""
-    configure(server, nodes_2=False)
-    with open_page(browser, server) as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)

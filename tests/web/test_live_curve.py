@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from demo.browser import configure, load, open_page
+from demo.browser import load
 from demo.examples import TRAINER
 from demo.server import ComfyUI
 
@@ -27,13 +26,6 @@ POINTS = """() => {
     const { panel } = node.widgets.find(({ name }) => name === 'sidestep_progress');
     return (panel.state?.points ?? []).map(({ step, loss }) => [step, loss]);
 }"""
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    configure(server, nodes_2=False)
-    with open_page(browser, server) as opened:
-        yield opened
 
 
 def rows(file: Path) -> list[list[Any]]:

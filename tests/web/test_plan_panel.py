@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from demo.browser import configure, load, open_page
+from demo.browser import load
 from demo.examples import TRAINER
 from demo.server import PACK_NAME, ComfyUI
 
@@ -21,13 +21,6 @@ FITS: dict[str, Any] = {
     "need": 4_500_000_000, "free": 7_000_000_000, "total": 8_000_000_000, "seconds": 660.0, "problems": [],
     "left_out": 0, "notes": [], "notices": [], "fix": None}
 CHANGED = "() => window.comfyAPI.api.api.dispatchCustomEvent('graphChanged', {})"
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    configure(server, nodes_2=False)
-    with open_page(browser, server) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from demo.browser import configure, open_page
 from demo.server import ComfyUI
 from tests.run_folders import write_metrics, write_run
 from tests.web.test_live_curve import PANEL, POINTS, open_trainer
@@ -29,13 +27,6 @@ ADOPT = """async ([node, workflow]) => {
     while (!curve() && performance.now() - started < 20000) await new Promise(requestAnimationFrame);
     return performance.now() - started;
 }"""
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    configure(server, nodes_2=False)
-    with open_page(browser, server) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

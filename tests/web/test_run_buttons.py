@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Page, Route, expect
 
-from demo.browser import configure, load, open_page
+from demo.browser import configure, load
 from demo.examples import TRAINER
 from demo.server import ComfyUI
 from tests.web import screenshots
@@ -32,13 +32,6 @@ SHOW = """async ([type, state]) => {
     panel.show(state);
 }"""
 DURING = ["Preview now", "Save now", "Finish now"]
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    configure(server, nodes_2=False)
-    with open_page(browser, server) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from demo.browser import configure, load, open_page
+from demo.browser import configure, load
 from demo.server import PACK_NAME, ComfyUI
 from tests.run_folders import write_run
 from tests.web import screenshots
@@ -19,13 +19,6 @@ from tests.web.accessibility import assert_accessible
 NODE = "7"
 WORKFLOW = {"id": "3f0a1b2c-0000-4000-8000-000000000001", "nodes": [], "links": [], "version": 0.4}
 TOAST = ".p-toast-message:has-text('my_lora')"
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    configure(server, nodes_2=False)
-    with open_page(browser, server) as opened:
-        yield opened
 
 
 @pytest.fixture

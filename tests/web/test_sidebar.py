@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from demo.browser import configure, load, open_page
+from demo.browser import configure, load
 from demo.server import ComfyUI
 from tests.web.accessibility import assert_accessible
 
 ICON = ".side-step-tab-button"
-
-
-@pytest.fixture(scope="module")
-def page(browser: Browser, server: ComfyUI) -> Iterator[Page]:
-    configure(server, nodes_2=False)
-    with open_page(browser, server) as opened:
-        yield opened
 
 
 def selected(page: Page) -> str:

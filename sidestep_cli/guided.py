@@ -11,16 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sidestep_core.audio import container
 from sidestep_core.device import choose_device, total_memory
-from sidestep_core.errors import ConfigError, DatasetError, MissingDependency, SideStepError
+from sidestep_core.errors import ConfigError, MissingDependency, SideStepError
 from sidestep_core.io import atomic
 from sidestep_core.model.checkpoint import open_checkpoint
 from sidestep_core.optional import is_installed
 from sidestep_core.presets.guide import QUICK, SMALL, THOROUGH, Facts, Proposal, propose
 from sidestep_core.presets.preset import BUILT_IN, Preset
-from sidestep_core.songs.scan import find_songs
-from sidestep_core.songs.song import SongFolder
+from sidestep_core.songs.scan import find_songs, seconds_of
 
 from . import models, names, settings
 from .console import Output
@@ -44,6 +42,9 @@ class Answers:
 
     model: Path = Path()
     music: Path = Path()
+    songs: int = 0
+    seconds: float = 0.0
+    """Length of all songs."""
     goal: str = ""
     proposal: Proposal | None = None
 
@@ -107,19 +108,19 @@ def ask_music(answers: Answers, output: Output) -> Answers:
     folder = Path(text("Folder with your songs:")).expanduser()
     found = find_songs(folder)
     without = sum(not (song.caption or song.genre) for song in found.songs)
-    output.line(f"{len(found.songs)} songs, {seconds_of(found) / 60:.0f} minutes"
+    seconds = seconds_of(found)
+    output.line(f"{len(found.songs)} songs, {seconds / 60:.0f} minutes"
                 + (f"; {without} without a caption" if without else "") + ".")
     for problem in found.problems[:5]:
         output.notice(f"{problem.name} is left out: {problem.reason}")
-    return replace(answers, music=folder)
+    return replace(answers, music=folder, songs=len(found.songs), seconds=seconds)
 
 
 def ask_goal(answers: Answers, output: Output) -> Answers:
     """Choose the goal, and propose settings for it."""
     goal = choose("What do you want?", [*GOALS])
-    found = find_songs(answers.music)
     device = choose_device("auto")
-    proposal = propose(Facts(songs=len(found.songs), seconds=seconds_of(found), size=size_of(answers.model),
+    proposal = propose(Facts(songs=answers.songs, seconds=answers.seconds, size=size_of(answers.model),
                              memory=total_memory(device), has_8bit=is_installed("bitsandbytes")), GOALS[goal])
     return replace(answers, goal=goal, proposal=proposal)
 
@@ -170,17 +171,6 @@ def size_of(model: Path) -> str:
     if model.is_dir():
         return open_checkpoint(model).size
     return models.open_model(arguments).checkpoint.size
-
-
-def seconds_of(found: SongFolder) -> float:
-    """Length of all songs; of those whose header tells it."""
-    total = 0.0
-    for song in found.songs:
-        try:
-            total += (song.stop or container.facts(song.path).seconds) - song.start
-        except DatasetError:
-            continue  # left out when the songs are encoded, with the reason
-    return total
 
 
 def choose(question: str, choices: list[str], *, first: bool = False) -> str:

@@ -13,12 +13,12 @@ import comfy.model_management
 import folder_paths
 
 from ...sidestep_core import optional
-from ...sidestep_core.audio import container
 from ...sidestep_core.errors import CheckpointError, DatasetError
 from ...sidestep_core.io.record import Record
 from ...sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from ...sidestep_core.presets import guide
 from ...sidestep_core.sentence import Sentence
+from ...sidestep_core.songs.scan import seconds_of
 from ...sidestep_core.songs.song import Song, SongFolder
 from ...sidestep_core.training.config import TrainConfig
 from ...sidestep_core.training.resolve import sampling
@@ -83,7 +83,9 @@ def prepare(found: SongFolder, wish: Wish) -> FirstTraining:
     Raises CheckpointError for a model that cannot be read, ConfigError for a name that cannot be one.
     """
     checkpoint = _checkpoint(wish.model)
-    seconds = _seconds(found)
+    seconds = seconds_of(found)
+    if not seconds:
+        raise DatasetError("None of these songs can be read as audio. Play one of them elsewhere, or save it again.")
     facts = guide.Facts(songs=len(found.songs), seconds=seconds, size=checkpoint.size, memory=card_memory(),
                         has_8bit=optional.is_installed("bitsandbytes"))
     proposal = guide.propose(facts, wish.preset)
@@ -119,18 +121,6 @@ def _checkpoint(choice: str) -> Checkpoint:
         folders.model_path(choice),
         text_encoder=folders.part_path("text_encoders", folders.AUTOMATIC, TEXT_ENCODER_NAME) if split else None,
         vae=folders.part_path("vae", folders.AUTOMATIC, VAE_NAME) if split else None)
-
-
-def _seconds(found: SongFolder) -> float:
-    total = 0.0
-    for song in found.songs:
-        try:
-            total += (song.stop or container.facts(song.path).seconds) - song.start
-        except DatasetError:
-            continue  # Audio Folder to Dataset leaves it out, with the reason
-    if not total:
-        raise DatasetError("None of these songs can be read as audio. Play one of them elsewhere, or save it again.")
-    return total
 
 
 def _training(proposal: guide.Proposal, folder: str, name: str, word: str) -> dict[str, Widgets]:

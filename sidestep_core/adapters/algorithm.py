@@ -56,6 +56,11 @@ class LiveAdapter(Protocol):
         ...
 
     @property
+    def ups(self) -> tuple[nn.Parameter, ...]:
+        """Those of `parameters` that are the B of a low-rank product; none for kinds without one."""
+        ...
+
+    @property
     def switch(self) -> Switch:
         """State that its layers share: whether it is on, and the seeds of dropout."""
         ...

@@ -216,6 +216,11 @@ class LiveLayers:
         every = ((layer.dora_scale, layer.scalar) for layer in self.layers.values())
         return tuple(parameter for pair in every for parameter in pair if parameter is not None)
 
+    @property
+    def ups(self) -> tuple[nn.Parameter, ...]:
+        """B of every DoRA."""
+        return tuple(layer.matrices["up"] for layer in self.layers.values() if layer.algorithm.low_rank)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the adapter's file, under LyCORIS's names, which ComfyUI reads too."""
         return {f"{prefix(module)}.{name}": tensor for module, layer in self.layers.items()

@@ -18,19 +18,8 @@ from ..config import require
 from ..errors import AdapterError
 from ..model.frozen import weight_of
 from ..model.layers import project_together, separately
-from . import dropout, layer, low_rank
-from .algorithm import (
-    Factors,
-    LiveAdapter,
-    Matrix,
-    Parts,
-    ScaleOf,
-    Trainable,
-    TrainedDelta,
-    check_belongs,
-    uniform,
-    zeros,
-)
+from . import algorithm, dropout, layer, low_rank
+from .algorithm import Factors, LiveAdapter, Matrix, Parts, ScaleOf, Trainable, TrainedDelta, uniform, zeros
 from .config import AdapterConfig
 from .delta import FullDelta, WeightDelta, number, require_chain, require_part, tucker
 from .dropout import Switch
@@ -261,6 +250,11 @@ class LiveLora:
     switch: Switch
     undecayed: tuple[nn.Parameter, ...] = ()
 
+    @property
+    def ups(self) -> tuple[nn.Parameter, ...]:
+        """B of every module."""
+        return tuple(cast("nn.Parameter", _factors(linear)[1].weight) for _, linear in _adapted(self.decoder))
+
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the adapter's file: PEFT's names plus one `.alpha` per module, equal to scaling * rank.
 
@@ -281,7 +275,8 @@ class LiveLora:
         PEFT's own files, which have no alpha, are taken too: they are of this adapter if their config is.
         """
         own = self.state_dict()
-        check_belongs({**{name: tensor for name, tensor in own.items() if name.endswith(".alpha")}, **tensors}, own)
+        alphas = {name: tensor for name, tensor in own.items() if name.endswith(".alpha")}
+        algorithm.check_belongs({**alphas, **tensors}, own)
         with torch.no_grad():
             for name, linear in _adapted(self.decoder):
                 for part, module in zip(("lora_A", "lora_B"), _factors(linear), strict=True):

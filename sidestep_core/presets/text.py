@@ -22,6 +22,7 @@ WORDS = {
     "save_minutes": "never", "keep_checkpoints": "all", "preview_every": "never",
     "estimate_batches": AUTOMATIC, "max_seconds": "whole songs", "factor": AUTOMATIC,
     "preserve": "off", "guidance": "off", "lyrics_dropout": "off", "caption_dropout": "off",
+    "lora_plus_ratio": "off",
 }  # fmt: skip
 """Numeric setting -> word for its default if that is `automatic`, else for 0."""
 

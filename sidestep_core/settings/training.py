@@ -137,4 +137,7 @@ TRAINING: Settings = {
     "caption_dropout": Setting(
         "Chance, up to 1, that a sample is trained without its caption, but with its lyrics; cfg_ratio leaves out "
         "both."),
+    "lora_plus_ratio": Setting(
+        "LoRA+: how many times the learning rate the second matrix (B) of a LoRA gets. 16 is what its paper "
+        "recommends; halve the learning rate with it. Not with prodigy, LoKR or LoHA."),
 }  # fmt: skip

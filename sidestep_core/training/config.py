@@ -152,6 +152,9 @@ class TrainConfig(Config):
     """Chance that a draw is told no lyrics, but its caption."""
     caption_dropout: float = 0.0
     """Chance that a draw is told no caption, but its lyrics."""
+    lora_plus_ratio: float = 0.0
+    """Learning rate of a LoRA's B over that of its A (LoRA+, arXiv 2402.12354); lengths of DoRA have that of A.  0: the
+    same for both."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -168,6 +171,8 @@ class TrainConfig(Config):
             require(0 <= share <= 1, f"{name} must lie between 0 and 1, got {share}.")
         require(self.guidance == 0 or self.guidance >= 1,
                 f"guidance must be 0 (off) or at least 1, got {self.guidance}.")
+        require(self.lora_plus_ratio == 0 or self.lora_plus_ratio >= 1,
+                f"lora_plus_ratio must be 0 (off) or at least 1, got {self.lora_plus_ratio}.")
         self._check_automatic()
         require(0 <= self.ema_decay < 1, f"ema_decay must be at least 0 and below 1, got {self.ema_decay}.")
         require(self.chunk_duration == 0 or self.chunk_duration >= 1,

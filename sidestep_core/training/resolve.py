@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..config import require
 from ..dataset.manifest import Dataset
 from ..device import choose_device, choose_dtype
 from ..model.checkpoint import Checkpoint
@@ -49,9 +50,12 @@ class Resolved:
 def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Resolved:
     """Settle every automatic setting for this checkpoint and dataset.
 
-    ConfigError if the device is not available, or if settings need held-out songs and there are none; DatasetError if
-    no song would be left to train on.
+    ConfigError if the device is not available, if settings need held-out songs and there are none, or if the optimizer
+    cannot follow one; DatasetError if no song would be left to train on.
     """
+    require(config.lora_plus_ratio == 0 or config.optimizer != "prodigy",
+            f"lora_plus_ratio is {config.lora_plus_ratio:g}, but prodigy finds one learning rate for all weights. Set "
+            "it to off, or choose the optimizer adamw.")
     mode = _timestep_mode(config, checkpoint)
     mu, sigma = _time_distribution(config, checkpoint)
     shift, steps = sampling(config, checkpoint)

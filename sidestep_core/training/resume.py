@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 Identity = Mapping[str, Any]
 
-ESSENTIAL = ("train.optimizer", "train.seed", "train.heldout_songs", "train.heldout_sections")
-"""Settings that must equal those of a resumed checkpoint: its state belongs to the optimizer, and the others choose
-the held-out songs, which must not be among those already trained on."""
+ESSENTIAL = ("train.optimizer", "train.lora_plus_ratio", "train.seed", "train.heldout_songs", "train.heldout_sections")
+"""Settings that must equal those of a resumed checkpoint: its state belongs to the optimizer and its groups, and the
+others choose the held-out songs, which must not be among those already trained on."""
 
 
 def checkpoint_fingerprint(path: Path) -> str:

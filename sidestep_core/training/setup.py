@@ -31,6 +31,9 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     if config.cfg_ratio == 1 and adapter.attention_type == "cross":
         raise ConfigError("cfg_ratio 1 hides every caption, but attention_type 'cross' learns from captions only. "
                           "Lower cfg_ratio, or choose attention_type 'both'.")
+    if config.lora_plus_ratio and not registry.trainable()[adapter.kind].low_rank:
+        raise ConfigError(f"lora_plus_ratio is {config.lora_plus_ratio:g}, but LoRA+ is a rate for the B of a LoRA, "
+                          f"and this is a {adapter.kind}. Set it to off, or train a LoRA.")
     trained_on, held = (data.open_samples(dataset, side, config) for side in material.split(dataset.samples, config))
     weights = checkpoint.model_weights()
     own = weights.under("decoder.")
@@ -49,6 +52,6 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
     return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
-                    optimizer=optimizers.build(config, live.parameters, live.undecayed), heldout=held, need=need,
-                    weights=own,
+                    optimizer=optimizers.build(config, live.parameters, live.undecayed, live.ups), heldout=held,
+                    need=need, weights=own,
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))

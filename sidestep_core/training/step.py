@@ -30,6 +30,7 @@ from .data import Sample
 from .heldout.passes import Pass
 from .loss import BatchLoss, Objective, training_loss
 from .metrics import MeasuredOn
+from .optim import optimizers
 from .optim.ema import Average
 from .optim.lr_schedules import learning_rate
 from .parallel.ranks import ALONE, Ranks
@@ -132,8 +133,7 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
     if fp16:
         numbers["scale"] = scale
     _check_healthy(training, numbers, step)
-    for group in training.optimizer.param_groups:
-        group["lr"] = numbers["lr"]
+    optimizers.set_rate(training.optimizer, numbers["lr"])
     _update(training, step)
     return StepResult(numbers=numbers, samples=samples, layer_gradients=layer_gradients,
                       scale=scale)

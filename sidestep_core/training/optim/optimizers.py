@@ -16,6 +16,8 @@ from ..config import Optimizer, TrainConfig
 STATE_BYTES: dict[Optimizer, float] = {"adamw": 8.0, "adamw8bit": 2.1, "adafactor": 0.2, "prodigy": 16.0}
 """Bytes of state per parameter: two moments; two in bytes with a scale per 256; row and column means; two moments, the
 start and the sum of gradients."""
+RATIO = "rate_ratio"
+"""Entry of a group: its learning rate over that of the training."""
 _BETWEEN = "/"
 """Separator between the keys of nested state, in the name of a tensor."""
 
@@ -24,13 +26,14 @@ Groups = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
 """Parameters with the same settings, or groups with settings of their own."""
 
 
-def build(config: TrainConfig, parameters: Sequence[nn.Parameter],
-          undecayed: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    """Build the optimizer over the parameters; weight decay leaves those in `undecayed` alone.
+def build(config: TrainConfig, parameters: Sequence[nn.Parameter], undecayed: Sequence[nn.Parameter] = (),
+          ups: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """Build the optimizer over the parameters; weight decay leaves those in `undecayed` alone, and LoRA+ gives `ups` a
+    higher learning rate.
 
     MissingDependency, with the pip line, if its package is missing.
     """
-    groups = _groups(parameters, undecayed)
+    groups = _groups(config, parameters, undecayed, ups if config.lora_plus_ratio else ())
     if config.optimizer == "adamw8bit":
         return _adamw8bit(config, groups)
     if config.optimizer == "adafactor":
@@ -42,14 +45,22 @@ def build(config: TrainConfig, parameters: Sequence[nn.Parameter],
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
-def _groups(parameters: Sequence[nn.Parameter], undecayed: Sequence[nn.Parameter]) -> Groups:
-    left = {id(parameter) for parameter in undecayed}
-    if not left:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(RATIO, 1.0)
+
+
+def _groups(config: TrainConfig, parameters: Sequence[nn.Parameter], undecayed: Sequence[nn.Parameter],
+            ups: Sequence[nn.Parameter]) -> Groups:
+    special = {id(parameter) for parameter in (*undecayed, *ups)}
+    if not special:
         return parameters
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in parameters if id(parameter) not in left]},
+        {"params": [parameter for parameter in parameters if id(parameter) not in special]},
+        {"params": list(ups), "lr": config.learning_rate * config.lora_plus_ratio, RATIO: config.lora_plus_ratio},
         {"params": list(undecayed), "weight_decay": 0.0}]
-    return groups
+    return [group for group in groups if group["params"]]
 
 
 def _adamw8bit(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
@@ -140,5 +151,6 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _learned(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of a group that the optimizer changed or added, such as prodigy's estimate; settings are the config's."""
+    usual = optimizer.defaults
     return {key: value for key, value in group.items()
-            if key not in ("params", "lr") and (key not in optimizer.defaults or value != optimizer.defaults[key])}
+            if key not in ("params", "lr", RATIO) and (key not in usual or value != usual[key])}

@@ -63,6 +63,8 @@ def dataset(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
 def test_resume_is_bit_identical(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
                                  adapter: AdapterConfig, optimizer: Optimizer) -> None:
     config = replace(EVERYTHING, optimizer=optimizer)
+    if optimizer != "prodigy" and adapter.kind == "lora":
+        config = replace(config, lora_plus_ratio=16.0)
     undisturbed = trained(checkpoint, dataset, tmp_path / "undisturbed", adapter, config)
     step = random.Random(f"{adapter.kind} {optimizer}").randrange(1, 5)
     with pytest.raises(Cancelled):

@@ -91,32 +91,54 @@ def draws_of_step(config: ResolvedConfig, epoch: int, step: int) -> range:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Draw:
-    """Tensors of one draw: a crop, its condition, and the source latents of its context."""
+class Draw:
+    """One draw before anything of it is read."""
 
     number: int
+    sample: Sample
+    nth: int
+    """Number of the sample's draw."""
     preserved: bool
     share: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Crop:
+    """Tensors of one draw: a crop, its condition, and the source latents of its context."""
+
     x0_TC: Tensor
     condition_SD: Tensor
     source_TC: Tensor
 
 
 def batches(samples: Sequence[Sample], silence_TC: Tensor, config: ResolvedConfig, step: int) -> Iterator[Batch]:
-    """Yield the batches of one optimizer step: its draws in groups of equal length, at most batch_size in each."""
-    groups: dict[int, list[_Draw]] = {}
+    """Read the batches of one optimizer step."""
+    for group in groups(samples, config, step):
+        yield read(group, silence_TC, config)
+
+
+def groups(samples: Sequence[Sample], config: ResolvedConfig, step: int) -> list[tuple[Draw, ...]]:
+    """List the draws of each batch of one optimizer step: of equal length, at most batch_size; no file is read."""
     ends = _ends(samples)
     numbers = draws_of_step(config, ends[-1], step)
     chosen = [_sample_and_number(samples, ends, config.seed, number) for number in numbers]
     shares: Sequence[float | None] = [None] * len(chosen)
     if config.timestep_sampling == "stratified":
         shares = times.shares(config.seed, [(sample.name, nth) for sample, nth in chosen])
+    by_length: dict[int, list[Draw]] = {}
     for number, share, (sample, nth) in zip(numbers, shares, chosen, strict=True):
-        draw = _draw(sample, silence_TC, config, number, nth, share)
-        groups.setdefault(len(draw.x0_TC), []).append(draw)
-    for group in groups.values():
-        for first in range(0, len(group), config.batch_size):
-            yield _collate(group[first:first + config.batch_size])
+        draw = Draw(number=number, sample=sample, nth=nth, share=share,
+                    preserved=rng.bernoulli(config.preserve, config.seed, "preserve", number))
+        by_length.setdefault(crop_frames(len(sample.latents_TC), config), []).append(draw)
+    return [tuple(draws[first:first + config.batch_size]) for draws in by_length.values()
+            for first in range(0, len(draws), config.batch_size)]
+
+
+def read(group: Sequence[Draw], silence_TC: Tensor, config: ResolvedConfig) -> Batch:
+    """Read the batch of a group of draws."""
+    shares = tuple(draw.share for draw in group if draw.share is not None)
+    return _collate([_read(draw, silence_TC, config) for draw in group], draws=tuple(draw.number for draw in group),
+                    preserved=tuple(draw.preserved for draw in group), shares=shares or None)
 
 
 def _sample_and_number(samples: Sequence[Sample], ends: Sequence[int], seed: int, number: int) -> tuple[Sample, int]:
@@ -125,24 +147,22 @@ def _sample_and_number(samples: Sequence[Sample], ends: Sequence[int], seed: int
     return samples[index], number // ends[-1] * samples[index].repeats + repeat
 
 
-def _draw(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, nth: int,
-          share: float | None) -> _Draw:
-    """Crop the sample for its `nth` draw; by chance use the genre for the caption, and codes for silence."""
-    preserved = rng.bernoulli(config.preserve, config.seed, "preserve", number)
+def _read(draw: Draw, silence_TC: Tensor, config: ResolvedConfig) -> _Crop:
+    """Crop the sample for the draw; by chance use the genre for the caption, and codes for silence."""
+    sample, number = draw.sample, draw.number
     with_genre = rng.bernoulli(config.genre_ratio, config.seed, "genre", number) and sample.genre_SD is not None
-    caption: Caption = "plain" if preserved else "genre" if with_genre else "caption"
+    caption: Caption = "plain" if draw.preserved else "genre" if with_genre else "caption"
     ratio = {"silence": 0.0, "mixed": config.codes_ratio, "codes": 1.0}[config.context_mode]
     codes = sample.codes_TC if rng.bernoulli(ratio, config.seed, "codes", number) else None
     frames = len(sample.latents_TC)
-    start = flow_matching.crop_start(frames, crop_frames(frames, config), nth,
+    start = flow_matching.crop_start(frames, crop_frames(frames, config), draw.nth,
                                      rng.seed(config.seed, "window", sample.name), grid(config))
     condition = {"caption": sample.condition_SD, "genre": sample.genre_SD, "plain": sample.plain_SD}[caption]
     if sample.texts is not None:
         passage = sample.texts.passage(start)
         start, condition = passage.nearest(start), sample.texts.drawn(config, number, caption, passage)
     assert condition is not None
-    drawn = _crop(sample, silence_TC, config, number, start, condition, codes)
-    return replace(drawn, share=share, preserved=preserved)
+    return _crop(sample, silence_TC, config, start, condition, codes)
 
 
 def single(sample: Sample, start: int, silence_TC: Tensor, config: ResolvedConfig) -> Batch:
@@ -152,26 +172,24 @@ def single(sample: Sample, start: int, silence_TC: Tensor, config: ResolvedConfi
     """
     codes = sample.codes_TC if config.context_mode == "codes" else None
     condition = sample.condition_SD if sample.texts is None else sample.texts.measured(start)
-    return _collate([_crop(sample, silence_TC, config, 0, start, condition, codes)])
+    crop = _crop(sample, silence_TC, config, start, condition, codes)
+    return _collate([crop], draws=(0,), preserved=(False,))
 
 
-def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, number: int, start: int, condition_SD: Rows,
-          codes_TC: Rows | None) -> _Draw:
+def _crop(sample: Sample, silence_TC: Tensor, config: ResolvedConfig, start: int, condition_SD: Rows,
+          codes_TC: Rows | None) -> _Crop:
     length = crop_frames(len(sample.latents_TC), config)
     # A crop stands for a whole passage of music: its context is silence from its first frame on.
     source_TC = silence_TC[:length] if codes_TC is None else codes_TC[start:start + length]
-    return _Draw(number=number, preserved=False, share=None, x0_TC=sample.latents_TC[start:start + length],
-                 condition_SD=condition_SD[:], source_TC=source_TC)
+    return _Crop(x0_TC=sample.latents_TC[start:start + length], condition_SD=condition_SD[:], source_TC=source_TC)
 
 
-def _collate(group: Sequence[_Draw]) -> Batch:
-    shares = tuple(draw.share for draw in group if draw.share is not None)
+def _collate(crops: Sequence[_Crop], *, draws: tuple[int, ...], preserved: tuple[bool, ...],
+             shares: tuple[float, ...] | None = None) -> Batch:
     return Batch(
-        x0_BTC=torch.stack([draw.x0_TC for draw in group]),
-        condition_1ND=torch.cat([draw.condition_SD for draw in group])[None],
-        tokens=tuple(len(draw.condition_SD) for draw in group),
-        context_BTC=flow_matching.context_latents(torch.stack([draw.source_TC for draw in group])),
-        draws=tuple(draw.number for draw in group),
-        preserved=tuple(draw.preserved for draw in group),
-        shares=shares or None,
+        x0_BTC=torch.stack([crop.x0_TC for crop in crops]),
+        condition_1ND=torch.cat([crop.condition_SD for crop in crops])[None],
+        tokens=tuple(len(crop.condition_SD) for crop in crops),
+        context_BTC=flow_matching.context_latents(torch.stack([crop.source_TC for crop in crops])),
+        draws=draws, preserved=preserved, shares=shares,
     )

@@ -160,9 +160,10 @@ def _can_leave(training: Training, run: Run, state: RunState, metrics: Metrics, 
 def take_step(training: Training, state: RunState, report: Report) -> StepResult:
     """Take one step, in less memory if that runs out."""
     by_layer = is_heavy(training.config, state.step + 1)
-    return with_less_memory(
-        lambda: optimizer_step(training, state.step, report, scale=state.scale, by_layer=by_layer), training,
-        state.step, report)
+    step = partial(optimizer_step, training, state.step, report, scale=state.scale, by_layer=by_layer)
+    if training.ranks.count > 1:
+        return step(in_memory=lambda work: with_less_memory(work, training, state.step, report))
+    return with_less_memory(step, training, state.step, report)
 
 
 def _report_end(end: End, state: RunState, total: int, report: Report) -> None:

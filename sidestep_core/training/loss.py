@@ -22,7 +22,7 @@ from ..model.decoder import Decoder
 from ..model.weights import Weights
 from ..progress import Progress, Report, ignore
 from . import batches
-from .batches import Batch
+from .batches import Batch, Draw
 from .config import ResolvedConfig
 from .heldout.passes import Pass
 from .metrics import LOSS_NAMES, MeasuredOn
@@ -95,10 +95,10 @@ class BatchLoss:
     preserved: tuple[bool, ...]
 
     @classmethod
-    def zeros(cls, batch: Batch) -> BatchLoss:
+    def zeros(cls, group: Sequence[Draw]) -> BatchLoss:
         """Make the loss of a batch that another rank computes, to which its own is added."""
-        weighted, loss, t = (torch.zeros(len(batch.draws)) for _ in range(3))
-        return cls(weighted_B=weighted, loss_B=loss, t_B=t, preserved=batch.preserved)
+        weighted, loss, t = (torch.zeros(len(group)) for _ in range(3))
+        return cls(weighted_B=weighted, loss_B=loss, t_B=t, preserved=tuple(draw.preserved for draw in group))
 
 
 def training_loss(objective: Objective, batch: Batch) -> BatchLoss:

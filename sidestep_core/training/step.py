@@ -11,9 +11,9 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 from operator import not_
 
@@ -33,6 +33,7 @@ from .metrics import MeasuredOn
 from .optim import optimizers
 from .optim.ema import Average
 from .optim.lr_schedules import learning_rate
+from .parallel.gradients import share_passes
 from .parallel.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
@@ -100,24 +101,29 @@ class StepResult:
     """Loss scale in the end, with which the next step begins."""
 
 
+InMemory = Callable[[Callable[[], BatchLoss]], BatchLoss]
+"""Does the work of a pass, again in less memory if that runs out."""
+
+
 def optimizer_step(training: Training, step: int, report: Report = ignore, *, scale: float = 1.0,
-                   by_layer: bool = False) -> StepResult:
+                   by_layer: bool = False, in_memory: InMemory = lambda work: work()) -> StepResult:
     """Take one optimizer step (0-based) on its draws.
 
     The gradient is that of the mean loss per sample.  TrainingDiverged, before anything is changed, if the loss or the
     gradient is not finite or no gradient arrives.  In fp16 the loss is multiplied by `scale`, and a step whose
-    gradients overflow is repeated with half of it; that changes nothing but the rounding.
+    gradients overflow is repeated with half of it; that changes nothing but the rounding.  `in_memory` does each pass
+    that is shared with other ranks: they wait for this one, so it repeats a pass and never the step.
     """
     config = training.config
     fp16 = training.objective.dtype == torch.float16
     if fp16 and step and step % SCALE_DOUBLES_EVERY == 0:
         scale *= 2
-    losses = _backward(training, step, scale if fp16 else 1.0, report)
+    losses = _backward(training, step, scale if fp16 else 1.0, report, in_memory)
     while fp16 and scale > 1 and not _finite(training):
         scale /= 2
         log.info("The gradients of step %d overflowed fp16; again at scale %g.", step + 1, scale)
         training.optimizer.zero_grad(set_to_none=True)
-        losses = _backward(training, step, scale, report)
+        losses = _backward(training, step, scale, report, in_memory)
     if fp16:
         _unscale(training, scale)
     layer_gradients = _layer_gradients(training) if by_layer else {}
@@ -161,37 +167,30 @@ def _update(training: Training, step: int) -> None:
         raise HalfStep(f"The optimizer failed in step {step + 1}: {error}") from error
 
 
-def _backward(training: Training, step: int, scale: float, report: Report) -> list[BatchLoss]:
+def _backward(training: Training, step: int, scale: float, report: Report, in_memory: InMemory) -> list[BatchLoss]:
     """Compute gradients of the step's mean loss times `scale`; return the losses of its batches without graphs."""
-    config, objective = training.config, training.objective
-    count = len(batches.draws_of_step(config, training.epoch, step))
-    objective.decoder.train()
-    losses = []
-    switch = training.adapter.switch
-    for number, batch in enumerate(batches.batches(training.trained_on, objective.silence_TC, config, step)):
-        if not training.ranks.takes(number):
-            losses.append(BatchLoss.zeros(batch))
-            continue
-        switch.seeds = tuple(rng.seed(config.seed, "dropout", draw) for draw in batch.draws)
-        switch.tokens = batch.tokens
-        loss = training_loss(objective, batch.to(objective.device, objective.dtype))
-        (loss.weighted_B.sum() / count * scale).backward()
-        losses.append(replace(loss, weighted_B=loss.weighted_B.detach()))
-        report(Progress(stage="train", step=step, total=training.total_steps))
-    return losses if training.ranks.count == 1 else _shared(training, losses)
+    ranks = training.ranks
+    groups = batches.groups(training.trained_on, training.config, step)
+    training.objective.decoder.train()
+    one_pass = partial(_pass, training, step, sum(map(len, groups)), scale, report)
+    if ranks.count == 1:
+        return [one_pass(group) for group in groups]
+    return share_passes(ranks, training.adapter.parameters, groups,
+                        lambda group: in_memory(partial(one_pass, group)), BatchLoss.zeros)
 
 
-def _shared(training: Training, losses: Sequence[BatchLoss]) -> list[BatchLoss]:
-    """Add gradients and losses over all ranks, each of which has those of its own passes."""
-    device = training.objective.device
-    for parameter in training.adapter.parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    everyone = [replace(loss, weighted_B=loss.weighted_B.float().to(device), loss_B=loss.loss_B.float().to(device),
-                        t_B=loss.t_B.float().to(device)) for loss in losses]
-    training.ranks.add([*_gradients(training), *(part for loss in everyone
-                                                 for part in (loss.weighted_B, loss.loss_B, loss.t_B))])
-    return everyone
+def _pass(training: Training, step: int, count: int, scale: float, report: Report,
+          group: Sequence[batches.Draw]) -> BatchLoss:
+    """Add the gradients of one of the step's batches to the parameters; return its losses.  `count` is the number of
+    the step's samples."""
+    objective, config, switch = training.objective, training.config, training.adapter.switch
+    batch = batches.read(group, objective.silence_TC, config)
+    switch.seeds = tuple(rng.seed(config.seed, "dropout", draw) for draw in batch.draws)
+    switch.tokens = batch.tokens
+    loss = training_loss(objective, batch.to(objective.device, objective.dtype))
+    (loss.weighted_B.sum() / count * scale).backward()
+    report(Progress(stage="train", step=step, total=training.total_steps))
+    return replace(loss, weighted_B=loss.weighted_B.detach())
 
 
 def _gradients(training: Training) -> list[torch.Tensor]:

@@ -1,9 +1,9 @@
 """Several processes that train one adapter together: each takes its share of a step's forward passes.
 
 The leader (rank 0) runs the loop: it measures, saves, publishes and decides.  The others follow its orders, one before
-each step.  All of them add their gradients in one flat all-reduce, and take the same step.  Draws and dropout are pure
-functions of the seed, the step and the number of the pass, so the samples are those of one process, whatever the number
-of ranks; the sum of the gradients differs by its rounding only.
+each step.  All of them add their gradients as one process would (see gradients.py), and take the same step.  Draws and
+dropout are pure functions of the seed, the step and the number of the pass, so the samples are those of one process,
+whatever the number of ranks.
 
 Processes are started by torchrun, or by anything else that sets its environment variables.
 """
@@ -40,11 +40,29 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Numbers that are on their way to the other ranks, and those that come from them."""
+
+    work: torch.distributed.Work
+    numbers: Tensor
+    """Kept until they are sent."""
+    received_RS: Tensor
+
+    def received(self) -> tuple[Tensor, ...]:
+        """Wait for the others' numbers: one tensor from each rank."""
+        with _lost():
+            self.work.wait()
+        return self.received_RS.unbind()
+
+
+@dataclass(frozen=True)
 class Ranks:
     """Position of this process among those of a training."""
 
     rank: int = 0
     count: int = 1
+    carrier: torch.device | None = None
+    """Device of the tensors that the processes exchange; None: the one that they are on."""
 
     @property
     def leads(self) -> bool:
@@ -65,14 +83,32 @@ class Ranks:
         return Order(step=int(step), scale=scale)
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Replace float32 tensors by their sums over all ranks, in one all-reduce."""
+        """Replace tensors of one kind by their sums over all ranks, in one all-reduce."""
         if self.count == 1 or not tensors:
             return
-        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        flat = self._carried(torch.cat([tensor.flatten() for tensor in tensors]))
         with _lost():
             torch.distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def send_shares(self, numbers: Tensor) -> Sent:
+        """Begin to send every rank its share of the numbers, a count that all of them divide."""
+        sent = self._carried(numbers)
+        received = torch.empty_like(sent)
+        with _lost():
+            work = torch.distributed.all_to_all_single(received, sent, async_op=True)
+        return Sent(work, sent, received.view(self.count, -1))
+
+    def gather(self, share: Tensor) -> Tensor:
+        """Gather everyone's share, in the order of the ranks."""
+        gathered = share.new_empty(self.count, len(share))
+        with _lost():
+            torch.distributed.all_gather([*gathered.unbind()], share)
+        return gathered.flatten()
+
+    def _carried(self, numbers: Tensor) -> Tensor:
+        return numbers if self.carrier is None else numbers.to(self.carrier)
 
     @contextlib.contextmanager
     def leader_first(self) -> Iterator[None]:

@@ -179,6 +179,16 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
     for name in PREPROCESS:
         flags.add(group, PreprocessConfig, PREPROCESS, name, "preprocess", names.PREPROCESS)
     flags.add(group, TrainConfig, TRAINING, "device", "train", names.TRAINING)
+    group.add_argument("--shard", type=_shard, metavar="I/N", help=(
+        "Encode part I of N of the songs, such as 2/4: one on each machine, all with the same songs and settings. Then "
+        "join the parts with merge-datasets."))
+
+
+def add_merge_datasets(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `merge-datasets`."""
+    parser.add_argument("shards", type=Path, nargs="+", metavar="FOLDER", help="Every shard of preprocess --shard.")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help=(
+        "New folder for the whole dataset: the files that one machine would have made."))
 
 
 def add_analyze(parser: argparse.ArgumentParser) -> None:
@@ -249,6 +259,14 @@ def _percent(text: str) -> int:
     if (number := _at_least(text, 0)) > 100:
         raise argparse.ArgumentTypeError(f"{text} is more than 100 percent")
     return number
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    found = _at_least(number, 1), _at_least(of, 1)
+    if found[0] > found[1]:
+        raise argparse.ArgumentTypeError(f"{text}: there is no part {found[0]} of {found[1]}; the last is {of}/{of}")
+    return found
 
 
 def _at_least(text: str, least: int) -> int:

@@ -23,6 +23,7 @@ STAGES = {
     "preprocess the songs": "side-step preprocess",
     "estimate the gradients": "side-step estimate",
     "merge the adapter": "side-step merge",
+    "merge the shards": "side-step merge-datasets",
 }
 """Phrase for a stage in messages of the core -> its command."""
 VANILLA = ("vanilla, the old trainer with discrete timesteps and no CFG dropout, is gone. The same training is:\n"
@@ -102,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     own.add_selection(compare)
     own.add_build(command("build-dataset", songs.run_build, "List the songs of a folder in one dataset.json."))
     own.add_preprocess(command("preprocess", songs.run_preprocess, "Encode songs, once for all trainings."))
+    own.add_merge_datasets(command("merge-datasets", songs.run_merge, "Join the shards of preprocess --shard."))
     own.add_analyze(command("analyze", songs.run_analyze, "Measure tempo, key and loudness of songs."))
     own.add_merge(command("merge", merge.run, "Write a copy of the model with adapters in it.", "apply"))
     own.add_runs(command("runs", listing.run_runs, "List the runs of an output folder."))

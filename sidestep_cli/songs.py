@@ -62,20 +62,27 @@ def opened(folder: Path, model: Model, imported: Path, output: Output, stop: Sto
     return done.dataset
 
 
-def encode(arguments: argparse.Namespace, model: Model, folder: Path, output: Output, stop: Stop) -> Dataset:
-    """Encode the songs of --audio-dir into `folder`."""
+def encode(arguments: argparse.Namespace, model: Model, folder: Path, output: Output, stop: Stop,
+           part: tuple[int, int] | None = None) -> Dataset:
+    """Encode the songs of --audio-dir into `folder`; of a part (number, of how many), only its share."""
     from sidestep_core.dataset.preprocess import preprocess
+    from sidestep_core.dataset.shard import Shard
 
     found = songs_of(arguments.dataset_json or arguments.audio_dir, output)
     config = settings.preprocessing(arguments, found.shared_trigger_word)
     device = flags.values(arguments, "train").get("device", "auto")
+    shard = part and Shard.of_list(*part, found.songs, config)
     done = preprocess(model.source(), model.checkpoint, found.songs, folder.expanduser().absolute(), config,
-                      genre_ratio=found.genre_ratio, device=str(choose_device(device)), report=stop.reporting())
+                      genre_ratio=found.genre_ratio, device=str(choose_device(device)), shard=shard,
+                      report=stop.reporting())
     for problem in done.problems:
         output.notice(f"{problem.name} is left out: {problem.reason}")
-    output.result({"dataset": str(folder), "songs": len(done.dataset.samples), "encoded": done.made,
-                   "minutes": round(done.dataset.seconds / 60, 1)},
-                  f"{len(done.dataset.samples)} songs ready in {folder}, {done.made} encoded now.")
+    facts: dict[str, object] = {"dataset": str(folder), "songs": len(done.dataset.samples), "encoded": done.made,
+                                "minutes": round(done.dataset.seconds / 60, 1)}
+    what = "songs"
+    if shard:
+        facts["shard"], what = f"{shard.number}/{shard.of}", f"of {len(shard.songs)} songs, those of {shard},"
+    output.result(facts, f"{len(done.dataset.samples)} {what} ready in {folder}, {done.made} encoded now.")
     return done.dataset
 
 
@@ -93,7 +100,25 @@ def run_preprocess(arguments: argparse.Namespace, output: Output) -> None:
         raise ConfigError("Give --audio-dir with the folder of your songs.")
     model = open_model(arguments)
     with stoppable(output) as stop:
-        encode(arguments, model, arguments.tensor_output, output, stop)
+        encode(arguments, model, arguments.tensor_output, output, stop, arguments.shard)
+
+
+def run_merge(arguments: argparse.Namespace, output: Output) -> None:
+    """Run `merge-datasets`."""
+    from sidestep_core.dataset.merge_shards import merge_shards
+
+    target: Path = arguments.output.expanduser().absolute()
+    with stoppable(output) as stop:
+        merged = merge_shards([folder.expanduser().absolute() for folder in arguments.shards], target,
+                              report=stop.reporting())
+    if merged.left_out:
+        output.notice(f"{len(merged.left_out)} songs could not be used by their shard: {', '.join(merged.left_out)}.")
+    if merged.rounded:
+        output.notice(f"{merged.rounded} texts that shards share were rounded differently by their devices. Those of "
+                      "the first shard are taken.")
+    songs = len(merged.dataset.samples)
+    output.result({"dataset": str(target), "songs": songs, "minutes": round(merged.dataset.seconds / 60, 1)},
+                  f"{songs} songs of {len(arguments.shards)} shards ready in {target}.")
 
 
 def run_build(arguments: argparse.Namespace, output: Output) -> None:

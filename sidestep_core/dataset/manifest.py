@@ -26,6 +26,7 @@ from ..io.record import parse
 from ..model.prompts import Prompt
 from . import tensor_file
 from .sample_info import SampleInfo
+from .shard import Shard
 
 MANIFEST = "manifest.json"
 MAX_BYTES = 256_000_000
@@ -53,6 +54,8 @@ class Dataset:
     samples: tuple[SampleInfo, ...]
     genre_ratio: float = 0.0
     """Chance that a draw shows the genre in place of the caption, if a training leaves it to the dataset."""
+    shard: Shard | None = None
+    """Part of a dataset that this is; None for a whole one."""
     _conditions: dict[Prompt, Path] = field(default_factory=dict, init=False, compare=False, repr=False)
     """Files of conditions: hashing thousands of prompts takes seconds."""
 
@@ -132,6 +135,7 @@ def write_manifest(dataset: Dataset) -> None:
         "format": FORMAT, "checkpoint": dataset.checkpoint, "style": dataset.style,
         "trigger_word": dataset.trigger_word, "genre_ratio": dataset.genre_ratio,
         "samples": [asdict(sample) for sample in dataset.samples],
+        **({"shard": dataset.shard.to_json()} if dataset.shard else {}),
     })
 
 
@@ -150,7 +154,7 @@ def open_dataset(folder: Path) -> Dataset:
             values["trigger_word"] = values.pop("tag")
         found = parse(values, _Manifest, MANIFEST)
         return Dataset(folder=folder, checkpoint=found.checkpoint, style=found.style, trigger_word=found.trigger_word,
-                       samples=found.samples, genre_ratio=found.genre_ratio)
+                       samples=found.samples, genre_ratio=found.genre_ratio, shard=found.shard)
     except strict_json.BadJson as error:
         raise DatasetError(f"The dataset {folder.name} is damaged ({error}). Preprocess the songs again.") from error
 
@@ -165,6 +169,7 @@ class _Manifest:
     trigger_word: str
     samples: tuple[SampleInfo, ...]
     genre_ratio: float = 0.0
+    shard: Shard | None = None
 
     def __post_init__(self) -> None:
         files = Counter(sample.latents for sample in self.samples)

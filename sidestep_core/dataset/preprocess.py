@@ -28,6 +28,7 @@ from .config import PreprocessConfig
 from .latents import Recording, Stamp, encode_recordings
 from .manifest import MANIFEST, Dataset, open_dataset, write_manifest
 from .sample_info import SampleInfo
+from .shard import Shard
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +56,20 @@ class _Job:
 
 def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song], folder: Path,
                config: PreprocessConfig, *, genre_ratio: float = 0.0, device: str = "auto",
-               report: Report = ignore) -> Preprocessed:
+               shard: Shard | None = None, report: Report = ignore) -> Preprocessed:
     """Encode new and changed songs, and write the dataset's manifest.
 
     A song that cannot be used is reported and left out; DatasetError if none is left, or nothing can be written.
-    `genre_ratio` comes from the songs' dataset.json, for trainings that leave it to the dataset.
+    `genre_ratio` comes from the songs' dataset.json, for trainings that leave it to the dataset.  Of a shard, only its
+    share of the songs is encoded; it may be left without any, as the others are not.
     """
     target = choose_device(device)
+    if shard:
+        share = shard.share()
+        songs = [song for song in songs if song.name in share]
     with (locks.held(folder, "encoded"), explain_interruption(folder),
           explain_out_of_memory("preprocessing", "Lower tile_seconds."), torch.inference_mode(False), torch.no_grad()):
-        before = _existing_dataset(folder)
+        before = _existing_dataset(folder, shard)
         plan = list(_plan(checkpoint, songs, folder, before, config, report))
         jobs = [job for job in plan if isinstance(job, _Job)]
         new_audio = {job.latents: job.recording for job in jobs if not job.latents.is_file()}
@@ -72,10 +77,12 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
             unusable = encode_recordings(source, checkpoint, list(new_audio.values()), folder, config.tile_seconds,
                                          target, report)
             release_memory(target)
+            problems = tuple(_problems(plan, unusable))
             known = {sample.latents: sample.frames for sample in before.samples} if before else {}
             samples = tuple(_describe(job, config, known) for job in jobs if job.latents.name not in unusable)
             dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style=config.conditioning,
-                              trigger_word=config.trigger_word, samples=samples, genre_ratio=genre_ratio)
+                              trigger_word=config.trigger_word, samples=samples, genre_ratio=genre_ratio,
+                              shard=shard and shard.without(problem.name for problem in problems))
             prompts = {dataset.condition(prompt): (sample.name, prompt) for sample in samples
                        for prompt in sample.prompts()}
             new_conditions = missing(prompts)
@@ -84,10 +91,9 @@ def preprocess(source: ModelSource, checkpoint: Checkpoint, songs: Sequence[Song
                                                                    message))
         finally:
             release_memory(target)
-        problems = tuple(_problems(plan, unusable))
-        if not samples:
+        if not samples and not shard:
             raise none_left("No song can be used", problems)
-        if not dataset.silence.is_file():
+        if samples and not dataset.silence.is_file():
             longest = max(sample.frames for sample in samples)
             tensor_file.write(dataset.silence, "silence", source.silence_latent(longest))
         if dataset != before:
@@ -146,15 +152,22 @@ def _problems(plan: Sequence[_Job | Problem], unusable: Mapping[str, str]) -> It
             yield Problem(name=item.song.name, reason=unusable[item.latents.name])
 
 
-def _existing_dataset(folder: Path) -> Dataset | None:
-    """Dataset in the folder so far; None if there is none, or its manifest cannot be read."""
+def _existing_dataset(folder: Path, shard: Shard | None) -> Dataset | None:
+    """Dataset in the folder so far; None if there is none, or its manifest cannot be read.
+
+    DatasetError where a shard would take the place of another one, or of a whole dataset.
+    """
     if not (folder / MANIFEST).is_file():
         return None
     try:
-        return open_dataset(folder)
+        found = open_dataset(folder)
     except DatasetError as error:
         log.warning("Every song is read again, because %s", error)
         return None
+    if shard and str(shard) != str(found.shard):
+        raise DatasetError(f"{folder} holds {found.shard or 'a whole dataset'}, which {shard} would replace. Give each "
+                           "shard a folder of its own.")
+    return found
 
 
 def _tick(report: Report, step: int, total: int, message: str) -> None:

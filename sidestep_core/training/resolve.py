@@ -10,6 +10,7 @@ import torch
 from ..config import require
 from ..dataset.manifest import Dataset
 from ..device import choose_device, choose_dtype
+from ..errors import DatasetError
 from ..model.checkpoint import Checkpoint
 from ..model.flow_matching import TIMESTEP_PRESETS
 from ..model.holding import Holding
@@ -51,8 +52,11 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
     """Settle every automatic setting for this checkpoint and dataset.
 
     ConfigError if the device is not available, if settings need held-out songs and there are none, or if the optimizer
-    cannot follow one; DatasetError if no song would be left to train on.
+    cannot follow one; DatasetError if no song would be left to train on, or the dataset is a part of one.
     """
+    if dataset.shard is not None:
+        raise DatasetError(f"{dataset.folder.name} is {dataset.shard} of a dataset and lacks the songs of the others. "
+                           "Merge the shards, and use the result.")
     require(config.lora_plus_ratio == 0 or config.optimizer != "prodigy",
             f"lora_plus_ratio is {config.lora_plus_ratio:g}, but prodigy finds one learning rate for all weights. Set "
             "it to off, or choose the optimizer adamw.")

@@ -39,6 +39,32 @@ def test_fixed_preprocesses_first(run: Run, world: World, tmp_path: Path) -> Non
     assert [results[0]["encoded"], results[-1]["steps"]] == [0, 1]
 
 
+def test_shards_merge_into_the_whole(run: Run, world: World, tmp_path: Path) -> None:
+    words = ["preprocess", "--checkpoint-dir", world.checkpoints, "--audio-dir", world.music, "--tag", "mystyle"]
+    for number in (1, 2):
+        ended = run(*words, "--tensor-output", tmp_path / f"{number}", "--shard", f"{number}/2", "--json")
+        assert ended.code == 0
+        assert ended.events[-1]["shard"] == f"{number}/2"
+        assert f"of 3 songs, those of shard {number} of 2, ready" in ended.events[-1]["text"]
+    ended = run("fixed", "--checkpoint-dir", world.checkpoints, "--dataset-dir", tmp_path / "1", "--output-dir",
+                tmp_path / "out", "--device", "cpu", "--yes")
+    assert ended.code == 1
+    assert "Merge the shards (side-step merge-datasets), and use the result." in ended.err
+    assert run("merge-datasets", tmp_path / "1", "--output", tmp_path / "all").code == 1
+    ended = run("merge-datasets", tmp_path / "2", tmp_path / "1", "--output", tmp_path / "all")
+    assert (ended.code, ended.out[-1]) == (0, f"3 songs of 2 shards ready in {tmp_path / 'all'}.")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "all").iterdir()} == {
+        path.name: path.read_bytes() for path in world.tensors.iterdir()}
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2"])
+def test_impossible_shard_is_refused(run: Run, world: World, tmp_path: Path, shard: str) -> None:
+    ended = run("preprocess", "--checkpoint-dir", world.checkpoints, "--audio-dir", world.music, "--tensor-output",
+                tmp_path, f"--shard={shard}")
+    assert ended.code == 2
+    assert "--shard" in ended.err
+
+
 def test_build_dataset_lists_the_songs(run: Run, world: World, tmp_path: Path) -> None:
     target = tmp_path / "dataset.json"
     words = ["build-dataset", "-i", world.music, "--tag", "word", "--tag-position", "append", "--genre-ratio", 25,

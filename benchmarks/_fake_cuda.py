@@ -47,10 +47,8 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None)
 @contextlib.contextmanager
 def card() -> Iterator[None]:
     """Run the block as on a CUDA card with bfloat16; no tensor in it has a storage."""
-    import peft.tuners.tuners_utils
     import torch.cuda.amp.common
 
-    tuner = peft.tuners.tuners_utils.BaseTunerLayer
     with contextlib.ExitStack() as stack:
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         for target, name, value in (
@@ -58,8 +56,7 @@ def card() -> Iterator[None]:
                 (torch.cuda, "is_bf16_supported", lambda *_, **__: True),
                 (F, "scaled_dot_product_attention", _attention),
                 (dropout, "draw_mask", lambda _, p, *__: dropout.RedrawnMask(parts=(), p=p)),
-                (dropout, "generator", lambda *_: None),
-                (tuner, "_move_adapter_to_device_of_base_layer", lambda *_, **__: None)):
+                (dropout, "generator", lambda *_: None)):
             stack.enter_context(mock.patch.object(target, name, value))
         yield
 

@@ -47,7 +47,6 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
     """Train in `folder`/run, print every finished step, and raise the error, if one is named, after `after` steps: the
     work of each process.  `requests` is the chance of a save and of a pause at each step.
     """
-    import peft  # noqa: F401 (loaded before it prints ready, so that kills fall into the training)
     import torch
 
     from sidestep_core.adapters.lora import LoraConfig

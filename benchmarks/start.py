@@ -1,10 +1,11 @@
 """Time from a fresh process to the first step of a training, in phases, and what reading ahead hides.
 
-Each phase is in processor seconds of a process that does nothing else: `torch`, `core` (this package), `peft`,
-`dataset` (manifest and samples), `decoder`, `adapter`, `heldout` (the first measurement), `step`.  `first_step_s` is
-their sum, and `ratio` that over the same start with all that transformers, bitsandbytes, diffusers and LyCORIS offer.
-`read_ahead`: wall time of importing PEFT and then reading a model's file that is not in the system's cache, with
-reading ahead over without; the better of two each.
+Each phase is in processor seconds of a process that does nothing else: `torch`, `core` (this package), `packages`
+(those that a LoRA needs: none), `dataset` (manifest and samples), `decoder`, `adapter`, `heldout` (the first
+measurement), `step`.  `first_step_s` is their sum, and `ratio` that over the same start with PEFT and all that
+transformers, bitsandbytes, diffusers and LyCORIS offer.
+`read_ahead`: wall time of importing LyCORIS, as a LoKR does, and then reading a model's file that is not in the
+system's cache, with reading ahead over without; the better of two each.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import run
 
 FILE_BYTES = 1 << 30
 """Size of the file that stands for a model."""
-PHASES = ("torch", "core", "peft", "dataset", "decoder", "adapter", "heldout", "step")
+PHASES = ("torch", "core", "packages", "dataset", "decoder", "adapter", "heldout", "step")
 EVERYTHING = ("transformers.models.qwen3.modeling_qwen3", "transformers.modeling_utils", "bitsandbytes", "diffusers",
-              "lycoris")
+              "lycoris", "peft")
 
 
 def child(root: Path, mode: str) -> None:
@@ -57,7 +58,7 @@ def child(root: Path, mode: str) -> None:
         from sidestep_core.training.step import optimizer_step
     torch.set_num_threads(1)
     adapter, config = LoraConfig(), TrainConfig(device="cpu", precision="fp32")
-    with phase("peft"):
+    with phase("packages"):
         registry.require(adapter)
     with phase("dataset"):
         checkpoint = open_checkpoint(root / "acestep_v1.5_tiny_turbo.safetensors",
@@ -81,7 +82,7 @@ def child(root: Path, mode: str) -> None:
 
 
 def read_child(file: Path, mode: str) -> None:
-    """Import PEFT and read the file; print the wall time."""
+    """Import LyCORIS and read the file; print the wall time."""
     from sidestep_core.io import read_ahead
 
     if hasattr(os, "posix_fadvise"):
@@ -90,7 +91,7 @@ def read_child(file: Path, mode: str) -> None:
         os.close(handle)
     begun = time.monotonic()
     with read_ahead.reading([file], 4 * FILE_BYTES if mode == "ahead" else None):
-        import peft.tuners.lora  # noqa: F401  # the work beside it
+        import lycoris.modules.lokr  # noqa: F401  # the work beside it
     with file.open("rb", buffering=0) as opened:
         buffer = bytearray(1 << 22)
         while opened.readinto(buffer):

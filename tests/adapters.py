@@ -26,7 +26,7 @@ LORAS: dict[str, AdapterConfig] = {
                              module_ranks=("*.mlp.*=2", "layers.1.self_attn.q_proj=7", "*.k_proj=0")),
     "rslora-ranks": LoraConfig(rank=4, alpha=6.0, dropout=0.5, rslora=True, module_ranks=("layers.1.*=9",)),
 }
-"""Adapters attached through PEFT."""
+"""LoRAs, with PEFT's parameters."""
 
 LYCORIS: dict[str, AdapterConfig] = {
     "dora": LoraConfig(rank=4, alpha=6.0, dropout=0.5, dora=True),

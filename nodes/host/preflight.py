@@ -25,8 +25,7 @@ def check(node_id: str) -> None:
         settings: Mapping[str, object] = inputs if isinstance(inputs, Mapping) else {}
         kind = KINDS.get(str(node.get("class_type")))
         if kind is not None:
-            dora = {"dora": True} if kind == "lora" and settings.get("dora") is True else {}
-            registry.require(registry.config_from_json({"kind": kind, **dora}))
+            registry.require(registry.config_from_json({"kind": kind}))
         if node.get("class_type") == "SideStepTrainingSettings":
             config = TrainConfig.from_json(values(_written(settings)))
             optimizers.require(config.optimizer)

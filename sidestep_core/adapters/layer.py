@@ -177,18 +177,24 @@ def attach(algorithm: Trainable, decoder: nn.Module, config: AdapterConfig, modu
     layers: dict[str, AdapterLayer] = {}
     switch = Switch()
     for name, rank in modules.items():
-        try:
-            base = decoder.get_submodule(name)
-        except AttributeError as error:
-            raise AdapterError(f"The adapter was to be put on {name}, which this decoder does not have.") from error
-        if not isinstance(base, nn.Linear):
-            raise AdapterError(f"The adapter was to be put on {name}, which is a {type(base).__name__}, not a linear "
-                               "layer.")
-        layers[name] = AdapterLayer(base, algorithm, config, rank, rng.generator(seed, "init", name), name, switch)
+        layers[name] = AdapterLayer(adaptable(decoder, name), algorithm, config, rank,
+                                    rng.generator(seed, "init", name), name, switch)
     for name, layer in layers.items():
         decoder.set_submodule(name, layer)
     project_together(decoder, _project)
     return LiveLayers(layers=layers, switch=switch)
+
+
+def adaptable(decoder: nn.Module, name: str) -> nn.Linear:
+    """Linear layer of this name.  AdapterError where there is none."""
+    try:
+        base = decoder.get_submodule(name)
+    except AttributeError as error:
+        raise AdapterError(f"The adapter was to be put on {name}, which this decoder does not have.") from error
+    if not isinstance(base, nn.Linear):
+        raise AdapterError(f"The adapter was to be put on {name}, which is a {type(base).__name__}, not a linear "
+                           "layer.")
+    return base
 
 
 def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:

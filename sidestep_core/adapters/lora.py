@@ -1,19 +1,21 @@
-"""LoRA: W + (alpha / rank) * B @ A.  Trained through PEFT, or with DoRA in our own layer."""
+"""LoRA: W + (alpha / rank) * B @ A.  With DoRA it is trained in layer.py.
+
+Factors, initial values and files are PEFT's, which itself is not imported: that would take several times as long as all
+else before the first step.  The tests hold the layer to PEFT's, bit for bit where training starts.
+"""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .. import optional, rng
+from .. import rng
 from ..config import require
 from ..errors import AdapterError
 from ..model.frozen import weight_of
@@ -23,12 +25,6 @@ from .algorithm import Factors, LiveAdapter, Matrix, Parts, ScaleOf, Trainable, 
 from .config import AdapterConfig
 from .delta import FullDelta, WeightDelta, number, require_chain, require_part, tucker
 from .dropout import Switch
-
-if TYPE_CHECKING:
-    from peft.tuners.lora import Linear
-
-_NAME = "default"
-PURPOSE = "LoRA training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,22 +97,13 @@ class Lora(Trainable):
     scaled_names = ("lora_B.weight", "lora_up.weight")
     low_rank = True
 
-    def require(self, config: AdapterConfig) -> None:
-        if config.decomposed:
-            return
-        with optional.imports("peft", PURPOSE):
-            import peft.tuners.lora.model
-
-            if peft.import_utils.is_bnb_available():
-                import peft.tuners.lora.bnb  # noqa: F401
-
     def matrices(self, config: AdapterConfig, rank: int, rows: int, columns: int) -> dict[str, Matrix]:
         return {"down": Matrix(rank, columns, uniform), "up": Matrix(rows, rank, zeros)}
 
     def attach(self, decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int], seed: int) -> LiveAdapter:
         if config.decomposed:
             return layer.attach(self, decoder, config, modules, seed)
-        return attach_peft(decoder, cast("LoraConfig", config), modules, seed)
+        return attach(decoder, config, modules, seed)
 
     def product(self, factors: Factors) -> Tensor:
         return factors["up"] @ factors["down"]
@@ -137,123 +124,97 @@ class Lora(Trainable):
         return LowRankDelta(down=down, up=up, scale=scale)
 
 
-def attach_peft(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> LiveLora:
+class LoraLayer(nn.Module):
+    """A frozen linear layer and its LoRA: scale * B A, with A = lora_A [rank, inputs] and B = lora_B [outputs, rank].
+    """
+
+    def __init__(self, base: nn.Linear, config: AdapterConfig, rank: int, random: torch.Generator, name: str,
+                 switch: Switch) -> None:
+        super().__init__()
+        self.name, self.switch = name, switch
+        self.base_layer = base
+        weight = weight_of(base)
+        rows, columns = weight.shape
+        down, up = first_factors(rank, rows, columns, random)
+        # PEFT rounds to the base's dtype, and this pack trains in float32.
+        self.lora_A, self.lora_B = (nn.Parameter(factor.to(weight.dtype).to(weight.device, torch.float32))
+                                    for factor in (down, up))
+        self.rank, self.scale = rank, config.scaling(rank)
+        self.dropout = config.dropout
+        self.train(base.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _together(x, (self,))[0]
+
+    def weights(self, kept: float) -> low_rank.LoraWeights:
+        """Weights of one product; `kept` is the factor of dropout."""
+        return low_rank.LoraWeights(weight=weight_of(self.base_layer), down=self.lora_A, up=self.lora_B,
+                                    scale=kept * self.scale)
+
+    def saved(self) -> dict[str, Tensor]:
+        """Tensors of the file, by PEFT's names and `alpha`."""
+        return {"lora_A.weight": self.lora_A.detach().clone(), "lora_B.weight": self.lora_B.detach().clone(),
+                "alpha": torch.tensor(self.scale * self.rank)}
+
+
+def first_factors(rank: int, rows: int, columns: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw A as PEFT does, and B, which is zero."""
+    # PEFT makes both as linear layers of torch, whose own initial values it replaces: these draws come first.
+    torch.empty(rank * (rows + columns)).uniform_(generator=random)
+    down = nn.init.kaiming_uniform_(torch.empty(rank, columns), a=math.sqrt(5), generator=random)
+    return down, torch.zeros(rows, rank)
+
+
+def attach(decoder: nn.Module, config: AdapterConfig, modules: Mapping[str, int], seed: int) -> LiveLora:
     """Put a LoRA on exactly `modules` (name -> rank), in float32 over any base dtype; nothing else trains.
 
     A starts random by `seed`, B at zero, so the decoder's output stays the same.
     """
-    with optional.imports("peft", PURPOSE):
-        # PEFT imports packages that it works with here too, and raises about old versions of them.
-        _inject(decoder, config, modules, seed)
-    adapted = {name: linear.r[_NAME] for name, linear in _adapted(decoder)}
-    if list(adapted.items()) != list(modules.items()):
-        differing = sorted(name for name, _ in set(modules.items()) ^ set(adapted.items()))
-        raise AdapterError(f"The adapter was to be put on {len(modules)} modules but sits on {len(adapted)}; "
-                           f"differing: {', '.join(differing[:4])}.")
-    switch = Switch()
-    for name, linear in _adapted(decoder):
-        vars(linear).update(name=name, switch=switch)
-        for factor in _factors(linear):
-            factor.float()
+    decoder.requires_grad_(False)
+    switch, random = Switch(), rng.generator(seed, "init")
+    layers = {name: LoraLayer(layer.adaptable(decoder, name), config, rank, random, name, switch)
+              for name, rank in modules.items()}
+    for name, adapted in layers.items():
+        decoder.set_submodule(name, adapted)
     project_together(decoder, _project)
-    trained = tuple(parameter for parameter in decoder.parameters() if parameter.requires_grad)
-    if len(trained) != 2 * len(modules):
-        raise AdapterError(f"{len(trained)} parameters would be trained; {2 * len(modules)} belong to the adapter.")
-    return LiveLora(decoder=decoder, parameters=trained, switch=switch)
-
-
-def _inject(decoder: nn.Module, config: LoraConfig, modules: Mapping[str, int], seed: int) -> None:
-    from peft import LoraConfig as PeftConfig
-    from peft import inject_adapter_in_model
-
-    # PEFT reads the keys as patterns.
-    own_ranks = {re.escape(name): rank for name, rank in modules.items() if rank != config.rank}
-    # PEFT divides alpha by the rank or, with rsLoRA, by its root; see LoraConfig.scaling.
-    own_alphas = {} if config.rslora else {name: config.alpha * rank / config.rank for name, rank in own_ranks.items()}
-    # PEFT's annotation says int; it divides, so a float is as good.
-    peft_config = PeftConfig(
-        r=config.rank, lora_alpha=cast("int", config.alpha), lora_dropout=config.dropout, target_modules=list(modules),
-        bias="none", use_rslora=config.rslora, rank_pattern=own_ranks, alpha_pattern=cast("dict[str, int]", own_alphas),
-    )
-    # The door that PEFT's guide names for layers of one's own, under a private name.
-    peft_config._register_custom_module({nn.Linear: _layer_class()})  # noqa: SLF001
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(rng.seed(seed, "init"))
-        inject_adapter_in_model(peft_config, decoder, adapter_name=_NAME)
-
-
-@functools.cache
-def _layer_class() -> type[Linear]:
-    """PEFT's layer, which owns the parameters, with a forward pass that keeps less and runs fewer kernels."""
-    from peft.tuners.lora import Linear
-
-    class LeanLinear(Linear):
-        def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-            return _together(x, (self,))[0]
-
-    return LeanLinear
+    return LiveLora(layers=layers, switch=switch)
 
 
 def _project(x: Tensor, projections: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """Compute projections of one input, together where all are adapted."""
-    from peft.tuners.lora import Linear
-
-    linears = [each for each in projections if isinstance(each, Linear)]
-    return _together(x, linears) if len(linears) == len(projections) else separately(x, projections)
+    adapted = [each for each in projections if isinstance(each, LoraLayer)]
+    return _together(x, adapted) if len(adapted) == len(projections) else separately(x, projections)
 
 
-def _together(x: Tensor, linears: Sequence[Linear]) -> tuple[Tensor, ...]:
+def _together(x: Tensor, layers: Sequence[LoraLayer]) -> tuple[Tensor, ...]:
     """Compute adapted linear layers of one input, with one dropout mask."""
-    first = linears[0]
-    # As `attach_peft` put them there.
-    name: str = vars(first)["name"]
-    switch: Switch = vars(first)["switch"]
-    if not switch.on:
-        return tuple(linear.base_layer(x) for linear in linears)
-    p = _dropout_of(first) if first.training else 0.0
-    dtype = weight_of(cast("nn.Linear", first.base_layer)).dtype
-    mask = dropout.draw_mask(x.to(dtype), p, switch, name) if p else None
+    first = layers[0]
+    if not first.switch.on:
+        return tuple(each.base_layer(x) for each in layers)
+    p = first.dropout if first.training else 0.0
+    dtype = weight_of(first.base_layer).dtype
+    mask = dropout.draw_mask(x.to(dtype), p, first.switch, first.name) if p else None
     kept = 1.0 if mask is None else dropout.mask_scale(p)
-    return low_rank.linears(x, [_lean(linear, kept) for linear in linears], mask)
-
-
-def _lean(linear: Linear, kept: float) -> low_rank.LoraWeights:
-    down, up = _factors(linear)
-    return low_rank.LoraWeights(weight=weight_of(cast("nn.Linear", linear.base_layer)), down=down.weight, up=up.weight,
-                            scale=kept * linear.scaling[_NAME])
-
-
-def _adapted(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:
-    from peft.tuners.lora import Linear
-
-    for name, module in decoder.named_modules():
-        if isinstance(module, Linear):
-            yield name, module
-
-
-def _dropout_of(linear: Linear) -> float:
-    made = linear.lora_dropout[_NAME]
-    return made.p if isinstance(made, nn.Dropout) else 0.0
-
-
-def _factors(linear: Linear) -> tuple[nn.Linear, nn.Linear]:
-    """A (down) and B (up)."""
-    return cast("nn.Linear", linear.lora_A[_NAME]), cast("nn.Linear", linear.lora_B[_NAME])
+    return low_rank.linears(x, [each.weights(kept) for each in layers], mask)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiveLora:
     """A LoRA attached to a decoder; see algorithm.LiveAdapter."""
 
-    decoder: nn.Module
-    parameters: tuple[nn.Parameter, ...]
+    layers: Mapping[str, LoraLayer]
     switch: Switch
     undecayed: tuple[nn.Parameter, ...] = ()
 
     @property
+    def parameters(self) -> tuple[nn.Parameter, ...]:
+        """Trained parameters, float32, in a fixed order."""
+        return tuple(factor for each in self.layers.values() for factor in (each.lora_A, each.lora_B))
+
+    @property
     def ups(self) -> tuple[nn.Parameter, ...]:
         """B of every module."""
-        return tuple(cast("nn.Parameter", _factors(linear)[1].weight) for _, linear in _adapted(self.decoder))
+        return tuple(each.lora_B for each in self.layers.values())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Tensors of the adapter's file: PEFT's names plus one `.alpha` per module, equal to scaling * rank.
@@ -261,13 +222,8 @@ class LiveLora:
         ComfyUI multiplies by alpha / rank and takes 1 where alpha is missing, which halves a rank-64 alpha-128
         adapter.  PEFT ignores the extra tensors, so the same file opens there too.
         """
-        tensors: dict[str, Tensor] = {}
-        for name, linear in _adapted(self.decoder):
-            down, up = _factors(linear)
-            tensors[f"base_model.model.{name}.lora_A.weight"] = down.weight.detach().clone()
-            tensors[f"base_model.model.{name}.lora_B.weight"] = up.weight.detach().clone()
-            tensors[f"base_model.model.{name}.alpha"] = torch.tensor(linear.scaling[_NAME] * linear.r[_NAME])
-        return tensors
+        return {f"{prefix(module)}.{name}": tensor for module, each in self.layers.items()
+                for name, tensor in each.saved().items()}
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Restore saved tensors, bit for bit.  AdapterError, before anything changes, for those of another adapter.
@@ -278,16 +234,21 @@ class LiveLora:
         alphas = {name: tensor for name, tensor in own.items() if name.endswith(".alpha")}
         algorithm.check_belongs({**alphas, **tensors}, own)
         with torch.no_grad():
-            for name, linear in _adapted(self.decoder):
-                for part, module in zip(("lora_A", "lora_B"), _factors(linear), strict=True):
-                    module.weight.copy_(tensors[f"base_model.model.{name}.{part}.weight"])
+            for module, each in self.layers.items():
+                each.lora_A.copy_(tensors[f"{prefix(module)}.lora_A.weight"])
+                each.lora_B.copy_(tensors[f"{prefix(module)}.lora_B.weight"])
 
     def deltas(self, every: int = 1) -> Iterator[TrainedDelta]:
         """Weight delta of every n-th module.
 
         Multiplied on the CPU, because a GPU may round products to TF32, and then nothing saved would agree with it.
         """
-        for name, linear in itertools.islice(_adapted(self.decoder), None, None, every):
-            down, up = (factor.weight.detach().float().cpu() for factor in _factors(linear))
-            delta = linear.scaling[_NAME] * (up @ down)
-            yield TrainedDelta(module=name, weight=torch.zeros_like(delta), delta=delta)
+        for module, each in itertools.islice(self.layers.items(), None, None, every):
+            down, up = (factor.detach().cpu() for factor in (each.lora_A, each.lora_B))
+            delta = each.scale * (up @ down)
+            yield TrainedDelta(module=module, weight=torch.zeros_like(delta), delta=delta)
+
+
+def prefix(module: str) -> str:
+    """Name of a module in PEFT's files."""
+    return f"base_model.model.{module}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +45,6 @@ class FrozenLinear(nn.Linear):
         nn.Module.__init__(self)
         self.out_features, self.in_features = held.shape
         self.held = held
-        # PEFT looks there for device and dtype; any product with it fails.
-        self.weight = cast("nn.Parameter", torch.empty(0, dtype=held.dtype, device=held.device))
         self.register_parameter("bias", None)
 
     def forward(self, input: Tensor) -> Tensor:

@@ -18,8 +18,10 @@ import torch
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.errors import MissingDependency
+from sidestep_core.training.optim import optimizers
+registry.require(LoraConfig())
 try:
-    registry.require(LoraConfig())
+    optimizers.require("adamw8bit")
 except MissingDependency as error:
     print(error)
 """
@@ -90,5 +92,5 @@ def test_broken_bitsandbytes_is_named_before_training(tmp_path: Path) -> None:
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: bitsandbytes\nVersion: 0.43.0\n", encoding="utf-8")
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = subprocess.run([sys.executable, "-c", TRAIN], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "LoRA training needs the package peft, and that imports bitsandbytes" in done.stdout
+    assert "The optimizer adamw8bit needs the package bitsandbytes, which raised: [WinError 126]" in done.stdout
     assert "python -m pip install --upgrade bitsandbytes" in done.stdout

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ... import optional
 from ...io.strict_json import Json
 from ..config import Optimizer, TrainConfig
+from .adamw import AdamW
 
 STATE_BYTES: dict[Optimizer, float] = {"adamw": 8.0, "adamw8bit": 2.1, "adafactor": 0.2, "prodigy": 16.0}
 """Bytes of state per parameter: two moments; two in bytes with a scale per 256; row and column means; two moments, the
@@ -42,7 +43,7 @@ def build(config: TrainConfig, parameters: Sequence[nn.Parameter], undecayed: Se
         return _prodigy(config, groups)
     # One kernel for everything; other devices have none.
     fused = parameters[0].device.type in ("cuda", "cpu", "xpu", "mps")
-    return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
+    return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,9 +1,12 @@
-"""LoRA through PEFT: a file in which strength 1.0 is the trained one, and that PEFT opens.  See test_registry.py."""
+"""LoRA: PEFT's initial values, a file in which strength 1.0 is the trained one, and that PEFT opens.
+
+See test_registry.py and test_low_rank.py.
+"""
 
 from __future__ import annotations
 
 import math
-import sys
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from sidestep_core import rng
 from sidestep_core.adapters import registry
 from sidestep_core.adapters.config import PROJECTIONS
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.errors import AdapterError, MissingDependency
+from sidestep_core.errors import AdapterError
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import Decoder, DecoderGeometry
@@ -29,24 +33,23 @@ TALL = DecoderGeometry(width=32, layers=12, heads=2, kv_heads=1, head_width=16, 
 @pytest.mark.parametrize("projections", [PROJECTIONS, ("v_proj", "q_proj"), ("o_proj",)])
 @pytest.mark.parametrize("ranks", [(), ("layers.1.*=7", "layers.11.*=3")])
 def test_target_names_are_exact(projections: tuple[str, ...], ranks: tuple[str, ...]) -> None:
-    """PEFT takes names for patterns."""
     config = LoraConfig(rank=2, target_modules=projections, module_ranks=ranks)
     decoder = Decoder(TALL)
     before = {name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     modules = target_modules(config, TALL.layers)
     live = registry.attach(decoder, config, modules, seed=0)
     shapes = {name: parameter.shape for name, parameter in decoder.named_parameters() if parameter.requires_grad}
-    assert {name.removesuffix(".lora_A.default.weight"): shape[0] for name, shape in shapes.items()
-            if ".lora_A." in name} == modules
-    assert {name.removesuffix(".lora_B.default.weight"): shape[1] for name, shape in shapes.items()
-            if ".lora_B." in name} == modules
+    assert {name.removesuffix(".lora_A"): shape[0] for name, shape in shapes.items()
+            if name.endswith(".lora_A")} == modules
+    assert {name.removesuffix(".lora_B"): shape[1] for name, shape in shapes.items()
+            if name.endswith(".lora_B")} == modules
     assert set(modules) <= before
     assert len(live.parameters) == len(shapes) == 2 * len(modules)
 
 
 def test_missing_modules_are_an_error() -> None:
     modules = {"layers.0.self_attn.q_proj": 2, "layers.99.self_attn.q_proj": 2}
-    with pytest.raises(AdapterError, match=r"2 modules but sits on 1; differing: layers\.99\.self_attn\.q_proj"):
+    with pytest.raises(AdapterError, match=r"layers\.99\.self_attn\.q_proj, which this decoder does not have"):
         registry.attach(Decoder(TALL), LoraConfig(rank=2), modules, seed=0)
 
 
@@ -105,7 +108,37 @@ def test_peft_file_without_alpha_loads(checkpoint: Checkpoint) -> None:
         wider.load_state_dict(bare)
 
 
-def test_missing_peft_names_the_package(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingDependency, match="pip install --upgrade peft"):
-        attached(checkpoint, LORAS["lora"])
+def injected(checkpoint: Checkpoint, config: LoraConfig, seed: int, dtype: torch.dtype) -> nn.Module:
+    """Decoder with the LoRA as PEFT makes it."""
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
+
+    modules = target_modules(config, 2)
+    own = {re.escape(name): rank for name, rank in modules.items() if rank != config.rank}
+    alphas = {} if config.rslora else {name: config.alpha * rank / config.rank for name, rank in own.items()}
+    settings = PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(modules),
+                          use_rslora=config.rslora, rank_pattern=own, alpha_pattern=alphas)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(rng.seed(seed, "init"))
+        return inject_adapter_in_model(settings, fresh(checkpoint, dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", LORAS.values(), ids=LORAS)
+def test_start_is_that_of_peft(checkpoint: Checkpoint, config: LoraConfig, dtype: torch.dtype) -> None:
+    """Bit for bit, at its scale."""
+    from peft.tuners.lora import Linear
+
+    _, live = attached(checkpoint, config, seed=3, dtype=dtype)
+    theirs = {name: module for name, module in injected(checkpoint, config, 3, dtype).named_modules()
+              if isinstance(module, Linear)}
+    other = dict(injected(checkpoint, config, 4, dtype).named_modules())
+    state = live.state_dict()
+    assert len(state) == 3 * len(theirs)
+    for name, linear in theirs.items():
+        down, up, alpha = (state[f"base_model.model.{name}.{part}"] for part in ("lora_A.weight", "lora_B.weight",
+                                                                                 "alpha"))
+        assert torch.equal(down, linear.lora_A["default"].weight.float())
+        assert torch.equal(up, linear.lora_B["default"].weight.float())
+        assert torch.equal(alpha, torch.tensor(linear.scaling["default"] * linear.r["default"]))
+        assert not torch.equal(down, other[name].lora_A["default"].weight.float())

@@ -18,6 +18,7 @@ from sidestep_core.errors import AdapterError, HalfStep, SideStepError, Training
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
 from sidestep_core.training import loop, metrics, publish, run_checkpoint, step, tensorboard
+from sidestep_core.training.optim.adamw import AdamW
 from tests.tiny import write_dataset
 from tests.training import CONFIG, trained
 
@@ -114,7 +115,7 @@ def test_time_saves_as_well_as_steps(checkpoint: Checkpoint, dataset: Dataset, u
 def test_half_an_update_is_not_kept(checkpoint: Checkpoint, dataset: Dataset, undisturbed: bytes, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", failing(torch.optim.AdamW.step, RuntimeError("half")))
+        patch.setattr(AdamW, "step", failing(AdamW.step, RuntimeError("half")))
         with pytest.raises(HalfStep, match="The optimizer failed in step 4: half"):
             trained(checkpoint, dataset, tmp_path, config=RARELY)
     assert kept(tmp_path) == []
@@ -236,7 +237,7 @@ def test_unreadable_adapter_is_found_before_the_first_step(checkpoint: Checkpoin
 
 def test_interrupt_within_an_update_keeps_no_half_step(checkpoint: Checkpoint, dataset: Dataset, undisturbed: bytes,
                                                        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = torch.optim.AdamW.step, [0]
+    real, calls = AdamW.step, [0]
 
     def step_and_stop(*arguments: Any, **named: Any) -> Any:
         calls[0] += 1
@@ -247,7 +248,7 @@ def test_interrupt_within_an_update_keeps_no_half_step(checkpoint: Checkpoint, d
 
     often = replace(RARELY, save_every=2)
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", step_and_stop)
+        patch.setattr(AdamW, "step", step_and_stop)
         with pytest.raises(KeyboardInterrupt):
             trained(checkpoint, dataset, tmp_path, config=often)
     assert kept(tmp_path) == ["checkpoint-step-2"]

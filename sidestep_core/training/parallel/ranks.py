@@ -5,21 +5,24 @@ each step.  All of them add their gradients as one process would (see gradients.
 dropout are pure functions of the seed, the step and the number of the pass, so the samples are those of one process,
 whatever the number of ranks.
 
-Processes are started by torchrun, or by anything else that sets its environment variables.
+Processes are started by torchrun, by anything else that sets its environment variables, or by launch.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...errors import SideStepError
+from .meeting import fresh_part
 
 PATIENCE = timedelta(days=7)
 """Longest wait for another rank: the leader may measure, preview or pause; one that dies is noticed at once."""
@@ -39,6 +42,17 @@ class Order:
     scale: float = 1.0
 
 
+def _start_all_again(error: RuntimeError) -> RankLost:
+    """Make the error of a rank that torchrun started and that has ended."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return RankLost(f"Another process of this training has ended ({first[:200]}). Start all of them again: the run "
+                    "continues from its last checkpoint.")
+
+
+Explain = Callable[[RuntimeError], RankLost]
+"""Makes the error of a rank that has ended, from that of the broken connection."""
+
+
 @dataclass(frozen=True)
 class Sent:
     """Numbers that are on their way to the other ranks, and those that come from them."""
@@ -47,10 +61,11 @@ class Sent:
     numbers: Tensor
     """Kept until they are sent."""
     received_RS: Tensor
+    explain: Explain
 
     def received(self) -> tuple[Tensor, ...]:
         """Wait for the others' numbers: one tensor from each rank."""
-        with _lost():
+        with _lost(self.explain):
             self.work.wait()
         return self.received_RS.unbind()
 
@@ -63,6 +78,7 @@ class Ranks:
     count: int = 1
     carrier: torch.device | None = None
     """Device of the tensors that the processes exchange; None: the one that they are on."""
+    explain: Explain = _start_all_again
 
     @property
     def leads(self) -> bool:
@@ -87,7 +103,7 @@ class Ranks:
         if self.count == 1 or not tensors:
             return
         flat = self._carried(torch.cat([tensor.flatten() for tensor in tensors]))
-        with _lost():
+        with _lost(self.explain):
             torch.distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
@@ -96,14 +112,14 @@ class Ranks:
         """Begin to send every rank its share of the numbers, a count that all of them divide."""
         sent = self._carried(numbers)
         received = torch.empty_like(sent)
-        with _lost():
+        with _lost(self.explain):
             work = torch.distributed.all_to_all_single(received, sent, async_op=True)
-        return Sent(work, sent, received.view(self.count, -1))
+        return Sent(work, sent, received.view(self.count, -1), self.explain)
 
     def gather(self, share: Tensor) -> Tensor:
         """Gather everyone's share, in the order of the ranks."""
         gathered = share.new_empty(self.count, len(share))
-        with _lost():
+        with _lost(self.explain):
             torch.distributed.all_gather([*gathered.unbind()], share)
         return gathered.flatten()
 
@@ -120,7 +136,7 @@ class Ranks:
             self.give(Order(step=BEGIN))
 
     def _broadcast(self, values: Tensor) -> Tensor:
-        with _lost():
+        with _lost(self.explain):
             torch.distributed.broadcast(values, src=0, group=_orders())
         return values
 
@@ -161,21 +177,39 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     backend = {"cuda": "nccl", "xpu": "xccl"}.get(device.type, "gloo")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    meeting = torch.distributed.rendezvous  # type: ignore[attr-defined]  # torch's export
+    store, rank, count = next(meeting("env://", timeout=PATIENCE))
+    with _connected(backend, store=fresh_part(store, rank, count), rank=rank, world_size=count):
+        yield Ranks(rank, count)
+
+
+@contextlib.contextmanager
+def joined_here(meeting: Path, rank: int, count: int, explain: Explain = _start_all_again) -> Iterator[Ranks]:
+    """Join the processes of this machine that meet at a new file, for the block.
+
+    By gloo, which carries tensors through the computer's memory: it runs on every system, and notices at once that a
+    process is gone, where the kernels of nccl would wait for ever.
+    """
+    store = torch.distributed.FileStore(str(meeting), count)  # type: ignore[attr-defined]  # torch's export
+    with _connected("gloo", store=store, rank=rank, world_size=count):
+        yield Ranks(rank, count, torch.device("cpu"), explain)
+
+
+@contextlib.contextmanager
+def _connected(backend: str, **meeting: Any) -> Iterator[None]:
+    torch.distributed.init_process_group(backend, timeout=PATIENCE, **meeting)
     try:
         _groups.append(torch.distributed.new_group(backend="gloo", timeout=PATIENCE))
-        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        yield
     finally:
         _groups.clear()
         torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _lost() -> Iterator[None]:
+def _lost(explain: Explain) -> Iterator[None]:
     """Turn the error of a broken connection into RankLost."""
     try:
         yield
     except RuntimeError as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise RankLost(f"Another process of this training has ended ({first[:200]}). Start all of them again: the run "
-                       "continues from its last checkpoint.") from error
+        raise explain(error) from error

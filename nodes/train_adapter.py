@@ -105,7 +105,8 @@ class TrainAdapter(io.ComfyNode):
                 if_already_trained: str = CONTINUE, resume_from: str = choices.LATEST, auto_estimate: bool = False,
                 top_k: int = SelectionConfig.top_k, polite: bool = False, **own: object) -> io.NodeOutput:
         from ..sidestep_core.training import run_checkpoint
-        from ..sidestep_core.training.train import identity, train
+        from ..sidestep_core.training.parallel.launch import train_on_devices
+        from ..sidestep_core.training.train import identity
 
         checkpoint = checkpoint_of(checkpoint)
         given = settings or GivenSettings(config=TrainConfig(), complete=False)
@@ -138,7 +139,7 @@ class TrainAdapter(io.ComfyNode):
         with live.training(run.name, node_id) as training, giving_way(training, polite=polite) as watch:
             adapter = run_stage(
                 node_id, run.name,
-                lambda report: train(
+                lambda report: train_on_devices(
                     models.HostModels(), checkpoint, dataset, adapter_settings, on, run, target,
                     start_from=first_weights, resume_from=beginning, load=models.load_as_comfyui,
                     preview=previews.preview_maker(node_id, run, checkpoint, on, dataset.samples[0].caption, report),

@@ -37,7 +37,7 @@ BUILD: Names = {
 """--genre-ratio is made by hand: in Side-Step it is a percentage."""
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Device / Platform": ("device", "precision"),
+    "Device / Platform": ("device", "devices", "precision"),
     "Training": (),
     "Corrected Training": ("cfg_ratio", "loss_weighting", "snr_gamma", "timestep_mode", "timestep_preset",
                            "timestep_mu", "timestep_sigma", "discrete_shift", "genre_ratio", "context_mode",

@@ -20,10 +20,11 @@ from sidestep_core.io import atomic
 from sidestep_core.io.hashing import fingerprint
 from sidestep_core.progress import Cancelled, Report
 from sidestep_core.training.config import TrainConfig
+from sidestep_core.training.parallel.launch import train_on_devices
 from sidestep_core.training.parallel.ranks import Ranks, joined, own_device
 from sidestep_core.training.planning import step_times
 from sidestep_core.training.planning.plan import Plan, Room, plan
-from sidestep_core.training.train import identity, train
+from sidestep_core.training.train import identity
 
 from . import flags, settings, songs, summary
 from .console import Output, Silent
@@ -150,9 +151,10 @@ def train_job(job: Job, stop: Stop, ranks: Ranks) -> Adapter:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("sidestep_core").addHandler(handler)
     try:
-        adapter = train(job.model.source(), job.model.checkpoint, job.dataset, job.adapter, job.config, job.folder,
-                        job.target, start_from=job.start_from, resume_from=job.resume_from,
-                        report=step_times.remembering(report, job.times, shape), log_dir=job.log_dir, ranks=ranks)
+        adapter = train_on_devices(
+            job.model.source(), job.model.checkpoint, job.dataset, job.adapter, job.config, job.folder, job.target,
+            start_from=job.start_from, resume_from=job.resume_from,
+            report=step_times.remembering(report, job.times, shape), log_dir=job.log_dir, ranks=ranks)
     except Exception:
         logging.getLogger("sidestep_core").exception("The training ended.")
         raise

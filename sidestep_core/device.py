@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -37,6 +38,21 @@ def choose_device(name: str) -> torch.device:
         found = ", ".join(f"{count} x {kind}" for kind, count in available.items() if count)
         raise ConfigError(f"device {name!r} is not available here; found {found}. Use auto.")
     return device
+
+
+def devices_like(first: torch.device) -> tuple[torch.device, ...]:
+    """List this device and the machine's others of its type.
+
+    A CPU is one device, unless SIDESTEP_CPU_DEVICES counts it as several, which is slower but tests the same code.
+    """
+    if first.type == "cpu":
+        return (first,) * int(os.environ.get("SIDESTEP_CPU_DEVICES", "1"))
+    counts: dict[str, Callable[[], int]] = {"cuda": torch.cuda.device_count, "xpu": torch.xpu.device_count}
+    if first.type not in counts:
+        return (first,)
+    own = first.index or 0
+    others = (torch.device(first.type, index) for index in range(counts[first.type]()) if index != own)
+    return torch.device(first.type, own), *others
 
 
 def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -83,8 +83,8 @@ class Preset:
         return replace(self, adapter=apply_changes(self.adapter, values), train=apply_changes(self.train, values))
 
     def portable(self) -> Preset:
-        """Reset the device, which differs between machines."""
-        return replace(self, train=replace(self.train, device=TrainConfig.device))
+        """Reset the devices, which differ between machines."""
+        return replace(self, train=replace(self.train, device=TrainConfig.device, devices=TrainConfig.devices))
 
 
 @dataclass(frozen=True, kw_only=True)

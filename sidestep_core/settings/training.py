@@ -140,4 +140,7 @@ TRAINING: Settings = {
     "lora_plus_ratio": Setting(
         "LoRA+: how many times the learning rate the second matrix (B) of a LoRA gets. 16 is what its paper "
         "recommends; halve the learning rate with it. Not with prodigy, LoKR or LoHA."),
+    "devices": Setting(
+        "all: every card of this computer computes some of a step's passes, so set gradient_accumulation to a multiple "
+        "of their number. The adapter is that of one card. Previews and the loss are made on the first."),
 }  # fmt: skip

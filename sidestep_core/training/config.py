@@ -21,6 +21,7 @@ ContextMode = Literal["silence", "codes", "mixed"]
 Checkpointing = Literal["auto", "on", "off"]
 Offload = Literal["auto", "on", "off"]
 Publish = Literal["last", "best"]
+Devices = Literal["one", "all"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +156,8 @@ class TrainConfig(Config):
     lora_plus_ratio: float = 0.0
     """Learning rate of a LoRA's B over that of its A (LoRA+, arXiv 2402.12354); lengths of DoRA have that of A.  0: the
     same for both."""
+    devices: Devices = "one"
+    """all: also the machine's other devices of the same type, each in a process of its own; see parallel/launch.py."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

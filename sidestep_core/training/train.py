@@ -46,9 +46,9 @@ from .setup import prepare
 log = logging.getLogger(__name__)
 
 RESULT_INVARIANT_SETTINGS = (
-    "gradient_checkpointing", "attention", "offload", "allow_fewer_bits", "device", "save_every", "save_minutes",
-    "keep_checkpoints", "tensorboard", "log_every", "log_heavy_every", "preview_every", "preview_caption",
-    "preview_lyrics", "preview_seconds", "shift", "inference_steps",
+    "gradient_checkpointing", "attention", "offload", "allow_fewer_bits", "device", "devices", "save_every",
+    "save_minutes", "keep_checkpoints", "tensorboard", "log_every", "log_heavy_every", "preview_every",
+    "preview_caption", "preview_lyrics", "preview_seconds", "shift", "inference_steps",
 )
 """Settings of speed, place, display and metadata: the result is the same but for the rounding of another device.  A
 stopped run continues with changed ones."""

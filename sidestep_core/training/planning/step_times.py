@@ -27,12 +27,13 @@ EVERY = 50
 
 def shape(device: str, size: str, adapter: AdapterConfig, config: TrainConfig, seconds: float) -> str:
     """Key of the steps that take equally long: device, model, adapter, crop (or the mean song), batch, recomputation,
-    form of the weights.
+    form of the weights, number of devices.
     """
     crop = min(config.chunk_duration or seconds, seconds)
     samples = f"{config.batch_size} x {config.gradient_accumulation}"
     # Left out where they are the usual ones, so that times measured before count.
-    weights = [value for value, usual in ((config.base_precision, "as_file"), (config.offload, "auto"))
+    weights = [value for value, usual in ((config.base_precision, "as_file"), (config.offload, "auto"),
+                                               (config.devices, "one"))
                if value != usual]
     return "/".join((device, size, adapter.kind, f"{crop:.0f} s", samples, config.precision,
                      config.gradient_checkpointing, *weights))

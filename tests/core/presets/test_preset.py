@@ -152,7 +152,7 @@ def test_setting_names_are_unique(kind: type[AdapterConfig]) -> None:
 
 
 def test_portable_preset_has_no_device() -> None:
-    assert Preset(name="x", train=TrainConfig(device="cuda:7", seed=2)).portable() == Preset(
+    assert Preset(name="x", train=TrainConfig(device="cuda:7", devices="all", seed=2)).portable() == Preset(
         name="x", train=TrainConfig(seed=2))
 
 

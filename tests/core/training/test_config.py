@@ -51,6 +51,7 @@ FIELDS = dict(
     crop_lyrics=one_of(train_config.CropLyrics), lyrics_dropout=share, caption_dropout=share,
     preserve=share, guidance=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
     lora_plus_ratio=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
+    devices=one_of(train_config.Devices),
     base_precision=one_of(BasePrecision), offload=one_of(train_config.Offload), allow_fewer_bits=st.booleans(),
 )  # fmt: skip
 
@@ -80,7 +81,7 @@ WRONG: list[tuple[str, Any, str]] = [
     *((name, -0.1, "-0.1") for name in (*SHARES, "ema_decay")),
     *((name, 1.1, "1.1") for name in SHARES),
     ("guidance", 0.5, "0.5"),
-    ("lora_plus_ratio", 0.5, "0.5"),
+    ("lora_plus_ratio", 0.5, "0.5"), ("devices", "two", "two"),
     *((name, "often", "'often'") for name in (
         "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "timestep_sampling",
         "loss_weighting", "crop_lyrics", "context_mode", "publish", "precision", "gradient_checkpointing", "attention",

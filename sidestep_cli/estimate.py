@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.device import choose_device
 from sidestep_core.errors import ConfigError
 from sidestep_core.estimate import result, tables
 from sidestep_core.estimate.selection import select
+from sidestep_core.progress import ignore
+from sidestep_core.training.parallel.ranks import joined, own_device
 
 from . import settings, songs
-from .console import Output
+from .console import Output, Silent
 from .models import open_model
 from .stop import stoppable
 
@@ -24,15 +27,24 @@ def run(arguments: argparse.Namespace, output: Output) -> None:
     from sidestep_core.estimate.estimate import estimate
 
     model = open_model(arguments)
-    for flag in dict.fromkeys(arguments.without_effect):
-        output.notice(f"{flag} changes nothing.")
     config = settings.estimation(arguments)
-    config = settings.estimation(arguments, device=str(choose_device(config.device)))
-    with stoppable(output) as stop:
+    device = own_device(choose_device(config.device))
+    config = settings.estimation(arguments, device=str(device))
+    with joined(device) as ranks, stoppable(output, follows=not ranks.leads) as stop:
+        shown = output if ranks.leads else Silent()
+        for flag in dict.fromkeys(arguments.without_effect):
+            shown.notice(f"{flag} changes nothing.")
         folder: Path = arguments.dataset_dir
-        dataset = songs.opened(folder, model, folder.with_name(f"{folder.name}-{songs.IMPORTED}"), output, stop)
+        with ranks.leader_first():
+            dataset = songs.opened(folder, model, folder.with_name(f"{folder.name}-{songs.IMPORTED}"), shown, stop)
         found = estimate(model.source(), model.checkpoint, dataset, config, dataset.folder / songs.ESTIMATES,
-                         report=stop.reporting())
+                         report=stop.reporting() if ranks.leads else ignore, ranks=ranks)
+    if ranks.leads:
+        _show(arguments, output, dataset, found)
+
+
+def _show(arguments: argparse.Namespace, output: Output, dataset: Dataset, found: result.Estimate) -> None:
+    """Write the estimate where it was asked for, and show what it chooses."""
     target: Path = arguments.output or dataset.folder / FILE
     result.write(target.expanduser().absolute(), found)
     chosen = select(found, settings.selection(arguments), rank=1)

@@ -1,18 +1,22 @@
 """Gradient estimate: a score for each module of the decoder, from gradients of the untrained model on a dataset.
 
 Every module gets the same samples at the same times with the same noise, so their scores compare.  Once two halves of
-the songs rank the modules alike, more samples would change nothing.
+the songs rank the modules alike, more samples would change nothing.  Several processes share the samples: the leader
+adds up what all of them measured in the order of one, so the estimate is the same, bit for bit.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections import deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import rng
 from ..adapters.lora import LoraConfig
@@ -30,6 +34,7 @@ from ..sentence import Sentence
 from ..training import batches, data, memory
 from ..training.data import Sample, ensure_conditions
 from ..training.loss import Objective, training_loss
+from ..training.parallel.ranks import ALONE, END, Order, Ranks
 from ..training.resolve import Resolved, resolve
 from . import result
 from .config import EstimateConfig
@@ -65,6 +70,7 @@ class _Measurement:
     need: memory.Need
     partial: Path
     """File of the samples measured so far."""
+    ranks: Ranks
 
     @property
     def max_samples(self) -> int:
@@ -86,13 +92,22 @@ class _Measurement:
         return count >= self.max_samples or stable
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """Features of a sample's gradient by module, and its time."""
+
+    features: Sequence[Tensor]
+    t: float
+
+
 def estimate(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, folder: Path, *,
-             report: Report = ignore) -> Estimate:
+             report: Report = ignore, ranks: Ranks = ALONE) -> Estimate:
     """Score every candidate module on the dataset, with the untrained base model.
 
     `folder` keeps the finished estimate, which the same call returns at once, and the samples measured so far: when
     `report` raises `Cancelled` (or a BaseException) the last finished sample is saved, and the same call continues from
-    there.  TrainingDiverged if a gradient is not finite.
+    there.  TrainingDiverged if a gradient is not finite.  `ranks` is the place of this process among those that share
+    the samples; all of them see the same `folder`, and the leader alone reports and writes there.
     """
     path = folder / f"{_key(checkpoint, dataset, config)}.json"
     done = _read_finished(path)
@@ -105,15 +120,20 @@ def estimate(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset, conf
     try:
         with rng.isolated(device):
             with explain_out_of_memory("loading the decoder", ADVICE):
-                ensure_conditions(source, checkpoint, dataset, settings.config, device, report)
-                work = _prepare(checkpoint, dataset, config, settings, path.with_suffix(".part"))
-            _resume(work)
+                with ranks.leader_first():
+                    if ranks.leads:
+                        ensure_conditions(source, checkpoint, dataset, settings.config, device, report)
+                work = _prepare(checkpoint, dataset, config, settings, path.with_suffix(".part"), ranks)
             with explain_out_of_memory("estimating", f"It needs {work.need}. {ADVICE}"):
+                if not ranks.leads:
+                    return _follow(work, path)
+                _resume(work)
                 _measure(work, report)
             found = _build_estimate(work, checkpoint, dataset)
+            result.write(path, found)
+            ranks.give(Order(step=END))
     finally:
         release_memory(device)
-    result.write(path, found)
     work.partial.unlink(missing_ok=True)
     return found
 
@@ -135,7 +155,7 @@ def _read_finished(path: Path) -> Estimate | None:
 
 
 def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, settings: Resolved,
-             partial: Path) -> _Measurement:
+             partial: Path, ranks: Ranks) -> _Measurement:
     samples, silence_TC = data.load_samples(dataset, settings.config)
     weights = checkpoint.model_weights()
     own = weights.under("decoder.")
@@ -147,7 +167,7 @@ def _prepare(checkpoint: Checkpoint, dataset: Dataset, config: EstimateConfig, s
     decoder.recomputed_layers = need.recomputed
     objective = Objective.of(settings, decoder, weights, silence_TC)
     return _Measurement(objective=objective, samples=samples, folds=_folds(samples, config.seed), modules=modules,
-                        config=config, need=need, partial=partial,
+                        config=config, need=need, partial=partial, ranks=ranks,
                         scorer=make_scorer(config.score, shapes, settings.device, config.seed))
 
 
@@ -178,12 +198,13 @@ def _resume(work: _Measurement) -> None:
 
 def _measure(work: _Measurement, report: Report) -> None:
     """Measure sample after sample until the ranking is stable; save the finished ones if stopped."""
-    scorer = work.scorer
-    numbers = {name: number for number, name in enumerate(work.modules)}
-    with gradient_hooks(work.objective.decoder, work.modules,
-                        lambda module, gradient_NO, input_NI: scorer.observe(numbers[module], gradient_NO, input_NI)):
+    scorer, measured = work.scorer, deque[_Sample]()
+    with _observed(work):
         while not work.is_done():
-            _measure_sample(work)
+            if not measured:
+                work.ranks.give(Order(step=scorer.samples))
+                measured.extend(_measure_next(work, scorer.samples))
+            _commit(work, measured.popleft())
             try:
                 report(Progress(stage="estimate", step=scorer.samples, total=work.max_samples))
             except BaseException as stop:
@@ -193,14 +214,45 @@ def _measure(work: _Measurement, report: Report) -> None:
                 write_tensors(work.partial, scorer.state_dict())
 
 
-def _measure_sample(work: _Measurement) -> None:
-    objective, step = work.objective, work.scorer.samples
-    (batch,) = batches.batches(work.samples, objective.silence_TC, objective.config, step)
+def _follow(work: _Measurement, path: Path) -> Estimate:
+    """Measure this rank's samples for the leader, until it has written the estimate."""
+    with _observed(work):
+        while (order := work.ranks.take()).step >= 0:
+            _measure_next(work, order.step)
+    return result.read(path.read_text(encoding="utf-8"), path.name)
+
+
+def _observed(work: _Measurement) -> AbstractContextManager[None]:
+    """Hand the gradient of every module to the scorer inside the block."""
+    scorer, numbers = work.scorer, {name: number for number, name in enumerate(work.modules)}
+    return gradient_hooks(work.objective.decoder, work.modules, lambda module, gradient_NO, input_NI: scorer.observe(
+        numbers[module], gradient_NO, input_NI))
+
+
+def _measure_next(work: _Measurement, first: int) -> list[_Sample]:
+    """Measure the sample `first` and those behind it, one on each rank; return them in this order."""
+    objective, ranks = work.objective, work.ranks
+    (batch,) = batches.batches(work.samples, objective.silence_TC, objective.config, first + ranks.rank)
     loss = training_loss(objective, batch.to(objective.device, objective.dtype))
     loss.weighted_B.sum().backward()
-    t = float(loss.t_B[0])
-    time_bin = 0 if t < TEXTURE_BELOW else 2 if t > STRUCTURE_ABOVE else 1
-    if not work.scorer.commit(work.fold(step), time_bin):
+    features = work.scorer.take()
+    if ranks.count == 1:
+        return [_Sample(features=features, t=float(loss.t_B[0]))]
+    flat = torch.cat([loss.t_B.float(), *(feature.flatten() for feature in features)])
+    shapes = work.scorer.feature_shapes()
+    sizes = [1, *map(math.prod, shapes)]
+    found = []
+    for row in ranks.gather(flat).view(ranks.count, -1).to(objective.device):
+        t, *parts = row.split(sizes)
+        features = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        found.append(_Sample(t=float(t), features=features))
+    return found
+
+
+def _commit(work: _Measurement, sample: _Sample) -> None:
+    step = work.scorer.samples
+    time_bin = 0 if sample.t < TEXTURE_BELOW else 2 if sample.t > STRUCTURE_ABOVE else 1
+    if not work.scorer.commit(work.fold(step), time_bin, sample.features):
         raise TrainingDiverged(f"The gradient of sample {step + 1} is not finite. Use precision fp32, or check the "
                                "dataset.")
 

@@ -51,9 +51,18 @@ class GradientScorer(ABC):
         """Take the current sample's gradient of one module's weight, output^T @ input."""
         self._pending[module] = self._feature(module, gradient_NO.float(), input_NI.float())
 
-    def commit(self, fold: int, time_bin: int) -> bool:
-        """Accumulate the current sample; return False, with nothing changed, if its gradient is not finite."""
-        features = [self._pending.pop(module) for module in range(len(self.shapes))]
+    def take(self) -> list[Tensor]:
+        """Take away the features of the current sample, one of each module."""
+        return [self._pending.pop(module) for module in range(len(self.shapes))]
+
+    def feature_shapes(self) -> list[tuple[int, ...]]:
+        """List the shapes of what `take` returns."""
+        return [self._feature_shape(shape) for shape in self.shapes]
+
+    def commit(self, fold: int, time_bin: int, features: Sequence[Tensor] | None = None) -> bool:
+        """Accumulate the current sample, or one that was taken; return False, with nothing changed, if its gradient is
+        not finite."""
+        features = self.take() if features is None else features
         if not torch.stack([feature.abs().amax() for feature in features]).isfinite().all():
             return False
         for module, feature in enumerate(features):

@@ -118,9 +118,10 @@ class Ranks:
 
     def gather(self, share: Tensor) -> Tensor:
         """Gather everyone's share, in the order of the ranks."""
-        gathered = share.new_empty(self.count, len(share))
+        carried = self._carried(share)
+        gathered = carried.new_empty(self.count, len(carried))
         with _lost(self.explain):
-            torch.distributed.all_gather([*gathered.unbind()], share)
+            torch.distributed.all_gather([*gathered.unbind()], carried)
         return gathered.flatten()
 
     def _carried(self, numbers: Tensor) -> Tensor:

@@ -149,7 +149,7 @@ class TrainAdapter(io.ComfyNode):
                 watch=watch)
         _made[adapter_name] = adapter.path
         return io.NodeOutput(adapter, adapter.trigger_word, ui={"sidestep": [
-            _facts(adapter, adapter_settings) | {"warnings": warnings}]})
+            _facts(adapter, adapter_settings) | {"run": run.name, "warnings": warnings}]})
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str, if_already_trained: str = CONTINUE, **_: object) -> float | str:

@@ -82,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every subcommand."""
     from . import arguments as own
     from . import estimate, listing, merge, songs, train
+    from .remote import command as remote
 
     parser = argparse.ArgumentParser(prog="side-step", allow_abbrev=False, description=(
         "Train LoRA, LoKR and LoHA adapters for ACE-Step 1.5."))
@@ -106,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     own.add_merge_datasets(command("merge-datasets", songs.run_merge, "Join the shards of preprocess --shard."))
     own.add_analyze(command("analyze", songs.run_analyze, "Measure tempo, key and loudness of songs."))
     own.add_merge(command("merge", merge.run, "Write a copy of the model with adapters in it.", "apply"))
+    remote.add_arguments(command("remote", remote.run, "Run a workflow in a ComfyUI on another computer."))
     own.add_runs(command("runs", listing.run_runs, "List the runs of an output folder."))
     own.add_preset(command("preset", listing.run_preset, "List, show or save presets."))
     command("vanilla", vanilla, "Gone; says what replaces it.")

@@ -13,6 +13,7 @@ from sidestep_core.progress import Cancelled, Progress, Report
 
 from .console import Output
 
+STOPPING = "Stopping after this piece of work, and keeping it. Press Ctrl-C again to end at once."
 STOPPED = 130
 """Exit code of a command that was stopped, with its work kept."""
 
@@ -22,6 +23,8 @@ class Stop:
     """Request to stop, made by a signal and met at the next report."""
 
     output: Output
+    notice: str = STOPPING
+    """Answer to the first signal."""
     follows: bool = False
     """True in a process that ends with its leader, not by itself."""
     asked: bool = False
@@ -33,7 +36,7 @@ class Stop:
         self.asked = True
         if self.follows:
             return
-        self.output.notice("Stopping after this piece of work, and keeping it. Press Ctrl-C again to end at once.")
+        self.output.notice(self.notice)
 
     def reporting(self) -> Report:
         """Make the report that shows progress and raises Cancelled once a stop was asked for."""
@@ -46,9 +49,9 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stoppable(output: Output, *, follows: bool = False) -> Iterator[Stop]:
+def stoppable(output: Output, *, notice: str = STOPPING, follows: bool = False) -> Iterator[Stop]:
     """Let signals stop the work of the block."""
-    stop = Stop(output, follows)
+    stop = Stop(output, notice, follows)
     signals = [signal.SIGINT, signal.SIGTERM]
     before = [signal.signal(number, stop.handle) for number in signals]
     try:

@@ -13,15 +13,14 @@ import folder_paths
 from comfy.cli_args import args
 
 from ...sidestep_core.errors import ConfigError
+from ...sidestep_core.io import hashing, walk
 from ...sidestep_core.io.record import Record
 from ...sidestep_core.sentence import Sentence
 from ...sidestep_core.songs.files import EXTENSIONS
-from ...sidestep_core.songs.lists import LIST_ENDINGS
+from ...sidestep_core.songs.lists import TEXT_ENDINGS
 from ..host import folders
 from ..host.wording import sentence
 
-TEXTS = frozenset({*LIST_ENDINGS, ".txt", ".caption", ".lyrics"})
-"""Endings of files with captions, lyrics and other metadata."""
 MAX_FILES = 20_000
 NAME_CHARACTERS = 150
 """Most characters of a song's name; titles are longer than names of adapters."""
@@ -33,6 +32,8 @@ class Offered(Record):
 
     path: str
     size: int
+    sha256: str = ""
+    """64 hex digits, to find out whether the folder has the file; empty where nobody asks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,18 @@ class UploadPlan:
     files: tuple[Target, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resumption:
+    """Upload into a folder that may be there: the target of each file, and what there is already."""
+
+    folder: str
+    files: tuple[Target, ...]
+    there: tuple[str, ...]
+    """Offered files, by their paths, that the folder has with the same content."""
+    others: tuple[str, ...]
+    """Files of the folder that were not offered."""
+
+
 def largest_upload() -> int:
     """Largest request in bytes that this ComfyUI takes."""
     return round(args.max_upload_size * 1024 * 1024)
@@ -64,12 +77,37 @@ def plan(name: str, offered: Sequence[Offered]) -> UploadPlan:
 
     Text files stay with their song, under its new name.  ConfigError without a single song.
     """
+    return _planned(_free(folders.cleaned_name(name, "The name of the folder")), offered)
+
+
+def resume(name: str, offered: Sequence[Offered]) -> Resumption:
+    """Plan an upload into the folder of this name, and compare the files there with those that are offered.
+
+    ConfigError without a single song.
+    """
+    made = _planned(folders.cleaned_name(name, "The name of the folder"), offered)
+    root = Path(folder_paths.get_input_directory())
+    known = {file.path: file for file in offered}
+    targets = {f"{file.folder}/{file.name}": file.path for file in made.files if file.name}
+    below = [(folder / name).relative_to(root).as_posix()
+             for folder, names in walk.walk(root / made.folder, hidden=False) for name in names]
+    return Resumption(folder=made.folder, files=made.files, others=tuple(name for name in below if name not in targets),
+                      there=tuple(targets[name] for name in below
+                                  if name in targets and _is_same(root / name, known[targets[name]])))
+
+
+def _is_same(path: Path, offered: Offered) -> bool:
+    """Compare a file with an offered one; the whole file is read only if its size is right."""
+    return (bool(offered.sha256) and path.stat().st_size == offered.size
+            and hashing.hash_file(path) == offered.sha256.lower())
+
+
+def _planned(top: str, offered: Sequence[Offered]) -> UploadPlan:
     if len(offered) > MAX_FILES:
         raise ConfigError(f"These are {len(offered)} files; at most {MAX_FILES} can be uploaded at once.")
-    top = _free(folders.cleaned_name(name, "The name of the folder"))
     targets, stems = _target_songs(top, [file for file in offered if _ending(file) in EXTENSIONS])
-    texts = [_target_text(top, file, stems) for file in offered if _ending(file) in TEXTS]
-    others = [_left_out(file, _foreign(file)) for file in offered if _ending(file) not in EXTENSIONS | TEXTS]
+    texts = [_target_text(top, file, stems) for file in offered if _ending(file) in TEXT_ENDINGS]
+    others = [_left_out(file, _foreign(file)) for file in offered if _ending(file) not in EXTENSIONS | TEXT_ENDINGS]
     files = (*targets, *texts, *others)
     if not any(file.name for file in targets):
         reasons = "; ".join(f"{file.path}: {file.reason}" for file in files[:3]) or "no file was chosen"

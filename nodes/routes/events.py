@@ -222,14 +222,16 @@ async def get_history(request: web.Request) -> web.Response:
     """The latest state of a node and its points, for a page that was opened or reloaded during a run.
 
     If the node has done nothing in the workflow `workflow` since ComfyUI started: that of its newest run on the disk.
+    With `after`, only points after this step.
     """
     node_id, workflow = request.match_info["node_id"], request.query.get("workflow", "")
+    after = json_api.number(request, "after", -1)
     with _lock:
         history = _histories.get(node_id)
-        answer = history and history.answer()
+        answer = history and history.answer(after)
     if workflow not in ("", UNSAVED) and (history is None or history.workflow not in (None, workflow)):
         earlier = await run_files.asked(lambda: run_files.history_of(node_id, workflow))
-        answer = earlier.answer() if earlier else answer
+        answer = earlier.answer(after) if earlier else answer
     # Not a 404: a node that has never run is normal, and browsers log every 404 as an error.
     return json_api.answer(readable_json(answer)) if answer else web.Response(status=204)
 

@@ -195,10 +195,10 @@ class History:
             "previews": [preview.answer() for preview in previews],
         }
 
-    def answer(self) -> dict[str, object]:
-        """The last event with every number that is known, every preview, and the points."""
+    def answer(self, after: int = -1) -> dict[str, object]:
+        """The last event with every number that is known, every preview, and the points after a step."""
         event = self._event(self.metrics.copy(), self.previews)
-        return event | {"points": [_row(point) for point in self.points],
+        return event | {"points": [_row(point) for point in self.points if point.step > after],
                         "eta_seconds": self.metrics.get("eta_seconds"), "output": self.output}
 
 

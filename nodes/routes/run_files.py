@@ -16,7 +16,7 @@ from typing import TypeVar
 import folder_paths
 
 from ...sidestep_core.errors import ConfigError, InUse
-from ...sidestep_core.io import atomic, locks, strict_json
+from ...sidestep_core.io import atomic, hashing, locks, strict_json
 from ...sidestep_core.runs import curve, files, previews, summary
 from ...sidestep_core.runs.curve import Curve
 from ...sidestep_core.runs.summary import RunSummary, UnderWay
@@ -117,6 +117,21 @@ def preview(run: str, step: int) -> Path:
     if found is None or not found.is_file():
         raise files.NoRun("This preview is gone.")
     return found
+
+
+def adapters(run: str) -> list[Mapping[str, object]]:
+    """Name, size and SHA-256 of each published adapter of a run.  NoRun if there is no such run."""
+    paths = [(name, adapter(run, name)) for name in _in_lora_folder(read(run))]
+    return [{"name": name, "size": path.stat().st_size, "sha256": hashing.hash_file(path)} for name, path in paths]
+
+
+def adapter(run: str, name: str) -> Path:
+    """File of a published adapter of a run.  NoRun if it has none of this name, or the file is gone."""
+    # Looked up among the run's own, never joined: the name comes from a request.
+    path = folder_paths.get_full_path("loras", name) if name in read(run).files else None
+    if path is None:
+        raise files.NoRun(f"The run has no adapter {name!r} in the LoRA folders.")
+    return Path(path)
 
 
 def workflow(run: str) -> bytes:

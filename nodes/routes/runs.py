@@ -77,6 +77,21 @@ async def get_report(request: web.Request) -> web.Response:
     return web.Response(text=html, content_type="text/html", headers=headers)
 
 
+@PromptServer.instance.routes.get(RUN + "/adapters")
+async def get_adapters(request: web.Request) -> web.Response:
+    """Answer with the published adapters of a run, oldest first: name, size and SHA-256."""
+    run = request.match_info["run"]
+    return answer({"adapters": await _work(lambda: run_files.adapters(run))})
+
+
+@PromptServer.instance.routes.get(RUN + "/adapters/{name}")
+async def get_adapter(request: web.Request) -> web.StreamResponse:
+    """Answer with the file of a published adapter, whole or in ranges."""
+    run, name = request.match_info["run"], request.match_info["name"]
+    file = await _work(lambda: run_files.adapter(run, name))
+    return web.FileResponse(file, headers={"Content-Type": "application/octet-stream", "Cache-Control": "no-cache"})
+
+
 @PromptServer.instance.routes.post(RUN + "/note")
 async def post_note(request: web.Request) -> web.Response:
     """Keep a person's note about a run; an empty one removes it."""

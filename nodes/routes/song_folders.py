@@ -45,6 +45,14 @@ async def post_plan(request: web.Request) -> web.Response:
     return answer(readable_json(await work(lambda: asdict(_plan(wish)))))
 
 
+@PromptServer.instance.routes.post("/sidestep/song_folders/resume")
+async def post_resume(request: web.Request) -> web.Response:
+    """Answer with safe names for an upload into a folder that may be there, and with the files that it has already."""
+    wish = await body(request)
+    found = await work(lambda: uploads.resume(_text(wish, "name"), _offered(wish)))
+    return answer(readable_json(asdict(found)))
+
+
 @PromptServer.instance.routes.get("/sidestep/first_training")
 async def get_models(_: web.Request) -> web.Response:
     """Answer with the models to train for, best first."""
@@ -59,8 +67,11 @@ async def post_first_training(request: web.Request) -> web.Response:
 
 
 def _plan(wish: Mapping[str, object]) -> uploads.UploadPlan:
-    files = parse(wish.get("files"), list[uploads.Offered], "files")
-    return uploads.plan(_text(wish, "name"), files)
+    return uploads.plan(_text(wish, "name"), _offered(wish))
+
+
+def _offered(wish: Mapping[str, object]) -> list[uploads.Offered]:
+    return parse(wish.get("files"), list[uploads.Offered], "files")
 
 
 def _prepared(wish: Mapping[str, object]) -> dict[str, object]:

@@ -35,6 +35,8 @@ LARGEST_LIST = 1 << 26
 """Bytes."""
 MAX_ROWS, MAX_COLUMNS = MAX_ENTRIES, 1000
 LIST_ENDINGS = (".csv", ".json", ".jsonl", ".tsv")
+TEXT_ENDINGS = frozenset({*LIST_ENDINGS, ".txt", ".caption", ".lyrics", ".lrc"})
+"""Endings of files with captions, lyrics and other metadata."""
 DATASET_FILE = "dataset.json"
 LIST_FILES = ("key_bpm.csv", "metadata.csv", "metadata.jsonl", DATASET_FILE)
 """Lists in the folder itself, from the weakest to the strongest; lists of other names are weaker."""

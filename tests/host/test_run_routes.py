@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
@@ -82,6 +83,30 @@ def test_run_has_all_fields(server: ComfyUI, runs: Path) -> None:
         "note", "node_id", "workflow_id", "has_workflow"])
     assert json.loads(content)["files"] == ["kept.safetensors"]
     adapter.unlink()
+
+
+def test_adapters_are_sent_by_name(server: ComfyUI, runs: Path) -> None:
+    loras = server.base / "models" / "loras"
+    loras.mkdir(parents=True, exist_ok=True)
+    write_run(runs / "a", ended="stopped", files=["gone.safetensors", "first.safetensors", "last.safetensors"])
+    contents = {"first.safetensors": b"abc" * 1000, "last.safetensors": b"", "foreign.safetensors": b"secret"}
+    for name, content in contents.items():
+        (loras / name).write_bytes(content)
+    try:
+        assert told(server, "/a/adapters") == {"adapters": [
+            {"name": name, "size": len(contents[name]), "sha256": hashlib.sha256(contents[name]).hexdigest()}
+            for name in ("first.safetensors", "last.safetensors")]}
+        assert ask(server, "/a/adapters/first.safetensors")[::2] == (200, b"abc" * 1000)
+        status, _, rest = ask(server, "/a/adapters/first.safetensors", headers={"Range": "bytes=2990-"})
+        assert (status, rest) == (206, b"cabcabcabc")
+        for path in ("/a/adapters/foreign.safetensors", "/a/adapters/gone.safetensors", "/b/adapters",
+                     "/a/adapters/..%2Ffirst.safetensors", "/b/adapters/first.safetensors"):
+            status, _, content = ask(server, path)
+            assert status == 404, path
+            assert b"secret" not in content
+    finally:
+        for name in contents:
+            (loras / name).unlink()
 
 
 def test_unchanged_answer_sends_nothing(server: ComfyUI, runs: Path) -> None:

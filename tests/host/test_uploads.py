@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +62,39 @@ def test_unusable_file_has_reason(uploads: Any, path: str, size: int, reason: st
     assert left.path == path
     assert re.search(reason, left.reason)
     assert [file.name for file in plan.files if file.name] == ["fine \U0001f3b5.flac"]
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_upload_goes_on_in_its_folder(uploads: Any, tmp_path: Path) -> None:
+    files = {"a.wav": b"song", "b/c.wav": b"other song", "a.lrc": b"[00:01.00] la", "x?.wav": b"third"}
+    for name, content in {"a.wav": b"song", "b/c.wav": b"OTHER song", "a.lrc": b"[00:01.00]", "x_.wav": b"third",
+                          "b/more.wav": b"more"}.items():
+        (tmp_path / "Night" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "Night" / name).write_bytes(content)
+    found = uploads.resume("Night", [uploads.Offered(path=path, size=len(content), sha256=sha256(content))
+                                     for path, content in files.items()])
+    assert found.folder == "Night"
+    assert {file.path: f"{file.folder}/{file.name}" for file in found.files} == {
+        "a.wav": "Night/a.wav", "b/c.wav": "Night/b/c.wav", "a.lrc": "Night/a.lrc", "x?.wav": "Night/x_.wav"}
+    assert sorted(found.there) == ["a.wav", "x?.wav"]
+    assert found.others == ("Night/b/more.wav",)
+    assert uploads.resume("Night", offered(uploads, "a.wav", size=4)).there == ()
+    new = uploads.resume("Day", offered(uploads, "a.wav"))
+    assert (new.there, new.others) == ((), ())
+    assert not (tmp_path / "Day").exists()
+
+
+def test_resumed_upload_stays_inside(uploads: Any, tmp_path: Path) -> None:
+    (tmp_path / "outside.wav").write_bytes(b"song")
+    with pytest.raises(Exception, match="name of the folder is empty"):
+        uploads.resume("..", offered(uploads, "fine.wav"))
+    stranger = uploads.Offered(path="../outside.wav", size=4, sha256=sha256(b"song"))
+    found = uploads.resume("Night", [stranger, *offered(uploads, "fine.wav")])
+    assert found.there == ()
+    assert [file.name for file in found.files] == ["", "fine.wav"]
 
 
 def test_no_song_is_an_error(uploads: Any) -> None:

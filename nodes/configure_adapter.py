@@ -81,7 +81,7 @@ def node_of(kind: Kind) -> type[io.ComfyNode]:
                 node_id=kind.node_id, display_name=kind.display_name, category=CATEGORY, description=kind.description,
                 search_aliases=list(kind.search_aliases),
                 inputs=[*kind.size_inputs(), placement.dropout_input(), *placement.inputs(), *kind.other_inputs(),
-                        *placement.selection_inputs()],
+                        *placement.selection_inputs(), *placement.last_inputs()],
                 outputs=[AdapterConfigSocket.Output(display_name="adapter_config")],
             )
 

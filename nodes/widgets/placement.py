@@ -36,6 +36,11 @@ def dropout_input() -> io.Input:
     return setting_input(AdapterConfig, PLACEMENT, "dropout")
 
 
+def last_inputs() -> list[io.Input]:
+    """Inputs that came later, and so stand last: saved workflows have widgets by position."""
+    return [setting_input(AdapterConfig, PLACEMENT, "rank_dropout", optional=True, advanced=True)]
+
+
 def selection_inputs() -> list[io.Input]:
     """Inputs for choosing the place by an estimate."""
     return [

@@ -40,11 +40,18 @@ class AdapterConfig(Config, ABC):
     """Also gate, up and down projection of every MLP."""
     module_ranks: tuple[str, ...] = ()
     """`pattern=rank` for single modules, such as `layers.0.*=16`; the last that fits counts, rank 0 leaves out."""
+    rank_dropout: float = 0.0
+    """Probability of dropping each rank of a LoRA, or each row of a LoKR's or LoHA's delta, for a sample."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.alpha > 0, f"alpha must be above 0, got {self.alpha}.")
         require(0 <= self.dropout < 1, f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        require(0 <= self.rank_dropout < 1,
+                f"rank_dropout must be at least 0 and below 1, got {self.rank_dropout}.")
+        require(not (self.rank_dropout and self.decomposed),
+                f"rank_dropout is {self.rank_dropout:g}, but with DoRA the lengths of columns depend on all ranks. Set "
+                "it to 0, or switch DoRA off.")
         require(len(self.target_modules) > 0, "target_modules is empty; nothing would be trained. Name at least one.")
         for name in ("target_modules", "self_target_modules", "cross_target_modules"):
             _check_projections(name, getattr(self, name))

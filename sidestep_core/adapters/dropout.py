@@ -1,4 +1,4 @@
-"""Dropout of an adapter's inputs: the mask of a sample follows from the sample and the module alone.
+"""Dropout of an adapter's inputs, and of its ranks: the mask of a sample follows from the sample and the module alone.
 
 So it is the same in a batch of any size, and drawn again for the backward pass where that is cheaper than to keep it.
 """
@@ -97,6 +97,19 @@ def drawn(x: Tensor, mask: RedrawnMask) -> Tensor:
     for part in mask.parts:
         part.of(kept).bernoulli_(1 - _dropped(mask.p) / _LEVELS, generator=generator(x.device, part.seed))
     return kept
+
+
+def draw_columns(x: Tensor, width: int, p: float, switch: Switch, module: str) -> Tensor:
+    """Draw the columns, of `width`, that each sample of x keeps in a product of it: 1 and 0, to be broadcast over rows.
+    """
+    parts = switch.parts(x)
+    # Drawn on the device: small copies to a GPU would wait for it.
+    kept = [torch.empty(*(1,) * (x.dim() - 1), width, device=x.device).bernoulli_(
+        1 - _dropped(p) / _LEVELS, generator=generator(x.device, rng.seed(part.seed, module, "columns")))
+        for part in parts]
+    if parts[0].dimension == 1:
+        kept = [own.expand(1, part.count, width) for own, part in zip(kept, parts, strict=True)]
+    return torch.cat(kept, dim=parts[0].dimension).to(x.dtype)
 
 
 def mask_scale(p: float) -> float:

@@ -50,7 +50,7 @@ class AdapterLayer(nn.Module):
         # Fixed, so that they are computed once; their roots are the lengths, bit for bit.
         self.squares = (torch.zeros(0) if lengths is None else
                         column_lengths(read(weight).detach().float()).flatten().square())
-        self.dropout = config.dropout
+        self.dropout, self.rank_dropout = config.dropout, config.rank_dropout
         self.train(base.training)
 
     @property
@@ -71,12 +71,13 @@ class AdapterLayer(nn.Module):
         # Elsewhere the sum would round the delta away.
         if self.algorithm.recomputed and self._kept == 1 and x.dtype == torch.float32:
             return self._recomputed(self._folded, x)
+        rows = self._drop_rows(x)
         out = self.base_layer(x)
         if self.dora_scale is None and not self.algorithm.recomputed and x.device.type not in dropout.REDRAWN_ON:
-            direct = self.delta_output(x, dropped)
+            direct = self.delta_output(x, dropped, rows)
             # In place: no backward pass needs the base's output, and a step is 1.5 % faster.
             return out.add_(direct) if out.dtype == direct.dtype else out + direct
-        return out + self._recomputed(self.delta_output, x, dropped)
+        return out + self._recomputed(self.delta_output, x, dropped, rows)
 
     def _recomputed(self, function: Callable[..., Tensor], *inputs: object) -> Tensor:
         """Recompute in the backward pass: a delta and its factors would take several times the weight's own memory."""
@@ -94,19 +95,26 @@ class AdapterLayer(nn.Module):
         mask = dropout.draw_mask(x, self.dropout, self.switch, self.name)
         return mask if isinstance(mask, RedrawnMask) else dropout.apply_mask(x, mask)
 
-    def delta_output(self, x: Tensor, dropped: Dropped | None = None) -> Tensor:
-        """Output of the delta alone."""
+    def _drop_rows(self, x: Tensor) -> Tensor | None:
+        """Draw the rows of the delta that each sample keeps; None for all."""
+        if not (self.training and self.rank_dropout):
+            return None
+        return dropout.draw_columns(x, len(weight_of(self.base_layer)), self.rank_dropout, self.switch, self.name)
+
+    def delta_output(self, x: Tensor, dropped: Dropped | None = None, rows: Tensor | None = None) -> Tensor:
+        """Output of the delta alone, of the given rows of it."""
         if dropped is not None:
             x = dropout.apply_mask(x, dropped) if isinstance(dropped, RedrawnMask) else dropped
         if self.dora_scale is None:
-            return self.algorithm.output(x, self.matrices, self._kept * self._strength())
+            out = self.algorithm.output(x, self.matrices, self._kept * self._strength())
+            return out if rows is None else out * rows
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x * self._kept, self._delta().to(x.dtype))
 
     @property
     def _kept(self) -> float:
         """Factor of dropout."""
-        return dropout.mask_scale(self.dropout) if self.training and self.dropout else 1.0
+        return dropout.mask_scale(self.dropout) * dropout.mask_scale(self.rank_dropout) if self.training else 1.0
 
     def _delta(self) -> Tensor:
         delta = self._strength() * self.algorithm.product(self.matrices)

@@ -140,7 +140,7 @@ class LoraLayer(nn.Module):
         self.lora_A, self.lora_B = (nn.Parameter(factor.to(weight.dtype).to(weight.device, torch.float32))
                                     for factor in (down, up))
         self.rank, self.scale = rank, config.scaling(rank)
-        self.dropout = config.dropout
+        self.dropout, self.rank_dropout = config.dropout, config.rank_dropout
         self.train(base.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,11 +191,13 @@ def _together(x: Tensor, layers: Sequence[LoraLayer]) -> tuple[Tensor, ...]:
     first = layers[0]
     if not first.switch.on:
         return tuple(each.base_layer(x) for each in layers)
-    p = first.dropout if first.training else 0.0
-    dtype = weight_of(first.base_layer).dtype
-    mask = dropout.draw_mask(x.to(dtype), p, first.switch, first.name) if p else None
-    kept = 1.0 if mask is None else dropout.mask_scale(p)
-    return low_rank.linears(x, [each.weights(kept) for each in layers], mask)
+    p, of_ranks = (first.dropout, first.rank_dropout) if first.training else (0.0, 0.0)
+    x = x.to(weight_of(first.base_layer).dtype)
+    mask = dropout.draw_mask(x, p, first.switch, first.name) if p else None
+    ranks = [dropout.draw_columns(x, each.rank, of_ranks, each.switch, each.name) for each in layers if of_ranks]
+    kept = dropout.mask_scale(p) * dropout.mask_scale(of_ranks)
+    return low_rank.linears(x, [each.weights(kept) for each in layers], mask,
+                            torch.cat(ranks, dim=-1) if ranks else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,13 +33,17 @@ class LoraWeights:
     scale: float
 
 
-def linears(x: Tensor, adapted: Sequence[LoraWeights], mask: Mask | None = None) -> tuple[Tensor, ...]:
-    """Compute x W^T + scale * masked(x) A^T B^T for each, in the dtype of the frozen weights; x is [..., in]."""
+def linears(x: Tensor, adapted: Sequence[LoraWeights], mask: Mask | None = None,
+            ranks: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Compute x W^T + scale * (masked(x) A^T * ranks) B^T for each, in the dtype of the frozen weights; x is [..., in].
+
+    `ranks` is 1 and 0 for the ranks of all layers, one after the other, and is broadcast over positions.
+    """
     scales, weights = tuple(each.scale for each in adapted), tuple(each.weight for each in adapted)
     tensors = [tensor for each in adapted for tensor in (each.down, each.up)]
     with torch.autocast(x.device.type, enabled=False):
         out: tuple[Tensor, ...] = _LowRankLinears.apply(  # type: ignore[no-untyped-call]  # torch's annotation
-            x.to(weights[0].dtype), mask, scales, weights, *tensors)
+            x.to(weights[0].dtype), mask, ranks, scales, weights, *tensors)
         return out
 
 
@@ -47,24 +51,24 @@ class _LowRankLinears(torch.autograd.Function):
     """The thin products that read the input, or make its gradient, are one product of all layers."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Mask | None, scales: tuple[float, ...], weights: tuple[Weight, ...],
-                *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, mask: Mask | None, ranks: Tensor | None, scales: tuple[float, ...],
+                weights: tuple[Weight, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         masked = x if mask is None else apply_mask(x, mask)
         layers = _layers(weights, tensors)
-        hidden = _rows(masked) @ _joined(layers, x.dtype).T
+        hidden = _keep(_rows(masked) @ _joined(layers, x.dtype).T, x, ranks)
         outs = [F.linear(x, read(weight)) for weight in weights]
         for out, part, (_, _, up), scale in zip(outs, _parts(hidden, layers), layers, scales, strict=True):
             _rows(out).addmm_(part, up.to(x.dtype).T, alpha=scale)
         ctx.redrawn = mask if isinstance(mask, RedrawnMask) else None
         ctx.scales, ctx.weights = scales, weights
         # Only what is saved this way is dropped where a layer is recomputed.
-        ctx.save_for_backward(masked if ctx.redrawn is None else x, mask if isinstance(mask, Tensor) else None, hidden,
-                              *tensors)
+        ctx.save_for_backward(masked if ctx.redrawn is None else x, mask if isinstance(mask, Tensor) else None, ranks,
+                              hidden, *tensors)
         return tuple(outs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, mask, hidden, *tensors = ctx.saved_tensors
+        x, mask, ranks, hidden, *tensors = ctx.saved_tensors
         layers, rows = _layers(ctx.weights, tensors), [_rows(gradient) for gradient in gradients]
         mask = drawn(x, ctx.redrawn) if ctx.redrawn is not None else mask
         masked = _rows(x if ctx.redrawn is None else x * mask)
@@ -74,11 +78,19 @@ class _LowRankLinears(torch.autograd.Function):
                 rows, layers, _parts(hidden, layers), _parts(of_hidden, layers), ctx.scales, strict=True):
             torch.mm(gradient, up.to(x.dtype) * scale, out=of_part)
             of_ups.append((gradient.T @ part).mul_(scale).to(up.dtype))
+        _keep(of_hidden, x, ranks)
         of_downs = _parts((of_hidden.T @ masked).T, layers)
         of_x = _input_gradient(x, mask, layers, rows, of_hidden) if ctx.needs_input_grad[0] else None
         of_layers = [(of_down.T.to(down.dtype), of_up)
                      for of_down, of_up, (_, down, _) in zip(of_downs, of_ups, layers, strict=True)]
-        return of_x, None, None, None, *itertools.chain.from_iterable(of_layers)
+        return of_x, None, None, None, None, *itertools.chain.from_iterable(of_layers)
+
+
+def _keep(products: Tensor, x: Tensor, ranks: Tensor | None) -> Tensor:
+    """Zero the dropped ranks of products [positions, ranks] of x, or of their gradient, in place."""
+    if ranks is not None:
+        products.view(*x.shape[:-1], -1).mul_(ranks)
+    return products
 
 
 def _input_gradient(x: Tensor, mask: Tensor | None, layers: Sequence[_Layer], gradients: Sequence[Tensor],

@@ -28,6 +28,9 @@ PLACEMENT: Settings = {
     "module_ranks": Setting(
         "Another rank for single modules, one on each line: layers.0.*=16 or layers.23.cross_attn.q_proj=8. The "
         "last line that fits counts; rank 0 leaves the module out."),
+    "rank_dropout": Setting(
+        "Leaves out random ranks of a LoRA while training, or random rows of a LoKR or LoHA, for each sample. Against "
+        "copying, like dropout; 0.1 to 0.3. Not with DoRA.", 0.0, 0.9, 0.01),
 }
 """Settings that all kinds share."""
 

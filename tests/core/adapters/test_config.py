@@ -23,6 +23,7 @@ PLACEMENT = dict(
     alpha=st.floats(min_value=0, exclude_min=True, allow_infinity=False), dropout=st.floats(0, 1, exclude_max=True),
     attention_type=st.sampled_from(["both", "self", "cross"]), target_modules=projections.filter(bool),
     self_target_modules=projections, cross_target_modules=projections, target_mlp=st.booleans(),
+    rank_dropout=st.floats(0, 1, exclude_max=True),
     module_ranks=st.lists(st.from_regex(r"\A[a-z0-9_.*?]{1,9}=[0-9]{1,3}\Z"), max_size=3).map(tuple),
 )  # fmt: skip
 KIND_FIELDS: dict[type[AdapterConfig], dict[str, Any]] = {
@@ -31,7 +32,11 @@ KIND_FIELDS: dict[type[AdapterConfig], dict[str, Any]] = {
                      use_tucker=st.booleans(), use_scalar=st.booleans(), weight_decompose=st.booleans()),
     LohaConfig: dict(rank=counts, use_scalar=st.booleans(), weight_decompose=st.booleans()),
 }  # fmt: skip
-CONFIGS = st.one_of([st.builds(kind, **PLACEMENT, **own) for kind, own in KIND_FIELDS.items()])
+ALONE = ({"dora": st.just(False), "weight_decompose": st.just(False)}, {"rank_dropout": st.just(0.0)})
+"""DoRA and rank_dropout exclude each other: one or the other is off."""
+CONFIGS = st.one_of([
+    st.builds(kind, **{**PLACEMENT, **own, **{name: value for name, value in off.items() if name in PLACEMENT | own}})
+    for kind, own in KIND_FIELDS.items() for off in ALONE])
 
 
 @pytest.mark.parametrize("kind", configs().values())
@@ -66,6 +71,8 @@ PLACES: list[tuple[dict[str, Any], str]] = [
     ({"alpha": -8}, "-8"),
     ({"dropout": 1.0}, "1.0"),
     ({"dropout": -0.1}, "-0.1"),
+    ({"rank_dropout": 1.0}, "1.0"),
+    ({"rank_dropout": -0.1}, "-0.1"),
     ({"attention_type": "all"}, "'all'"),
     ({"target_modules": ()}, "empty"),
     ({"target_modules": ("q_proj", "gate_proj")}, "gate_proj"),
@@ -83,6 +90,8 @@ OWN: list[tuple[type[AdapterConfig], dict[str, Any], str]] = [
     (LoraConfig, {"rank": 0}, "0"),
     (LoraConfig, {"rank": 8.0}, "8.0"),
     (LoraConfig, {"dora": None}, "None"),
+    (LoraConfig, {"rank_dropout": 0.2, "dora": True}, "0.2"),
+    (LohaConfig, {"rank_dropout": 0.2, "weight_decompose": True}, "0.2"),
     (LokrConfig, {"linear_dim": 0}, "0"),
     (LokrConfig, {"factor": 0}, "0"),
     (LokrConfig, {"factor": -2}, "-2"),

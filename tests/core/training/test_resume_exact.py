@@ -36,8 +36,8 @@ from tests.tiny import tiny_checkpoint, write_dataset
 from tests.training import CONFIG, LORA, stop_at, trained
 
 ADAPTERS: dict[str, AdapterConfig] = {
-    "lora": LoraConfig(rank=64, alpha=64.0, dropout=0.2),
-    "lokr": LokrConfig(linear_dim=4, alpha=8.0, factor=4, use_scalar=True, dropout=0.2),
+    "lora": LoraConfig(rank=64, alpha=64.0, dropout=0.2, rank_dropout=0.2),
+    "lokr": LokrConfig(linear_dim=4, alpha=8.0, factor=4, use_scalar=True, dropout=0.2, rank_dropout=0.2),
 }
 OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "adamw8bit", "adafactor", "prodigy")
 """All of them run on the processor; adamw8bit keeps bytes there of the LoRA's matrices, which have 4096 numbers."""

@@ -89,7 +89,8 @@ def gradient_of(training: Training, step: int = 3) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
 
 
-@pytest.mark.parametrize("adapter", [LORA, replace(LORA, dropout=0.3), LokrConfig(factor=4, dropout=0.3)])
+@pytest.mark.parametrize("adapter", [LORA, replace(LORA, dropout=0.3, rank_dropout=0.3),
+                                     LokrConfig(factor=4, dropout=0.3, rank_dropout=0.3)])
 def test_batch_size_changes_no_gradient(checkpoint: Checkpoint, wordy: Dataset, adapter: AdapterConfig) -> None:
     """Songs of different words in one batch, with dropout too, whose masks belong to the draws."""
 

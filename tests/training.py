@@ -35,8 +35,8 @@ CONFIG = TrainConfig(max_steps=6, learning_rate=3e-3, gradient_accumulation=2, w
 
 def settled(**values: Any) -> ResolvedConfig:
     """Settings below the door of a training, with plain values for the automatic ones."""
-    automatic = {"timestep_mode": "continuous", "cfg_ratio": 0.15, "genre_ratio": 0.0, "heldout_songs": 0,
-                 "heldout_sections": False, "shift": 1.0, "inference_steps": 50}
+    automatic = {"schedule": "cosine", "timestep_mode": "continuous", "cfg_ratio": 0.15, "genre_ratio": 0.0,
+                 "heldout_songs": 0, "heldout_sections": False, "shift": 1.0, "inference_steps": 50}
     return ResolvedConfig(**{**automatic, **values})
 
 

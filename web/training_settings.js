@@ -3,9 +3,10 @@
 const ofSampler = ({ timestep_mode }) => ["discrete", "sampler"].includes(timestep_mode);
 
 const COUNTS = {
-  schedule: ({ optimizer }) => optimizer !== "prodigy",
-  warmup_steps: ({ optimizer, schedule }) => optimizer !== "prodigy" && schedule !== "constant",
-  restarts: ({ optimizer, schedule }) => optimizer !== "prodigy" && schedule === "cosine_restarts",
+  // auto is constant with prodigy.
+  warmup_steps: ({ optimizer, schedule }) => schedule !== "constant" && (optimizer !== "prodigy" || schedule !== "auto"),
+  restarts: ({ schedule }) => schedule === "cosine_restarts",
+  lora_plus_ratio: ({ optimizer }) => optimizer !== "prodigy",
   timestep_preset: (values) => !ofSampler(values),
   timestep_mu: (values) => !ofSampler(values) && values.timestep_preset === "custom",
   timestep_sigma: (values) => !ofSampler(values) && values.timestep_preset === "custom",

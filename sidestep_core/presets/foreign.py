@@ -131,6 +131,9 @@ def translate(values: Mapping[str, Any]) -> Translated:
         more, more_notes = part(given)
         settings |= more
         notes += more_notes
+    if settings.get("optimizer") == "prodigy" and settings.get("schedule", "constant") != "constant":
+        notes.append(f"scheduler_type: constant for prodigy, not {settings['schedule']}; choose cosine to let it fall.")
+        settings["schedule"] = "constant"
     train = TrainConfig.from_json(settings)
     intervals, interval_notes = _intervals(given, train)
     return Translated(

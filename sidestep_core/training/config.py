@@ -10,7 +10,7 @@ from ..model.attention import Choice
 from ..model.flow_matching import FRAMES_PER_SECOND
 
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
-Schedule = Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
+Schedule = Literal["auto", "cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 TimestepMode = Literal["auto", "continuous", "logit_normal", "discrete", "sampler"]
 TimestepSampling = Literal["stratified", "independent"]
 CropLyrics = Literal["timed", "estimated", "whole"]
@@ -38,8 +38,8 @@ class TrainConfig(Config):
     optimizer: Optimizer = "adamw"
     learning_rate: float = 1e-4
     """prodigy finds the rate itself and always runs at 1.0."""
-    schedule: Schedule = "cosine"
-    """prodigy always runs at constant."""
+    schedule: Schedule = "auto"
+    """auto: cosine, or constant with prodigy."""
     warmup_steps: int = 100
     """Steps in which the learning rate rises from 10 % to 100 %; at most a tenth of the run."""
     restarts: int = 4
@@ -216,6 +216,7 @@ class ResolvedConfig(TrainConfig):
     chosen ones are in `Resolved`, so that a run continued on another device is the same run.
     """
 
+    schedule: Literal["cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"] = field()
     timestep_mode: Literal["continuous", "logit_normal", "discrete", "sampler"] = field()
     cfg_ratio: float = field()
     genre_ratio: float = field()

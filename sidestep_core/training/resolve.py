@@ -64,15 +64,13 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
     mu, sigma = _time_distribution(config, checkpoint)
     shift, steps = sampling(config, checkpoint)
     values = {
-        **config.to_json(), "timestep_mode": mode, "timestep_mu": mu, "timestep_sigma": sigma,
+        **config.to_json(), **_rate(config), "timestep_mode": mode, "timestep_mu": mu, "timestep_sigma": sigma,
         "cfg_ratio": _cfg_ratio(mode, checkpoint) if config.cfg_ratio is None else config.cfg_ratio,
         "genre_ratio": dataset.genre_ratio if config.genre_ratio is None else config.genre_ratio,
         **material.resolved(config, dataset.samples),
         "shift": shift,
         "inference_steps": steps,
     }
-    if config.optimizer == "prodigy":
-        values |= {"learning_rate": 1.0, "schedule": "constant"}
     resolved = ResolvedConfig.from_json(values)
     early_stopping.check(resolved)
     device = choose_device(config.device)
@@ -86,6 +84,14 @@ def sampling(config: TrainConfig, checkpoint: Checkpoint) -> tuple[float, int]:
     """Shift and number of steps for sampling with an adapter of this training."""
     shift, steps = SAMPLING[checkpoint.variant]
     return config.shift or shift, config.inference_steps or steps
+
+
+def _rate(config: TrainConfig) -> dict[str, float | str]:
+    """Settle the learning rate and its schedule."""
+    prodigy = config.optimizer == "prodigy"
+    usual = "constant" if prodigy else "cosine"
+    return {"learning_rate": 1.0 if prodigy else config.learning_rate,
+            "schedule": usual if config.schedule == "auto" else config.schedule}
 
 
 def _timestep_mode(config: TrainConfig, checkpoint: Checkpoint) -> str:
@@ -110,10 +116,9 @@ def _cfg_ratio(timestep_mode: str, checkpoint: Checkpoint) -> float:
 
 
 def _notices(config: TrainConfig, resolved: ResolvedConfig, total: int) -> Iterator[str]:
-    given = config.learning_rate, config.schedule
-    if given != (resolved.learning_rate, resolved.schedule):
-        yield (f"prodigy finds the learning rate itself: it runs at learning_rate 1.0 and schedule constant, not at "
-               f"{config.learning_rate:g} and {config.schedule}.")
+    if config.learning_rate != resolved.learning_rate:
+        yield (f"prodigy finds the learning rate itself: it runs at learning_rate 1.0, not at "
+               f"{config.learning_rate:g}.")
     made = warmup_steps(resolved, total)
     if resolved.schedule != "constant" and made < resolved.warmup_steps:
         yield (f"Warm-up takes {made} steps, not {resolved.warmup_steps}: at most one in {WARMUP_SHARE} of the run's "

@@ -144,7 +144,8 @@ BY_DEFAULT = {"restarts", "timestep_mu", "timestep_sigma", "snr_gamma", "codes_r
 
 @pytest.mark.parametrize(("changed", "dimmed"), [
     ({}, BY_DEFAULT),
-    ({"optimizer": "prodigy"}, BY_DEFAULT | {"schedule", "warmup_steps"}),
+    ({"optimizer": "prodigy"}, BY_DEFAULT | {"warmup_steps", "lora_plus_ratio"}),
+    ({"optimizer": "prodigy", "schedule": "cosine"}, BY_DEFAULT | {"lora_plus_ratio"}),
     ({"schedule": "constant"}, BY_DEFAULT | {"warmup_steps"}),
     ({"schedule": "cosine_restarts"}, BY_DEFAULT - {"restarts"}),
     ({"timestep_mode": "discrete"}, BY_DEFAULT | {"timestep_preset"}),

@@ -48,8 +48,8 @@ def test_early_side_step_presets() -> None:
     found = translate(SIDE_STEP_0_8)
     assert (found.name, found.description) == ("vram_12gb", "Tight")
     assert found.adapter == LoraConfig(rank=32, alpha=64, dropout=0.1)
-    assert found.train == TrainConfig(epochs=100, optimizer="adamw8bit", cfg_ratio=0.15, save_every=25,
-                                      gradient_checkpointing="on")
+    assert found.train == TrainConfig(epochs=100, optimizer="adamw8bit", schedule="cosine", cfg_ratio=0.15,
+                                      save_every=25, gradient_checkpointing="on")
 
 
 def test_later_side_step_presets() -> None:
@@ -68,7 +68,7 @@ def test_ace_lora_trainer_presets() -> None:
     assert found.description == "High quality"
     assert found.adapter == LoraConfig(rank=128, alpha=256, dropout=0.05, attention_type="self")
     assert found.train == TrainConfig(
-        optimizer="prodigy", learning_rate=5e-5, epochs=1000, save_every=625, warmup_steps=200,
+        optimizer="prodigy", schedule="constant", learning_rate=5e-5, epochs=1000, save_every=625, warmup_steps=200,
         gradient_checkpointing="off", chunk_duration=60, cfg_ratio=0.15, loss_weighting="min_snr",
         early_stopping=10, timestep_preset="custom", timestep_mu=-0.8, timestep_sigma=0.8, preview_every=50,
         preview_caption="warm")

@@ -122,7 +122,7 @@ def test_every_setting_is_checked() -> None:
 def test_defaults_match_side_step() -> None:
     config = TrainConfig()
     assert (config.learning_rate, config.batch_size, config.gradient_accumulation, config.seed) == (1e-4, 1, 4, 42)
-    assert (config.optimizer, config.schedule, config.warmup_steps) == ("adamw", "cosine", 100)
+    assert (config.optimizer, config.schedule, config.warmup_steps) == ("adamw", "auto", 100)
     assert (config.weight_decay, config.max_grad_norm) == (0.01, 1.0)
     assert (config.timestep_mu, config.timestep_sigma) == (-0.4, 1.0)
     assert (config.loss_weighting, config.snr_gamma) == ("none", 5.0)

@@ -107,14 +107,18 @@ def test_device_and_dtype_are_chosen(checkpoint: Checkpoint) -> None:
 
 
 def test_prodigy_runs_at_its_rate(checkpoint: Checkpoint) -> None:
-    given = replace(CONFIG, optimizer="prodigy", learning_rate=3e-4, schedule="linear", warmup_steps=5)
+    given = replace(CONFIG, max_steps=50, optimizer="prodigy", learning_rate=3e-4, warmup_steps=5)
     settings = resolve(given, checkpoint, dataset_of(5))
     assert (settings.config.learning_rate, settings.config.schedule) == (1.0, "constant")
-    assert settings.notices == ("prodigy finds the learning rate itself: it runs at learning_rate 1.0 and schedule "
-                                "constant, not at 0.0003 and linear.",)
+    assert settings.notices == ("prodigy finds the learning rate itself: it runs at learning_rate 1.0, not at 0.0003.",)
     assert resolve(settings.config, checkpoint, dataset_of(5)).notices == ()
+    for schedule in ("cosine", "linear", "constant_with_warmup"):
+        chosen = resolve(replace(given, schedule=schedule), checkpoint, dataset_of(5))
+        assert (chosen.config.learning_rate, chosen.config.schedule) == (1.0, schedule)
+        assert chosen.notices == settings.notices
     other = resolved(checkpoint, learning_rate=3e-4, schedule="linear")
     assert (other.learning_rate, other.schedule) == (3e-4, "linear")
+    assert resolved(checkpoint).schedule == "cosine"
 
 
 @pytest.mark.parametrize(("steps", "schedule", "notices"), [

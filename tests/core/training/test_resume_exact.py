@@ -43,7 +43,7 @@ OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "adamw8bit", "adafactor", "prodigy
 """All of them run on the processor; adamw8bit keeps bytes there of the LoRA's matrices, which have 4096 numbers."""
 EVERYTHING = replace(CONFIG, max_steps=5, ema_decay=0.9, chunk_duration=1.6, cfg_ratio=0.3, genre_ratio=0.3,
                      context_mode="mixed", loss_weighting="min_snr_flow", publish="best",
-                     timestep_sampling="stratified", preserve=0.3, guidance=2.0)
+                     timestep_sampling="stratified", preserve=0.3, guidance=2.0, schedule="cosine")
 
 
 def songs_in(folder: Path, checkpoint: Checkpoint) -> Dataset:

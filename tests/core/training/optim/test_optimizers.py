@@ -6,17 +6,21 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from prodigyopt import Prodigy
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from sidestep_core.errors import MissingDependency
 from sidestep_core.io.tensors import read_tensors, write_tensors
 from sidestep_core.training.config import Optimizer, ResolvedConfig
 from sidestep_core.training.optim import optimizers
+from sidestep_core.training.optim.lr_schedules import learning_rate
 from sidestep_core.training.optim.optimizers import build
-from tests.tolerance import FP32
+from tests.tolerance import FP32, PERTURBED, deviation
 from tests.training import settled
 
 ALL: tuple[Optimizer, ...] = ("adamw", "adamw8bit", "adafactor", "prodigy")
@@ -24,9 +28,9 @@ SHAPES = ((64, 128), (128, 64), (7,))
 """bitsandbytes keeps bytes for the large ones, and float32 for the small one."""
 
 
-def configured(name: Optimizer, learning_rate: float = 0.01, **values: float) -> ResolvedConfig:
+def configured(name: Optimizer, rate: float = 0.01, **values: Any) -> ResolvedConfig:
     """Settings below the door: prodigy always runs at 1.0."""
-    return settled(optimizer=name, learning_rate=1.0 if name == "prodigy" else learning_rate, **values)
+    return settled(optimizer=name, learning_rate=1.0 if name == "prodigy" else rate, **values)
 
 
 def test_adamw_steps_as_configured() -> None:
@@ -86,6 +90,27 @@ def test_arguments_match_side_step() -> None:
     for name in ("adamw", "adamw8bit"):
         group = build(replace(config, optimizer=name), parameter).param_groups[0]
         assert (group["lr"], group["betas"], group["weight_decay"]) == (0.02, (0.9, 0.999), 0.03)
+
+
+def test_prodigy_follows_cosine_as_its_authors_recommend() -> None:
+    """Cosine without restarts over the whole run, by torch's own scheduler; its floor is ours."""
+    total, config = 80, configured("prodigy", schedule="cosine", warmup_steps=0)
+    values = start()
+    ours, theirs = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    optimizer = build(config, ours)
+    reference = Prodigy(theirs, lr=1.0, weight_decay=0.01, betas=(0.9, 0.99), safeguard_warmup=True,
+                        use_bias_correction=True)
+    scheduler = CosineAnnealingLR(reference, T_max=total - 1, eta_min=0.01)
+    constant, unscheduled = fresh("prodigy", values)
+    for step in range(total):
+        optimizers.set_rate(optimizer, learning_rate(config, total, step))
+        for one, trained in ((optimizer, ours), (reference, theirs), (constant, unscheduled)):
+            make_steps(one, trained, range(step, step + 1))
+        scheduler.step()
+    assert optimizer.param_groups[0]["d"] > 100 * optimizer.param_groups[0]["d0"]
+    assert optimizer.param_groups[0]["d"] == pytest.approx(reference.param_groups[0]["d"], rel=FP32)
+    assert all(deviation(one, other) < FP32 for one, other in zip(ours, theirs, strict=True))
+    assert all(deviation(one, other) > PERTURBED for one, other in zip(ours, unscheduled, strict=True))
 
 
 def test_adamw8bit_stores_bytes() -> None:

@@ -27,7 +27,7 @@ import run
 
 KILLS = 50
 STEPS, SAVE_EVERY = 60, 2
-OPTIMIZERS = ("adamw", "adafactor", "prodigy", "adamw8bit")
+OPTIMIZERS = ("adamw", "adafactor", "prodigy", "adamw8bit", "adamw_schedulefree")
 """Optimizers of the runs, in turn."""
 ERRORS = ("memory", "device", "metrics", "disk")
 """Out of memory in a step, a failing device, and a full disk: for one row of metrics.jsonl, or for everything from a
@@ -64,7 +64,8 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
     model, text_encoder, vae = sorted(materials.glob("*.safetensors"), key=_part)
     config = TrainConfig.from_json({
         "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
-        "gradient_accumulation": 2, "optimizer": optimizer, "ema_decay": 0.9, "chunk_duration": 1.6,
+        "gradient_accumulation": 2, "optimizer": optimizer,
+        "ema_decay": 0.0 if optimizer == "adamw_schedulefree" else 0.9, "chunk_duration": 1.6,
         "device": "cpu", "publish": "best", "gradient_checkpointing": "off", "batch_size": 2, "preserve": 0.3,
         "guidance": 2.0,
     })  # fmt: skip

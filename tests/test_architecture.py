@@ -45,6 +45,7 @@ OWNERS = {
     "av": {"audio/decode", "audio/container"}, "torchaudio": {"audio/loudness", "audio/tempo"},
     "pyloudnorm": {"audio/loudness"}, "librosa": {"audio/tempo", "audio/key"}, "diffusers": {"model/standalone"},
     "bitsandbytes": {"training/optim/optimizers", "model/packed"}, "prodigyopt": {"training/optim/optimizers"},
+    "schedulefree": {"training/optim/optimizers"},
     "flash_attn": {"model/attention"},
     "PIL": {"estimate/heatmap"}, "filelock": {"io/locks"},
     "psutil": {"io/temp_files", "device"}, "regex": {"io/patterns"},
@@ -53,7 +54,7 @@ OWNERS = {
 a text encoder and an optimizer)."""
 
 HOST = re.compile(r"(comfy\w*|folder_paths|execution|server|nodes|aiohttp|latent_preview|node_helpers|app)(\.|$)")
-NOT_IN_NODES = {"peft", "lycoris", "safetensors", "bitsandbytes", "prodigyopt", "flash_attn"}
+NOT_IN_NODES = {"peft", "lycoris", "safetensors", "bitsandbytes", "prodigyopt", "schedulefree", "flash_attn"}
 OUR_OWN = {"sidestep_core", "sidestep_cli", "nodes", "demo", "benchmarks", "tests", "run", "bootstrap"}
 VAGUE = {"util", "utils", "helper", "helpers", "misc", "common", "tool", "tools"}
 IN_WORDS = "nodes/host/wording.py"

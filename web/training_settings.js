@@ -4,8 +4,10 @@ const ofSampler = ({ timestep_mode }) => ["discrete", "sampler"].includes(timest
 
 const COUNTS = {
   // auto is constant with prodigy.
+  schedule: ({ optimizer }) => optimizer !== "adamw_schedulefree",
   warmup_steps: ({ optimizer, schedule }) => schedule !== "constant" && (optimizer !== "prodigy" || schedule !== "auto"),
-  restarts: ({ schedule }) => schedule === "cosine_restarts",
+  restarts: ({ optimizer, schedule }) => optimizer !== "adamw_schedulefree" && schedule === "cosine_restarts",
+  ema_decay: ({ optimizer }) => optimizer !== "adamw_schedulefree",
   lora_plus_ratio: ({ optimizer }) => optimizer !== "prodigy",
   timestep_preset: (values) => !ofSampler(values),
   timestep_mu: (values) => !ofSampler(values) && values.timestep_preset === "custom",

@@ -99,7 +99,7 @@ class AdapterLayer(nn.Module):
         """Draw the rows of the delta that each sample keeps; None for all."""
         if not (self.training and self.rank_dropout):
             return None
-        return dropout.draw_columns(x, len(weight_of(self.base_layer)), self.rank_dropout, self.switch, self.name)
+        return dropout.draw_columns(x, weight_of(self.base_layer).shape[0], self.rank_dropout, self.switch, self.name)
 
     def delta_output(self, x: Tensor, dropped: Dropped | None = None, rows: Tensor | None = None) -> Tensor:
         """Output of the delta alone, of the given rows of it."""

@@ -12,15 +12,16 @@ TRAINING: Settings = {
         "Length of the training in passes over all songs, in place of max_steps."),
     "optimizer": Setting(
         "adamw: the usual one. adamw8bit: a quarter of the memory for its state (pip install bitsandbytes). adafactor: "
-        "hardly any state. prodigy finds the learning rate itself, and always runs at 1.0 (pip install prodigyopt). A "
-        "missing package is an error."),
+        "hardly any state. prodigy finds the learning rate itself, and always runs at 1.0 (pip install prodigyopt). "
+        "adamw_schedulefree averages the weights in place of a schedule, and publishes the average (pip install "
+        "schedulefree); its authors recommend 1 to 10 times the learning rate. A missing package is an error."),
     "learning_rate": Setting(
         "Size of each step. 0.0001 is usual; lower it if the loss jumps. prodigy always runs at 1.0.",
         1e-8, 1.0, 1e-6, 1e-8),
     "schedule": Setting(
         "Course of the learning rate after warm-up. cosine and linear fall to 1 % at the end; cosine_restarts does so "
         "several times; constant and constant_with_warmup stay. auto: cosine, or constant with prodigy, for which its "
-        "authors recommend constant or cosine."),
+        "authors recommend constant or cosine. adamw_schedulefree is always constant, with warm-up."),
     "warmup_steps": Setting(
         "Steps in which the learning rate rises from 10 % to 100 %; at most a tenth of the run.", 0, 100_000),
     "restarts": Setting("Number of cosines with schedule cosine_restarts.", 1, 100),

@@ -9,7 +9,7 @@ from ..config import BasePrecision, Config, Precision, require
 from ..model.attention import Choice
 from ..model.flow_matching import FRAMES_PER_SECOND
 
-Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy"]
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "adamw_schedulefree"]
 Schedule = Literal["auto", "cosine", "cosine_restarts", "linear", "constant", "constant_with_warmup"]
 TimestepMode = Literal["auto", "continuous", "logit_normal", "discrete", "sampler"]
 TimestepSampling = Literal["stratified", "independent"]
@@ -39,7 +39,8 @@ class TrainConfig(Config):
     learning_rate: float = 1e-4
     """prodigy finds the rate itself and always runs at 1.0."""
     schedule: Schedule = "auto"
-    """auto: cosine, or constant with prodigy."""
+    """auto: cosine, or constant with prodigy.  adamw_schedulefree averages its weights instead, and always runs at
+    constant_with_warmup."""
     warmup_steps: int = 100
     """Steps in which the learning rate rises from 10 % to 100 %; at most a tenth of the run."""
     restarts: int = 4

@@ -23,7 +23,7 @@ from ..model.offload import BUFFERS, OFFLOADS_ON
 from ..model.weights import Weights
 from .config import ResolvedConfig
 from .data import Sample
-from .optim.optimizers import STATE_BYTES
+from .optim.optimizers import SCHEDULE_FREE, STATE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -134,10 +134,11 @@ def need_of(geometry: DecoderGeometry, held: HeldBytes, parameters: int, modules
     """Estimate the memory beside decoder weights of these sizes and an adapter of so many parameters; with every layer
     recomputed unless gradient_checkpointing is off, and none in host memory unless offload is on.
     """
+    averaged = config.ema_decay or config.optimizer == SCHEDULE_FREE
     return Need(
         weights=held.total, layer_weights=held.layer, unpacked=held.unpacked,
         adapter=parameters * _FP32,
-        trained=round(parameters * (_FP32 + STATE_BYTES[config.optimizer] + (_FP32 if config.ema_decay else 0))),
+        trained=round(parameters * (_FP32 + STATE_BYTES[config.optimizer] + (_FP32 if averaged else 0))),
         layer=layer_bytes(geometry, modules, batch),
         layer_input=batch.samples * math.ceil(batch.frames / geometry.patch) * geometry.width * batch.bytes,
         layers=geometry.layers,

@@ -18,6 +18,7 @@ from . import batches, early_stopping
 from .config import ResolvedConfig, TrainConfig
 from .heldout import material
 from .optim.lr_schedules import WARMUP_SHARE, warmup_steps
+from .optim.optimizers import SCHEDULE_FREE
 
 CFG_RATIO = 0.15
 """Share of conditions that ACE-Step 1.5 was itself trained without."""
@@ -60,6 +61,9 @@ def resolve(config: TrainConfig, checkpoint: Checkpoint, dataset: Dataset) -> Re
     require(config.lora_plus_ratio == 0 or config.optimizer != "prodigy",
             f"lora_plus_ratio is {config.lora_plus_ratio:g}, but prodigy finds one learning rate for all weights. Set "
             "it to off, or choose the optimizer adamw.")
+    require(config.ema_decay == 0 or config.optimizer != SCHEDULE_FREE,
+            f"ema_decay is {config.ema_decay:g}, but {SCHEDULE_FREE} averages the weights itself. Set it to off, or "
+            "choose the optimizer adamw.")
     mode = _timestep_mode(config, checkpoint)
     mu, sigma = _time_distribution(config, checkpoint)
     shift, steps = sampling(config, checkpoint)
@@ -88,6 +92,8 @@ def sampling(config: TrainConfig, checkpoint: Checkpoint) -> tuple[float, int]:
 
 def _rate(config: TrainConfig) -> dict[str, float | str]:
     """Settle the learning rate and its schedule."""
+    if config.optimizer == SCHEDULE_FREE:
+        return {"schedule": "constant" if config.schedule == "constant" else "constant_with_warmup"}
     prodigy = config.optimizer == "prodigy"
     usual = "constant" if prodigy else "cosine"
     return {"learning_rate": 1.0 if prodigy else config.learning_rate,
@@ -119,6 +125,9 @@ def _notices(config: TrainConfig, resolved: ResolvedConfig, total: int) -> Itera
     if config.learning_rate != resolved.learning_rate:
         yield (f"prodigy finds the learning rate itself: it runs at learning_rate 1.0, not at "
                f"{config.learning_rate:g}.")
+    if config.schedule not in ("auto", resolved.schedule):
+        yield (f"{config.optimizer} averages the weights in place of a schedule: it runs at {resolved.schedule}, not "
+               f"at {config.schedule}.")
     made = warmup_steps(resolved, total)
     if resolved.schedule != "constant" and made < resolved.warmup_steps:
         yield (f"Warm-up takes {made} steps, not {resolved.warmup_steps}: at most one in {WARMUP_SHARE} of the run's "

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import cast
+
+import torch
 
 from ..adapters import registry
+from ..adapters.algorithm import LiveAdapter
 from ..adapters.config import AdapterConfig
 from ..adapters.targets import target_modules
 from ..dataset.manifest import Dataset
@@ -15,10 +19,12 @@ from ..model.checkpoint import Checkpoint
 from ..model.decoder import DecoderGeometry
 from ..model.loading import load
 from . import data, memory
+from .config import ResolvedConfig
 from .heldout import material, passes
 from .loss import Objective
 from .optim import optimizers
-from .optim.ema import Average
+from .optim.ema import Average, Averaging
+from .optim.schedule_free import ScheduleFreeAverage, Switching
 from .resolve import Resolved
 from .step import Training
 
@@ -49,9 +55,15 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
              sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(held), settings.dtype,
              settings.device)
-    average = Average(live.parameters, config.ema_decay) if config.ema_decay else None
+    optimizer = optimizers.build(config, live.parameters, live.undecayed, live.ups)
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
-    return Training(config=config, objective=objective, adapter=live, average=average, trained_on=trained_on,
-                    optimizer=optimizers.build(config, live.parameters, live.undecayed, live.ups), heldout=held,
-                    need=need, weights=own,
+    return Training(config=config, objective=objective, adapter=live, trained_on=trained_on, heldout=held,
+                    optimizer=optimizer, average=_average(config, live, optimizer), need=need, weights=own,
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))
+
+
+def _average(config: ResolvedConfig, adapter: LiveAdapter, optimizer: torch.optim.Optimizer) -> Averaging | None:
+    """Average of the weights that the settings ask for."""
+    if config.optimizer == optimizers.SCHEDULE_FREE:
+        return ScheduleFreeAverage(adapter.parameters, cast("Switching", optimizer))
+    return Average(adapter.parameters, config.ema_decay) if config.ema_decay else None

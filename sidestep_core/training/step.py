@@ -31,7 +31,7 @@ from .heldout.passes import Pass
 from .loss import BatchLoss, Objective, training_loss
 from .metrics import MeasuredOn
 from .optim import optimizers
-from .optim.ema import Average
+from .optim.ema import Averaging
 from .optim.lr_schedules import learning_rate
 from .parallel.gradients import share_passes
 from .parallel.ranks import ALONE, Ranks
@@ -52,8 +52,8 @@ class Training:
     objective: Objective
     adapter: LiveAdapter
     optimizer: torch.optim.Optimizer
-    average: Average | None
-    """Moving average of the adapter's weights, measured and published instead of them; None if ema_decay is 0."""
+    average: Averaging | None
+    """Average of the adapter's weights, measured and published instead of them; None if there is none."""
     trained_on: tuple[Sample, ...]
     heldout: tuple[Sample, ...]
     passes: tuple[Pass, ...]

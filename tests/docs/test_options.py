@@ -85,9 +85,9 @@ def test_named_settings_exist() -> None:
                 "resume_from", "start_from", "json", "kind", "auto_estimate", "estimate", "estimate_file", "estimate_1",
                 "estimate_4", "name", "trigger_word", "trigger_position", "all_instrumental", "language",
                 "prompt_override"}
-    values = {"adamw", "adamw8bit", "adafactor", "prodigy", "cosine", "cosine_restarts", "linear", "constant",
-              "constant_with_warmup", "auto", "automatic", "on", "off", "both", "self", "cross", "none", "min_snr",
-              "min_snr_flow", "prepend", "continuous", "logit_normal", "discrete", "silence", "last",
+    values = {"adamw", "adamw8bit", "adafactor", "prodigy", "adamw_schedulefree", "cosine", "cosine_restarts", "linear",
+              "constant", "constant_with_warmup", "auto", "automatic", "on", "off", "both", "self", "cross", "none",
+              "min_snr", "min_snr_flow", "prepend", "continuous", "logit_normal", "discrete", "silence", "last",
               "parameters", "layer", "module", "signal", "gain", "gradient_norm",
               "gradient_norm_per_size", "fisher", "peak", "lufs", "comfyui", "official", "varlen", "flash_attn", "sdpa",
               "as_file", "bf16", "int8", "fp8", "nf4", "independent", "mixed", "sampler", "stratified",

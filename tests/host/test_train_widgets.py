@@ -146,7 +146,7 @@ def test_no_number_is_a_code(server: ComfyUI) -> None:
     ("loss_weighting", ("damps nearly clean times", "not the noisy ones")),
     ("context_mode", ("audio codes", "silence", "measured")),
     ("schedule", ("1 %", "prodigy", "authors recommend")),
-    ("optimizer", ("1.0", "pip install bitsandbytes", "pip install prodigyopt")),
+    ("optimizer", ("1.0", "pip install bitsandbytes", "pip install prodigyopt", "pip install schedulefree")),
     ("chunk_duration", ("60", "below it may hurt")),
     ("early_stopping", ("kept aside",)),
     ("target_loss", ("kept aside",)),

@@ -146,6 +146,7 @@ BY_DEFAULT = {"restarts", "timestep_mu", "timestep_sigma", "snr_gamma", "codes_r
     ({}, BY_DEFAULT),
     ({"optimizer": "prodigy"}, BY_DEFAULT | {"warmup_steps", "lora_plus_ratio"}),
     ({"optimizer": "prodigy", "schedule": "cosine"}, BY_DEFAULT | {"lora_plus_ratio"}),
+    ({"optimizer": "adamw_schedulefree"}, BY_DEFAULT | {"schedule", "ema_decay"}),
     ({"schedule": "constant"}, BY_DEFAULT | {"warmup_steps"}),
     ({"schedule": "cosine_restarts"}, BY_DEFAULT - {"restarts"}),
     ({"timestep_mode": "discrete"}, BY_DEFAULT | {"timestep_preset"}),

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import torch
 from torch import nn
+
+
+class Averaging(Protocol):
+    """Weights that are measured and published in place of the trained ones."""
+
+    def start(self) -> None:
+        """Begin at the present parameters."""
+        ...
+
+    def update(self, step: int) -> None:
+        """Take account of optimizer step `step` (0-based)."""
+        ...
+
+    def applied(self) -> AbstractContextManager[None]:
+        """Replace the parameters by these weights inside the block; they are restored bit for bit."""
+        ...
 
 
 def decay(limit: float, step: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from ...io.strict_json import Json
 from ..config import Optimizer, TrainConfig
 from .adamw import AdamW
 
-STATE_BYTES: dict[Optimizer, float] = {"adamw": 8.0, "adamw8bit": 2.1, "adafactor": 0.2, "prodigy": 16.0}
+SCHEDULE_FREE: Final = "adamw_schedulefree"
+STATE_BYTES: dict[Optimizer, float] = {"adamw": 8.0, "adamw8bit": 2.1, "adafactor": 0.2, "prodigy": 16.0,
+                                       SCHEDULE_FREE: 8.0}
 """Bytes of state per parameter: two moments; two in bytes with a scale per 256; row and column means; two moments, the
-start and the sum of gradients."""
+start and the sum of gradients; a moment and the weights that step."""
 RATIO = "rate_ratio"
 """Entry of a group: its learning rate over that of the training."""
 _BETWEEN = "/"
@@ -41,6 +43,8 @@ def build(config: TrainConfig, parameters: Sequence[nn.Parameter], undecayed: Se
         return _adafactor(config, groups)
     if config.optimizer == "prodigy":
         return _prodigy(config, groups)
+    if config.optimizer == SCHEDULE_FREE:
+        return _schedule_free(config, groups)
     # One kernel for everything; other devices have none.
     fused = parameters[0].device.type in ("cuda", "cpu", "xpu", "mps")
     return AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
@@ -89,13 +93,21 @@ def _prodigy(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
     return cast("torch.optim.Optimizer", optimizer)
 
 
+def _schedule_free(config: TrainConfig, groups: Groups) -> torch.optim.Optimizer:
+    with _needs(SCHEDULE_FREE, "schedulefree"):
+        from schedulefree import AdamWScheduleFree
+    optimizer = AdamWScheduleFree(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimizer.train()
+    return cast("torch.optim.Optimizer", optimizer)
+
+
 def _needs(optimizer: Optimizer, package: str) -> AbstractContextManager[None]:
     return optional.imports(package, f"The optimizer {optimizer}", "; or choose the optimizer adamw, which needs none")
 
 
 def require(optimizer: str) -> None:
     """Raise MissingDependency if the optimizer's package cannot be imported."""
-    builders = {"adamw8bit": _adamw8bit, "adafactor": _adafactor, "prodigy": _prodigy}
+    builders = {"adamw8bit": _adamw8bit, "adafactor": _adafactor, "prodigy": _prodigy, SCHEDULE_FREE: _schedule_free}
     if optimizer in builders:
         builders[optimizer](TrainConfig(), [nn.Parameter(torch.zeros(1))])
 

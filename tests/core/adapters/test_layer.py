@@ -50,7 +50,7 @@ def ours(config: AdapterConfig, base: nn.Linear, rank: int, size: float = 0.1) -
     """Our layer, every number of which has moved."""
     decoder = nn.ModuleDict({"x": nn.Linear(base.in_features, base.out_features, bias=False, dtype=base.weight.dtype)})
     decoder["x"].weight.data.copy_(base.weight)
-    live = registry.attach(decoder, replace(config, dropout=0.0), {"x": rank}, seed=0)
+    live = registry.attach(decoder, replace(config, dropout=0.0, rank_dropout=0.0), {"x": rank}, seed=0)
     assert isinstance(live, LiveLayers)
     random = rng.generator("ours")
     with torch.no_grad():

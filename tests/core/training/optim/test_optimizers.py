@@ -23,7 +23,7 @@ from sidestep_core.training.optim.optimizers import build
 from tests.tolerance import FP32, PERTURBED, deviation
 from tests.training import settled
 
-ALL: tuple[Optimizer, ...] = ("adamw", "adamw8bit", "adafactor", "prodigy")
+ALL: tuple[Optimizer, ...] = ("adamw", "adamw8bit", "adafactor", "prodigy", "adamw_schedulefree")
 SHAPES = ((64, 128), (128, 64), (7,))
 """bitsandbytes keeps bytes for the large ones, and float32 for the small one."""
 
@@ -122,7 +122,8 @@ def test_adamw8bit_stores_bytes() -> None:
 
 
 @pytest.mark.parametrize(("name", "package"), [("adamw8bit", "bitsandbytes"), ("adafactor", "transformers"),
-                                               ("prodigy", "prodigyopt")])
+                                               ("prodigy", "prodigyopt"),
+                                               ("adamw_schedulefree", "schedulefree")])
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, name: Optimizer, package: str) -> None:
     for module in [loaded for loaded in sys.modules if loaded.partition(".")[0] == package]:
         monkeypatch.setitem(sys.modules, module, None)

@@ -21,9 +21,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import run
+
+if TYPE_CHECKING:
+    from sidestep_core.training.config import TrainConfig
 
 KILLS = 50
 STEPS, SAVE_EVERY = 60, 2
@@ -53,7 +56,6 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
     from sidestep_core.dataset.manifest import open_dataset
     from sidestep_core.model.checkpoint import open_checkpoint
     from sidestep_core.progress import Progress
-    from sidestep_core.training.config import TrainConfig
     from sidestep_core.training.controls import Controls
     from sidestep_core.training.optim import optimizers
     from sidestep_core.training.train import train
@@ -62,13 +64,7 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
     torch.set_num_threads(1)
     materials = folder.parent / "materials"
     model, text_encoder, vae = sorted(materials.glob("*.safetensors"), key=_part)
-    config = TrainConfig.from_json({
-        "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
-        "gradient_accumulation": 2, "optimizer": optimizer,
-        "ema_decay": 0.0 if optimizer == "adamw_schedulefree" else 0.9, "chunk_duration": 1.6,
-        "device": "cpu", "publish": "best", "gradient_checkpointing": "off", "batch_size": 2, "preserve": 0.3,
-        "guidance": 2.0,
-    })  # fmt: skip
+    config = settings(optimizer)
     optimizers.build(config, [torch.nn.Parameter(torch.zeros(1))])
 
     controls = Controls()
@@ -86,8 +82,8 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
         _meet(error, after)
     print("ready", flush=True)
     train(TinySource(Path(), []), open_checkpoint(model, text_encoder=text_encoder, vae=vae),
-          open_dataset(materials / "dataset"), LoraConfig(rank=8, alpha=8.0), config, folder / "run",
-          folder / ADAPTER, controls=controls, report=report)
+          open_dataset(materials / "dataset"), LoraConfig(rank=8, alpha=8.0, rank_dropout=0.2), config,
+          folder / "run", folder / ADAPTER, controls=controls, report=report)
     print("done", flush=True)
 
 
@@ -115,6 +111,20 @@ def _meet(error: str, after: int) -> None:
     setattr(owner, name, failing)
 
 
+def settings(optimizer: str) -> TrainConfig:
+    """Settings of the runs with this optimizer: everything that draws, or has state."""
+    from sidestep_core.training.config import TrainConfig
+
+    return TrainConfig.from_json({
+        "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
+        "gradient_accumulation": 2, "optimizer": optimizer, "chunk_duration": 1.6, "device": "cpu", "publish": "best",
+        "ema_decay": 0.0 if optimizer == "adamw_schedulefree" else 0.9, "gradient_checkpointing": "off",
+        "batch_size": 2, "preserve": 0.3, "guidance": 2.0, "crop_lyrics": "timed", "lyrics_dropout": 0.3,
+        "caption_dropout": 0.3, "lora_plus_ratio": 0.0 if optimizer == "prodigy" else 4.0,
+        "schedule": "cosine" if optimizer == "prodigy" else "auto",
+    })  # fmt: skip
+
+
 def _part(path: Path) -> int:
     """Model, text encoder, VAE."""
     return next(number for number, mark in enumerate(("acestep", "qwen", "vae")) if mark in path.name)
@@ -126,11 +136,14 @@ def write_materials(folder: Path) -> None:
 
     from demo.synthetic_model import write_tiny_models
     from sidestep_core.model.checkpoint import open_checkpoint
-    from tests.tiny import write_dataset
+    from sidestep_core.training.resolve import resolve
+    from tests.tiny import write_conditions, write_dataset
 
     paths = write_tiny_models(folder, dtype=torch.float32)
     checkpoint = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
-    write_dataset(folder / "dataset", checkpoint, (60, 71, 60), windows=(40,), plain=True)
+    dataset = write_dataset(folder / "dataset", checkpoint, (60, 71, 60), captions=("slow", "bright"),
+                            lyrics="[00:00.20]one\n[00:01.00]two\n[00:02.00]three")
+    write_conditions(dataset, resolve(settings(OPTIMIZERS[0]), checkpoint, dataset).config)
 
 
 @dataclass

@@ -14,10 +14,13 @@ from torch import Tensor
 from demo.synthetic_model import write_tiny_models
 from sidestep_core import rng
 from sidestep_core.dataset import tensor_file
+from sidestep_core.dataset.conditions import missing
 from sidestep_core.dataset.manifest import Dataset, write_manifest
 from sidestep_core.dataset.sample_info import SampleInfo
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.model.condition_encoder import END_OF_TEXT
+from sidestep_core.training.config import ResolvedConfig
+from sidestep_core.training.data import needed
 
 SAMPLES_PER_FRAME = 1920
 
@@ -74,13 +77,14 @@ def sample_info(number: int, frames: int, genre: str = "") -> SampleInfo:
 def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
                   tokens: int | tuple[int, ...] = 9, width: int = 64,
                   windows: tuple[int, ...] = (), genre: str = "", codes: bool = False,
-                  plain: bool = False) -> Dataset:
+                  plain: bool = False, lyrics: str = "", captions: tuple[str, ...] = ()) -> Dataset:
     """A dataset of random songs of these lengths, as preprocessing would leave it.
 
     Also with conditions for windows of these lengths, with a genre, without a caption, and with latents of codes, as
     `data.ensure_conditions` would leave it; random ones, which takes no encoder.
     """
     infos = tuple(sample_info(index, length, genre and f"{genre} {index}") for index, length in enumerate(frames))
+    infos = tuple(replace(info, lyrics=lyrics or info.lyrics, captions=captions) for info in infos)
     dataset = Dataset(folder=folder, checkpoint=checkpoint.fingerprint, style="comfyui", trigger_word="", samples=infos)
     for index, info in enumerate(infos):
         random = rng.generator("song", index)
@@ -98,3 +102,10 @@ def write_dataset(folder: Path, checkpoint: Checkpoint, frames: tuple[int, ...],
     tensor_file.write(dataset.silence, "silence", silence)
     write_manifest(dataset)
     return dataset
+
+
+def write_conditions(dataset: Dataset, config: ResolvedConfig) -> None:
+    """Write random conditions of all prompts that a training with these settings reads and the dataset lacks."""
+    for path, (_, prompt) in missing(needed(dataset, config)).items():
+        random = rng.generator("condition", path.name)
+        tensor_file.write(path, "condition", torch.randn(9, 64, generator=random), dataset.prompt_key(prompt))

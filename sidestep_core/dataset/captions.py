@@ -16,6 +16,14 @@ def caption_of(song: Song, config: PreprocessConfig) -> str:
     return _with_trigger_word(next((text.strip() for text in texts if text.strip()), ""), song, config)
 
 
+def captions_of(song: Song, config: PreprocessConfig) -> tuple[str, ...]:
+    """Other captions of the song, with the trigger word in its place; none if it always shows its genre."""
+    if song.prompt_override == "genre":
+        return ()
+    every = [caption_of(song, config), *(_with_trigger_word(text.strip(), song, config) for text in song.captions)]
+    return tuple(dict.fromkeys(every))[1:]
+
+
 def genre_of(song: Song, config: PreprocessConfig) -> str:
     """Genre with the trigger word in its place; empty if it would not differ from the caption, or if the song always
     shows one of the two."""

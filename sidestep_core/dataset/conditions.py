@@ -1,7 +1,7 @@
 """Conditions of prompts, and audio codes, encoded into the dataset's folder.
 
 Each is a file named by its content's inputs, written when it is done and never made again.  A song can have several
-conditions: with its caption and with its genre, for the whole song and for each crop length.
+conditions: with each of its captions and with its genre, for the whole song and for each crop length.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
 from ..songs.song import Problem, Song, none_left
 from . import tensor_file
-from .captions import caption_of, genre_of, lyrics_of
+from .captions import caption_of, captions_of, genre_of, lyrics_of
 from .conditions import encode_conditions, missing
 from .config import PreprocessConfig
 from .latents import Recording, Stamp, encode_recordings
@@ -178,8 +178,8 @@ def _describe(job: _Job, config: PreprocessConfig, known: Mapping[str, int]) -> 
     song, recording = job.song, job.recording
     return SampleInfo(
         name=song.name, latents=job.latents.name, frames=_frames(job.latents, known),
-        caption=caption_of(song, config), genre=genre_of(song, config), lyrics=lyrics_of(song),
-        language=song.language, bpm=song.bpm, key=song.key, signature=song.signature,
+        caption=caption_of(song, config), captions=captions_of(song, config), genre=genre_of(song, config),
+        lyrics=lyrics_of(song), language=song.language, bpm=song.bpm, key=song.key, signature=song.signature,
         audio=recording.audio, size=recording.stamp.size, modified=recording.stamp.modified, repeats=song.repeats,
     )
 

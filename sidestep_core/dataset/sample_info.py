@@ -39,6 +39,8 @@ class SampleInfo:
     """Draws per epoch."""
     start: Annotated[int, Between(0, MAX_FRAMES)] = 0
     """First of the latents' frames that belongs to the sample."""
+    captions: tuple[str, ...] = ()
+    """Other captions, which take turns with the first; with the trigger word in its place."""
     foreign_condition: str = ""
     """File of a condition that another program made (and of one with the genre, if the song has one); no other one is
     encoded for the song."""
@@ -78,7 +80,12 @@ class SampleInfo:
         middles = song_lyrics.middles(units, self.seconds)
         return [(int(middle * FRAMES_PER_SECOND), unit.text) for unit, middle in zip(units, middles, strict=True)]
 
+    def variants(self, frames: int | None = None) -> tuple[Prompt, ...]:
+        """Prompts with each of the captions."""
+        first = self.prompt(frames)
+        return (first, *(replace(first, caption=caption) for caption in self.captions))
+
     def prompts(self, frames: int | None = None) -> tuple[Prompt, ...]:
-        """Prompts with the caption, and with the genre if there is one."""
+        """Prompts with each of the captions, and with the genre if there is one."""
         genres = (self.prompt(frames, genre=True),) if self.genre else ()
-        return (self.prompt(frames), *genres)
+        return (*self.variants(frames), *genres)

@@ -1,7 +1,8 @@
 """Writer of dataset.json, which Side-Step reads, and which `find_songs` reads back to the same songs.
 
-The file has all keys of Side-Step's format, and where needed some of our own: `song`, a name that is not the path;
-`start` and `stop` of a section, in seconds; and in the metadata `folder`, to which names are relative.
+The file has all keys of Side-Step's format, and where needed some of our own: `captions`, which take turns with the
+caption; `song`, a name that is not the path; `start` and `stop` of a section, in seconds; and in the metadata `folder`,
+to which names are relative.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def _sample(song: Song, here: Path, root: Path, seconds: float, position: str) -
         "custom_tag": song.trigger_word, "labeled": bool(song.caption), "prompt_override": song.prompt_override or None,
         "repeat": song.repeats,
     }
+    if song.captions:
+        sample["captions"] = list(song.captions)
     if song.name != known_as:
         sample[NAME_KEY] = song.name
     if song.start or song.stop:

@@ -24,6 +24,7 @@ class SongMetadata(TypedDict, total=False):
     """Metadata of a song from one source or several; fields without a value are missing."""
 
     caption: str
+    captions: tuple[str, ...]
     lyrics: str
     language: str
     bpm: int | None
@@ -45,10 +46,11 @@ class Entry(NamedTuple):
     where: str
 
 
-Field = Literal["caption", "lyrics", "language", "bpm", "key", "signature", "genre", "trigger_word",
+Field = Literal["caption", "captions", "lyrics", "language", "bpm", "key", "signature", "genre", "trigger_word",
                 "trigger_position", "prompt_override", "instrumental", "repeats"]
 NAMES: dict[str, Field] = {
     "caption": "caption", "prompt": "caption", "text": "caption", "description": "caption",
+    "captions": "captions",
     "lyrics": "lyrics", "lyric": "lyrics", "raw_lyrics": "lyrics", "formatted_lyrics": "lyrics",
     "language": "language", "lang": "language", "vocal_language": "language",
     "bpm": "bpm", "tempo": "bpm",
@@ -72,6 +74,7 @@ NOT_METADATA = {"duration", "id", "labeled", "song", "start", "stop", "file", "f
 _NOTHING = {"", "n/a", "na", "none", "null", "unknown"}
 _MAX_BPM = 999
 _MAX_REPEATS = 1000
+_MAX_CAPTIONS = 100
 QUOTED = 100
 """Characters of a wrong value in a message."""
 
@@ -213,6 +216,15 @@ def _line(value: Any, where: str) -> str | None:
     return single_line(_text(value, where)) or None
 
 
+def _captions(value: Any, where: str) -> tuple[str, ...] | None:
+    """Parse captions in a list, or one on each line of a text; each counts once."""
+    listed = value.splitlines() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    found = tuple(dict.fromkeys(line for one in listed if (line := _line(one, where))))
+    if len(found) > _MAX_CAPTIONS:
+        raise DatasetError(f"{where} has {len(found)} captions, and a song at most {_MAX_CAPTIONS}. Remove some.")
+    return found or None
+
+
 def _lyrics(value: Any, where: str) -> str | None:
     return _text(value, where).replace("\r\n", "\n").replace("\r", "\n") or None
 
@@ -265,8 +277,9 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[Any, str], str | None]:
 
 
 _PARSERS: dict[Field, Callable[[Any, str], Any]] = {
-    "caption": _line, "lyrics": _lyrics, "language": _language, "bpm": _bpm, "key": _line, "signature": _line,
-    "genre": _line, "trigger_word": _line, "trigger_position": _one_of(get_args(TriggerPosition)),
+    "caption": _line, "captions": _captions, "lyrics": _lyrics, "language": _language, "bpm": _bpm, "key": _line,
+    "signature": _line, "genre": _line, "trigger_word": _line,
+    "trigger_position": _one_of(get_args(TriggerPosition)),
     "prompt_override": _one_of(("caption", "genre")), "instrumental": _flag, "repeats": _repeats,
 }  # fmt: skip
 """Parser of each field's values; None for no value."""

@@ -4,7 +4,7 @@ Files next to `song.mp3`, from the weakest to the strongest where they differ:
 
 - `song.json`: one object with caption, lyrics, bpm, keyscale, timesignature, language, genre ...
 - `song.txt` as `key: value` lines, lyrics last; or as `<CAPTION>...</CAPTION><LYRICS>...` tags; or as plain text
-- `song.caption.txt`, `song_caption.txt`, `song_prompt.txt` or `song.caption`
+- `song.caption.txt`, `song_caption.txt`, `song_prompt.txt` or `song.caption`; `song.captions.txt` with one on each line
 - `song.lyrics.txt`, `song_lyrics.txt` or `song.lyrics`; `song.lrc` with times
 
 Plain text in `song.txt` is lyrics if a line is a section marker such as [Verse], or if it has more than three lines of
@@ -46,7 +46,8 @@ LYRICS_FILES = (".lyrics", "_lyrics.txt", ".lyrics.txt", ".lrc")
 OWN_FILES: Mapping[Field, Sequence[str]] = {"caption": CAPTION_FILES, "lyrics": LYRICS_FILES}
 """Files that hold one field only, from the weakest to the strongest."""
 OF_ONE_FIELD: Mapping[str, Field] = {suffix: field for field, suffixes in OWN_FILES.items() for suffix in suffixes}
-SIDECARS = (JSON_FILE, TEXT_FILE, *OF_ONE_FIELD)
+CAPTIONS_FILE = ".captions.txt"
+SIDECARS = (JSON_FILE, TEXT_FILE, *OF_ONE_FIELD, CAPTIONS_FILE)
 """Suffixes of sidecars after the song's stem, in lower case."""
 LARGEST = 1 << 20
 """Most bytes of a sidecar; the lyrics of a song take a few thousand."""
@@ -106,6 +107,9 @@ def parts(sidecars: Sidecars, suffix: str) -> list[Part]:
     if suffix not in sidecars:
         return []
     sidecar = sidecars[suffix]
+    if suffix == CAPTIONS_FILE:
+        lines = [line for line in require_text(sidecar.text, sidecar.file).split("\n") if not _is_comment(line)]
+        return [Part(Entry("captions", "\n".join(lines), sidecar.file), 0, len(sidecar.text), "plain")]
     if suffix in OF_ONE_FIELD:
         return list(_parts_of_one(OF_ONE_FIELD[suffix], sidecar))
 

@@ -23,6 +23,8 @@ class Song:
     name: str
     """Path relative to the scanned folder, with forward slashes: the song's identity."""
     caption: str = ""
+    captions: tuple[str, ...] = ()
+    """Other captions, which take turns with it."""
     lyrics: str = ""
     """Empty for instrumentals."""
     language: str = "unknown"
@@ -47,6 +49,10 @@ class Song:
     """Section of the file in seconds; stop 0 is its end.  Sections of one file have names of their own."""
 
     def __post_init__(self) -> None:
+        # The first of several captions is that of tables and previews, and none is there twice.
+        caption, *captions = dict.fromkeys(filter(None, (self.caption, *self.captions))) or [""]
+        object.__setattr__(self, "caption", caption)
+        object.__setattr__(self, "captions", tuple(captions))
         if self.start < 0 or (self.stop and self.stop <= self.start):
             raise DatasetError(f"Its section ends at {self.stop:g} s, but begins at {self.start:g} s. Correct it.")
 

@@ -148,7 +148,7 @@ def _sample_and_number(samples: Sequence[Sample], ends: Sequence[int], seed: int
 
 
 def _read(draw: Draw, silence_TC: Tensor, config: ResolvedConfig) -> _Crop:
-    """Crop the sample for the draw; by chance use the genre for the caption, and codes for silence."""
+    """Crop the sample for the draw, with the next of its captions; by chance use its genre, and codes for silence."""
     sample, number = draw.sample, draw.number
     with_genre = rng.bernoulli(config.genre_ratio, config.seed, "genre", number) and sample.genre_SD is not None
     caption: Caption = "plain" if draw.preserved else "genre" if with_genre else "caption"
@@ -157,10 +157,12 @@ def _read(draw: Draw, silence_TC: Tensor, config: ResolvedConfig) -> _Crop:
     frames = len(sample.latents_TC)
     start = flow_matching.crop_start(frames, crop_frames(frames, config), draw.nth,
                                      rng.seed(config.seed, "window", sample.name), grid(config))
-    condition = {"caption": sample.condition_SD, "genre": sample.genre_SD, "plain": sample.plain_SD}[caption]
+    variant = shuffled(1 + len(sample.variants_SD), rng.seed(config.seed, "caption", sample.name), draw.nth)
+    captions = (sample.condition_SD, *sample.variants_SD)
+    condition = {"caption": captions[variant], "genre": sample.genre_SD, "plain": sample.plain_SD}[caption]
     if sample.texts is not None:
         passage = sample.texts.passage(start)
-        start, condition = passage.nearest(start), sample.texts.drawn(config, number, caption, passage)
+        start, condition = passage.nearest(start), sample.texts.drawn(config, number, caption, variant, passage)
     assert condition is not None
     return _crop(sample, silence_TC, config, start, condition, codes)
 

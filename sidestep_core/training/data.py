@@ -43,6 +43,8 @@ class Sample:
     name: str
     latents_TC: Rows
     condition_SD: Rows
+    variants_SD: tuple[Rows, ...] = ()
+    """Conditions with the other captions."""
     genre_SD: Rows | None = None
     """Condition with the genre in place of the caption; None if not trained on, or if the song has no genre."""
     plain_SD: Rows | None = None
@@ -86,6 +88,7 @@ def open_samples(dataset: Dataset, infos: Sequence[SampleInfo], config: Resolved
             name=info.name,
             latents_TC=tensor_file.open_rows(dataset.latents(info), "latents", info.name, info.start, info.frames),
             condition_SD=_condition(dataset, info, frames, genre=False),
+            variants_SD=tuple(_rows(dataset, info, prompt) for prompt in info.variants(frames)[1:]),
             genre_SD=_condition(dataset, info, frames, genre=True) if with_genre else None,
             plain_SD=_rows(dataset, info, _plain(dataset, info, frames)) if config.preserve else None,
             codes_TC=(tensor_file.open_rows(dataset.codes(info), "codes", info.name, info.start, info.frames)
@@ -148,27 +151,32 @@ def ensure_conditions(source: ModelSource, checkpoint: Checkpoint, dataset: Data
                            "texts to make them from. Switch preserve off, or preprocess the songs themselves.")
     _report_style(dataset, config, report)
     _report_estimates(dataset, config, report)
-    prompts: dict[Path, tuple[str, Prompt]] = {}
-    for sample in itertools.chain(*material.split(dataset.samples, config)):
-        if sample.foreign_condition:
-            continue
-        frames = crop_frames(sample.frames, config)
-        wanted = sample.prompts(frames) if config.genre_ratio > 0 else (sample.prompt(frames),)
-        wanted += (_plain(dataset, sample, frames),) if config.preserve else ()
-        texts = _texts(dataset, sample, config)
-        wanted += () if texts is None else tuple(texts.prompts(config))
-        prompts |= {dataset.condition(prompt): (sample.name, prompt) for prompt in wanted}
 
     def tick(number: int, total: int, message: str) -> None:
         report(Progress(stage="preprocess", step=number, total=total, message=message))
 
     try:
-        encode_conditions(source, checkpoint, missing(prompts), dataset.style, device, tick)
+        encode_conditions(source, checkpoint, missing(needed(dataset, config)), dataset.style, device, tick)
         release_memory(device)
         if config.context_mode != "silence":
             encode_codes(source, checkpoint, dataset, device, tick)
     finally:
         release_memory(device)
+
+
+def needed(dataset: Dataset, config: ResolvedConfig) -> dict[Path, tuple[str, Prompt]]:
+    """List the conditions that the training reads: path of the file -> song name, prompt."""
+    prompts: dict[Path, tuple[str, Prompt]] = {}
+    for sample in itertools.chain(*material.split(dataset.samples, config)):
+        if sample.foreign_condition:
+            continue
+        frames = crop_frames(sample.frames, config)
+        wanted = sample.prompts(frames) if config.genre_ratio > 0 else sample.variants(frames)
+        wanted += (_plain(dataset, sample, frames),) if config.preserve else ()
+        texts = _texts(dataset, sample, config)
+        wanted += () if texts is None else tuple(texts.prompts(config))
+        prompts |= {dataset.condition(prompt): (sample.name, prompt) for prompt in wanted}
+    return prompts
 
 
 def _check_origin(checkpoint: Checkpoint, dataset: Dataset) -> None:

@@ -110,9 +110,9 @@ def _imagined(found: SongFolder, target: Path, checkpoint: Checkpoint,
             continue
         frames = round((min(seconds, limit) if limit else seconds) * FRAMES_PER_SECOND)
         samples.append(SampleInfo(
-            name=song.name, latents="", frames=max(1, frames), caption=song.caption, genre=song.genre,
-            lyrics=song.lyrics, language=song.language, bpm=song.bpm, key=song.key, signature=song.signature,
-            audio=str(song.path), size=0, modified=0, repeats=song.repeats))
+            name=song.name, latents="", frames=max(1, frames), caption=song.caption, captions=song.captions,
+            genre=song.genre, lyrics=song.lyrics, language=song.language, bpm=song.bpm, key=song.key,
+            signature=song.signature, audio=str(song.path), size=0, modified=0, repeats=song.repeats))
     if not samples:
         raise DatasetError(f"None of the songs can be used. {problems[0].name}: {problems[0].reason}")
     return Dataset(folder=target, checkpoint=checkpoint.fingerprint, style=COMFYUI, trigger_word="",

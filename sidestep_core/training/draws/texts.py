@@ -43,13 +43,15 @@ class Texts:
     prompt: Prompt
     """Prompt of a crop with the caption and the lyrics of the whole song."""
     captions: Mapping[Caption, str]
+    variants: tuple[str, ...]
+    """Other captions."""
     passages: tuple[Passage, ...]
     open: Callable[[Prompt], Rows]
     """Opens the condition of a prompt."""
 
     def prompts(self, config: ResolvedConfig) -> Iterator[Prompt]:
         """Yield every prompt that a draw or a measurement may use."""
-        captions = [*self.captions.values(), *([""] if config.caption_dropout else [])]
+        captions = [*self.captions.values(), *self.variants, *([""] if config.caption_dropout else [])]
         lyrics = [*(passage.lyrics for passage in self.passages), *([""] if config.lyrics_dropout else [])]
         for caption in captions:
             for each in lyrics:
@@ -63,11 +65,12 @@ class Texts:
         """Condition of a crop that is measured: its caption, and the lyrics of the nearest passage."""
         return self.open(replace(self.prompt, lyrics=self.passage(start).lyrics))
 
-    def drawn(self, config: ResolvedConfig, number: int, caption: Caption, passage: Passage) -> Rows:
+    def drawn(self, config: ResolvedConfig, number: int, caption: Caption, variant: int, passage: Passage) -> Rows:
         """Condition of draw `number` on a crop of the passage, parts of it hidden by chance."""
+        text = self.variants[variant - 1] if variant and caption == "caption" else self.captions[caption]
         hides = {part: rng.bernoulli(chance, config.seed, part, number) for part, chance in (
             ("caption dropout", config.caption_dropout), ("lyrics dropout", config.lyrics_dropout))}
-        return self.open(replace(self.prompt, caption="" if hides["caption dropout"] else self.captions[caption],
+        return self.open(replace(self.prompt, caption="" if hides["caption dropout"] else text,
                                  lyrics="" if hides["lyrics dropout"] else passage.lyrics))
 
 
@@ -80,7 +83,8 @@ def texts_of(info: SampleInfo, config: ResolvedConfig, frames: int, grid: int, c
     if not (passages or config.caption_dropout or config.lyrics_dropout) or info.foreign_condition:
         return None
     everywhere = Passage(first=0, last=info.frames - frames, lyrics=prompt.lyrics)
-    return Texts(prompt=prompt, captions=captions, passages=passages or (everywhere,), open=open_prompt)
+    return Texts(prompt=prompt, captions=captions, variants=info.captions, passages=passages or (everywhere,),
+                 open=open_prompt)
 
 
 def is_estimated(info: SampleInfo, config: ResolvedConfig) -> bool:

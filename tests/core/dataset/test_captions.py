@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidestep_core.dataset.captions import caption_of, genre_of, lyrics_of
+from sidestep_core.dataset.captions import caption_of, captions_of, genre_of, lyrics_of
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.songs.song import Song
 
@@ -73,3 +73,22 @@ def test_prompt_override_is_followed(caption: str, genre: str, override: Any, ex
 def test_missing_lyrics_are_instrumental(lyrics: str, instrumental: bool, expected: str) -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", lyrics=lyrics, instrumental=instrumental)
     assert lyrics_of(song) == expected
+
+
+@pytest.mark.parametrize(("captions", "tag", "position", "override", "expected"), [
+    (("slow", "warm"), "", "prepend", "", ("slow", "warm")),
+    (("slow", "calm", "slow"), "zxq", "append", "", ("slow, zxq",)),
+    (("slow", "warm"), "zxq", "replace", "", ()),
+    (("slow", "warm"), "zxq", "prepend", "genre", ()),
+    ((), "zxq", "prepend", "", ()),
+])  # fmt: skip
+def test_other_captions_differ(captions: tuple[str, ...], tag: str, position: Any, override: Any,
+                               expected: tuple[str, ...]) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption="calm", captions=captions, genre="jazz",
+                prompt_override=override)
+    assert captions_of(song, PreprocessConfig(trigger_word=tag, trigger_position=position)) == expected
+
+
+def test_first_of_several_captions_is_the_caption() -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", captions=("slow", "warm"))
+    assert (song.caption, song.captions) == ("slow", ("warm",))

@@ -332,3 +332,38 @@ def test_latents_stay_float32() -> None:
     batch = next(batches(songs(30), SILENT, settled(), 0)).to(torch.device("cpu"), torch.bfloat16)
     assert batch.x0_BTC.dtype == torch.float32
     assert batch.condition_1ND.dtype == batch.context_BTC.dtype == torch.bfloat16
+
+
+def captions_drawn(samples: tuple[Sample, ...], config: ResolvedConfig, draws: int) -> dict[str, list[float]]:
+    """Mark of the condition of each of a sample's draws, in their order."""
+    marks: dict[str, list[float]] = {sample.name: [] for sample in samples}
+    for step in range(draws):
+        for batch in batches(samples, SILENT, config, step):
+            for sample, condition_SD in zip(batch.x0_BTC, conditions(batch), strict=True):
+                name = next(one.name for one in samples if float(one.latents_TC[0, 0]) == float(sample[0, 0]))
+                marks[name].append(float(condition_SD[0, 0]))
+    return marks
+
+
+def test_captions_take_turns() -> None:
+    """Each of a song's captions once in three of its draws, in an order of its own."""
+    plain = (song(1, 20), song(2, 20))
+    several = tuple(replace(one, variants_SD=(one.condition_SD + 100, one.condition_SD + 200)) for one in plain)
+    config = settled(gradient_accumulation=2)
+    found = captions_drawn(several, config, 30)
+    assert found == captions_drawn(several, config, 30)
+    for one in plain:
+        own = float(one.condition_SD[0, 0])
+        turns = [found[one.name][first:first + 3] for first in range(0, 30, 3)]
+        assert all(sorted(turn) == [own, own + 100, own + 200] for turn in turns)
+        assert len({tuple(turn) for turn in turns}) > 2
+    orders = [[mark - float(one.condition_SD[0, 0]) for mark in found[one.name]] for one in plain]
+    assert orders[0] != orders[1]
+    assert captions_drawn(several, replace(config, seed=7), 30) != found
+    assert {*captions_drawn(plain, config, 30)["song1.wav"]} == {float(plain[0].condition_SD[0, 0])}
+
+
+def test_measurements_have_the_first_caption() -> None:
+    several = replace(song(3, 20), variants_SD=(song(3, 20).condition_SD + 100,))
+    assert torch.equal(single(several, 0, SILENT, settled()).condition_1ND,
+                       single(song(3, 20), 0, SILENT, settled()).condition_1ND)

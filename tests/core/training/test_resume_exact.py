@@ -32,7 +32,8 @@ from sidestep_core.training import run_checkpoint
 from sidestep_core.training.config import Optimizer
 from sidestep_core.training.heldout import passes
 from sidestep_core.training.metrics import FILE, read
-from tests.tiny import tiny_checkpoint, write_dataset
+from sidestep_core.training.resolve import resolve
+from tests.tiny import tiny_checkpoint, write_conditions, write_dataset
 from tests.training import CONFIG, LORA, stop_at, trained
 
 ADAPTERS: dict[str, AdapterConfig] = {
@@ -43,12 +44,15 @@ OPTIMIZERS: tuple[Optimizer, ...] = ("adamw", "adamw8bit", "adafactor", "prodigy
 """All of them run on the processor; adamw8bit keeps bytes there of the LoRA's matrices, which have 4096 numbers."""
 EVERYTHING = replace(CONFIG, max_steps=5, ema_decay=0.9, chunk_duration=1.6, cfg_ratio=0.3, genre_ratio=0.3,
                      context_mode="mixed", loss_weighting="min_snr_flow", publish="best",
-                     timestep_sampling="stratified", preserve=0.3, guidance=2.0, schedule="cosine")
+                     timestep_sampling="stratified", preserve=0.3, guidance=2.0, schedule="cosine",
+                     crop_lyrics="timed", lyrics_dropout=0.3, caption_dropout=0.3)
 
 
 def songs_in(folder: Path, checkpoint: Checkpoint) -> Dataset:
-    return write_dataset(folder, checkpoint, (60, 71, 60), windows=(40,), genre="genre", codes=True,
-                         plain=True)
+    dataset = write_dataset(folder, checkpoint, (60, 71, 60), genre="genre", codes=True, captions=("slow", "bright"),
+                            lyrics="[00:00.20]one\n[00:01.00]two\n[00:02.00]three")
+    write_conditions(dataset, resolve(EVERYTHING, checkpoint, dataset).config)
+    return dataset
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,7 @@ def test_dropout_hides_each_alone() -> None:
     found = texts_of(info, config, 200, 1, {"caption": "warm", "genre": "jazz"}, lambda prompt: asked.append(prompt))
     assert found is not None
     for number in range(1000):
-        found.drawn(config, number, "caption", found.passages[0])
+        found.drawn(config, number, "caption", 0, found.passages[0])
     assert abs(sum(prompt.lyrics == "" for prompt in asked) / 1000 - 0.3) < 0.06
     assert abs(sum(prompt.caption == "" for prompt in asked) / 1000 - 0.2) < 0.06
     assert abs(sum(prompt.caption == prompt.lyrics == "" for prompt in asked) / 1000 - 0.06) < 0.03

@@ -25,8 +25,9 @@ VERSION = 1
 VERSION_KEY = "sidestep_preset"
 MAX_BYTES = 1_000_000
 FOLDER = Path(__file__).parent / "built_in"
-BUILT_IN = ("recommended", "high_quality", "quick_test", "vram_24gb_plus", "vram_16gb", "vram_12gb", "vram_8gb")
+SIDE_STEPS = ("recommended", "high_quality", "quick_test", "vram_24gb_plus", "vram_16gb", "vram_12gb", "vram_8gb")
 """Side-Step's seven, with the values of its 0.8 series."""
+BUILT_IN = (*SIDE_STEPS, "mlp_low_rank")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from sidestep_core.adapters.file import METADATA_KEY
 from sidestep_core.adapters.loha import LohaConfig
 from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
-from sidestep_core.adapters.registry import configs
+from sidestep_core.adapters.registry import SIZES, capacity, configs
+from sidestep_core.adapters.targets import target_modules
 from sidestep_core.errors import ConfigError
 from sidestep_core.io import atomic
 from sidestep_core.io.tensors import write_tensors
@@ -35,7 +36,7 @@ SEED: dict[str, tuple[int, int, dict[str, Any]]] = {
 """Name -> rank, epochs between two checkpoints, and differences from the first one, as in Side-Step 0.8."""
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", presets.SIDE_STEPS)
 def test_built_in_presets_match_side_step(name: str) -> None:
     """All but gradient checkpointing, which Side-Step switches on for every card; here it follows the free memory.
     Its cfg_ratio of 0.15 is off on turbo there; here it is automatic."""
@@ -53,7 +54,20 @@ def test_built_in_presets_match_side_step(name: str) -> None:
 
 
 def test_folder_holds_only_built_in_presets() -> None:
-    assert sorted(path.stem for path in presets.FOLDER.iterdir()) == sorted(BUILT_IN) == sorted(SEED)
+    assert sorted(path.stem for path in presets.FOLDER.iterdir()) == sorted(BUILT_IN)
+    assert sorted(presets.SIDE_STEPS) == sorted(SEED)
+
+
+def test_mlp_preset_differs_in_its_mlps_only() -> None:
+    usual, found = (presets.load_built_in(name) for name in ("recommended", "mlp_low_rank"))
+    assert found.train == usual.train
+    assert isinstance(found.adapter, LoraConfig)
+    assert replace(found.adapter, target_mlp=False, module_ranks=()) == usual.adapter
+    ranks = target_modules(found.adapter, 2)
+    assert {rank for module, rank in ranks.items() if ".mlp." in module} == {16}
+    assert {rank for module, rank in ranks.items() if ".mlp." not in module} == {64}
+    sizes = [capacity(one.adapter, SIZES["2B"]).total for one in (found, usual)]
+    assert 1.1 < sizes[0] / sizes[1] < 1.25
 
 
 def test_unknown_name_is_refused() -> None:

@@ -135,6 +135,8 @@ def _widgets(config: LokrConfig) -> dict[str, Any]:
 
 
 BLUE, GREEN = "#3f789e", "#88aa88"
+BASE_OR_TURBO = ("\n\n**Base or turbo**: users report that an adapter trained on base works on turbo, too, and keeps "
+                 "its distillation; one trained on turbo does less on base.")
 GENERATE = Example(
     name="Train, then generate", prompt=HERE / "train_then_generate.api.json",
     groups=(
@@ -149,7 +151,7 @@ GENERATE = Example(
     note="1. Put your songs into one folder and write its path into **Audio Folder to Dataset**.\n"
          "2. Press **Run**. The adapter lands in your LoRA list. Cancel keeps what is trained; Run continues.\n"
          "3. Change the prompt and press **Run** again: the training is not repeated. Your trigger word calls the "
-         "style.")
+         "style." + BASE_OR_TURBO)
 ESTIMATE = Example(
     name="Estimate, choose, train", prompt=HERE / "estimate_choose_train.api.json",
     groups=(
@@ -162,7 +164,7 @@ ESTIMATE = Example(
     note="1. Put your songs into one folder and write its path into **Audio Folder to Dataset**.\n"
          "2. Press **Run**. The heat map shows what your music would change most; the best modules are framed.\n"
          "3. **Configure LoRA** trains only those: *top_k* of them. To look first, mute **Train LoRA (ACE-Step)** "
-         "(Ctrl+M).")
+         "(Ctrl+M)." + BASE_OR_TURBO)
 BUILD = Example(
     name="Build a dataset, then train", prompt=HERE / "build_then_train.api.json",
     groups=(
@@ -175,7 +177,7 @@ BUILD = Example(
     note="1. Put your songs into one folder and write its path into **Build Dataset**.\n"
          "2. Mute **Train LoRA (ACE-Step)** (Ctrl+M) and press **Run**. Look through the table: listen, and correct "
          "captions, lyrics and tempo with the pencil.\n"
-         "3. Unmute it and press **Run** again: only changed songs are encoded again.")
+         "3. Unmute it and press **Run** again: only changed songs are encoded again." + BASE_OR_TURBO)
 LOKR_EXAMPLE = Example(
     name="Train a LoKR", prompt=GENERATE.prompt, derive=_with_lokr,
     groups=(Group(title="Train a LoKR", color=BLUE, columns=(
@@ -185,7 +187,7 @@ LOKR_EXAMPLE = Example(
     note="A LoKR is a smaller file than a LoRA, and holds on to a style with fewer numbers.\n\n"
          "1. Put your songs into one folder and write its path into **Audio Folder to Dataset**.\n"
          "2. Press **Run**. The adapter lands in your LoRA list; *factor* on **Configure LoKR** decides its size.\n"
-         "3. To hear it, open the template **Compare adapters**.")
+         "3. To hear it, open the template **Compare adapters**." + BASE_OR_TURBO)
 CONTINUE = Example(
     name="Continue a run", prompt=GENERATE.prompt, derive=_continuing,
     groups=(Group(title="Continue a run", color=BLUE, columns=(

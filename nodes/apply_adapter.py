@@ -24,11 +24,15 @@ class ApplyAdapter(io.ComfyNode):
             node_id="SideStepApplyAdapter",
             display_name="Apply Adapter",
             category=CATEGORY,
-            description="Applies a trained adapter to the model you generate with. The model itself stays as it is.",
+            description="Applies a trained adapter to the model you generate with. The model itself stays as it is. "
+                        "Users report that an adapter trained on base works on turbo and sft of its size, and keeps "
+                        "turbo's distillation; one trained on turbo does less on base.",
             search_aliases=["apply lora", "lora loader", "side-step"],
             inputs=[
                 io.Model.Input("model", tooltip="The model from ComfyUI's own loader."),
-                AdapterSocket.Input("adapter"),
+                AdapterSocket.Input("adapter", tooltip=(
+                    "Fits every model of its size: trained on base, also turbo and sft, as users report. The reverse "
+                    "is worse.")),
                 io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01, tooltip=(
                     "1.0 is exactly what was trained, 0 nothing, negative the opposite.")),
                 words.alpha_input(),

@@ -33,6 +33,12 @@ def genre_of(song: Song, config: PreprocessConfig) -> str:
     return "" if genre == caption_of(song, config) else genre
 
 
+def own_trigger_word(song: Song, config: PreprocessConfig) -> str:
+    """Trigger word of a song that has another than the dataset; else empty."""
+    own = song.trigger_word.strip()
+    return "" if own == config.trigger_word.strip() else own
+
+
 def without_trigger_word(caption: str, trigger_word: str) -> str:
     """Caption as it was before the trigger word; empty where that is all, and where there is none to take out."""
     found = caption.removeprefix(f"{trigger_word}, ").removesuffix(f", {trigger_word}")

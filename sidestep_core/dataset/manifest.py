@@ -64,7 +64,8 @@ class Dataset:
         """Hash of audio, text, settings and checkpoint, independent of the place on the disk."""
         # Names too: the held-out songs and the order of draws depend on them.
         names = {sample: [path.name for path in self.conditions(sample)] for sample in self.samples}
-        songs = sorted((sample.name, sample.latents, *names[sample], *_repeats(sample)) for sample in self.samples)
+        songs = sorted((sample.name, sample.latents, *names[sample], *_repeats(sample), *_own(sample))
+                       for sample in self.samples)
         return hashing.fingerprint(self.checkpoint, self.style, songs)
 
     @property
@@ -121,6 +122,11 @@ class Dataset:
 def _repeats(sample: SampleInfo) -> tuple[str, ...]:
     """Part of the fingerprint for a song with another number of repeats than 1."""
     return (f"x{sample.repeats}",) if sample.repeats != 1 else ()
+
+
+def _own(sample: SampleInfo) -> tuple[str, ...]:
+    """Part of the fingerprint for a song with a trigger word of its own."""
+    return (f"trigger {sample.trigger_word}",) if sample.trigger_word else ()
 
 
 def prompt_key(checkpoint: str, style: str, prompt: Prompt) -> str:

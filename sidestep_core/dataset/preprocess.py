@@ -22,7 +22,7 @@ from ..model.checkpoint import Checkpoint, ModelSource
 from ..progress import Cancelled, Progress, Report, ignore
 from ..songs.song import Problem, Song, none_left
 from . import tensor_file
-from .captions import caption_of, captions_of, genre_of, lyrics_of
+from .captions import caption_of, captions_of, genre_of, lyrics_of, own_trigger_word
 from .conditions import encode_conditions, missing
 from .config import PreprocessConfig
 from .latents import Recording, Stamp, encode_recordings
@@ -180,6 +180,7 @@ def _describe(job: _Job, config: PreprocessConfig, known: Mapping[str, int]) -> 
         name=song.name, latents=job.latents.name, frames=_frames(job.latents, known),
         caption=caption_of(song, config), captions=captions_of(song, config), genre=genre_of(song, config),
         lyrics=lyrics_of(song), language=song.language, bpm=song.bpm, key=song.key, signature=song.signature,
+        trigger_word=own_trigger_word(song, config),
         audio=recording.audio, size=recording.stamp.size, modified=recording.stamp.modified, repeats=song.repeats,
     )
 

@@ -39,6 +39,8 @@ class SampleInfo:
     """Draws per epoch."""
     start: Annotated[int, Between(0, MAX_FRAMES)] = 0
     """First of the latents' frames that belongs to the sample."""
+    trigger_word: str = ""
+    """The song's own, if it is another than that of the dataset."""
     captions: tuple[str, ...] = ()
     """Other captions, which take turns with the first; with the trigger word in its place."""
     foreign_condition: str = ""

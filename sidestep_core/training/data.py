@@ -113,7 +113,8 @@ def _rows(dataset: Dataset, info: SampleInfo, prompt: Prompt) -> StoredRows:
 
 def _plain(dataset: Dataset, info: SampleInfo, frames: int) -> Prompt:
     """Prompt without the trigger word."""
-    return replace(info.prompt(frames), caption=without_trigger_word(info.caption, dataset.trigger_word))
+    trigger_word = info.trigger_word or dataset.trigger_word
+    return replace(info.prompt(frames), caption=without_trigger_word(info.caption, trigger_word))
 
 
 def _texts(dataset: Dataset, info: SampleInfo, config: ResolvedConfig) -> Texts | None:

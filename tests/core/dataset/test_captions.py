@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidestep_core.dataset.captions import caption_of, captions_of, genre_of, lyrics_of
+from sidestep_core.dataset.captions import caption_of, captions_of, genre_of, lyrics_of, own_trigger_word
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.songs.song import Song
 
@@ -92,3 +92,10 @@ def test_other_captions_differ(captions: tuple[str, ...], tag: str, position: An
 def test_first_of_several_captions_is_the_caption() -> None:
     song = Song(path=Path("/a.wav"), name="a.wav", captions=("slow", "warm"))
     assert (song.caption, song.captions) == ("slow", ("warm",))
+
+
+@pytest.mark.parametrize(("own", "shared", "expected"), [("mine", "zxq", "mine"), ("zxq", "zxq", ""), ("", "zxq", ""),
+                                                         (" mine ", "", "mine")])
+def test_own_trigger_word_is_kept(own: str, shared: str, expected: str) -> None:
+    song = Song(path=Path("/a.wav"), name="a.wav", caption="calm", trigger_word=own)
+    assert own_trigger_word(song, PreprocessConfig(trigger_word=shared)) == expected

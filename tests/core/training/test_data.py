@@ -18,7 +18,7 @@ from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.condition_encoder import TextEncoder, load_condition_encoder
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
 from sidestep_core.training.config import ResolvedConfig
-from sidestep_core.training.data import ensure_conditions, load_samples
+from sidestep_core.training.data import ensure_conditions, load_samples, needed
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset
 from tests.training import settled
 
@@ -237,6 +237,25 @@ def test_missing_crop_condition_is_rejected(checkpoint: Checkpoint, tmp_path: Pa
     for config in (settled(chunk_duration=1), settled(context_mode="codes")):
         with pytest.raises(DatasetError, match="is missing from the dataset"):
             load_samples(dataset, config)
+
+
+def test_other_captions_are_encoded(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, checkpoint, (30,), captions=("slow", "bright"))
+    first, = dataset.samples
+    assert {prompt.caption for _, prompt in needed(dataset, WHOLE).values()} == {first.caption, "slow", "bright"}
+    sample, = load_samples(dataset, WHOLE)[0]
+    assert [len({*map(float, rows[:].flatten())}) > 1 for rows in sample.variants_SD] == [True, True]
+    assert not torch.equal(sample.variants_SD[0][:], sample.variants_SD[1][:])
+
+
+def test_own_trigger_words_are_not_preserved(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, checkpoint, (30, 30))
+    shared, own = (replace(sample, caption=f"{word}, warm {word}") for sample, word in zip(
+        dataset.samples, ("zxq", "mine"), strict=True))
+    songs = replace(dataset, trigger_word="zxq", samples=(shared, replace(own, trigger_word="mine")))
+    plain = {prompt.caption for _, prompt in needed(songs, settled(preserve=0.3)).values()}
+    assert plain == {shared.caption, own.caption, "warm zxq", "warm mine"}
+    assert songs.fingerprint != replace(songs, samples=(shared, own)).fingerprint
 
 
 def file_of(dataset: Dataset, kind: str) -> Path:

@@ -3,8 +3,8 @@
 const ofSampler = ({ timestep_mode }) => ["discrete", "sampler"].includes(timestep_mode);
 
 const COUNTS = {
-  // auto is constant with prodigy.
   schedule: ({ optimizer }) => optimizer !== "adamw_schedulefree",
+  // auto is constant with prodigy.
   warmup_steps: ({ optimizer, schedule }) => schedule !== "constant" && (optimizer !== "prodigy" || schedule !== "auto"),
   restarts: ({ optimizer, schedule }) => optimizer !== "adamw_schedulefree" && schedule === "cosine_restarts",
   ema_decay: ({ optimizer }) => optimizer !== "adamw_schedulefree",

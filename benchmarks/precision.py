@@ -37,8 +37,8 @@ from sidestep_core.model.holding import Holding
 from sidestep_core.model.loading import load
 from sidestep_core.progress import Progress
 from sidestep_core.training.config import TrainConfig
-from sidestep_core.training.footprint import step_down
 from sidestep_core.training.loss import heldout_loss
+from sidestep_core.training.planning import host_memory
 from tests.adapters import velocity
 from tests.planting import PAIRS, planted, taught_by
 from tests.quantised import quantise
@@ -102,7 +102,7 @@ def running_out(calls: set[int]) -> Iterator[list[int]]:
         return real(layer, *inputs)
 
     with (mock.patch.object(DecoderLayer, "forward", forward),
-          mock.patch.object(step_down, "OFFLOADS_ON", ("cpu",))):
+          mock.patch.object(host_memory, "OFFLOADS_ON", ("cpu",))):
         yield count
 
 

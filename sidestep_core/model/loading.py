@@ -62,13 +62,8 @@ def _projections(decoder: Decoder, index: int) -> Iterator[str]:
     """Names of the frozen linear layers of a layer."""
     prefix = f"layers.{index}"
     for name, module in decoder.layers[index].named_modules(prefix=prefix):
-        if isinstance(module, FrozenLinear) or (isinstance(module, nn.Linear) and not _is_trained(name)):
+        if isinstance(module, nn.Linear):
             yield name
-
-
-def _is_trained(name: str) -> bool:
-    """Return True for a linear layer inside of an adapter, other than its base."""
-    return not name.removesuffix(_BASE).endswith("_proj")
 
 
 def _file_name(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,11 +19,13 @@ from ..device import free_memory
 from ..model.attention import DENSE_BELOW, WINDOW
 from ..model.decoder import DecoderGeometry
 from ..model.holding import HeldBytes, Holding, held_bytes
-from ..model.offload import BUFFERS, OFFLOADS_ON
+from ..model.offload import BUFFERS
 from ..model.weights import Weights
 from .config import ResolvedConfig
-from .data import Sample
+from .data import Sample, crop_frames
 from .optim.optimizers import SCHEDULE_FREE, STATE_BYTES
+from .planning import host_memory
+from .planning.batch_sizes import BatchSize, Drawn, batch_sizes
 
 log = logging.getLogger(__name__)
 
@@ -105,21 +107,25 @@ class Need:
 
 
 def plan(weights: Weights, holding: Holding, parameters: int, modules: Mapping[str, int], dropout: float,
-         samples: Sequence[Sample], config: ResolvedConfig, *, flash: bool = False) -> Need:
+         samples: Sequence[Sample], config: ResolvedConfig, *, measured: Sequence[Sample] = (),
+         flash: bool = False) -> Need:
     """Estimate the memory of an adapter of so many parameters on a decoder, and choose the numbers of recomputed layers
     and of those in host memory, by the settings or by the free memory.
 
-    Call it before anything of the training is on the device.
+    `measured` are samples that are only measured, one at a time.  Call it before anything of the training is on the
+    device.  OutOfMemory if the settings ask for more host memory than is free.
     """
-    device = holding.device
-    batch = largest_batch(samples, config, holding.dtype.itemsize, dropout=dropout > 0, gpu=is_gpu(device),
-                          flash=flash)
-    need = need_of(DecoderGeometry.from_weights(weights), held_bytes(weights, holding), parameters, modules, batch,
-                   config)
+    device, geometry = holding.device, DecoderGeometry.from_weights(weights)
+    sizes = [*batch_sizes(_drawn(samples, config), config),
+             *(BatchSize(samples=1, frames=each.frames, tokens=each.tokens) for each in _drawn(measured, config))]
+    batch = largest_batch(geometry, modules, sizes, number_bytes=holding.dtype.itemsize, dropout=dropout > 0,
+                          gpu=is_gpu(device), flash=flash)
+    need = need_of(geometry, held_bytes(weights, holding), parameters, modules, batch, config)
     free = free_memory(device)
     if free is not None:
         need = fit(need, free - need.resident - need.adapter, recompute=config.gradient_checkpointing == "auto",
-                   offload=config.offload == "auto" and device.type in OFFLOADS_ON)
+                   offloadable=host_memory.offloadable(need.layers, need.layer_weights, config, device))
+    host_memory.require(need.offloaded, need.layer_weights)
     log.info("Training needs %s; %s.", need, "free is unknown" if free is None else f"{free / GIB:.1f} GiB are free")
     return need
 
@@ -147,27 +153,32 @@ def need_of(geometry: DecoderGeometry, held: HeldBytes, parameters: int, modules
     )
 
 
-def fit(need: Need, free: int, *, recompute: bool = True, offload: bool = False) -> Need:
+def fit(need: Need, free: int, *, recompute: bool = True, offloadable: int = 0) -> Need:
     """Recompute the fewest layers that make the training fit beside its weights; if all are too few, keep the fewest in
-    host memory; all of them if nothing fits.
+    host memory; as many as `offloadable` if nothing fits.
 
     `free` are the bytes beside weights and adapter as `need` has them, negative where those do not fit.
     """
     recomputed = range(need.layers + 1) if recompute else (need.recomputed,)
-    offloaded = range(need.layers + 1) if offload else (need.offloaded,)
+    offloaded = range(offloadable + 1) if offloadable else (need.offloaded,)
     most = replace(need, recomputed=recomputed[-1], offloaded=offloaded[-1])
     tries = [*(replace(need, recomputed=layers) for layers in recomputed),
              *(replace(need, recomputed=recomputed[-1], offloaded=layers) for layers in offloaded)]
     return next((tried for tried in tries if tried.work <= USABLE * (free + need.resident - tried.resident)), most)
 
 
-def largest_batch(samples: Sequence[Sample], config: ResolvedConfig, number_bytes: int, *, dropout: bool,
-                  gpu: bool, flash: bool = False) -> Batch:
-    """Return a full batch of the longest crop with the longest condition."""
-    frames = max(len(sample.latents_TC) for sample in samples)
-    longest = max((sample.condition_SD for sample in samples), key=lambda rows: rows.nbytes)
-    return Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames), tokens=len(longest),
-                 bytes=number_bytes, dropout=dropout, gpu=gpu, flash=flash)
+def _drawn(samples: Iterable[Sample], config: ResolvedConfig) -> Iterator[Drawn]:
+    for sample in samples:
+        yield Drawn(frames=crop_frames(len(sample.latents_TC), config), tokens=len(sample.condition_SD),
+                    repeats=sample.repeats)
+
+
+def largest_batch(geometry: DecoderGeometry, modules: Mapping[str, int], sizes: Iterable[BatchSize], *,
+                  number_bytes: int, dropout: bool, gpu: bool, flash: bool = False) -> Batch:
+    """Return the batch that keeps most."""
+    batches = [Batch(samples=size.samples, frames=size.frames, tokens=size.tokens, bytes=number_bytes, dropout=dropout,
+                     gpu=gpu, flash=flash) for size in sizes]
+    return max(batches, key=lambda batch: layer_bytes(geometry, modules, batch))
 
 
 def layer_bytes(geometry: DecoderGeometry, modules: Mapping[str, int], batch: Batch) -> int:

@@ -47,7 +47,7 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     modules = target_modules(adapter, geometry.layers)
     kernel = attention.choose(config.attention, settings.device, settings.dtype)
     need = memory.plan(own, settings.holding, registry.capacity(adapter, geometry).total, modules, adapter.dropout,
-                       (*trained_on, *held), config, flash=kernel != "sdpa")
+                       trained_on, config, measured=held, flash=kernel != "sdpa")
     decoder = load(own, replace(settings.holding, offloaded=need.offloaded))
     decoder.attention = kernel
     decoder.recomputed_layers = need.recomputed

@@ -21,6 +21,7 @@ import torch
 
 from .. import rng
 from ..adapters.algorithm import LiveAdapter
+from ..device import is_out_of_memory
 from ..errors import HalfStep, TrainingDiverged
 from ..model.weights import Weights
 from ..progress import Progress, Report, ignore
@@ -32,6 +33,7 @@ from .loss import BatchLoss, Objective, training_loss
 from .metrics import MeasuredOn
 from .optim import optimizers
 from .optim.ema import Averaging
+from .optim.first_update import Start
 from .optim.lr_schedules import learning_rate
 from .parallel.gradients import share_passes
 from .parallel.ranks import ALONE, Ranks
@@ -155,16 +157,25 @@ def _shown(losses: Sequence[BatchLoss]) -> tuple[tuple[float, float], ...]:
 
 
 def _update(training: Training, step: int) -> None:
-    """Update the weights by their gradients.  HalfStep if that fails: some may have changed and some not."""
+    """Update the weights by their gradients.  HalfStep if that fails: some may have changed and some not; but out of
+    memory in the first update, everything is as before it.
+    """
+    start = Start.of(training.optimizer)
     training.updating.set()
+    updated = False
     try:
         training.optimizer.step()
+        updated = True
         training.optimizer.zero_grad(set_to_none=True)
         if training.average is not None:
             training.average.update(step)
-        training.updating.clear()
     except Exception as error:  # noqa: BLE001 (whatever it is, these weights are no step's)
-        raise HalfStep(f"The optimizer failed in step {step + 1}: {error}") from error
+        if updated or start is None or not is_out_of_memory(error):
+            raise HalfStep(f"The optimizer failed in step {step + 1}: {error}") from error
+        start.restore()
+        training.updating.clear()
+        raise
+    training.updating.clear()
 
 
 def _backward(training: Training, step: int, scale: float, report: Report, in_memory: InMemory) -> list[BatchLoss]:

@@ -13,10 +13,10 @@ from ...config import BasePrecision
 from ...device import is_out_of_memory, release_memory
 from ...model.holding import Holding
 from ...model.loading import hold
-from ...model.offload import OFFLOADS_ON
 from ...model.packed import QUANTISERS
 from ...progress import Progress, Report
 from ...sentence import Sentence
+from ..planning import host_memory
 from ..step import Training
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ StepDown = Callable[[int], Sentence]
 
 def with_less_memory(work: Callable[[], Result], training: Training, step: int, report: Report) -> Result:
     """Do the work of a step (0-based).  Each time memory runs out, free some in the way that costs least, and repeat
-    it: recompute every layer, keep all layers in host memory, or, if that is allowed, hold them in fewer bits.
+    it: recompute every layer, keep the layers in host memory, or, if that is allowed, hold them in fewer bits.
     """
     while True:
         try:
@@ -59,8 +59,9 @@ def next_step_down(training: Training) -> StepDown | None:
     layers, holding = decoder.geometry.layers, _holding(training)
     if decoder.recomputed_layers < layers:
         return lambda step: _recompute_all(training, step)
-    if holding.offloaded < layers and config.offload != "off" and holding.device.type in OFFLOADS_ON:
-        return lambda step: _offload_all(training, step)
+    offloadable = host_memory.offloadable(layers, training.need.layer_weights, config, holding.device)
+    if offloadable > holding.offloaded:
+        return lambda step: _offload(training, offloadable, step)
     fewer = _fewer_bits(training) if config.allow_fewer_bits else None
     return None if fewer is None else lambda step: _lower(training, fewer, step)
 
@@ -89,9 +90,8 @@ def _recompute_all(training: Training, step: int) -> Sentence:
                     "is slower. The result is the same.", step=step)
 
 
-def _offload_all(training: Training, step: int) -> Sentence:
-    decoder = training.objective.decoder
-    hold(decoder, training.weights, replace(_holding(training), offloaded=decoder.geometry.layers))
+def _offload(training: Training, layers: int, step: int) -> Sentence:
+    hold(training.objective.decoder, training.weights, replace(_holding(training), offloaded=layers))
     return Sentence("Out of memory in step {step}: from here on the model's layers wait in the computer's memory, "
                     "which is slower. The result is the same.", step=step)
 

@@ -14,19 +14,22 @@ from ...adapters import registry
 from ...adapters.config import AdapterConfig
 from ...adapters.targets import target_modules
 from ...dataset.manifest import Dataset
+from ...dataset.sample_info import SampleInfo
 from ...io.tensors import TensorFile
 from ...model.checkpoint import Checkpoint
 from ...model.decoder import DecoderGeometry
 from ...model.flow_matching import FRAMES_PER_SECOND
 from ...model.holding import held_bytes
-from ...model.offload import OFFLOADS_ON
 from ...model.weights import Weights
 from ...sentence import Sentence
 from .. import batches, memory
 from ..config import TrainConfig
+from ..data import crop_frames
 from ..heldout import material
 from ..memory import USABLE, Need
 from ..resolve import Resolved, resolve
+from . import host_memory
+from .batch_sizes import BatchSize, Drawn, batch_sizes
 
 Verdict = Literal["fits", "tight", "too_large", "unknown"]
 
@@ -133,22 +136,23 @@ class _Job:
     def need(self, room: Room | None) -> Need:
         """Estimate the memory, with the layers that are recomputed, or in host memory, in this room."""
         config, modules = self.settings.config, target_modules(self.adapter, self.geometry.layers)
-        frames = max(sample.frames for sample in self.dataset.samples)
-        batch = memory.Batch(samples=config.batch_size, frames=min(frames, config.chunk_frames or frames),
-                             tokens=_tokens(self.dataset), bytes=self.settings.dtype.itemsize,
-                             dropout=self.adapter.dropout > 0, gpu=memory.is_gpu(self.settings.device))
+        trained, measured = material.split(self.dataset.samples, config)
+        sizes = [*batch_sizes((self._drawn(sample) for sample in trained), config),
+                 *(BatchSize(samples=1, frames=each.frames, tokens=each.tokens) for each in map(self._drawn, measured))]
+        batch = memory.largest_batch(self.geometry, modules, sizes, number_bytes=self.settings.dtype.itemsize,
+                                     dropout=self.adapter.dropout > 0, gpu=memory.is_gpu(self.settings.device))
         parameters = registry.capacity(self.adapter, self.geometry).total
         need = memory.need_of(self.geometry, held_bytes(self.weights, self.settings.holding), parameters, modules,
                               batch, config)
         if room is None:
             return need
         return memory.fit(need, _left(need, room), recompute=config.gradient_checkpointing == "auto",
-                          offload=config.offload == "auto" and self.offloads)
+                          offloadable=host_memory.offloadable(need.layers, need.layer_weights, config,
+                                                              self.settings.device))
 
-    @property
-    def offloads(self) -> bool:
-        """True on a device with a memory of its own."""
-        return self.settings.device.type in OFFLOADS_ON
+    def _drawn(self, sample: SampleInfo) -> Drawn:
+        return Drawn(frames=crop_frames(sample.frames, self.settings.config), tokens=_tokens(self.dataset, sample),
+                     repeats=sample.repeats)
 
     def changed(self, setting: str, value: str | int) -> _Job:
         """Change one setting of the training or of the adapter."""
@@ -190,7 +194,7 @@ def _changes(job: _Job) -> Iterator[tuple[str, str | int]]:
     config = job.settings.config
     if config.gradient_checkpointing == "off":
         yield "gradient_checkpointing", "auto"
-    if config.offload == "off" and job.offloads:
+    if config.offload == "off" and host_memory.is_apart(job.settings.device):
         yield "offload", "auto"
     if config.batch_size > 1:
         yield "batch_size", 1
@@ -206,14 +210,13 @@ def _changes(job: _Job) -> Iterator[tuple[str, str | int]]:
         yield "base_precision", "int8"
 
 
-def _tokens(dataset: Dataset) -> int:
-    """Length of the longest condition: of its file's header, or estimated by its text."""
+def _tokens(dataset: Dataset, sample: SampleInfo) -> int:
+    """Length of a sample's longest condition: of its file's header, or estimated by its text."""
     longest = 0
-    for sample in dataset.samples:
-        for file, prompt in zip(dataset.conditions(sample), sample.prompts(), strict=False):
-            if file.is_file():
-                longest = max(longest, *(tensor.shape[0] for tensor in TensorFile(file).stored.values()))
-            else:
-                text = len(prompt.caption) + len(prompt.lyrics)
-                longest = max(longest, TOKENS + text // CHARACTERS)
+    for file, prompt in zip(dataset.conditions(sample), sample.prompts(), strict=False):
+        if file.is_file():
+            longest = max(longest, *(tensor.shape[0] for tensor in TensorFile(file).stored.values()))
+        else:
+            text = len(prompt.caption) + len(prompt.lyrics)
+            longest = max(longest, TOKENS + text // CHARACTERS)
     return longest

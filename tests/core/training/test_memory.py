@@ -16,12 +16,13 @@ from sidestep_core.adapters.loha import LohaConfig
 from sidestep_core.adapters.lokr import LokrConfig
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.adapters.targets import target_modules
-from sidestep_core.model.decoder import Decoder, load_decoder
+from sidestep_core.model.decoder import Decoder, DecoderGeometry, load_decoder
 from sidestep_core.model.holding import Holding
 from sidestep_core.model.weights import Weights
 from sidestep_core.training import memory
 from sidestep_core.training.data import Sample
 from sidestep_core.training.memory import GIB, Batch, Need, fit, largest_batch, layer_bytes, plan
+from sidestep_core.training.planning.batch_sizes import BatchSize
 from tests.tolerance import MEMORY
 from tests.training import settled
 
@@ -135,13 +136,29 @@ def test_plan_counts_every_part(weights: Weights) -> None:
     assert eight.unpacked == 384 * 128 * 2
 
 
-def test_largest_batch_is_the_longest_crop() -> None:
-    config = settled(batch_size=3)
+def test_largest_batch_keeps_most(weights: Weights) -> None:
+    """Two samples of 90 frames, not three of 20 or one of 100."""
+    modules, geometry = target_modules(LoraConfig(rank=4), GEOMETRY.layers), DecoderGeometry.from_weights(weights)
+    sizes = [BatchSize(samples=count, frames=frames, tokens=30) for count, frames in ((3, 20), (2, 90), (1, 100))]
     where = {"dropout": True, "gpu": True}
-    assert largest_batch(samples(1000, 2000), config, 2, **where) == Batch(samples=3, frames=2000, tokens=2030, bytes=2,
-                                                                           **where)
-    assert largest_batch(samples(1000, 2000), replace(config, chunk_duration=60.0), 2, **where).frames == 1500
-    assert largest_batch(samples(1000), replace(config, chunk_duration=60.0), 2, **where).frames == 1000
+    assert largest_batch(geometry, modules, sizes, number_bytes=2, **where) == Batch(
+        samples=2, frames=90, tokens=30, bytes=2, **where)
+
+
+def test_plan_takes_the_longest_batch(weights: Weights) -> None:
+    """Measured songs are never in a batch, and songs of different lengths share none."""
+    config = settled(batch_size=3, gradient_accumulation=1, gradient_checkpointing="on")
+    modules = target_modules(LoraConfig(rank=4), 4)
+    held = Holding(dtype=torch.bfloat16, device=CPU)
+
+    def planned(trained: list[Sample], measured: list[Sample]) -> int:
+        return plan(weights, held, 1000, modules, 0.1, trained, config, measured=measured).layer_input
+
+    row = GEOMETRY.hidden * 2
+    assert planned(samples(100, 60, 60, 60, 60, 60), []) == 3 * 30 * row
+    assert planned(samples(100, 60), []) == 2 * 50 * row
+    assert planned(samples(60, 60, 60), samples(150)) == 3 * 30 * row
+    assert planned(samples(60, 60, 60), samples(400)) == 200 * row
 
 
 NEED = Need(weights=5 * GIB, adapter=GIB, trained=2 * GIB, layer=GIB, layer_input=GIB // 8, layers=24, recomputed=24)
@@ -177,9 +194,10 @@ def test_auto_follows_free_memory(weights: Weights, monkeypatch: pytest.MonkeyPa
 def test_fit_offloads_the_fewest_layers(free: float, offloaded: int) -> None:
     """Only once every layer is recomputed; two buffers stay on the device."""
     need = replace(NEED, layer_weights=GIB // 8 + GIB // 16)
-    found = fit(need, int(free * GIB), offload=True)
+    found = fit(need, int(free * GIB), offloadable=24)
     assert (found.recomputed, found.offloaded) == (24, offloaded)
     assert fit(need, int(free * GIB)).offloaded == 0
+    assert fit(need, int(free * GIB), offloadable=4).offloaded == min(4, offloaded)
 
 
 def test_gpu_plan_matches_count() -> None:

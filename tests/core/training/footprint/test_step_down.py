@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.device import OutOfMemory
+from sidestep_core.errors import HalfStep
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.model.decoder import DecoderLayer
 from sidestep_core.model.frozen import FrozenLinear
 from sidestep_core.progress import Progress
 from sidestep_core.training import run_checkpoint
+from sidestep_core.training.config import Optimizer
 from sidestep_core.training.footprint import step_down
+from sidestep_core.training.optim import optimizers
+from sidestep_core.training.planning import host_memory
 from tests.tiny import write_dataset
 from tests.training import CONFIG, prepared, same_tensors, trained
 
@@ -55,7 +61,7 @@ def running_out(*calls: int, error: type[RuntimeError] = torch.OutOfMemoryError,
         return real(layer, *inputs)
 
     with (mock.patch.object(DecoderLayer, "forward", forward),
-          mock.patch.object(step_down, "OFFLOADS_ON", ("cpu",))):
+          mock.patch.object(host_memory, "OFFLOADS_ON", ("cpu",))):
         yield
 
 
@@ -90,6 +96,70 @@ def test_apple_gpus_error_counts(checkpoint: Checkpoint, dataset: Dataset, undis
     with running_out(SECOND + 4, error=Full):
         trained(checkpoint, dataset, tmp_path, config=ON_DEMAND)
     assert same_tensors(tmp_path / "a.safetensors", undisturbed)
+
+
+@contextmanager
+def failing_update(*updates: int) -> Iterator[list[Tensor]]:
+    """Raise after these of the optimizers' updates, when all weights and states have changed; yield those weights."""
+    build, count = optimizers.build, itertools.count(1)
+    changed: list[Tensor] = []
+
+    def built(*arguments: Any) -> torch.optim.Optimizer:
+        optimizer = build(*arguments)
+        step = optimizer.step
+
+        def stepped() -> None:
+            step()
+            if next(count) in updates:
+                changed.extend(parameter.detach().clone() for parameter in optimizer.param_groups[0]["params"])
+                raise torch.OutOfMemoryError(FULL)
+
+        optimizer.step = stepped
+        return optimizer
+
+    with mock.patch.object(optimizers, "build", built):
+        yield changed
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "prodigy"])
+def test_first_update_steps_down_too(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                     optimizer: Optimizer) -> None:
+    """The optimizer makes its state there; twice in a row it finds no memory."""
+    config = replace(ON_DEMAND, optimizer=optimizer, ema_decay=0.9)
+    expected = trained(checkpoint, dataset, tmp_path / "undisturbed", config=config).path
+    found: list[str] = []
+    with failing_update(1, 2) as changed, running_out():
+        trained(checkpoint, dataset, tmp_path, config=config,
+                report=lambda progress: found.append(progress.notice))
+    assert sum(notice.startswith("Out of memory in step 1") for notice in found) == 2
+    assert any(bool(tensor.any()) for tensor in changed)
+    assert same_tensors(tmp_path / "a.safetensors", expected)
+
+
+def test_later_update_keeps_whole_steps(checkpoint: Checkpoint, dataset: Dataset, undisturbed: Path,
+                                        tmp_path: Path) -> None:
+    """Its weights may be half of a step, so they are never saved: the run continues from a finished one."""
+    config = replace(ON_DEMAND, save_every=1)
+    with failing_update(3), running_out(), pytest.raises(HalfStep, match=r"failed in step 3: .*Step 2 is kept"):
+        trained(checkpoint, dataset, tmp_path, config=config)
+    assert same_tensors(trained(checkpoint, dataset, tmp_path, config=config).path, undisturbed)
+
+
+def test_offload_needs_host_memory(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two layers fits; the setting `on` wants both."""
+    layer = prepared(checkpoint, dataset, config=ON_DEMAND).need.layer_weights
+    monkeypatch.setattr(host_memory, "free_memory", lambda _: 2 * layer)
+    with pytest.raises(OutOfMemory, match=r"2 layers of the model need .* which has room for 1 of them"):
+        trained(checkpoint, dataset, tmp_path / "on", config=replace(ON_DEMAND, offload="on"))
+    training = prepared(checkpoint, dataset, config=replace(ON_DEMAND, gradient_checkpointing="on"))
+    with running_out():
+        down = step_down.next_step_down(training)
+        assert down is not None
+        down(1)
+        assert training.objective.decoder.holding is not None
+        assert training.objective.decoder.holding.offloaded == 1
+        assert step_down.next_step_down(training) is None
 
 
 def test_fewer_bits_need_consent(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
@@ -133,7 +203,7 @@ def test_order_is_by_cost(checkpoint: Checkpoint, dataset: Dataset) -> None:
     training = prepared(checkpoint, dataset, config=replace(CONFIG, allow_fewer_bits=True))
     decoder = training.objective.decoder
     made = []
-    with mock.patch.object(step_down, "OFFLOADS_ON", ("cpu",)):
+    with mock.patch.object(host_memory, "OFFLOADS_ON", ("cpu",)):
         while (down := step_down.next_step_down(training)) is not None:
             down(1)
             layer = decoder.get_submodule("layers.0.mlp.up_proj")

@@ -14,7 +14,7 @@ from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import DatasetError
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
 from sidestep_core.training.config import TrainConfig
-from sidestep_core.training.planning import plan as planning
+from sidestep_core.training.planning import host_memory
 from sidestep_core.training.planning.plan import Fix, Plan, Room, plan
 from tests.tiny import sample_info, write_dataset
 from tests.training import CONFIG, LORA, prepared
@@ -121,7 +121,7 @@ def test_offload_is_proposed_on_a_card(tmp_path: Path, monkeypatch: pytest.Monke
     room = Room(free=made.need.total - made.need.layer_weights, total=made.need.total)
     fix = planned(checkpoint, dataset, room, **settings).fix
     assert (fix and fix.setting) == "base_precision"
-    monkeypatch.setattr(planning, "OFFLOADS_ON", ("cpu",))
+    monkeypatch.setattr(host_memory, "OFFLOADS_ON", ("cpu",))
     fix = planned(checkpoint, dataset, room, **settings).fix
     assert fix is not None
     assert (fix.setting, fix.value, fix.fits) == ("offload", "auto", True)

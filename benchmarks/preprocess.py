@@ -9,6 +9,10 @@ set by the machine's memory and Python's lock.  torch computes on one thread in 
 processors one decodes and one encodes, as where a graphics card encodes.  They are measured in turn, and the best time
 of each counts: whatever else the machine does only ever adds.  Two processors have to be free for that long.
 `second_run_seconds`: scanning and preprocessing an unchanged folder of 200 songs, the slowest of a few times.
+`texts`: time of encoding the captions and genres of songs that share their lyrics, at four lengths, with each shared
+part encoded once, over encoding it for every prompt.  `tiles`: the same of a song's tiles eight at once, as a card
+with the memory does, over one by one; on a processor, which gains little by it.  Both are processor time, with the
+tiny encoders of the tests.
 `memory_growth_mb`: how much more memory a process has had at its peak that preprocesses 200 songs than one that
 preprocesses 10 of the same length; after the audio or at the end, whichever is more.
 """
@@ -24,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -31,11 +36,13 @@ from torch import Tensor
 import run
 from benchmarks.step import Work, seconds
 from sidestep_core.audio import decode
-from sidestep_core.dataset import tensor_file
+from sidestep_core.dataset import conditions, tensor_file
+from sidestep_core.dataset.conditions import encode_conditions
 from sidestep_core.dataset.config import PreprocessConfig
-from sidestep_core.dataset.latents import Recording, Stamp, encode_recordings, encode_tiled
+from sidestep_core.dataset.latents import MOST_TILES, Recording, Stamp, Tiles, encode_recordings, encode_tiled
 from sidestep_core.dataset.preprocess import preprocess
 from sidestep_core.model.checkpoint import Checkpoint, open_checkpoint
+from sidestep_core.model.prompts import COMFYUI, Prompt
 from sidestep_core.progress import Progress, Report, ignore
 from sidestep_core.songs.scan import find_songs
 from tests.tiny import TinySource, tiny_checkpoint, write_byte_tokenizer
@@ -47,7 +54,11 @@ SONGS, LENGTH = 30, 20.0
 """Songs of the overlap benchmark, and their seconds."""
 FEW, MANY, SHORT = 10, 200, 10.0
 """Numbers of songs in the other two benchmarks, and their seconds."""
-ROUNDS, TIMES = 6, 5
+TEXTS, LENGTHS = 4, (30.0, 60.0, 120.0, 240.0)
+"""Songs whose prompts are encoded, and the lengths of their crops."""
+TILED = 240
+"""Seconds of audio that are encoded in tiles."""
+ROUNDS, TIMES, FEW_TIMES = 6, 5, 2
 CONFIG = PreprocessConfig()
 CPU = torch.device("cpu")
 TARGETS = {"overlap": (">=", 0.9), "second_run_seconds": ("<=", 2.0), "memory_growth_mb": ("<", 50.0)}
@@ -128,6 +139,41 @@ def measure_overlap(folder: Path, checkpoint: Checkpoint, slower: float) -> floa
     return round(longer / together, 3)
 
 
+def measure_texts(root: Path, checkpoint: Checkpoint) -> float:
+    """Time of conditions that share parts, over their time without sharing."""
+    prompts = {f"{song}-{genre}-{length}": Prompt(caption=f"{genre} {song} " * 20, lyrics="la la la\n" * 50,
+                                                  language="en", bpm=90, key="", signature="4/4", seconds=length)
+               for song in range(TEXTS) for genre in ("caption", "genre") for length in LENGTHS}
+
+    def encode_all() -> None:
+        with TemporaryDirectory(dir=root) as folder:
+            named = {Path(folder) / name: (name, prompt) for name, prompt in prompts.items()}
+            encode_conditions(TinySource(root / "tokenizer", []), checkpoint, named, COMFYUI, CPU, lambda *_: None)
+
+    def every_part() -> None:
+        with (mock.patch.object(conditions, "REMEMBERED", 0), mock.patch.object(conditions, "CAPTIONS_REMEMBERED", 0)):
+            encode_all()
+
+    encode_all()
+    return better_ratio(encode_all, every_part)
+
+
+def measure_tiles(checkpoint: Checkpoint) -> float:
+    """Time of tiles encoded at once, over one by one."""
+    encode = TinySource(Path(), []).audio_encoder(checkpoint, CPU)
+    waveform = torch.randn(2, decode.SAMPLE_RATE * TILED)
+    many = Tiles(CPU)
+    many.count = MOST_TILES
+    return better_ratio(lambda: encode_tiled(encode, waveform, CONFIG.tile_seconds, tiles=many),
+                        lambda: encode_tiled(encode, waveform, CONFIG.tile_seconds))
+
+
+def better_ratio(one: Work, other: Work) -> float:
+    """Processor time of one work over that of another, of each the best of a few times."""
+    times = [(computed_seconds(one), computed_seconds(other)) for _ in range(FEW_TIMES)]
+    return round(min(first for first, _ in times) / min(second for _, second in times), 3)
+
+
 def preprocess_folder(folder: Path, report: Report = ignore) -> None:
     """Scan and preprocess, as a node does."""
     root = folder.parent
@@ -186,8 +232,9 @@ def measure() -> dict[str, float]:
         growth = measure_memory(root)
         second = max(seconds(lambda: preprocess_folder(root / f"{MANY}")) for _ in range(TIMES))
         overlap, balanced = (measure_overlap(root / f"overlap-{slower}", checkpoint, slower) for slower in (2, 1))
-    return {"overlap": overlap, "balanced": balanced, "second_run_seconds": round(second, 3),
-            "memory_growth_mb": growth}
+        texts, tiles = measure_texts(root, checkpoint), measure_tiles(checkpoint)
+    return {"overlap": overlap, "balanced": balanced, "texts": texts, "tiles": tiles,
+            "second_run_seconds": round(second, 3), "memory_growth_mb": growth}
 
 
 def main() -> int:

@@ -16,6 +16,8 @@ REDRAWN_ON = ("cuda", "xpu")
 """Devices that draw a dropout mask again for the backward pass, faster than they would read it from memory."""
 _LEVELS = 1 << 16
 """The probability of dropout is a multiple of 1 / 2^16."""
+_AT_ONCE = 1 << 16
+"""Elements that are drawn at once, so that their numbers stay in the processor's cache."""
 
 
 @dataclass
@@ -78,11 +80,12 @@ def draw_mask(x: Tensor, p: float, switch: Switch, module: str) -> Mask:
         return RedrawnMask(parts=parts, p=p)
     # Not bool: a product of mixed types takes twice as long on the CPU.
     kept = torch.empty(x.shape, dtype=x.dtype)
+    draws = torch.empty(min(kept.numel(), _AT_ONCE) // 4 + 1, dtype=torch.int64)
     for part in parts:
-        own = part.of(kept)
-        draws = torch.empty(-(-own.numel() // 4), dtype=torch.int64)
-        draws.random_(-(1 << 63), None, generator=generator(draws.device, part.seed))
-        torch.ge(draws.view(torch.int16)[: own.numel()].view(own.shape), _dropped(p) - _LEVELS // 2, out=own)
+        random = generator(kept.device, part.seed)
+        for own in part.of(kept).view(-1).split(_AT_ONCE):
+            words = draws[: -(-len(own) // 4)].random_(-(1 << 63), None, generator=random)
+            torch.ge(words.view(torch.int16)[: len(own)], _dropped(p) - _LEVELS // 2, out=own)
     return kept.to(x.device)
 
 

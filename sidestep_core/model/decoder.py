@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import Kernel, Mask, masks
-from .layers import MLP, Attention, AttentionShape, RMSNorm, RotaryEmbedding, load_frozen
+from .layers import MLP, Attention, AttentionShape, RMSNorm, RotaryEmbedding, load_frozen, residual
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -102,11 +102,12 @@ class DecoderLayer(nn.Module):
                 mask: Mask | None, cross_mask: Mask | None) -> Tensor:
         modulation = (self.scale_shift_table + time_B6D).chunk(6, dim=1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
-        normed = self.self_attn_norm.modulated(x_BLD, shift, scale)
-        x_BLD = torch.addcmul(x_BLD, self.self_attn(normed, rotation=rotation, mask=mask), gate)
-        x_BLD = x_BLD + self.cross_attn(self.cross_attn_norm(x_BLD), source_BLD=condition_BSD, mask=cross_mask)
-        normed = self.mlp_norm.modulated(x_BLD, mlp_shift, mlp_scale)
-        return torch.addcmul(x_BLD, self.mlp(normed), mlp_gate)
+        x_BLD, normed = self.self_attn_norm.beside(x_BLD, shift, scale)
+        x_BLD = residual(x_BLD, self.self_attn(normed, rotation=rotation, mask=mask), gate)
+        x_BLD, normed = self.cross_attn_norm.beside(x_BLD)
+        x_BLD = residual(x_BLD, self.cross_attn(normed, source_BLD=condition_BSD, mask=cross_mask))
+        x_BLD, normed = self.mlp_norm.beside(x_BLD, mlp_shift, mlp_scale)
+        return residual(x_BLD, self.mlp(normed), mlp_gate)
 
 
 class Decoder(nn.Module):

@@ -58,6 +58,24 @@ class RMSNorm(nn.Module):
             return _normalized(x, self.weight * (1 + scale), shift)
         return torch.addcmul(shift, self(x), 1 + scale)
 
+    def beside(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x for the residual stream, and x normalised, and modulated if shift and scale are given.
+
+        Their gradients are then summed while the norm's own is written.
+        """
+        if shift is None or scale is None:
+            return _beside(x, self.weight, None) if _is_composed(x, self.weight) else (x, self(x))
+        if _is_composed(x, self.weight, shift, scale):
+            return _beside(x, self.weight * (1 + scale), shift)
+        return x, self.modulated(x, shift, scale)
+
+
+def residual(x: Tensor, out: Tensor, gate: Tensor | None = None) -> Tensor:
+    """Compute x + out * gate; overwrites `out`, the fresh output of a linear layer, where that saves a tensor."""
+    if _is_composed(x, *(() if gate is None else (gate,))) and out.dtype == x.dtype:
+        return (out if gate is None else out.mul_(gate)).add_(x)
+    return x + out if gate is None else torch.addcmul(x, out, gate)
+
 
 def _is_composed(x: Tensor, *frozen: Tensor) -> bool:
     """Return True where torch has no kernel of its own for the norm: a dozen operations, and twice that backward."""
@@ -65,28 +83,36 @@ def _is_composed(x: Tensor, *frozen: Tensor) -> bool:
 
 
 def _normalized(x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
-    out: Tensor = _Norm.apply(x, weight, shift)  # type: ignore[no-untyped-call]  # torch's annotation
-    return out
+    return _beside(x, weight, shift)[1]
+
+
+def _beside(x: Tensor, weight: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+    both: tuple[Tensor, Tensor] = _Norm.apply(x, weight, shift)  # type: ignore[no-untyped-call]  # torch's annotation
+    return both
 
 
 class _Norm(torch.autograd.Function):
-    """x / rms(x) * weight + shift of frozen weights, in few passes over the memory."""
+    """x, and x / rms(x) * weight + shift of frozen weights, in few passes over the memory."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
         inverse = mean_square.add_(EPS).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         normal = x * inverse
-        return normal.mul_(weight) if shift is None else torch.addcmul(shift, normal, weight, out=normal)
+        return x, normal.mul_(weight) if shift is None else torch.addcmul(shift, normal, weight, out=normal)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, beside: Tensor | None, gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if gradient is None:
+            return beside, None, None
         x, weight, inverse = ctx.saved_tensors
         weighted = gradient * weight
         along = weighted * x
         share = along.sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(-x.shape[-1])
-        return torch.mul(x, share, out=along).addcmul_(weighted, inverse), None, None
+        of_x = torch.mul(x, share, out=along) if beside is None else torch.addcmul(beside, x, share, out=along)
+        return of_x.addcmul_(weighted, inverse), None, None
 
 
 @dataclass(frozen=True)

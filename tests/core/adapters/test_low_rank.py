@@ -104,6 +104,17 @@ def test_mask_drops_the_given_share(redrawn: bool) -> None:
     assert abs(float(kept.mean()) * mask_scale(P) - 1) < 0.005
 
 
+def test_mask_has_one_stream_of_numbers() -> None:
+    """A mask is drawn in parts, and is the one that is drawn at once."""
+    x = torch.ones(1, 70_001, 3)
+    found = draw_mask(x, P, Switch(seeds=(7,)), "a")
+    random = rng.generator(7, "a")
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None, generator=random)
+    expected = words.view(torch.int16)[:x.numel()].view(x.shape) >= round(P * (1 << 16)) - (1 << 15)
+    assert isinstance(found, Tensor)
+    assert torch.equal(found.bool(), expected)
+
+
 def test_recomputation_draws_the_same_mask() -> None:
     weight, down, up = random(40, 48), random(RANK, 48).requires_grad_(), random(40, RANK).requires_grad_()
     x = random(9, 48).requires_grad_()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sidestep_core import rng
@@ -20,6 +21,7 @@ from sidestep_core.model.layers import (
     RMSNorm,
     RotaryEmbedding,
     load_frozen,
+    residual,
 )
 from sidestep_core.model.weights import Weights
 from tests.attention import HEAD_WIDTH, HEADS, KV_HEADS, queries_keys_values
@@ -94,6 +96,39 @@ def test_fast_norm_matches_plain_autograd() -> None:
                               for out in (ours, plain, norm.modulated(x, shift, scale + PERTURBED)))
     assert deviation(found, expected) < FP32
     assert deviation(other, expected) > FP32
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_residual_block_matches_plain_autograd(gated: bool) -> None:
+    """The norm that hands on its input, and the sum that is written over a layer's output."""
+    norm = RMSNorm(8).requires_grad_(False)
+    random = rng.generator("residual")
+    norm.weight.copy_(torch.randn(8, generator=random))
+    shift, scale, gate = (torch.randn(1, 1, 8, generator=random) if gated else None for _ in range(3))
+    x, weight = torch.randn(2, 3, 8, generator=random).requires_grad_(), torch.randn(8, 8, generator=random)
+    upstream = torch.randn(2, 3, 8, generator=random)
+
+    def ours() -> Tensor:
+        beside, normed = norm.beside(x, shift, scale)
+        return residual(beside, F.linear(normed, weight), gate)
+
+    def plain(share: float = 1.0) -> Tensor:
+        normed = F.rms_norm(x, (8,), norm.weight, EPS)
+        normed = normed if shift is None or scale is None else shift + normed * (1 + scale)
+        return share * x + F.linear(normed, weight) * (1 if gate is None else gate)
+
+    assert deviation(ours(), plain()) <= FP32
+    found, expected, other = (torch.autograd.grad(out, x, upstream)[0] for out in (ours(), plain(), plain(0.9)))
+    assert deviation(found, expected) <= FP32
+    assert deviation(found, other) > PERTURBED
+
+
+def test_norm_without_other_use_has_its_gradient() -> None:
+    norm, x = RMSNorm(8).requires_grad_(False), torch.randn(2, 3, 8, generator=rng.generator("norm")).requires_grad_()
+    beside, normed = norm.beside(x)
+    assert torch.equal(torch.autograd.grad(normed.square().sum(), x)[0], torch.autograd.grad(
+        norm(x).square().sum(), x)[0])
+    assert torch.equal(torch.autograd.grad(beside.sum(), x)[0], torch.ones_like(x))
 
 
 def test_rotation_gradient_is_rotated_back() -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from .config import Precision
 from .errors import ConfigError, SideStepError
@@ -67,6 +68,24 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     mps = torch.backends.mps
     too_old = device.type == "mps" and mps.is_available() and not mps.is_macos_or_newer(14, 0)
     return torch.float32 if device.type == "cpu" or too_old else torch.bfloat16
+
+
+def send(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Copy a tensor to the device, in this dtype, without waiting for the work that is queued there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # From pageable memory a copy would still wait.
+        return pin(tensor).to(device, dtype, non_blocking=True)
+    return tensor.to(device, dtype)
+
+
+def receive(numbers: Tensor) -> list[float]:
+    """Read numbers [N]; waits for all work that is queued on their device."""
+    return [float(number) for number in numbers.tolist()]
+
+
+def pin(tensor: Tensor) -> Tensor:
+    """Copy a tensor to host memory that a CUDA device reads by itself; torch keeps it until it was read."""
+    return tensor.pin_memory()
 
 
 def free_memory(device: torch.device) -> int | None:

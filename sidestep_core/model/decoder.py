@@ -102,11 +102,11 @@ class DecoderLayer(nn.Module):
                 mask: Mask | None, cross_mask: Mask | None) -> Tensor:
         modulation = (self.scale_shift_table + time_B6D).chunk(6, dim=1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
-        x_BLD, normed = self.self_attn_norm.beside(x_BLD, shift, scale)
+        x_BLD, normed = self.self_attn_norm.forked(x_BLD, shift, scale)
         x_BLD = residual(x_BLD, self.self_attn(normed, rotation=rotation, mask=mask), gate)
-        x_BLD, normed = self.cross_attn_norm.beside(x_BLD)
+        x_BLD, normed = self.cross_attn_norm.forked(x_BLD)
         x_BLD = residual(x_BLD, self.cross_attn(normed, source_BLD=condition_BSD, mask=cross_mask))
-        x_BLD, normed = self.mlp_norm.beside(x_BLD, mlp_shift, mlp_scale)
+        x_BLD, normed = self.mlp_norm.forked(x_BLD, mlp_shift, mlp_scale)
         return residual(x_BLD, self.mlp(normed), mlp_gate)
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..device import send
+
 FRAMES_PER_SECOND = 25
 FRAMES_PER_CODE = 5
 
@@ -95,7 +97,7 @@ def discrete_times(shift: float) -> tuple[float, ...]:
 
 def noise_like(x0_BTC: Tensor, random: torch.Generator) -> Tensor:
     """Draw standard normal noise of the shape of x0, on the CPU, so that it is equal on every device."""
-    return torch.randn(x0_BTC.shape, generator=random).to(x0_BTC.device)
+    return send(torch.randn(x0_BTC.shape, generator=random), x0_BTC.device)
 
 
 def interpolate(x0_BTC: Tensor, noise_BTC: Tensor, t_B: Tensor) -> Tensor:

@@ -58,15 +58,15 @@ class RMSNorm(nn.Module):
             return _normalized(x, self.weight * (1 + scale), shift)
         return torch.addcmul(shift, self(x), 1 + scale)
 
-    def beside(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forked(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x for the residual stream, and x normalised, and modulated if shift and scale are given.
 
         Their gradients are then summed while the norm's own is written.
         """
         if shift is None or scale is None:
-            return _beside(x, self.weight, None) if _is_composed(x, self.weight) else (x, self(x))
+            return _forked(x, self.weight, None) if _is_composed(x, self.weight) else (x, self(x))
         if _is_composed(x, self.weight, shift, scale):
-            return _beside(x, self.weight * (1 + scale), shift)
+            return _forked(x, self.weight * (1 + scale), shift)
         return x, self.modulated(x, shift, scale)
 
 
@@ -83,10 +83,10 @@ def _is_composed(x: Tensor, *frozen: Tensor) -> bool:
 
 
 def _normalized(x: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
-    return _beside(x, weight, shift)[1]
+    return _forked(x, weight, shift)[1]
 
 
-def _beside(x: Tensor, weight: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+def _forked(x: Tensor, weight: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     both: tuple[Tensor, Tensor] = _Norm.apply(x, weight, shift)  # type: ignore[no-untyped-call]  # torch's annotation
     return both
 
@@ -104,14 +104,14 @@ class _Norm(torch.autograd.Function):
         return x, normal.mul_(weight) if shift is None else torch.addcmul(shift, normal, weight, out=normal)
 
     @staticmethod
-    def backward(ctx: Any, beside: Tensor | None, gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, direct: Tensor | None, gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
         if gradient is None:
-            return beside, None, None
+            return direct, None, None
         x, weight, inverse = ctx.saved_tensors
         weighted = gradient * weight
         along = weighted * x
         share = along.sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(-x.shape[-1])
-        of_x = torch.mul(x, share, out=along) if beside is None else torch.addcmul(beside, x, share, out=along)
+        of_x = torch.mul(x, share, out=along) if direct is None else torch.addcmul(direct, x, share, out=along)
         return of_x.addcmul_(weighted, inverse), None, None
 
 

@@ -8,7 +8,7 @@ Shapes: B batch, T latent frame, C latent channel, S condition token, N tokens o
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import rng
 from ..dataset.sample_info import SampleInfo
 from ..dataset.tensor_file import Rows
+from ..device import send
 from ..model import flow_matching
 from .config import ResolvedConfig
 from .data import Sample, crop_frames, grid
@@ -43,8 +44,8 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Batch:
         """Move to the device; condition and context in the model's dtype, latents in float32."""
-        return replace(self, x0_BTC=self.x0_BTC.to(device), condition_1ND=self.condition_1ND.to(device, dtype),
-                       context_BTC=self.context_BTC.to(device, dtype))
+        return replace(self, x0_BTC=send(self.x0_BTC, device), condition_1ND=send(self.condition_1ND, device, dtype),
+                       context_BTC=send(self.context_BTC, device, dtype))
 
 
 def draws_per_epoch(samples: Iterable[Sample | SampleInfo]) -> int:
@@ -139,6 +140,25 @@ def read(group: Sequence[Draw], silence_TC: Tensor, config: ResolvedConfig) -> B
     shares = tuple(draw.share for draw in group if draw.share is not None)
     return _collate([_read(draw, silence_TC, config) for draw in group], draws=tuple(draw.number for draw in group),
                     preserved=tuple(draw.preserved for draw in group), shares=shares or None)
+
+
+class Prefetched:
+    """Batches that were read before they are due."""
+
+    def __init__(self) -> None:
+        self._batches: dict[tuple[int, ...], Batch] = {}
+
+    def take(self, group: Sequence[Draw], read: Callable[[Sequence[Draw]], Batch]) -> Batch:
+        """Return the batch of a group of draws; read it if it was not fetched, or if it was taken before."""
+        return self._batches.pop(_numbers(group), None) or read(group)
+
+    def fetch(self, groups: Iterable[Sequence[Draw]], read: Callable[[Sequence[Draw]], Batch]) -> None:
+        """Hold the batches of these groups, and no others."""
+        self._batches = {_numbers(group): self._batches.get(_numbers(group)) or read(group) for group in groups}
+
+
+def _numbers(group: Sequence[Draw]) -> tuple[int, ...]:
+    return tuple(draw.number for draw in group)
 
 
 def _sample_and_number(samples: Sequence[Sample], ends: Sequence[int], seed: int, number: int) -> tuple[Sample, int]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import rng
 from ..adapters.dropout import Switch
+from ..device import send
 from ..errors import TrainingDiverged
 from ..model import flow_matching
 from ..model.decoder import Decoder
@@ -109,8 +110,8 @@ def training_loss(objective: Objective, batch: Batch) -> BatchLoss:
     t_B = _times(objective, batch, generators)
     dropped_B = torch.cat([flow_matching.drop_conditions(1, config.cfg_ratio, random) for random in generators])
     noise_BTC = torch.cat([flow_matching.noise_like(batch.x0_BTC[:1], random) for random in generators])
-    dropped_1N1 = dropped_B.repeat_interleave(torch.tensor(batch.tokens))[None, :, None]
-    t_B, dropped_B, dropped_1N1 = (part.to(objective.device) for part in (t_B, dropped_B, dropped_1N1))
+    dropped_N = dropped_B.repeat_interleave(torch.tensor(batch.tokens), output_size=sum(batch.tokens))
+    t_B, dropped_B, dropped_1N1 = (send(part, objective.device) for part in (t_B, dropped_B, dropped_N[None, :, None]))
     condition_1ND = torch.where(dropped_1N1, objective.null_condition_11D, batch.condition_1ND)
     x_BTC = flow_matching.interpolate(batch.x0_BTC, noise_BTC, t_B).to(objective.dtype)
     predicted_BTC = objective.predict(x_BTC, t_B, condition_1ND, batch.context_BTC, batch.tokens)
@@ -149,8 +150,9 @@ def _preserve(objective: Objective, batch: Batch, x_BTC: Tensor, t_B: Tensor, co
     """Put the model's own prediction in place of the targets of preserved samples."""
     rows = [row for row, preserved in enumerate(batch.preserved) if preserved]
     conditions = condition_1ND[0].split(batch.tokens)
-    target_BTC[rows] = objective.predict_without_adapter(
-        x_BTC[rows], t_B[rows], torch.cat([conditions[row] for row in rows])[None], batch.context_BTC[rows],
+    index = send(torch.tensor(rows), objective.device)
+    target_BTC[index] = objective.predict_without_adapter(
+        x_BTC[index], t_B[index], torch.cat([conditions[row] for row in rows])[None], batch.context_BTC[index],
         [batch.tokens[row] for row in rows])
 
 

@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import compress
-from operator import not_
 
 import torch
 
 from .. import rng
 from ..adapters.algorithm import LiveAdapter
-from ..device import is_out_of_memory
+from ..device import is_out_of_memory, receive
 from ..errors import HalfStep, TrainingDiverged
 from ..model.weights import Weights
 from ..progress import Progress, Report, ignore
@@ -40,6 +39,8 @@ from .parallel.ranks import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
+PREFETCHES_ON = ("cuda",)
+"""Devices to which the batches of the next step are copied during a step."""
 LARGE_WEIGHT = 10.0
 """Weights of adapters stay far below 1; beyond this the steps were too large."""
 SCALE_DOUBLES_EVERY = 2000
@@ -65,6 +66,7 @@ class Training:
     weights: Weights
     """File of the decoder, from which its frozen weights can be read again."""
     ranks: Ranks = ALONE
+    prefetched: batches.Prefetched = field(default_factory=batches.Prefetched)
     updating: threading.Event = field(default_factory=threading.Event)
     """Set while the weights change: until cleared they belong to no step."""
 
@@ -81,6 +83,11 @@ class Training:
     @property
     def total_steps(self) -> int:
         return self.config.total_steps(self.epoch)
+
+    def batch(self, group: Sequence[batches.Draw]) -> batches.Batch:
+        """Read the batch of a group of draws, and start to copy it to the device."""
+        batch = batches.read(group, self.objective.silence_TC, self.config)
+        return batch.to(self.objective.device, self.objective.dtype)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -120,40 +127,26 @@ def optimizer_step(training: Training, step: int, report: Report = ignore, *, sc
     fp16 = training.objective.dtype == torch.float16
     if fp16 and step and step % SCALE_DOUBLES_EVERY == 0:
         scale *= 2
-    losses = _backward(training, step, scale if fp16 else 1.0, report, in_memory)
-    while fp16 and scale > 1 and not _finite(training):
+    found = _backward(training, step, scale if fp16 else 1.0, report, in_memory, by_layer=by_layer)
+    while fp16 and scale > 1 and not math.isfinite(found.gradient):
         scale /= 2
         log.info("The gradients of step %d overflowed fp16; again at scale %g.", step + 1, scale)
         training.optimizer.zero_grad(set_to_none=True)
-        losses = _backward(training, step, scale, report, in_memory)
-    if fp16:
-        _unscale(training, scale)
-    layer_gradients = _layer_gradients(training) if by_layer else {}
-    gradient = torch.nn.utils.clip_grad_norm_(training.adapter.parameters, config.max_grad_norm)
-    samples = _shown(losses)
-    loss = [value for _, value in samples]
+        found = _backward(training, step, scale, report, in_memory, by_layer=by_layer)
+    loss = [value for _, value in found.samples]
     draws = batches.draws_of_step(config, training.epoch, step)
-    numbers = {"loss": sum(loss) / len(loss), "gradient": float(gradient),
+    numbers = {"loss": sum(loss) / len(loss), "gradient": found.gradient,
                "lr": learning_rate(config, training.total_steps, step),
                "epoch": draws.stop / training.epoch}
     if config.loss_weighting != "none":
-        numbers["weighted"] = float(torch.cat([batch.weighted_B.detach() for batch in losses]).mean())
+        numbers["weighted"] = found.weighted
     if fp16:
         numbers["scale"] = scale
     _check_healthy(training, numbers, step)
+    torch.nn.utils.clip_grads_with_norm_(training.adapter.parameters, config.max_grad_norm, found.norm)
     optimizers.set_rate(training.optimizer, numbers["lr"])
     _update(training, step)
-    return StepResult(numbers=numbers, samples=samples, layer_gradients=layer_gradients,
-                      scale=scale)
-
-
-def _shown(losses: Sequence[BatchLoss]) -> tuple[tuple[float, float], ...]:
-    """(time, unweighted loss) of every sample; of preserved ones, whose loss is another, only if there is nothing else.
-    """
-    times = torch.cat([batch.t_B for batch in losses]).tolist()
-    every = tuple(zip(times, torch.cat([batch.loss_B for batch in losses]).tolist(), strict=True))
-    preserved = [each for batch in losses for each in batch.preserved]
-    return tuple(compress(every, map(not_, preserved))) or every
+    return StepResult(numbers=numbers, samples=found.samples, layer_gradients=found.layer_gradients, scale=scale)
 
 
 def _update(training: Training, step: int) -> None:
@@ -178,7 +171,59 @@ def _update(training: Training, step: int) -> None:
     training.updating.clear()
 
 
-def _backward(training: Training, step: int, scale: float, report: Report, in_memory: InMemory) -> list[BatchLoss]:
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """Numbers of a step's gradients and losses."""
+
+    norm: torch.Tensor
+    """Norm of the gradients, on the device."""
+    gradient: float
+    """The same norm."""
+    weighted: float
+    samples: tuple[tuple[float, float], ...]
+    layer_gradients: Mapping[str, float]
+
+
+def _backward(training: Training, step: int, scale: float, report: Report, in_memory: InMemory, *,
+              by_layer: bool) -> _Found:
+    """Compute gradients of the step's mean loss, with `scale` against underflow; fetch the next step's batches."""
+    losses = _passes(training, step, scale, report, in_memory)
+    _fetch(training, step + 1)
+    if scale != 1:
+        # What has overflowed stays infinite, so the norm tells.
+        for gradient in _gradients(training):
+            gradient.mul_(1 / scale)
+    return _read(training, losses, by_layer=by_layer)
+
+
+def _fetch(training: Training, step: int) -> None:
+    """Read this rank's batches of a step, and start to copy them to a card, while it computes the step before.
+
+    Elsewhere host and device are one, and nothing would be gained.
+    """
+    if training.objective.device.type in PREFETCHES_ON and step < training.total_steps:
+        groups = enumerate(batches.groups(training.trained_on, training.config, step))
+        training.prefetched.fetch((group for number, group in groups if training.ranks.takes(number)), training.batch)
+
+
+def _read(training: Training, losses: Sequence[BatchLoss], *, by_layer: bool) -> _Found:
+    """Read all numbers in one transfer: it is the only time in a step that the host waits for the device."""
+    norm = torch.nn.utils.get_total_norm(_gradients(training)).to(training.objective.device)
+    layers = _layer_norms(training) if by_layer else {}
+    weighted, times, each = (torch.cat(parts) for parts in zip(*(
+        (batch.weighted_B, batch.t_B, batch.loss_B) for batch in losses), strict=True))
+    single = [norm, weighted.mean(), *layers.values()]
+    numbers = receive(torch.cat([torch.stack(single), times, each]))
+    gradient, mean, *of_layers = numbers[:len(single)]
+    rest = numbers[len(single):]
+    every = tuple(zip(rest[:len(times)], rest[len(times):], strict=True))
+    # The loss of preserved samples is another: it is shown only if there is nothing else.
+    shown = [not preserved for batch in losses for preserved in batch.preserved]
+    return _Found(norm=norm, gradient=gradient, weighted=mean, samples=tuple(compress(every, shown)) or every,
+                  layer_gradients=dict(zip(layers, of_layers, strict=True)))
+
+
+def _passes(training: Training, step: int, scale: float, report: Report, in_memory: InMemory) -> list[BatchLoss]:
     """Compute gradients of the step's mean loss times `scale`; return the losses of its batches without graphs."""
     ranks = training.ranks
     groups = batches.groups(training.trained_on, training.config, step)
@@ -194,11 +239,11 @@ def _pass(training: Training, step: int, count: int, scale: float, report: Repor
           group: Sequence[batches.Draw]) -> BatchLoss:
     """Add the gradients of one of the step's batches to the parameters; return its losses.  `count` is the number of
     the step's samples."""
-    objective, config, switch = training.objective, training.config, training.adapter.switch
-    batch = batches.read(group, objective.silence_TC, config)
-    switch.seeds = tuple(rng.seed(config.seed, "dropout", draw) for draw in batch.draws)
+    switch = training.adapter.switch
+    batch = training.prefetched.take(group, training.batch)
+    switch.seeds = tuple(rng.seed(training.config.seed, "dropout", draw) for draw in batch.draws)
     switch.tokens = batch.tokens
-    loss = training_loss(objective, batch.to(objective.device, objective.dtype))
+    loss = training_loss(training.objective, batch)
     (loss.weighted_B.sum() / count * scale).backward()
     report(Progress(stage="train", step=step, total=training.total_steps))
     return replace(loss, weighted_B=loss.weighted_B.detach())
@@ -208,22 +253,13 @@ def _gradients(training: Training) -> list[torch.Tensor]:
     return [parameter.grad for parameter in training.adapter.parameters if parameter.grad is not None]
 
 
-def _finite(training: Training) -> bool:
-    return bool(torch.isfinite(torch.nn.utils.get_total_norm(_gradients(training))))
-
-
-def _unscale(training: Training, scale: float) -> None:
-    for gradient in _gradients(training):
-        gradient.mul_(1 / scale)
-
-
-def _layer_gradients(training: Training) -> dict[str, float]:
+def _layer_norms(training: Training) -> dict[str, torch.Tensor]:
     """Gradient norm of the adapter in each decoder layer, by `layer_N`."""
     layers: dict[str, list[torch.Tensor]] = {}
     for name, parameter in training.objective.decoder.named_parameters():
         if parameter.grad is not None and (match := re.match(r"layers\.(\d+)\.", name)):
             layers.setdefault(f"layer_{match[1]}", []).append(parameter.grad)
-    return {layer: float(torch.nn.utils.get_total_norm(gradients)) for layer, gradients in layers.items()}
+    return {layer: torch.nn.utils.get_total_norm(gradients) for layer, gradients in layers.items()}
 
 
 def _check_healthy(training: Training, numbers: Mapping[str, float], step: int) -> None:

@@ -109,8 +109,8 @@ def test_residual_block_matches_plain_autograd(gated: bool) -> None:
     upstream = torch.randn(2, 3, 8, generator=random)
 
     def ours() -> Tensor:
-        beside, normed = norm.beside(x, shift, scale)
-        return residual(beside, F.linear(normed, weight), gate)
+        direct, normed = norm.forked(x, shift, scale)
+        return residual(direct, F.linear(normed, weight), gate)
 
     def plain(share: float = 1.0) -> Tensor:
         normed = F.rms_norm(x, (8,), norm.weight, EPS)
@@ -125,10 +125,10 @@ def test_residual_block_matches_plain_autograd(gated: bool) -> None:
 
 def test_norm_without_other_use_has_its_gradient() -> None:
     norm, x = RMSNorm(8).requires_grad_(False), torch.randn(2, 3, 8, generator=rng.generator("norm")).requires_grad_()
-    beside, normed = norm.beside(x)
+    direct, normed = norm.forked(x)
     assert torch.equal(torch.autograd.grad(normed.square().sum(), x)[0], torch.autograd.grad(
         norm(x).square().sum(), x)[0])
-    assert torch.equal(torch.autograd.grad(beside.sum(), x)[0], torch.ones_like(x))
+    assert torch.equal(torch.autograd.grad(direct.sum(), x)[0], torch.ones_like(x))
 
 
 def test_rotation_gradient_is_rotated_back() -> None:

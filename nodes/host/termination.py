@@ -21,22 +21,31 @@ log = logging.getLogger(__name__)
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 PATIENCE_SECONDS = 90.0
 """Service managers kill after about so long themselves."""
+ENDING_SECONDS = 15.0
+"""Longest time in which the host ends after a signal."""
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 
 _idle = threading.Event()
 _idle.set()
 _asked: set[int] = set()
+_never = threading.Event()
 
 
 @contextlib.contextmanager
 def awaited() -> Iterator[None]:
-    """A block that such a signal stops, and waits for."""
+    """A block that such a signal stops, and waits for.
+
+    Then the thread goes no further while Python ends: the host would free the models, in C++ that waits for Python's
+    lock, and a thread that waits for it at the end aborts the process.
+    """
     _idle.clear()
     try:
         yield
     finally:
         _idle.set()
+        if _asked:
+            _never.wait(ENDING_SECONDS)
 
 
 def listen() -> None:
@@ -63,6 +72,7 @@ def _stop_then(before: Handler, number: int, frame: FrameType | None) -> None:
         _idle.wait(PATIENCE_SECONDS)
     if callable(before):
         before(number, frame)
+        _asked.discard(number)  # the process goes on
     else:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)

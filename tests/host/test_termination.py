@@ -29,8 +29,8 @@ def heeding_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def end_by(sent: signal.Signals, prompt: Prompt, base: Path) -> tuple[int, int]:
-    """Exit code of a server that is sent the signal some steps after the first that it reports; that first step."""
+def end_by(sent: signal.Signals, prompt: Prompt, base: Path) -> tuple[int, int, str]:
+    """Send a server the signal some steps after the first that it reports: its exit code, that step, its last lines."""
     steps: list[int] = []
     with heeding_ctrl_c(), demo_comfyui(base) as server:
         def listen(event: tuple[str, dict[str, Any]]) -> None:
@@ -42,7 +42,7 @@ def end_by(sent: signal.Signals, prompt: Prompt, base: Path) -> tuple[int, int]:
 
         with pytest.raises(ServerError, match="died"):
             server.wait(server.submit(prompt), 580, listen)
-        return server.process.wait(), steps[0]
+        return server.process.wait(), steps[0], server.tail()
 
 
 def test_signals_keep_the_last_step(server: ComfyUI, prompt: Prompt, tmp_path: Path) -> None:
@@ -56,8 +56,8 @@ def test_signals_keep_the_last_step(server: ComfyUI, prompt: Prompt, tmp_path: P
     }), "SideStepTrainAdapter")
     last = 0
     for sent, expected in ((signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)):
-        exit_code, first = end_by(sent, training, tmp_path)
-        assert exit_code == expected
+        exit_code, first, log = end_by(sent, training, tmp_path)
+        assert exit_code == expected, log
         assert first > last, "it began anew"
         [run] = (tmp_path / "output" / "sidestep" / "runs").iterdir()
         rows = [row["step"] for row in metrics.read(run / metrics.FILE) if "loss" in row]

@@ -4,7 +4,8 @@
 training on turbo draws.  `guard_gap`: guidance left of what was distilled into a tiny model, with the guards and
 without.  `time_variance`: variance of a step's loss due to its draws, stratified times over independent ones.
 `passes`: forward passes per accumulation at batch size 4, with songs of different words.  `crop_words`: share of right
-words in the lyrics of crops of sung digits.  `best_regret`: see _heldout.py.
+words in the lyrics of crops of sung digits.  `best_regret`: see _heldout.py.  `memorised`: seeds in which just the song
+that is repeated 50 times is called learned by heart, and those of the same trainings without repeats in which any is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import _heldout, _method
+from benchmarks.parts import single_songs
 from tests.distilled import Music, distil, write_songs
 from tests.tiny import tiny_checkpoint, write_dataset
 
@@ -52,6 +54,10 @@ def rows(folder: Path) -> Iterator[Row]:
     words = _method.crop_words(checkpoint, folder / "digits")
     yield ("crop_words", words["words"], f"of the words right; {words['lines']} with times for lines only, "
            f"{words['whole']} with the whole song's", words["words"] >= LEAST_WORDS)
+    learned = single_songs.memorised(folder / "learned")
+    yield ("memorised", [learned["repeated"], learned["alarms"]],
+           f"of {single_songs.MEMORY_SEEDS} seeds: alarms if one song is repeated, and without",
+           learned == {"repeated": single_songs.MEMORY_SEEDS, "alarms": 0})
     regret = [round(each, 2) for each in _heldout.best_regret()]
     yield "best_regret", regret, "% with and without error bar", regret[0] <= regret[1]
 

@@ -46,6 +46,8 @@ def _rows(run: RunSummary) -> list[tuple[str, str]]:
             ("Songs", f"{run.songs}, {run.minutes:.1f} minutes"), ("Model", run.model), ("Loss", loss)]
     if run.heldout_first is not None and run.heldout_last is not None:
         rows.append(("Measured", f"{run.heldout_first:.4f} before, {run.heldout_last:.4f} at last"))
+    if run.by_heart:
+        rows.append(("Learned by heart", ", ".join(run.by_heart)))
     return [*rows, *(("Adapter", name) for name in run.files), *([("Note", run.message)] if run.message else [])]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sidestep_core.adapters.file import Adapter
+from sidestep_core.runs import by_heart
 from sidestep_core.training import run_checkpoint
 from sidestep_core.training.planning import step_times
 
@@ -72,4 +73,6 @@ def done(job: Job, adapter: Adapter) -> str:
     if adapter.heldout_first is not None and adapter.heldout_last is not None:
         name = "Held-out loss" if adapter.measured_on == "held_out" else "Loss of the trained songs"
         change = f" {name}: {adapter.heldout_first:.4f} before, {adapter.heldout_last:.4f} now."
-    return f"{adapter.path} is ready: {adapter.steps} steps, proven at strength 1.0.{change}"
+    watched = by_heart.read(job.folder)
+    alarm = watched.sentence(adapter.steps) if watched else ""
+    return f"{adapter.path} is ready: {adapter.steps} steps, proven at strength 1.0.{change} {alarm}".rstrip()

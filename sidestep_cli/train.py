@@ -19,6 +19,7 @@ from sidestep_core.estimate.selection import apply_selection
 from sidestep_core.io import atomic
 from sidestep_core.io.hashing import fingerprint
 from sidestep_core.progress import Cancelled, Report
+from sidestep_core.runs import by_heart
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.parallel.launch import train_on_devices
 from sidestep_core.training.parallel.ranks import Ranks, joined, own_device
@@ -175,9 +176,11 @@ def copy_for_peft(final: Path, folder: Path) -> None:
 
 def facts(job: Job, adapter: Adapter) -> dict[str, object]:
     """Facts of a finished training, for programs."""
+    watched = by_heart.read(job.folder)
     return {"adapter": str(adapter.path), "run": str(job.folder), "steps": adapter.steps,
             "trigger_word": adapter.trigger_word, "heldout_first": adapter.heldout_first,
             "heldout_last": adapter.heldout_last, "measured_on": adapter.measured_on,
+            "by_heart": [] if watched is None else [*watched.by_heart],
             "modules": None if adapter.proof is None else adapter.proof.matched}
 
 

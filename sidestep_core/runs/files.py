@@ -19,6 +19,8 @@ WORKFLOW = "workflow.json"
 NOTE = "note.txt"
 SONGS = "songs.json"
 """Songs of the run, for people; see songs.py."""
+BY_HEART = "by_heart.json"
+"""Songs that are learned by heart; see by_heart.py."""
 PREVIEWS = "previews"
 CHECKPOINT = re.compile(r"checkpoint-step-(\d{1,12})")
 PREVIEW = re.compile(r"step-(\d{1,12})\.flac")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ STATUS = {"running": "Training", "stopping": "Stopping", "paused": "Paused", "st
           "finished": "Finished", "failed": "Failed"}
 CHANGED = ' class="changed"'
 KINDS = {"lora": "LoRA", "lokr": "LoKR", "loha": "LoHA"}
+BY_HEART = "The adapter has learned it by heart."
 MEASURED = {"held_out": "Held-out songs", "trained": "Trained songs"}
 _STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
@@ -54,7 +55,7 @@ def html(report: Report) -> str:
     """Write the report; every text in it is escaped."""
     run = report.run
     body = [_head(run), _facts(run), _curve(report), _previews(report.previews), _proof(report.proof),
-            _songs(report.songs), _settings(report)]
+            _songs(_marked(report)), _settings(report)]
     page = (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -145,6 +146,12 @@ def _proof(proof: Mapping[str, Any]) -> str:
         "<p>The adapter's file was read back as ComfyUI reads it, and compared with what was trained. Matched: "
         f"<strong>{_number(matched)} of {_number(total)}</strong> modules. Effect at strength 1.0: "
         f"<strong>{_percent(effect)}</strong>. Largest error: <strong>{_number(error)}</strong>.</p>"))
+
+
+def _marked(report: Report) -> list[Song]:
+    """Songs with a sentence at those that are learned by heart."""
+    return [replace(song, problems=(*song.problems, BY_HEART)) if song.name in report.run.by_heart else song
+            for song in report.songs]
 
 
 def _songs(songs: Sequence[Song]) -> str:

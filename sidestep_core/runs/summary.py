@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..io import strict_json
 from ..io.record import Record
-from . import files, previews, record
+from . import by_heart, files, previews, record
 from .curve import Curve
 from .record import RunRecord
 
@@ -56,6 +56,8 @@ class RunSummary(Record):
     message: str = ""
     notices: tuple[str, ...] = ()
     note: str = ""
+    by_heart: tuple[str, ...] = ()
+    """Songs that were learned by heart when they were last watched."""
     node_id: str = ""
     workflow_id: str = ""
     has_workflow: bool = False
@@ -74,7 +76,8 @@ class _Found:
 
 def signature(folder: Path) -> tuple[tuple[int, int], ...]:
     """Size and time of everything a summary depends on; equal while nothing has changed."""
-    names = (".", files.RUN, files.RECORD, files.METRICS, files.FINISHED, files.NOTE, files.PREVIEWS)
+    names = (".", files.RUN, files.RECORD, files.METRICS, files.FINISHED, files.NOTE, files.PREVIEWS,
+             files.BY_HEART)
     return tuple(_stamp(folder / name) for name in names)
 
 
@@ -92,6 +95,7 @@ def read(folder: Path, curve: Curve, under_way: UnderWay | None = None) -> RunSu
     end, message = _end(found, curve, under_way)
     measured = curve.measurements()
     known = found.record or RunRecord(name=_name(folder.name), started=_modified(folder, files.RUN, files.METRICS))
+    watched = by_heart.read(folder)
     settings = known.settings or {part: values for part in ("adapter", "train")
                                   if isinstance(values := (found.identity or {}).get(part), dict)}
     return RunSummary(
@@ -102,7 +106,8 @@ def read(folder: Path, curve: Curve, under_way: UnderWay | None = None) -> RunSu
         heldout_first=measured[0][1] if measured else None, heldout_last=measured[-1][1] if measured else None,
         measured_on=curve.measured_on, sparkline=tuple(curve.sparkline()), previews=previews.made(folder),
         failed_previews=previews.failed(folder), files=known.files or _published(found), message=message,
-        notices=known.notices, note=note(folder), node_id=known.node_id, workflow_id=known.workflow_id,
+        notices=known.notices, note=note(folder),
+        by_heart=watched.by_heart if watched else (), node_id=known.node_id, workflow_id=known.workflow_id,
         has_workflow=(folder / files.WORKFLOW).is_file())
 
 

@@ -17,6 +17,8 @@ from ..device import release_memory
 from ..errors import SideStepError
 from ..io import atomic
 from ..progress import Cancelled, Progress, Report
+from ..runs import by_heart
+from ..runs.by_heart import Watched
 from ..sentence import Sentence
 from . import early_stopping, publish, run_checkpoint
 from .controls import Controls, Request
@@ -24,8 +26,9 @@ from .early_stopping import End
 from .footprint.memory_use import MemoryUse
 from .footprint.step_down import lowered, with_less_memory
 from .heldout import passes
+from .heldout.watch import judge
 from .interruption import PROOF_STRIDE, preserve
-from .loss import heldout_loss
+from .loss import falls, heldout_loss
 from .metrics import FILE as METRICS_FILE
 from .metrics import MeasuredOn, Metrics
 from .pace import Pace
@@ -40,6 +43,7 @@ log = logging.getLogger(__name__)
 
 MEASURING: Mapping[MeasuredOn, Sentence] = {"held_out": Sentence("Measuring the held-out loss"),
                                             "trained": Sentence("Measuring the loss of the trained songs")}
+WATCHING = Sentence("Looking for songs that are learned by heart")
 
 MakePreview = Callable[[Path | None, int], None]
 """(adapter file, or None for the base model; step) -> makes and keeps a preview of what it sounds like."""
@@ -56,13 +60,14 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
     metrics = Metrics(run.folder / METRICS_FILE, after_step=state.step, measured_step=state.heldout_step)
     saved_at, memory_use = time.monotonic(), MemoryUse(training.objective.device, training.need.total)
     atomic.write_json(run.folder / PASSES, [*passes.described(training.passes, config)])
+    by_heart.forget_after(run.folder, state.step)
     with board(run.log_dir or run.folder / BOARD_FOLDER, config, state.step) as shown:
         try:
             while True:
                 asked = controls.drain() if state.step else ()
                 if _is_measured(training, run, state, asked):
                     with pace.measured("heldout"):
-                        state = _measure(training, run, state, metrics, shown, report)
+                        state = _measure(training, run, state, asked, metrics, shown, report)
                 end = early_stopping.end(config, state, total, requested="finish" in asked)
                 late = 0 < config.save_minutes * 60 <= time.monotonic() - saved_at
                 if state.step > 0 and (late or _due(state.step, config.save_every, 0)):
@@ -189,8 +194,8 @@ def _due(step: int, every: int, done_at: int) -> bool:
     return every > 0 and step % every == 0 and step != done_at
 
 
-def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, shown: Board | None,
-             report: Report) -> RunState:
+def _measure(training: Training, run: Run, state: RunState, asked: tuple[Request, ...], metrics: Metrics,
+             shown: Board | None, report: Report) -> RunState:
     """Measure the held-out loss of the present step, of the average if there is one; save the best adapter so far."""
     at = Progress(stage="train", step=state.step, total=training.total_steps,
                   message=MEASURING[training.measured_name])
@@ -202,9 +207,10 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
     if training.heldout and state.step > 0 and state.best_step == state.step:
         publish.save_best(training, run, state)
     error = {} if state.heldout_error is None else {"heldout_error": state.heldout_error}
+    learned = _watch(training, run, state, report, requested="finish" in asked)
     losses = [(one.time, value) for one, value in zip(training.passes, loss.losses, strict=True)]
-    row = metrics.add_heldout(state.step, {"heldout": loss.mean, **error, "best_step": state.best_step}, losses,
-                              measured_on=training.measured_name)
+    row = metrics.add_heldout(state.step, {"heldout": loss.mean, **error, "best_step": state.best_step, **learned},
+                              losses, measured_on=training.measured_name)
     trouble = "" if shown is None else written(partial(shown.add_heldout, row, training.measured_name))
     worse = early_stopping.got_worse(training.config, state) if state.step == training.total_steps else ""
     if worse:
@@ -213,6 +219,30 @@ def _measure(training: Training, run: Run, state: RunState, metrics: Metrics, sh
                     notice=worse or metrics.failure or trouble,
                     measured_on=training.measured_name))
     return state
+
+
+def _watch(training: Training, run: Run, state: RunState, report: Report, *, requested: bool) -> dict[str, float]:
+    """Look for songs that are learned by heart, if that is due or the run ends now; name those that are new.
+
+    Returns numbers for the row of the measurement.
+    """
+    watch, total = training.watch, training.total_steps
+    ends = early_stopping.end(training.config, state, total, requested=requested) is not None
+    if watch is None or not (ends or watch.is_due(state.step)):
+        return {}
+    at = Progress(stage="train", step=state.step, total=total, message=WATCHING)
+    passes = (*watch.trained, *watch.heldout)
+    with training.averaged():
+        found = with_less_memory(lambda: falls(training.objective, passes, at, report), training, state.step, report)
+    count = len(watch.trained)
+    watched = Watched(step=state.step, songs=judge(watch, found[:count], found[count:]))
+    before = by_heart.read(run.folder)
+    by_heart.write(run.folder, watched)
+    if {*watched.by_heart} - {*(before.by_heart if before else ())}:
+        notice = watched.sentence(state.best_step)
+        log.warning(notice)
+        report(Progress(stage="train", step=state.step, total=total, notice=notice))
+    return {"by_heart": len(watched.by_heart), "by_heart_share": watched.songs[0].share}
 
 
 def _preview(preview: MakePreview, training: Training, run: Run, state: RunState, report: Report) -> None:

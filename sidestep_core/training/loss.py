@@ -7,7 +7,7 @@ Shapes: B batch, T latent frame, C channel, N condition tokens of all samples, D
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -28,6 +28,9 @@ from .config import ResolvedConfig
 from .heldout.passes import Pass
 from .metrics import LOSS_NAMES, MeasuredOn
 from .resolve import Resolved
+
+_LEAST = 1e-12
+"""Loss below which a song counts as fully known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +159,21 @@ def _preserve(objective: Objective, batch: Batch, x_BTC: Tensor, t_B: Tensor, co
         [batch.tokens[row] for row in rows])
 
 
-def _loss(objective: Objective, batch: Batch, condition_1ND: Tensor, t_B: Tensor, noise_BTC: Tensor) -> Tensor:
-    """Unweighted loss of the recorded velocity."""
+def pass_losses(objective: Objective, one: Pass, *noise: int | str, without_adapter: bool = False) -> Iterator[Tensor]:
+    """Yield the unweighted loss of a pass with the noise of this name, and on request that without the adapter."""
+    batch = batches.single(one.sample, one.start, objective.silence_TC, objective.config)
+    batch = batch.to(objective.device, objective.dtype)
+    noise_BTC = flow_matching.noise_like(batch.x0_BTC, rng.generator(objective.config.seed, *noise))
+    t_B = torch.full((1,), one.time, device=objective.device)
     x_BTC = flow_matching.interpolate(batch.x0_BTC, noise_BTC, t_B).to(objective.dtype)
-    predicted_BTC = objective.predict(x_BTC, t_B, condition_1ND, batch.context_BTC, batch.tokens)
-    return flow_matching.loss_per_sample(predicted_BTC, flow_matching.velocity(batch.x0_BTC, noise_BTC))
+    for predict in (objective.predict, *([objective.predict_without_adapter] if without_adapter else [])):
+        predicted_BTC = predict(x_BTC, t_B, batch.condition_1ND, batch.context_BTC, batch.tokens)
+        target_BTC = flow_matching.velocity(batch.x0_BTC, noise_BTC)
+        yield flow_matching.loss_per_sample(predicted_BTC, target_BTC)
+
+
+def _noise(one: Pass) -> tuple[str, str, str]:
+    return "heldout", one.sample.name, one.noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,16 +194,11 @@ def heldout_loss(objective: Objective, passes: Sequence[Pass], progress: Progres
     """
     config = objective.config
     objective.decoder.eval()
-    losses = []
+    losses: list[Tensor] = []
     for one in passes:
-        batch = batches.single(one.sample, one.start, objective.silence_TC, config)
-        batch = batch.to(objective.device, objective.dtype)
-        noise_BTC = flow_matching.noise_like(batch.x0_BTC, rng.generator(config.seed, "heldout", one.sample.name,
-                                                                         one.noise))
-        t_B = torch.full((1,), one.time, device=objective.device)
-        losses.append(_loss(objective, batch, batch.condition_1ND, t_B, noise_BTC).cpu())
+        losses += pass_losses(objective, one, *_noise(one))
         report(progress)
-    flat = torch.cat(losses)
+    flat = torch.cat(losses).cpu()
     mean = float(flat.mean())
     if not math.isfinite(mean):
         advice = (f"Lower the learning rate, which is {config.learning_rate:g} (0.0001 is usual), or use fp32."
@@ -198,3 +206,22 @@ def heldout_loss(objective: Objective, passes: Sequence[Pass], progress: Progres
                   "Nothing was learned yet: use precision fp32. If that does not help, preprocess the songs again.")
         raise TrainingDiverged(f"The {LOSS_NAMES[measured_on]} is {mean} at step {progress.step}. {advice}")
     return HeldoutLoss(mean=mean, losses=tuple(flat.tolist()))
+
+
+@torch.no_grad()
+def falls(objective: Objective, passes: Sequence[Pass], progress: Progress, report: Report = ignore) -> list[float]:
+    """Logarithms of the loss without the adapter over that with it, of each pass.  `progress` is reported after each.
+
+    TrainingDiverged if a loss is not finite.
+    """
+    objective.decoder.eval()
+    found = []
+    for one in passes:
+        losses = [*pass_losses(objective, one, *_noise(one), without_adapter=True)]
+        now, before = torch.cat(losses).clamp(min=_LEAST).tolist()
+        found.append(math.log(before / now) if math.isfinite(now) else math.nan)
+        if not math.isfinite(found[-1]):
+            raise TrainingDiverged(f"The loss of {one.sample.name} is {now:g} at step {progress.step}, and {before:g} "
+                                   "without the adapter. Lower the learning rate, or use precision fp32.")
+        report(progress)
+    return found

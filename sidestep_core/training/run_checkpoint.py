@@ -4,6 +4,7 @@
     summary.json             course of the run, for people; see runs/record.py
     metrics.jsonl            one line per step
     heldout.json             song, place and time of the passes whose losses the lines of measurements list
+    by_heart.json            trained songs that were watched, and those that are learned by heart
     checkpoint-step-N/       adapter.safetensors (usable as it is), ema.safetensors and best.safetensors (likewise),
                              optimizer.safetensors, state.json, checksums.json; of a LoRA, adapter_config.json and
                              adapter_model.safetensors make it a folder that PEFT opens

@@ -20,7 +20,7 @@ from ..model.decoder import DecoderGeometry
 from ..model.loading import load
 from . import data, memory
 from .config import ResolvedConfig
-from .heldout import material, passes
+from .heldout import material, passes, watch
 from .loss import Objective
 from .optim import optimizers
 from .optim.ema import Average, Averaging
@@ -59,6 +59,7 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
     return Training(config=config, objective=objective, adapter=live, trained_on=trained_on, heldout=held,
                     optimizer=optimizer, average=_average(config, live, optimizer), need=need, weights=own,
+                    watch=watch.choose(trained_on, held, config, objective.timesteps),
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))
 
 

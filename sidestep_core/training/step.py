@@ -28,6 +28,7 @@ from . import batches, memory
 from .config import ResolvedConfig
 from .data import Sample
 from .heldout.passes import Pass
+from .heldout.watch import Watch
 from .loss import BatchLoss, Objective, training_loss
 from .metrics import MeasuredOn
 from .optim import optimizers
@@ -61,6 +62,8 @@ class Training:
     heldout: tuple[Sample, ...]
     passes: tuple[Pass, ...]
     """Passes of the held-out loss, or over trained samples if none are held out."""
+    watch: Watch | None
+    """Passes that find songs which are learned by heart; None if nothing is watched."""
     need: memory.Need
     """Estimated device memory, for messages."""
     weights: Weights

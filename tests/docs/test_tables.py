@@ -30,7 +30,7 @@ OTHER_NAMES = {
     "sidestep_songs", "sidestep_estimates",  # of extra_model_paths.yaml
     "is_instrumental", "trigger_word", "tag_position",  # of text beside songs
     "init_lora_weights", "q_proj", "k_proj", "trained_songs",
-    "heldout_values",  # of metrics.jsonl
+    "heldout_values", "by_heart", "by_heart_share",  # of metrics.jsonl
 }  # fmt: skip
 PAGES = ["README.md", "docs/troubleshooting.md", *(f"docs/guide/{path.name}" for path in sorted(
     (ROOT / "docs" / "guide").glob("*.md")))]

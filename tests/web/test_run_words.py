@@ -15,8 +15,8 @@ NOON = 1_700_000_000 // DAY * DAY + DAY // 2
 """In the time zone of the tests' browser."""
 RUN = {"id": "my_lora-1", "name": "my_lora", "status": "finished", "step": 100, "total": 100, "started": NOON,
        "ended": NOON + 720, "kind": "lokr", "songs": 3, "minutes": 9.5, "model": "turbo", "loss": 0.5,
-       "best": {"step": 80, "loss": 0.4123}, "files": ["my_lora.safetensors"], "message": "", "note": "Too bright",
-       "settings": {"adapter": {"rank": 16}, "train": {"seed": 1}}}
+       "best": {"step": 80, "loss": 0.4123}, "files": ["my_lora.safetensors"], "by_heart": [], "message": "",
+       "note": "Too bright", "settings": {"adapter": {"rank": 16}, "train": {"seed": 1}}}
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +146,8 @@ def test_title_of_comfyui_is_restored(page: Page) -> None:
         await settled();
         return [...seen, document.title];
     }""", f"/extensions/{PACK_NAME}/runs/title.js") == ["41 %", "43 %", "[42%] theirs", "new"]
+
+
+def test_songs_learned_by_heart_are_listed(page: Page) -> None:
+    assert "Learned by heart" not in dict(call(page, "facts", RUN))
+    assert dict(call(page, "facts", RUN | {"by_heart": ["a.wav", "b.wav"]}))["Learned by heart"] == "a.wav, b.wav"

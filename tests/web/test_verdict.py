@@ -139,3 +139,16 @@ def test_verdict_rarely_changes(page: Page) -> None:
     changes = sum(before != after for before, after in zip(kinds, kinds[1:], strict=False))
     assert kinds[0] == "unknown"
     assert changes <= 4
+
+
+def test_songs_learned_by_heart_are_counted(page: Page) -> None:
+    points = measurements(falling, 12, 0.003)
+    points[4]["by_heart"], points[8]["by_heart"] = 0, 1
+    found = verdict(page, points, "held_out")
+    assert found["kind"] == "falling"
+    assert found["sentence"] == ("Falling: go on. 1 song is being learned by heart: fewer steps, more songs, a lower "
+                                 "rank or an earlier checkpoint help.")
+    points[11]["by_heart"] = 0
+    assert verdict(page, points, "held_out")["sentence"] == "Falling: go on."
+    points[11]["by_heart"] = 3
+    assert "3 songs are being learned by heart" in verdict(page, points, "held_out")["sentence"]

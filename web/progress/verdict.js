@@ -4,7 +4,7 @@
 // noise explains; noise is estimated from each value's distance to its neighbours, which no trend enters.  The smallest
 // window that falls or rises decides, if it is recent; all smaller ones together are the flat part.
 
-import { t } from "../words.js";
+import { plural, t } from "../words.js";
 
 const SURE = 4.5; // standard errors between the halves
 const VISIBLE = 0.005; // change that counts at all, as a share of the loss
@@ -17,7 +17,20 @@ const AFTER_BEST = 3; // measurements after the best one before it is called pas
 const UNDER_WAY = new Set(["running", "stopping", "paused"]);
 
 /** {kind: "falling" | "flat" | "rising" | "unknown", sentence}; the sentence is "" while there is no curve. */
-export function verdict({ points, measured_on, status }) {
+export function verdict(state) {
+  const { kind, sentence } = reading(state);
+  return { kind, sentence: [sentence, alarm(state)].filter(Boolean).join(" ") };
+}
+
+/** A sentence on the songs that the run watched last and found to be learned by heart; "" if there is none. */
+function alarm({ points }) {
+  const songs = points.findLast(({ by_heart }) => Number.isFinite(by_heart))?.by_heart ?? 0;
+  return songs ? plural(songs, "{n} song is being learned by heart: fewer steps, more songs, a lower rank or an earlier "
+    + "checkpoint help.", "{n} songs are being learned by heart: fewer steps, more songs, a lower rank or an earlier "
+    + "checkpoint help.") : "";
+}
+
+function reading({ points, measured_on, status }) {
   const measured = valuesOf(points, "heldout");
   const ended = !UNDER_WAY.has(status);
   if (measured.length >= FEWEST.measured) {

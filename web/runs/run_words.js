@@ -96,7 +96,7 @@ export function sparkline(values) {
 }
 
 /** [[label, text], ...] of what a run was made from. */
-export function facts({ songs, minutes, kind, model, settings, files }) {
+export function facts({ songs, minutes, kind, model, settings, files, by_heart: known }) {
   const rank = settings.adapter?.rank;
   const length = minutes >= 1 ? `, ${inMinutes(Math.round(minutes))}` : "";
   return [
@@ -105,6 +105,7 @@ export function facts({ songs, minutes, kind, model, settings, files }) {
       rank && t("rank {rank}", { rank })].filter(Boolean).join(", ")],
     [t("Model"), model],
     [t("In your LoRA list"), files.join(", ")],
+    [t("Learned by heart"), known.join(", ")],
   ].filter(([, text]) => text);
 }
 

@@ -66,11 +66,19 @@ def choose(measured: Sequence[Sample], trained: Sequence[Sample], config: Resolv
 
 def frames_per_measurement(trained: Sequence[Sample], config: ResolvedConfig) -> float:
     """Frames that one measurement may pass through the decoder, that before the first step included."""
+    return frames_within(BUDGET, trained, config) / (1 + measurements(trained, config))
+
+
+def frames_within(budget: float, trained: Sequence[Sample], config: ResolvedConfig) -> float:
+    """Frames that may pass through the decoder without gradients in this share of the training's time."""
     epoch = batches.draws_per_epoch(trained)
     shown = sum(sample.repeats * crop_frames(len(sample.latents_TC), config) for sample in trained) / epoch
-    steps = config.total_steps(epoch)
-    measurements = 1 + -(-steps // config.heldout_every)
-    return BUDGET / PASS_COST * shown * steps * config.samples_per_step / measurements
+    return budget / PASS_COST * shown * config.total_steps(epoch) * config.samples_per_step
+
+
+def measurements(trained: Sequence[Sample], config: ResolvedConfig) -> int:
+    """Number of measurements after the first step."""
+    return -(-config.total_steps(batches.draws_per_epoch(trained)) // config.heldout_every)
 
 
 def described(found: Iterable[Pass], config: ResolvedConfig) -> Iterator[Mapping[str, str | float]]:

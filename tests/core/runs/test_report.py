@@ -65,6 +65,12 @@ def test_report_holds_everything(content: Report) -> None:
     assert page.text.index("b.wav") < page.text.index("a.wav")
 
 
+def test_songs_learned_by_heart_stand_out(content: Report) -> None:
+    page = Page(report.html(replace(content, run=replace(content.run, by_heart=("a.wav",)))))
+    assert page.text.count(report.BY_HEART) == 1
+    assert page.text.index("a.wav") < page.text.index("b.wav")
+
+
 def test_report_of_nothing_is_whole(content: Report) -> None:
     page = Page(report.html(Report(run=RunSummary(id="a", name="a", status="failed", started=math.inf), rows=())))
     assert "No step was finished." in page.text

@@ -108,12 +108,13 @@ class Need:
 
 def plan(weights: Weights, holding: Holding, parameters: int, modules: Mapping[str, int], dropout: float,
          samples: Sequence[Sample], config: ResolvedConfig, *, measured: Sequence[Sample] = (),
-         flash: bool = False) -> Need:
+         flash: bool = False, travelling: int = 0) -> Need:
     """Estimate the memory of an adapter of so many parameters on a decoder, and choose the numbers of recomputed layers
     and of those in host memory, by the settings or by the free memory.
 
-    `measured` are samples that are only measured, one at a time.  Call it before anything of the training is on the
-    device.  OutOfMemory if the settings ask for more host memory than is free.
+    `measured` are samples that are only measured, one at a time; `travelling` is the number of gradients on their way
+    between processes.  Call it before anything of the training is on the device.  OutOfMemory if the settings ask for
+    more host memory than is free.
     """
     device, geometry = holding.device, DecoderGeometry.from_weights(weights)
     sizes = [*batch_sizes(_drawn(samples, config), config),
@@ -121,6 +122,7 @@ def plan(weights: Weights, holding: Holding, parameters: int, modules: Mapping[s
     batch = largest_batch(geometry, modules, sizes, number_bytes=holding.dtype.itemsize, dropout=dropout > 0,
                           gpu=is_gpu(device), flash=flash)
     need = need_of(geometry, held_bytes(weights, holding), parameters, modules, batch, config)
+    need = replace(need, trained=need.trained + travelling * parameters * _FP32)
     free = free_memory(device)
     if free is not None:
         need = fit(need, free - need.resident - need.adapter, recompute=config.gradient_checkpointing == "auto",

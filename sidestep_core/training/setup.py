@@ -25,13 +25,15 @@ from .loss import Objective
 from .optim import optimizers
 from .optim.ema import Average, Averaging
 from .optim.schedule_free import ScheduleFreeAverage, Switching
+from .parallel.ranks import ALONE, Ranks
 from .resolve import Resolved
 from .step import Training
 
 log = logging.getLogger(__name__)
 
 
-def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, settings: Resolved) -> Training:
+def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, settings: Resolved,
+            ranks: Ranks = ALONE) -> Training:
     """Load samples and decoder, attach the adapter, and build the optimizer over exactly its parameters."""
     config = settings.config
     if config.cfg_ratio == 1 and adapter.attention_type == "cross":
@@ -47,7 +49,7 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     modules = target_modules(adapter, geometry.layers)
     kernel = attention.choose(config.attention, settings.device, settings.dtype)
     need = memory.plan(own, settings.holding, registry.capacity(adapter, geometry).total, modules, adapter.dropout,
-                       trained_on, config, measured=held, flash=kernel != "sdpa")
+                       trained_on, config, measured=held, flash=kernel != "sdpa", travelling=ranks.travelling)
     decoder = load(own, replace(settings.holding, offloaded=need.offloaded))
     decoder.attention = kernel
     decoder.recomputed_layers = need.recomputed
@@ -58,8 +60,8 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     optimizer = optimizers.build(config, live.parameters, live.undecayed, live.ups)
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
     return Training(config=config, objective=objective, adapter=live, trained_on=trained_on, heldout=held,
-                    optimizer=optimizer, average=_average(config, live, optimizer), need=need, weights=own,
-                    watch=watch.choose(trained_on, held, config, objective.timesteps),
+                    optimizer=optimizer, average=_average(config, live, optimizer), need=need, ranks=ranks,
+                    weights=own, watch=watch.choose(trained_on, held, config, objective.timesteps),
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))
 
 

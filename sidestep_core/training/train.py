@@ -6,7 +6,6 @@ import gc
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,7 @@ def _load_and_run(source: ModelSource, checkpoint: Checkpoint, dataset: Dataset,
         with explain_out_of_memory("loading the decoder", ADVICE):
             ensure_conditions(source, checkpoint, dataset, settings.config, device, report)
             ranks.give(Order(step=BEGIN))
-            training = replace(prepare(checkpoint, dataset, adapter, settings), ranks=ranks)
+            training = prepare(checkpoint, dataset, adapter, settings, ranks)
         with explain_out_of_memory("training", f"It needs {training.need}. {ADVICE}"):
             state = resume.restore(training, run, start_from, notify)
             ranks.give(Order(step=BEGIN))

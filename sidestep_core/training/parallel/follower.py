@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 from ... import rng
@@ -34,7 +33,7 @@ def follow(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, set
     try:
         with rng.isolated(settings.device):
             while ranks.take().step == BEGIN:
-                training = replace(prepare(checkpoint, dataset, adapter, settings), ranks=ranks)
+                training = prepare(checkpoint, dataset, adapter, settings, ranks)
                 if ranks.take().step != BEGIN:
                     break
                 resume.load_newest(training, folder, start_from)

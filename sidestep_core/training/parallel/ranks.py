@@ -84,6 +84,11 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
+    @property
+    def travelling(self) -> int:
+        """Number of gradients, of all trained numbers, that are on the device for the others during a pass."""
+        return 2 if self.count > 1 and self.carrier is None else 0
+
     def takes(self, number: int) -> bool:
         """Return True if the forward pass of this number, in its step, is this rank's."""
         return number % self.count == self.rank

@@ -18,9 +18,11 @@ from sidestep_core.progress import Progress, Report, ignore
 from sidestep_core.training import metrics, run_checkpoint
 from sidestep_core.training.parallel.gradients import OrderedSum
 from sidestep_core.training.parallel.ranks import ALONE, Order, RankLost, Ranks, joined, own_device
+from sidestep_core.training.resolve import resolve
+from sidestep_core.training.setup import prepare
 from tests import processes
 from tests.tiny import write_dataset
-from tests.training import CONFIG, same_tensors, trained
+from tests.training import CONFIG, LORA, same_tensors, trained
 
 DIES_AFTER = 2
 SECONDS = 300.0
@@ -192,3 +194,14 @@ def test_each_process_has_its_own_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "3")
     assert own_device(card) == torch.device("cuda", 3)
     assert own_device(torch.device("cpu")) == torch.device("cpu")
+
+
+def test_travelling_gradients_are_planned(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Two gradients for the other ranks are on the device during a pass, none if they go through host memory."""
+    dataset = write_dataset(tmp_path / "dataset", checkpoint, (20, 31, 20), windows=())
+    settings = resolve(CONFIG, checkpoint, dataset)
+    needs = [prepare(checkpoint, dataset, LORA, settings, ranks).need
+             for ranks in (ALONE, Ranks(0, 2), Ranks(0, 2, torch.device("cpu")))]
+    parameters = needs[0].adapter // 4
+    assert [need.trained - needs[0].trained for need in needs] == [0, 8 * parameters, 0]
+    assert parameters > 0

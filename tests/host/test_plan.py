@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from demo.examples import TRAINER
+from demo.examples import SETTINGS, TRAINER
 from demo.server import ComfyUI, Prompt
 from sidestep_core.sentence import Sentence
 from tests.host.test_pipeline import SECONDS, node_of, upstream, with_inputs
@@ -67,7 +67,7 @@ def test_too_large_plan_offers_fix(server: ComfyUI, small: dict[str, Any]) -> No
     long_song(folder)
     changes = {
         "SideStepPreprocessAudioFolder": {"folder": "endless", "dataset_name": "long", "max_seconds": "whole songs"},
-        TRAINER: {"chunk_duration": "whole songs"}, "SideStepTrainingSettings": {"heldout_songs": "0"}}
+        TRAINER: {"chunk_duration": "whole songs"}, SETTINGS: {"heldout_songs": "0"}}
     prompt = copy.deepcopy(with_inputs(small, changes))
     for content in prompt.values():
         if content["class_type"] == "SideStepPreprocessAudioFolder":
@@ -125,6 +125,8 @@ def planned_raw(server: ComfyUI, prompt: Any, node: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_measured_step_predicts_next_training(server: ComfyUI, small: dict[str, Any]) -> None:
+    # Of a shape that no other test trains on this server.
+    small[node_of(small, SETTINGS)]["inputs"]["gradient_accumulation"] = 5
     assert planned(server, small)["seconds"] is None
     outcome = server.run(small, 580)
     assert outcome.status == "success", outcome.exception_message

@@ -39,11 +39,10 @@ SEED: dict[str, tuple[int, int, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", presets.SIDE_STEPS)
 def test_built_in_presets_match_side_step(name: str) -> None:
     """All but gradient checkpointing, which Side-Step switches on for every card; here it follows the free memory.
-    Its cfg_ratio of 0.15 is off on turbo there; here it is automatic."""
+    Its cfg_ratio of 0.15 is off on turbo there; here it is automatic, as is its schedule, cosine."""
     rank, epochs_between_saves, other = SEED[name]
     found = presets.load_built_in(name)
-    usual = TrainConfig(learning_rate=1e-4, epochs=100, warmup_steps=100, schedule="cosine",
-                        cfg_ratio=None, gradient_accumulation=4, **{})
+    usual = TrainConfig(learning_rate=1e-4, epochs=100, warmup_steps=100, cfg_ratio=None, gradient_accumulation=4)
     expected = replace(usual, **other)
     # Side-Step counts epochs between saves; with ten songs they convert to these steps.
     assert found.train.save_every == -(-epochs_between_saves * 10 // expected.samples_per_step)

@@ -126,7 +126,9 @@ class Lines:
         pass
 
     def _write(self, facts: Mapping[str, Any]) -> None:
-        print(json.dumps(facts, ensure_ascii=False, default=str), flush=True)
+        # In one write: a signal's message may come between two.
+        sys.stdout.write(json.dumps(facts, ensure_ascii=False, default=str) + "\n")
+        sys.stdout.flush()
 
 
 @dataclass

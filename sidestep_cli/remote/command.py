@@ -140,7 +140,10 @@ def _ended(given: Workflow, server: Server, arguments: argparse.Namespace, outpu
 
 def _fetch(ending: Ending, given: Workflow, server: Server, folder: Path, output: Output, stop: Stop) -> None:
     """Bring the adapter of each training here: the finished one, or that of the last step before a stop."""
-    patience = Patience(output, _raising(stop, "The adapter stays at the server."))
+    # A Ctrl-C that has stopped the workflow asks for the adapter so far; another one ends at once.
+    heeded = stop.asked
+    patience = Patience(output, (lambda: None) if heeded else _raising(stop, "The adapter stays at the server."))
+    report = output.progress if heeded else stop.reporting()
     for node in given.nodes(TRAINER):
         facts = _facts(ending, node)
         run = str(facts.get("run") or ending.runs.get(node) or patience.call(
@@ -152,7 +155,7 @@ def _fetch(ending: Ending, given: Workflow, server: Server, folder: Path, output
         if not found:
             output.notice(f"{given.name(node)} has published no adapter.")
             continue
-        path = download.download(server, run, found[-1], folder.expanduser().absolute(), stop.reporting(), patience)
+        path = download.download(server, run, found[-1], folder.expanduser().absolute(), report, patience)
         output.result({"adapter": str(path), "run": run, "sha256": found[-1].sha256,
                        **{name: facts[name] for name in ("steps", "trigger_word") if name in facts}},
                       f"{path} is here, as it is at the server.")

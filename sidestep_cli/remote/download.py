@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from sidestep_core.io import atomic, hashing
+from sidestep_core.errors import InUse
+from sidestep_core.io import atomic, hashing, locks
 from sidestep_core.io.record import Between, Matching, Record, parse
 from sidestep_core.progress import Progress, Report
 
@@ -19,6 +20,7 @@ BLOCK = 1 << 18
 MIB = 1 << 20
 TRIES = 2
 """Attempts at a file that arrives with another content."""
+WAIT_SECONDS = 1.0
 _NAME = re.compile(r"[^\\/:*?\"<>|\x00-\x1f]*\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,17 +54,26 @@ def download(server: Server, run: str, offer: Offer, folder: Path, report: Repor
     A file of another content keeps its name, and -2, -3 ... is added to the new one.  RemoteError if it arrives with
     another content than the server has.
     """
-    target = _target(folder, offer)
-    if target.is_file():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
+    while not (target := _target(folder, offer)).is_file():
+        try:
+            with locks.held(folder, "filled"):
+                _fetch(server, run, offer, folder, report, patience)
+        except InUse:
+            patience.sleep(WAIT_SECONDS)  # another command fetches, perhaps the same adapter
+    return target
+
+
+def _fetch(server: Server, run: str, offer: Offer, folder: Path, report: Report, patience: Patience) -> None:
+    """Bring the rest of the file, and publish the whole."""
     # The name holds the content: what an attempt has left behind never belongs to another file.
     partial = folder / f".{offer.sha256[:16]}.part"
     for _ in range(TRIES):
         while (have := partial.stat().st_size if partial.exists() else 0) < offer.size:
             patience.call(lambda have=have: _append(server, run, offer, partial, have, report))  # type: ignore[misc]
         if have == offer.size and hashing.hash_file(partial) == offer.sha256:
-            return _publish(partial, folder, offer)
+            atomic.copy(partial, _target(folder, offer))
+            partial.unlink()
+            return
         partial.unlink()
     raise RemoteError(f"{offer.name} arrives with another content than it has at {server.url}. Something between here "
                       "and there changes it, or it was replaced meanwhile. Run the same command again.")
@@ -75,14 +86,6 @@ def _target(folder: Path, offer: Offer) -> Path:
                                  and hashing.hash_file(path) == offer.sha256):
             return path
     raise AssertionError("names do not end")
-
-
-def _publish(partial: Path, folder: Path, offer: Offer) -> Path:
-    """Give the verified file its name, if nobody has taken it meanwhile."""
-    target = _target(folder, offer)
-    atomic.copy(partial, target)
-    partial.unlink()
-    return target
 
 
 def _append(server: Server, run: str, offer: Offer, partial: Path, have: int, report: Report) -> None:

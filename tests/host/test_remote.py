@@ -229,14 +229,15 @@ def test_cut_file_is_resumed(server: ComfyUI, written: Callable[..., Path], song
     (tmp_path / "out" / published.name).unlink()
     half = published.stat().st_size // 2
     sha256 = digest(published)
-    (tmp_path / "out" / f".{sha256[:16]}.part").write_bytes(published.read_bytes()[:half])
+    partial = tmp_path / "out" / f".{sha256[:16]}.part"
+    partial.write_bytes(published.read_bytes()[:half])
     door.requests.clear()
     words = (written("resumed", 1), "--songs", songs, "--as", "resumed", *host, "--attach")
     assert Ended(capsys, *words).code == 0
     assert contents(tmp_path / "out") == {published.name: sha256}
     other = tmp_path / "out" / published.name
     other.write_bytes(b"another adapter of this name")
-    (tmp_path / "out" / f".{sha256[:16]}.part").write_bytes(b"x" * half)
+    partial.write_bytes(b"x" * half)
     assert Ended(capsys, *words).code == 0
     assert contents(tmp_path / "out") == {published.name: digest(other), "resumed-2.safetensors": sha256}
     assert f"GET /sidestep/runs/{run.name}/adapters/{published.name}".encode() in b"\n".join(door.requests)
@@ -298,6 +299,7 @@ class Client:
     def ended(self) -> int:
         """Exit code, after all lines were read."""
         while line := self.lines.get(timeout=WAIT):
+            assert line.startswith("{"), line + "".join(iter(lambda: self.lines.get(timeout=WAIT), ""))
             self.seen.append(json.loads(line))
         return self.process.wait(WAIT)
 
@@ -322,7 +324,7 @@ def test_ctrl_c_detaches_and_stop_stops(server: ComfyUI, written: Callable[..., 
     assert "The workflow is at the server already." in [event.get("text") for event in again.seen]
     stopper = Client(*words, "--stop")
     assert stopper.ended() == 0, stopper.seen
-    assert again.ended() == 130
+    assert again.ended() == 130, again.seen[-6:]
     result = stopper.seen[-1]
     assert Path(result["adapter"]).name.startswith("detached-step-")
     assert digest(Path(result["adapter"])) == digest(server.base / "models" / "loras" / Path(result["adapter"]).name)
@@ -336,7 +338,7 @@ def test_ctrl_c_may_stop(server: ComfyUI, written: Callable[..., Path], songs: P
     client.until(has_trained(2))
     client.process.send_signal(signal.SIGINT)
     assert client.ended() == 130
-    assert [path.name for path in (tmp_path / "out").glob("ctrl_c-step-*.safetensors")]
+    assert [path.name for path in (tmp_path / "out").glob("ctrl_c-step-*.safetensors")], client.seen[-5:]
     assert server.get_json("/queue") == {"queue_running": [], "queue_pending": []}
 
 

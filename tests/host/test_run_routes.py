@@ -80,7 +80,7 @@ def test_run_has_all_fields(server: ComfyUI, runs: Path) -> None:
     assert sorted(json.loads(content)) == sorted([
         "id", "name", "status", "step", "total", "started", "ended", "kind", "songs", "minutes", "model", "settings",
         "loss", "best", "heldout_first", "heldout_last", "measured_on", "sparkline", "previews", "files", "message",
-        "note", "node_id", "workflow_id", "has_workflow"])
+        "note", "by_heart", "node_id", "workflow_id", "has_workflow"])
     assert json.loads(content)["files"] == ["kept.safetensors"]
     adapter.unlink()
 

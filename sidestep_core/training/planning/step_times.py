@@ -32,11 +32,10 @@ def shape(device: str, size: str, adapter: AdapterConfig, config: TrainConfig, s
     crop = min(config.chunk_duration or seconds, seconds)
     samples = f"{config.batch_size} x {config.gradient_accumulation}"
     # Left out where they are the usual ones, so that times measured before count.
-    weights = [value for value, usual in ((config.base_precision, "as_file"), (config.offload, "auto"),
-                                               (config.devices, "one"))
-               if value != usual]
+    usual = (config.base_precision, "as_file"), (config.offload, "auto"), (config.devices, "one")
+    others = [value for value, default in usual if value != default]
     return "/".join((device, size, adapter.kind, f"{crop:.0f} s", samples, config.precision,
-                     config.gradient_checkpointing, *weights))
+                     config.gradient_checkpointing, *others))
 
 
 def read(file: Path) -> Mapping[str, float]:

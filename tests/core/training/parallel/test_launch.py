@@ -52,7 +52,15 @@ def train(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> Train:
 
 
 def followers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if any("sidestep_core" in word for word in child.cmdline())]
+    return [child for child in psutil.Process().children() if any("sidestep_core" in word for word in words(child))]
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Command line of a process; empty if it has ended, as others of this process's children may have."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 @pytest.mark.slow

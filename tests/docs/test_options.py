@@ -91,7 +91,7 @@ def test_named_settings_exist() -> None:
               "parameters", "layer", "module", "signal", "gain", "gradient_norm",
               "gradient_norm_per_size", "fisher", "peak", "lufs", "comfyui", "official", "varlen", "flash_attn", "sdpa",
               "as_file", "bf16", "int8", "fp8", "nf4", "independent", "mixed", "sampler", "stratified",
-              "timed", "above_average"}
+              "timed", "above_average", "one", "all"}
     named = re.findall(r"`([a-z]\w*)`", re.sub(r"^#.*$", "", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE))
     assert sorted(set(named) - known - of_nodes - values) == []
 

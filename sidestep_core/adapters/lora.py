@@ -80,7 +80,7 @@ class LowRankDelta(WeightDelta):
         if dora:
             return super().own_state(module, dora)
         tensors = {"lora_A.weight": self.down, "lora_B.weight": self.up, "alpha": self.host()["alpha"]}
-        return {f"base_model.model.{module}.{ending}": tensor.float() for ending, tensor in tensors.items()}
+        return {f"{prefix(module)}.{ending}": tensor.float() for ending, tensor in tensors.items()}
 
 
 class Lora(Trainable):

@@ -18,6 +18,7 @@ from sidestep_core.device import devices_like
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress, Report, ignore
 from sidestep_core.training import run_checkpoint
+from sidestep_core.training.parallel import launch
 from sidestep_core.training.parallel.job import Job
 from sidestep_core.training.parallel.launch import followed, train_on_devices
 from sidestep_core.training.parallel.ranks import RankLost
@@ -52,7 +53,8 @@ def train(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> Train:
 
 
 def followers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if any("sidestep_core" in word for word in words(child))]
+    """Processes of further devices among this one's children; other tests' have other command lines."""
+    return [child for child in psutil.Process().children() if launch._CODE in words(child)]
 
 
 def words(process: psutil.Process) -> list[str]:

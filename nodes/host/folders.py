@@ -183,8 +183,19 @@ def given_folder(text: str, what: str = "songs") -> Path:
     return folder
 
 
+class ScanStopped(Exception):  # noqa: N818 (no error: somebody asked for it)
+    """End of a scan on request.
+
+    ComfyUI takes any ordinary exception of a fingerprint for a change, and stops the workflow before its next node;
+    its own InterruptProcessingException is none, and there ends the thread that runs all workflows.
+    """
+
+
 def content_stamp(path: Path) -> str:
-    """Changes when the file, or a file in the folder, is added, removed or written; reads names, sizes and times."""
+    """Changes when the file, or a file in the folder, is added, removed or written; reads names, sizes and times.
+
+    Raises ScanStopped.
+    """
     stamp = hashlib.sha256()
     files = [path] if path.is_file() else [folder / name for folder, names in walk.walk(path, tick=tick)
                                            for name in names]
@@ -197,8 +208,9 @@ def content_stamp(path: Path) -> str:
 
 
 def tick() -> None:
-    """Stop here where the person asked ComfyUI to."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
+    """Stop a scan where the person asked ComfyUI to; the request stays, for the workflow.  Raises ScanStopped."""
+    if comfy.model_management.processing_interrupted():
+        raise ScanStopped("The scan was stopped.")
 
 
 def model_choices() -> list[str]:

@@ -117,3 +117,15 @@ def test_folder_stamp_follows_files(folders: Any, tmp_path: Path) -> None:
         stamps.append(folders.content_stamp(tmp_path / "music"))
     assert len(set(stamps)) == 3
     assert folders.content_stamp(tmp_path / "music") == stamps[-1]
+
+
+def test_stopped_scan_leaves_the_stop(comfy: ModuleType, folders: Any, tmp_path: Path) -> None:
+    """ComfyUI outlives an ordinary exception of a fingerprint only."""
+    (tmp_path / "a.wav").touch()
+    comfy.model_management.interrupt_current_processing()
+    try:
+        with pytest.raises(Exception, match="The scan was stopped"):
+            folders.content_stamp(tmp_path)
+        assert comfy.model_management.processing_interrupted()
+    finally:
+        comfy.model_management.interrupt_current_processing(False)

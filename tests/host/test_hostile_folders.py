@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from demo.server import ComfyUI
 from tests import hostile
+from tests.host.test_datasets import building
 
 
 @pytest.fixture
@@ -64,3 +66,28 @@ def test_hostile_presets_stay_listed(server: ComfyUI) -> None:
         assert outcome.status == "error"
         assert "Unexpected error" not in outcome.exception_message
         path.unlink()
+
+
+def test_stop_within_a_scan_stops_one_workflow(server: ComfyUI) -> None:
+    """ComfyUI asks for fingerprints outside of every node, where its own exception would end its thread of workflows.
+
+    It does not tell any node of it, so a stop can only be sent as soon as the workflow has begun.
+    """
+    many = server.base / "input" / "many files"
+    many.mkdir()
+    for number in range(20_000):
+        (many / f"{number}.txt").touch()
+    show = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+
+    def stop(event: tuple[str, dict[str, Any]]) -> None:
+        if event[0] == "execution_start":
+            server.interrupt()
+
+    try:
+        stopped = server.wait(server.submit({"1": building(folder="many files"), "2": show}), 60, stop)
+    finally:
+        shutil.rmtree(many)
+    assert stopped.status == "interrupted"
+    assert "The scan was stopped." in server.tail()
+    text = {"class_type": "PreviewAny", "inputs": {"source": "still here"}}
+    assert server.run({"1": text}, timeout=60).status == "success"

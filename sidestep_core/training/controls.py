@@ -32,7 +32,7 @@ class Controls:
 
     def __init__(self) -> None:
         self._asked: set[Request] = set()
-        self._waits = False
+        self._waits = self._ended = False
         self._changed = threading.Condition()
 
     def ask(self, request: Request) -> None:
@@ -40,7 +40,7 @@ class Controls:
         with self._changed:
             if request in ("save", "preview") and self._waits:
                 raise Refused("The training is paused. Continue it first.")
-            if request in ("save", "preview", "pause") and "finish" in self._asked:
+            if request in self._too_late():
                 raise Refused("The training is about to finish.")
             self._asked.add(request)
             if request == "finish":
@@ -72,6 +72,12 @@ class Controls:
             self._asked -= {"save", "preview"}
             return taken
 
+    def end(self) -> bool:
+        """Refuse what the run can no longer meet, or return False: something was requested since the last `drain`."""
+        with self._changed:
+            self._ended = not self._asked & {"save", "preview"}
+            return self._ended
+
     def wait(self, report: Report, paused: Progress) -> None:
         """Wait for the end of a pause, if there is one, and report `paused` until then.  GaveWay if asked to."""
         try:
@@ -94,6 +100,11 @@ class Controls:
 
     def _is_held(self) -> bool:
         return "pause" in self._asked and "give_way" not in self._asked
+
+    def _too_late(self) -> tuple[Request, ...]:
+        if "finish" in self._asked:
+            return "save", "preview", "pause"
+        return ("save", "preview") if self._ended else ()
 
     def _in_order(self) -> tuple[Request, ...]:
         return tuple(request for request in REQUESTS if request in self._asked)

@@ -76,14 +76,12 @@ def run_steps(training: Training, run: Run, state: RunState, *, controls: Contro
                     saved_at = time.monotonic()
                 if "save" in asked:
                     _save_now(training, run, state, report)
-                if preview is not None and ("preview" in asked or _due(
-                        state.step, config.preview_every, state.previewed_step)):
-                    with pace.measured("preview"):
-                        _preview(preview, training, run, state, report)
-                    state = replace(state, previewed_step=state.step)
+                state = _previewed(preview, training, run, state, asked, pace, report)
                 if end is not None:
-                    _report_end(end, state, total, report)
-                    break
+                    if controls.end():
+                        _report_end(end, state, total, report)
+                        break
+                    continue  # something was requested meanwhile
                 if {"give_way", "pause"} & {*asked} and _can_leave(training, run, state, metrics, controls, report):
                     return None
                 training.ranks.give(Order(step=state.step, scale=state.scale))
@@ -114,6 +112,17 @@ def _is_measured(training: Training, run: Run, state: RunState, asked: tuple[Req
         return False
     publish.save_checkpoint(training, run, state)
     return True
+
+
+def _previewed(preview: MakePreview | None, training: Training, run: Run, state: RunState,
+               asked: tuple[Request, ...], pace: Pace, report: Report) -> RunState:
+    """Make the preview that is due or requested, if there is one."""
+    due = _due(state.step, training.config.preview_every, state.previewed_step)
+    if preview is None or not (due or "preview" in asked):
+        return state
+    with pace.measured("preview"):
+        _preview(preview, training, run, state, report)
+    return replace(state, previewed_step=state.step)
 
 
 def _record(result: StepResult, state: RunState, total: int, metrics: Metrics, shown: Board | None,

@@ -103,6 +103,8 @@ def trained_steps(run: Path) -> list[float | str]:
 @IN_BOTH_MODES
 def test_only_time_is_changed(page: Page, server: ComfyUI, prompt: Prompt, name: str, undisturbed: Path) -> None:
     panel = begin(page, training(prompt, name), name)
+    press(panel, "Save now")
+    press(panel, "Preview now")
     press(panel, "Pause")
     ends(panel, "paused")
     expect(panel.locator(".sidestep-note")).to_contain_text("The card is free.")
@@ -110,9 +112,6 @@ def test_only_time_is_changed(page: Page, server: ComfyUI, prompt: Prompt, name:
     usable = panel.locator(".sidestep-controls > button:visible:enabled")
     expect(usable).to_have_text(["Finish now", "Continue", "Stop"])
     press(panel, "Continue")
-    ends(panel, "running")
-    press(panel, "Save now")
-    press(panel, "Preview now")
     ends(panel, "finished")
     made = panel.locator(".sidestep-preview")
     expect(made).to_have_count(2)

@@ -365,6 +365,24 @@ def test_finishing_run_refuses_others(request_name: Request) -> None:
         controls.ask(request_name)
 
 
+def test_request_of_the_last_moment_is_met(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    """Made during the last preview, after the run has looked for requests: met, as the run has not ended yet."""
+    controls, seen = Controls(), list[int]()
+
+    def preview(adapter: Path | None, step: int) -> None:
+        seen.append(step)
+        if seen == [0, 4]:
+            controls.ask("preview")
+            controls.ask("save")
+
+    config = replace(CONFIG, max_steps=4, preview_every=4)
+    trained(checkpoint, dataset, tmp_path, config=config, controls=controls, preview=preview)
+    assert seen == [0, 4, 4]
+    assert controls.pending == ()
+    with pytest.raises(Refused, match="about to finish"):
+        controls.ask("preview")
+
+
 def test_paused_run_refuses_saving() -> None:
     controls, refused = Controls(), []
 

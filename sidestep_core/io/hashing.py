@@ -32,8 +32,9 @@ def fingerprint(*parts: Json) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every file in the folder to its `checksums.json`."""
-    atomic.write_json(folder / CHECKSUMS, {file.name: hash_file(file) for file in sorted(folder.iterdir())})
+    """Write the SHA-256 of every other file in the folder to its `checksums.json`."""
+    atomic.write_json(folder / CHECKSUMS, {file.name: hash_file(file) for file in sorted(folder.iterdir())
+                                           if file.name != CHECKSUMS})
 
 
 def verify_checksums(folder: Path) -> None:

@@ -72,12 +72,13 @@ TRAINING: Settings = {
         "if crops are trained or a setting judges by it (else the songs trained on are measured)."),
     "heldout_every": Setting("Steps between two such measurements.", 1, 100_000),
     "early_stopping": Setting(
-        "Number of held-out losses without a new lowest after which the training stops. Needs songs kept aside."),
+        "Number of held-out losses, none lower by more than its error, after which the training stops. Needs songs "
+        "kept aside."),
     "target_loss": Setting(
         "Held-out loss at which the training stops once it falls no more. Needs songs kept aside."),
     "publish": Setting(
-        "Adapter put into the LoRA folder: that of the last step, or the best by held-out loss. Both stay in the "
-        "run's folder. best needs songs kept aside."),
+        "Adapter put into the LoRA folder: that of the last step, or that of the lowest mean held-out loss (best). "
+        "Both stay in the run's folder. best needs songs kept aside."),
     "save_every": Setting("Steps between two checkpoints, from which a run continues after a crash.", 1, 100_000),
     "save_minutes": Setting("Minutes after which another checkpoint is saved, however slow the steps are."),
     "keep_checkpoints": Setting("Number of latest checkpoints that stay; all takes space."),

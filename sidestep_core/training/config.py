@@ -88,7 +88,7 @@ class TrainConfig(Config):
     heldout_every: int = 50
     """Steps between two held-out losses; the first and the last step always have one."""
     early_stopping: int = 0
-    """Number of held-out losses without a new lowest after which the run stops; 0: never."""
+    """Number of held-out losses, none lower by more than its error, after which the run stops; 0: never."""
     target_loss: float = 0.0
     """Stop when the held-out loss is no higher than this and has stopped falling; 0: never."""
     publish: Publish = "last"

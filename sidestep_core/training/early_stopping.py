@@ -47,7 +47,7 @@ def ended(config: ResolvedConfig, state: RunState, total: int) -> str:
     """Reason to end the run; empty while it goes on.  A pure function of the state, so a resumed run ends there too."""
     if config.early_stopping and state.stale >= config.early_stopping:
         return (f"early_stopping: {state.stale} held-out losses in a row were not lower than that of step "
-                f"{state.best_step}, {state.best_loss:.4f}, by more than their error.")
+                f"{state.reference_step}, {state.reference_loss:.4f}, by more than their error.")
     last, before = state.heldout_last, state.heldout_before
     reached = config.target_loss > 0 and last is not None and last <= config.target_loss
     if reached and before is not None and last is not None and last >= before:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +169,10 @@ def _restore(training: Training, run: Run, checkpoint: Path) -> RunState:
     best = checkpoint / BEST_FILE
     if best.is_file():
         atomic.copy(best, run.best)
-        return saved.state
-    # There was none by then, or none was kept because no song was held out.
-    run.best.unlink(missing_ok=True)
-    return replace(saved.state, best_step=0, best_loss=None, best_losses=(), stale=0)
+    else:
+        # There was none by then, or none is kept because no song is held out.
+        run.best.unlink(missing_ok=True)
+    return saved.state
 
 
 def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

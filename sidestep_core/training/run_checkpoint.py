@@ -24,7 +24,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,16 @@ class RunState:
     """Step of the lowest held-out loss of a trained adapter; 0 before there is one."""
     best_loss: float | None = None
     best_losses: tuple[float, ...] = ()
-    """Losses of the passes of the best measurement; of the first one before there is a best."""
+    """Losses of the passes of the best measurement."""
+    reference_step: int = 0
+    """Step from which early stopping counts: of the last measurement that was surely lower than the one before."""
+    reference_loss: float | None = None
+    reference_losses: tuple[float, ...] = ()
+    """Losses of the reference's passes; of the base model's before there is a reference."""
     heldout_error: float | None = None
-    """Standard error of the difference between the last measurement and the best one before it."""
+    """Standard error of the difference between the last measurement and the reference before it."""
     stale: int = 0
-    """Measurements since the best one."""
+    """Measurements since the reference."""
     previewed_step: int = -1
     """Step of the last preview."""
     scale: float = FIRST_SCALE
@@ -84,17 +89,26 @@ class RunState:
     def with_heldout(self, loss: float, losses: tuple[float, ...] = ()) -> RunState:
         """Return the state after a measurement at the present step: its mean, and the losses of its passes.
 
-        It is the best one if it is lower by more than the standard error of that difference.
+        It is the best one if its mean is the lowest, and the reference if it is lower than that by more than the
+        standard error of their difference: a choice that waits to be sure was found to keep worse adapters.
         """
         first = loss if self.heldout_first is None else self.heldout_first
-        gain, error = _gain(self.best_losses, losses)
+        gain, error = _gain(self.reference_losses, losses)
         measured = replace(self, heldout_step=self.step, heldout_first=first, heldout_last=loss,
                            heldout_before=self.heldout_last, heldout_error=error)
         if self.step == 0:
-            return replace(measured, best_losses=losses)
-        if self.best_loss is None or (gain > error if error is not None else loss < self.best_loss):
-            return replace(measured, best_step=self.step, best_loss=loss, best_losses=losses, stale=0)
+            return replace(measured, reference_losses=losses)
+        if self.best_loss is None or _is_lower(loss, losses, self.best_loss, self.best_losses):
+            measured = replace(measured, best_step=self.step, best_loss=loss, best_losses=losses)
+        if self.reference_loss is None or (gain > error if error is not None else loss < self.reference_loss):
+            return replace(measured, reference_step=self.step, reference_loss=loss, reference_losses=losses, stale=0)
         return replace(measured, stale=self.stale + 1)
+
+
+def _is_lower(loss: float, losses: Sequence[float], than: float, than_losses: Sequence[float]) -> bool:
+    """Compare two measurements by the passes that both have; by their means if they share none."""
+    shared = min(len(losses), len(than_losses))
+    return statistics.fmean(losses[:shared] or (loss,)) < statistics.fmean(than_losses[:shared] or (than,))
 
 
 def _gain(before: Sequence[float], losses: Sequence[float]) -> tuple[float, float | None]:
@@ -193,19 +207,30 @@ def save(folder: Path, state: RunState, optimizer: torch.optim.Optimizer,
 
 
 def read(path: Path) -> Saved:
-    """Read a checkpoint.  AdapterError if any part of it is missing or damaged."""
+    """Read a checkpoint.  AdapterError if a part is missing or damaged, ConfigError if it is of another version."""
     try:
         hashing.verify_checksums(path)
         values = strict_json.as_object(strict_json.read(path / _STATE_FILE), _STATE_FILE)
         optimizer = read_tensors(path / _OPTIMIZER_FILE), values.pop("optimizer")
+        _check_version(path, values)
         state = parse(values, RunState, _STATE_FILE)
         if state.step != step_of(path):
             raise AdapterError(f"{_STATE_FILE} says step {state.step}")
         average = path / AVERAGE_FILE
         return Saved(path=path, state=state, adapter=read_tensors(path / ADAPTER_FILE),
                      average=read_tensors(average) if average.is_file() else None, optimizer=optimizer)
+    except ConfigError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AdapterError, BadTensorFile) as error:
         raise AdapterError(f"{path.name} is damaged ({error}).") from error
+
+
+def _check_version(path: Path, state: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a whole checkpoint lacks a part of the state, which a default would replace silently."""
+    missing = sorted({field.name for field in fields(RunState)} - state.keys())
+    if missing:
+        raise ConfigError(f"{path} was saved by another version of Side-Step: its {_STATE_FILE} has no {missing[0]}. "
+                          f"Use another run name; start_from with {ADAPTER_FILE} in it takes the weights.")
 
 
 def set_aside(path: Path) -> None:

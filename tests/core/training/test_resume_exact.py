@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import AdapterError
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress
-from sidestep_core.training import run_checkpoint
+from sidestep_core.training import loop, run_checkpoint
 from sidestep_core.training.config import Optimizer
 from sidestep_core.training.heldout import passes
+from sidestep_core.training.heldout.passes import Pass
+from sidestep_core.training.loss import HeldoutLoss, Objective
 from sidestep_core.training.metrics import FILE, read
 from sidestep_core.training.resolve import resolve
 from tests.tiny import tiny_checkpoint, write_conditions, write_dataset
@@ -109,6 +111,50 @@ def test_early_stopping_survives_a_stop(checkpoint: Checkpoint, dataset: Dataset
     assert continued.path.read_bytes() == undisturbed.path.read_bytes()
     rows = [row for row in read(tmp_path / "stopped" / "run" / FILE) if "heldout_error" in row]
     assert len(rows[-1]["heldout_values"]) > 1
+
+
+LOSSES = {0: (3.0, 3.0), 1: (2.0, 2.0), 2: (1.5, 2.0), 3: (2.0, 2.5), 4: (1.75, 1.875), 5: (2.0, 2.0),
+          6: (2.0, 2.0), 7: (2.0, 2.0)}
+"""Losses of two passes after each step: those of step 2 have the lowest mean, those of step 4 are surely lower than
+those of step 1."""
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run measures LOSSES."""
+    def losses(objective: Objective, chosen: Sequence[Pass], progress: Progress, *_: Any, **named: Any) -> HeldoutLoss:
+        values = LOSSES[progress.step][:len(chosen)]
+        return HeldoutLoss(mean=sum(values) / len(values), losses=values)
+
+    monkeypatch.setattr(passes, "BUDGET", 10.0)
+    monkeypatch.setattr(passes, "MOST_PASSES", 2)
+    monkeypatch.setattr(loop, "heldout_loss", losses)
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("at", [2, 3, 4])
+def test_best_and_reference_survive_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path, at: int) -> None:
+    config = replace(CONFIG, max_steps=9, heldout_every=1, early_stopping=3, publish="best")
+    undisturbed = trained(checkpoint, dataset, tmp_path / "undisturbed", config=config)
+    with pytest.raises(Cancelled):
+        trained(checkpoint, dataset, tmp_path / "stopped", config=config, report=stop_at(at, Cancelled()))
+    continued = trained(checkpoint, dataset, tmp_path / "stopped", config=config)
+    states = [run_checkpoint.read(run_checkpoint.checkpoints(tmp_path / folder / "run")[-1]).state
+              for folder in ("undisturbed", "stopped")]
+    assert states[0] == states[1]
+    assert (states[0].best_step, states[0].reference_step, states[0].step) == (2, 4, 7)
+    assert continued.path.read_bytes() == undisturbed.path.read_bytes()
+    assert (tmp_path / "stopped" / "run" / FILE).read_bytes() == (tmp_path / "undisturbed" / "run" / FILE).read_bytes()
+
+
+@pytest.mark.usefixtures("measured")
+def test_measured_trained_songs_survive_a_stop(checkpoint: Checkpoint, dataset: Dataset, tmp_path: Path) -> None:
+    config = replace(CONFIG, heldout_songs=0, heldout_every=1)
+    trained(checkpoint, dataset, tmp_path / "undisturbed", config=config)
+    with pytest.raises(Cancelled):
+        trained(checkpoint, dataset, tmp_path / "stopped", config=config, report=stop_at(3, Cancelled()))
+    trained(checkpoint, dataset, tmp_path / "stopped", config=config)
+    assert (tmp_path / "stopped" / "run" / FILE).read_bytes() == (tmp_path / "undisturbed" / "run" / FILE).read_bytes()
 
 
 # Killed

@@ -19,7 +19,7 @@ from torch import nn
 from sidestep_core.adapters.file import Adapter
 from sidestep_core.adapters.proof import Proof
 from sidestep_core.errors import AdapterError, ConfigError
-from sidestep_core.io import atomic, strict_json
+from sidestep_core.io import atomic, hashing, strict_json
 from sidestep_core.io.tensors import write_tensors
 from sidestep_core.training import run_checkpoint
 from sidestep_core.training.run_checkpoint import RunState
@@ -170,6 +170,18 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, file: str, damage: str) -> 
         run_checkpoint.read(tmp_path / "checkpoint-step-3")
 
 
+def test_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path, 3)
+    state = strict_json.read(path / "state.json")
+    del state["reference_losses"]
+    atomic.write_json(path / "state.json", state)
+    hashing.write_checksums(path)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(ConfigError, match=r"another version.*has no reference_losses\. Use another run name"):
+        run_checkpoint.read(path)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
 def test_other_optimizer_is_rejected(tmp_path: Path) -> None:
     saved = run_checkpoint.read(save(tmp_path, 3))
     other = torch.optim.AdamW([{"params": [nn.Parameter(torch.zeros(2))]}, {"params": [nn.Parameter(torch.zeros(1))]}])
@@ -232,23 +244,33 @@ def measured(state: RunState, step: int, *losses: float) -> RunState:
     return replace(state, step=step).with_heldout(sum(losses) / len(losses), losses)
 
 
-def test_best_needs_more_than_its_error() -> None:
+def test_reference_needs_more_than_its_error() -> None:
     """The falls 0.5 and 0 have the mean 0.25 and the standard error 0.25."""
     first = measured(measured(RunState(), 0, 3.0, 2.0), 2, 2.0, 2.0)
-    assert (first.best_step, first.heldout_error, first.best_losses) == (2, 0.5, (2.0, 2.0))
+    assert (first.reference_step, first.heldout_error, first.reference_losses) == (2, 0.5, (2.0, 2.0))
     equal = measured(first, 4, 1.5, 2.0)
-    assert (equal.best_step, equal.heldout_error, equal.stale, equal.heldout_last) == (2, 0.25, 1, 1.75)
+    assert (equal.reference_step, equal.heldout_error, equal.stale, equal.heldout_last) == (2, 0.25, 1, 1.75)
     lower = measured(equal, 6, 1.5, 1.99)
-    assert (lower.best_step, lower.best_losses, lower.stale) == (6, (1.5, 1.99), 0)
+    assert (lower.reference_step, lower.reference_losses, lower.stale) == (6, (1.5, 1.99), 0)
     assert lower.heldout_error == pytest.approx(0.245)
+
+
+def test_best_is_the_lowest_mean() -> None:
+    first = measured(measured(RunState(), 0, 3.0, 2.0), 2, 2.0, 2.0)
+    unsure = measured(first, 4, 1.5, 2.0)
+    assert (unsure.best_step, unsure.best_loss, unsure.best_losses) == (4, 1.75, (1.5, 2.0))
+    # Surely lower than the reference, and yet no new best.
+    surer = measured(unsure, 6, 1.75, 1.875)
+    assert (surer.best_step, surer.reference_step, surer.reference_loss, surer.stale) == (4, 6, 1.8125, 0)
+    assert measured(surer, 8, 1.75, 1.75).best_step == 4
 
 
 def test_other_passes_compare_by_what_they_share() -> None:
     first = measured(measured(RunState(), 0, 9.0), 2, 2.0, 2.0, 7.0)
     assert (first.best_step, first.heldout_error) == (2, None)
-    assert measured(first, 4, 1.9, 1.8).best_step == 4
-    assert measured(first, 4, 1.9, 1.8, 6.9, 99.0).best_step == 4
-    assert measured(first, 4, 1.9, 2.2).best_step == 2
+    for losses, step in (((1.9, 1.8), 4), ((1.9, 1.8, 6.9, 99.0), 4), ((1.9, 2.2), 2)):
+        later = measured(first, 4, *losses)
+        assert (later.best_step, later.reference_step) == (step, step)
 
 
 # Killed while saving

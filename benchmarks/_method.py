@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ CONFIG = TrainConfig(max_steps=60, learning_rate=3e-3, batch_size=8, gradient_ac
 HIGH = 0.75
 """Time at and above which turbo takes five of its eight steps."""
 DRAWS, STEPS = 20_000, 200
+STILL: dict[str, Any] = {"learning_rate": 1e-30, "max_grad_norm": 1e9}
+"""Settings of a training that does not move, and whose gradients are not clipped."""
 CPU = torch.device("cpu")
 CROP = 8.0
 SONGS, CROP_STEPS = 3, 20
@@ -66,11 +68,8 @@ def time_variance(checkpoint: Checkpoint, dataset: Dataset, music: Music) -> dic
     found: dict[str, list[float]] = {}
     for sampling in ("stratified", "independent"):
         made = training(checkpoint, dataset, timestep_mode="continuous", timestep_sampling=sampling, batch_size=4,
-                        learning_rate=1e-30, max_grad_norm=1e9, cfg_ratio=0.0)
+                        cfg_ratio=0.0, **STILL)
         exact: list[float] = []
-        gradients: list[Tensor] = []
-        made.optimizer.register_step_pre_hook(lambda *_, made=made, gradients=gradients: gradients.append(torch.cat(
-            [parameter.grad.flatten() for parameter in made.adapter.parameters if parameter.grad is not None])))
 
         def of_exact(_: object, inputs: tuple[Any, ...], made: Training = made, exact: list[float] = exact) -> None:
             x_BTC, t_B = inputs[:2]
@@ -82,12 +81,32 @@ def time_variance(checkpoint: Checkpoint, dataset: Dataset, music: Music) -> dic
             exact.append(float((velocity_BTC - predicted_BTC).square().mean()))
 
         made.objective.decoder.register_forward_pre_hook(of_exact)
-        losses = [optimizer_step(made, step).numbers["loss"] for step in range(STEPS)]
-        spread = torch.stack(gradients)
+        spread = variances(made)
         found.setdefault("loss", []).append(float(torch.tensor(exact).var()))
-        found.setdefault("distilled", []).append(float(torch.tensor(losses).var()))
-        found.setdefault("gradient", []).append(float((spread - spread.mean(0)).square().sum()))
+        found.setdefault("distilled", []).append(spread.loss)
+        found.setdefault("gradient", []).append(spread.gradient)
     return {name: round(stratified / independent, 3) for name, (stratified, independent) in found.items()}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variances of the loss of a step and of its gradient, and (time, loss) of every sample."""
+
+    loss: float
+    gradient: float
+    samples: list[tuple[float, float]]
+
+
+def variances(still: Training) -> Spread:
+    """Measure how much steps of a training that does not move differ."""
+    gradients: list[Tensor] = []
+    still.optimizer.register_step_pre_hook(lambda *_: gradients.append(torch.cat(
+        [parameter.grad.flatten() for parameter in still.adapter.parameters if parameter.grad is not None])))
+    steps = [optimizer_step(still, step) for step in range(STEPS)]
+    spread = torch.stack(gradients)
+    return Spread(loss=float(torch.tensor([step.numbers["loss"] for step in steps]).var()),
+                  gradient=float((spread - spread.mean(0)).square().sum()),
+                  samples=[sample for step in steps for sample in step.samples])
 
 
 def passes(checkpoint: Checkpoint, folder: Path) -> float:

@@ -3,7 +3,8 @@
 Each run trains a tiny adapter in processes of its own, which are requested to save and to pause at random steps.  Every
 second process is hit by an error (ERRORS), and killed later if the error did not end it.  A kill is `lost` if the next
 process cannot resume, or resumes from before the last complete checkpoint; after an error of the device, from before
-the last finished step.  `identical`: every run ends with the same file, byte for byte, as an uninterrupted one.
+the last finished step.  `identical`: every run ends with the same files, byte for byte, as an uninterrupted one; see
+`results` in parts/resumed.py, which has the settings of the runs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import queue
 import random
 import subprocess
@@ -21,16 +23,22 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
+
+import torch
 
 import run
-
-if TYPE_CHECKING:
-    from sidestep_core.training.config import TrainConfig
+from benchmarks.parts.resumed import ADAPTERS, SAVE_EVERY, open_materials, results, settings, write_materials
+from sidestep_core.io import atomic
+from sidestep_core.progress import Progress
+from sidestep_core.training import loop, metrics, run_checkpoint
+from sidestep_core.training.controls import Controls
+from sidestep_core.training.optim import optimizers
+from sidestep_core.training.train import train
+from tests.tiny import TinySource
 
 KILLS = 50
-STEPS, SAVE_EVERY = 60, 2
-OPTIMIZERS = ("adamw", "adafactor", "prodigy", "adamw8bit", "adamw_schedulefree")
+OPTIMIZERS = tuple(ADAPTERS)
 """Optimizers of the runs, in turn."""
 ERRORS = ("memory", "device", "metrics", "disk")
 """Out of memory in a step, a failing device, and a full disk: for one row of metrics.jsonl, or for everything from a
@@ -50,20 +58,8 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
     """Train in `folder`/run, print every finished step, and raise the error, if one is named, after `after` steps: the
     work of each process.  `requests` is the chance of a save and of a pause at each step.
     """
-    import torch
-
-    from sidestep_core.adapters.lora import LoraConfig
-    from sidestep_core.dataset.manifest import open_dataset
-    from sidestep_core.model.checkpoint import open_checkpoint
-    from sidestep_core.progress import Progress
-    from sidestep_core.training.controls import Controls
-    from sidestep_core.training.optim import optimizers
-    from sidestep_core.training.train import train
-    from tests.tiny import TinySource
-
     torch.set_num_threads(1)
-    materials = folder.parent / "materials"
-    model, text_encoder, vae = sorted(materials.glob("*.safetensors"), key=_part)
+    checkpoint, dataset = open_materials(folder.parent / "materials")
     config = settings(optimizer)
     optimizers.build(config, [torch.nn.Parameter(torch.zeros(1))])
 
@@ -81,19 +77,13 @@ def train_in(folder: Path, optimizer: str, error: str, after: int, requests: flo
     if error:
         _meet(error, after)
     print("ready", flush=True)
-    train(TinySource(Path(), []), open_checkpoint(model, text_encoder=text_encoder, vae=vae),
-          open_dataset(materials / "dataset"), LoraConfig(rank=8, alpha=8.0, rank_dropout=0.2), config,
-          folder / "run", folder / ADAPTER, controls=controls, report=report)
+    train(TinySource(Path(), []), checkpoint, dataset, ADAPTERS[optimizer], config, folder / "run", folder / ADAPTER,
+          controls=controls, report=report)
     print("done", flush=True)
 
 
 def _meet(error: str, after: int) -> None:
     """Let what the error stands for fail in this process: once, or from then on where a disk is full."""
-    import torch
-
-    from sidestep_core.io import atomic
-    from sidestep_core.training import loop, metrics
-
     full = OSError(errno.ENOSPC, "No space left on device")
     owner, name, raised, times = {
         "memory": (loop, "optimizer_step", torch.OutOfMemoryError("CUDA out of memory."), 1),
@@ -109,41 +99,6 @@ def _meet(error: str, after: int) -> None:
         return real(*arguments, **named)
 
     setattr(owner, name, failing)
-
-
-def settings(optimizer: str) -> TrainConfig:
-    """Settings of the runs with this optimizer: everything that draws, or has state."""
-    from sidestep_core.training.config import TrainConfig
-
-    return TrainConfig.from_json({
-        "max_steps": STEPS, "save_every": SAVE_EVERY, "heldout_every": 5, "heldout_songs": 1, "learning_rate": 3e-3,
-        "gradient_accumulation": 2, "optimizer": optimizer, "chunk_duration": 1.6, "device": "cpu", "publish": "best",
-        "ema_decay": 0.0 if optimizer == "adamw_schedulefree" else 0.9, "gradient_checkpointing": "off",
-        "batch_size": 2, "preserve": 0.3, "guidance": 2.0, "crop_lyrics": "timed", "lyrics_dropout": 0.3,
-        "caption_dropout": 0.3, "lora_plus_ratio": 0.0 if optimizer == "prodigy" else 4.0,
-        "schedule": "cosine" if optimizer == "prodigy" else "auto",
-    })  # fmt: skip
-
-
-def _part(path: Path) -> int:
-    """Model, text encoder, VAE."""
-    return next(number for number, mark in enumerate(("acestep", "qwen", "vae")) if mark in path.name)
-
-
-def write_materials(folder: Path) -> None:
-    """A checkpoint and a dataset, for all processes."""
-    import torch
-
-    from demo.synthetic_model import write_tiny_models
-    from sidestep_core.model.checkpoint import open_checkpoint
-    from sidestep_core.training.resolve import resolve
-    from tests.tiny import write_conditions, write_dataset
-
-    paths = write_tiny_models(folder, dtype=torch.float32)
-    checkpoint = open_checkpoint(paths.model, text_encoder=paths.text_encoder, vae=paths.vae)
-    dataset = write_dataset(folder / "dataset", checkpoint, (60, 71, 60), captions=("slow", "bright"),
-                            lyrics="[00:00.20]one\n[00:01.00]two\n[00:02.00]three")
-    write_conditions(dataset, resolve(settings(OPTIMIZERS[0]), checkpoint, dataset).config)
 
 
 @dataclass
@@ -212,8 +167,6 @@ def _read_lines(stream: TextIO, lines: queue.Queue[str]) -> None:
 def complete(folder: Path, attempt: Attempt) -> int:
     """Step of the last complete checkpoint: the last on the disk, at least the last due before a printed step, or the
     last printed step itself if the device failed."""
-    from sidestep_core.training import run_checkpoint
-
     saved = [int(path.name.rpartition("-")[2]) for path in run_checkpoint.checkpoints(folder / "run")]
     printed = attempt.steps[-1] if attempt.steps else 0
     if attempt.error == "disk":
@@ -248,23 +201,26 @@ def measure(root: Path) -> dict[str, int | bool]:
     """Runs until there were enough kills."""
     print("undisturbed runs first", flush=True)
     write_materials(root / "materials")
-    adapters, seconds = {}, {}
+    undisturbed, seconds = {}, {}
     for optimizer in OPTIMIZERS:
         attempt = Attempt.start(root / optimizer, optimizer)
         begun = time.monotonic()
         attempt.finish()
         seconds[optimizer] = time.monotonic() - begun
-        adapters[optimizer] = (root / optimizer / ADAPTER).read_bytes()
+        undisturbed[optimizer] = results(root / optimizer, ADAPTER)
+        print(f"{optimizer}: {len(undisturbed[optimizer])} files to compare", flush=True)
     kills = lost = 0
     identical = True
     for number, optimizer in enumerate(itertools.cycle(OPTIMIZERS), start=1):
         folder = root / f"run{number}"
-        now_killed, now_lost = disturb(folder, optimizer, KILLS - kills, seconds[optimizer])
-        file = folder / ADAPTER
-        same = file.is_file() and file.read_bytes() == adapters[optimizer]
+        share = min(KILLS - kills, math.ceil(KILLS / len(OPTIMIZERS)))
+        now_killed, now_lost = disturb(folder, optimizer, share, seconds[optimizer])
+        ours, theirs = results(folder, ADAPTER), undisturbed[optimizer]
+        differing = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+        same = not differing
         kills, lost, identical = kills + now_killed, lost + now_lost, identical and same
         print(f"run {number}, {optimizer}, {seconds[optimizer]:.1f} s when undisturbed: {now_killed} kills, {now_lost} "
-              f"lost, {'identical' if same else 'DIFFERENT'}; {kills} of {KILLS}", flush=True)
+              f"lost, {'identical' if same else 'DIFFERENT: ' + ', '.join(differing)}; {kills} of {KILLS}", flush=True)
         if not same:
             print((folder / "errors.txt").read_text(encoding="utf-8")[-2000:], flush=True)
         if kills == KILLS:

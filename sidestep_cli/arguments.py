@@ -13,6 +13,7 @@ from sidestep_core.adapters.registry import configs
 from sidestep_core.dataset.config import PreprocessConfig
 from sidestep_core.estimate.config import EstimateConfig
 from sidestep_core.estimate.selection import SelectionConfig
+from sidestep_core.runs.influence import DRAWS
 from sidestep_core.settings import adapters as adapter_tables
 from sidestep_core.settings.estimate import ESTIMATE, SELECTION
 from sidestep_core.settings.songs import ANALYZE, BUILD, PREPROCESS
@@ -156,6 +157,21 @@ def add_selective(parser: argparse.ArgumentParser) -> None:
     flags.add(group, EstimateConfig, ESTIMATE, "estimate_batches", "estimate", {})
     flags.add(group, EstimateConfig, ESTIMATE, "score", "estimate", {})
     add_selection(parser)
+
+
+def add_influence(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `influence`."""
+    add_model(parser)
+    add_data(parser, required=True)
+    group = parser.add_argument_group("Influence")
+    group.add_argument("--adapter", type=Path, required=True, metavar="FILE", help=(
+        "Adapter that was trained on these songs: its file, or one of a checkpoint of its run."))
+    group.add_argument("--draws", type=_positive, default=DRAWS, metavar="N", help=(
+        "Draws of each song, a multiple of 4. More take longer and give smaller errors. "
+        f"Default: {DRAWS}."))
+    group.add_argument("--run", type=Path, metavar="FOLDER", dest="run_folder", help=(
+        "Folder of the adapter's run, whose report then shows the influences. Default: found beside the adapter."))
+    flags.add(group, TrainConfig, TRAINING, "device", "train", names.TRAINING)
 
 
 def add_build(parser: argparse.ArgumentParser) -> None:

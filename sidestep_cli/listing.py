@@ -14,13 +14,12 @@ from sidestep_core.runs.summary import RunSummary, UnderWay
 from . import settings
 from .console import Output
 from .console import curve as drawn
-from .train import RUNS
 
 
 def run_runs(arguments: argparse.Namespace, output: Output) -> None:
     """Run `runs`: list the runs of an output folder, newest first, or show one."""
     root: Path = arguments.output_dir.expanduser().absolute()
-    folders = files.run_folders(root / RUNS) or files.run_folders(root)
+    folders = files.run_folders(root / files.RUNS) or files.run_folders(root)
     if not folders:
         raise ConfigError(f"There is no run in {root}. Give the --output-dir of a training.")
     found = sorted((_summary(folder) for folder in folders.values()), key=lambda run: -run.started)

@@ -81,7 +81,7 @@ def with_commands(text: str) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of every subcommand."""
     from . import arguments as own
-    from . import estimate, listing, merge, songs, train
+    from . import estimate, influence, listing, merge, songs, train
     from .remote import command as remote
 
     parser = argparse.ArgumentParser(prog="side-step", allow_abbrev=False, description=(
@@ -102,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     compare = command("compare-configs", estimate.run_compare, "Compare estimates.")
     compare.add_argument("--configs", nargs="+", type=Path, required=True, metavar="FILE", help="Two or more files.")
     own.add_selection(compare)
+    own.add_influence(command("influence", influence.run, "Measure which songs help an adapter, and which harm it."))
     own.add_build(command("build-dataset", songs.run_build, "List the songs of a folder in one dataset.json."))
     own.add_preprocess(command("preprocess", songs.run_preprocess, "Encode songs, once for all trainings."))
     own.add_merge_datasets(command("merge-datasets", songs.run_merge, "Join the shards of preprocess --shard."))

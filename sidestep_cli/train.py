@@ -20,6 +20,7 @@ from sidestep_core.io import atomic
 from sidestep_core.io.hashing import fingerprint
 from sidestep_core.progress import Cancelled, Report
 from sidestep_core.runs import by_heart
+from sidestep_core.runs.files import RUNS
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.parallel.launch import train_on_devices
 from sidestep_core.training.parallel.ranks import Ranks, joined, own_device
@@ -35,7 +36,6 @@ from .stop import Stop, stoppable
 if TYPE_CHECKING:
     import torch
 
-RUNS = "runs"
 LOG = "side-step.log"
 TIMES = "step_times.json"
 NO_PREVIEWS = ("No preview is generated every {steps} steps: previews are made by ComfyUI. Train there to hear them, "

@@ -3,7 +3,7 @@
     compare/     takes of one prompt, to choose by ear            comparison.write, strengths.parse_strengths
     settings/    meaning and range of each setting             training.TRAINING, setting.Setting
     presets/     adapter and training settings under a name       preset.read, foreign.translate
-    estimate/    gradient scores, and the modules they choose     estimate.estimate, selection.select
+    estimate/    gradient scores, and the modules they choose     estimate, selection.select, influence
     training/    settings, the loop, everything a run writes      config.TrainConfig, train.train, controls.Controls
     dataset/     songs encoded once, as tensors on disk           preprocess.preprocess, manifest.Dataset
     adapters/    kinds, trainable layers, files, proof, merge     config, registry.attach, formats.read, merge.merge

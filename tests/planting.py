@@ -67,19 +67,28 @@ def planted(checkpoint: Checkpoint, modules: Sequence[str], seed: int, size: flo
 
 
 @contextlib.contextmanager
-def taught_by(teacher: Decoder, seed: int, noise: float = NOISE) -> Iterator[None]:
-    """Make the teacher's prediction for the same inputs the target of every other decoder."""
+def taught_by(teacher: Decoder, seed: int, noise: float = NOISE, *,
+              contrary: tuple[Decoder, Tensor] | None = None) -> Iterator[None]:
+    """Make the teacher's prediction for the same inputs the target of every other decoder.
+
+    `contrary` is the base model, and the latents [T, C] of one song that is taught the opposite: as far from the base
+    model's prediction as the teacher's, on its other side.
+    """
+    teachers = (teacher, contrary[0]) if contrary else (teacher,)
     asked: list[Tensor] = []
     count = 0
 
     def ask(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if isinstance(module, Decoder) and module is not teacher:
+        if isinstance(module, Decoder) and module not in teachers:
             with torch.no_grad():
-                asked[:] = [teacher(*inputs)]
+                asked[:] = [one(*inputs) for one in teachers]
 
     def velocity(x0_BTC: Tensor, noise_BTC: Tensor) -> Tensor:
         nonlocal count
-        (target_BTC,) = asked
+        target_BTC = asked[0]
+        if contrary:
+            is_contrary_B11 = (x0_BTC == contrary[1]).flatten(1).all(1)[:, None, None]
+            target_BTC = torch.where(is_contrary_B11, 2 * asked[1] - target_BTC, target_BTC)
         if not torch.is_grad_enabled():
             return target_BTC
         count += 1

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "adapters": "model io",
     "dataset": "songs audio model io",
     "training": "runs dataset adapters model io",
-    "estimate": "training dataset adapters model io",
+    "estimate": "runs training dataset adapters model io",
     "presets": "training adapters io",
     "compare": "io",
     "settings": "",

@@ -9,6 +9,8 @@ from pathlib import Path
 from ..errors import InUse, SideStepError
 from ..io import atomic, locks, temp_files
 
+RUNS = "runs"
+"""Folder of the runs beside their adapters, where a command made them."""
 RUN = "run.json"
 """Identity of the run."""
 RECORD = "summary.json"
@@ -21,6 +23,8 @@ SONGS = "songs.json"
 """Songs of the run, for people; see songs.py."""
 BY_HEART = "by_heart.json"
 """Songs that are learned by heart; see by_heart.py."""
+INFLUENCE = "influence.json"
+"""Influence of the songs on the held-out loss; see influence.py."""
 PREVIEWS = "previews"
 CHECKPOINT = re.compile(r"checkpoint-step-(\d{1,12})")
 PREVIEW = re.compile(r"step-(\d{1,12})\.flac")

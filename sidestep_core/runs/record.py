@@ -76,6 +76,16 @@ def read(folder: Path) -> RunRecord | None:
     return RunRecord.from_json(strict_json.read(path, max_bytes=MAX_BYTES), files.RECORD, allow_unknown=True)
 
 
+def run_of(adapter: Path) -> Path | None:
+    """Find the folder of the run that made an adapter file: around it, or in `runs` beside it; None if neither is."""
+    around = adapter.parent.parent
+    if (around / files.RUN).is_file():
+        return around
+    found = [(record.started, folder) for folder in files.run_folders(adapter.parent / files.RUNS).values()
+             if (record := _read_or_none(folder)) is not None and adapter.name in record.files]
+    return max(found)[1] if found else None
+
+
 @contextlib.contextmanager
 def kept(folder: Path, record: RunRecord, songs: Sequence[Song] = (), origin: Origin = NO_ORIGIN) -> Iterator[None]:
     """Record the start of a training, and after the block its end and reason."""

@@ -16,6 +16,7 @@ from ..adapters.alpha import settings_file
 from ..adapters.file import content_fingerprint
 from ..errors import AdapterError, ConfigError
 from ..io import atomic, hashing
+from ..runs import influence
 from . import metrics, run_checkpoint
 from .footprint.step_down import lower_precision, lowered
 from .publish import Run
@@ -88,6 +89,7 @@ def _rewind(folder: Path, checkpoint: Path, step: int) -> None:
             break
         atomic.remove_folder(later)
     metrics.keep_until(folder / metrics.FILE, step)
+    influence.forget_after(folder, step)
     log.info("Back at step %d.", step)
 
 
@@ -146,7 +148,7 @@ def load_newest(training: Training, folder: Path, start_from: Path | None) -> No
 
 def _start(training: Training, start_from: Path | None) -> None:
     if start_from is not None:
-        training.adapter.load_state_dict(_weights(start_from, training.adapter.state_dict()))
+        training.adapter.load_state_dict(weights_of(start_from, training.adapter.state_dict()))
         log.info("Starting from the weights of %s.", start_from)
     if training.average is not None:
         training.average.start()
@@ -175,7 +177,7 @@ def _restore(training: Training, run: Run, checkpoint: Path) -> RunState:
     return saved.state
 
 
-def _weights(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def weights_of(path: Path, own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Read an adapter file of any layout as the state of an adapter with the state `own`, scaled to its alphas.
 
     AdapterError if kind, rank or modules differ.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from sidestep_core.dataset.manifest import open_dataset
 from sidestep_core.io.tensors import read_tensors
 from sidestep_core.model.checkpoint import open_checkpoint
 from sidestep_core.model.standalone import OfficialModels
+from sidestep_core.runs import files, influence
 from sidestep_core.training.config import TrainConfig
 from sidestep_core.training.train import train
 
@@ -101,6 +103,28 @@ def test_selective_trains_chosen_modules(run: Run, world: World, tmp_path: Path)
     assert compared.code == 0
     assert "Rank correlation" in compared.text
     assert run(*world.training(tmp_path / "c", command="selective")).code == 1
+
+
+def test_influence_is_kept_beside_the_run(run: Run, world: World, tmp_path: Path) -> None:
+    assert run(*world.training(tmp_path / "a", "--max-steps", "2")).code == 0
+    file = adapter_of(tmp_path / "a")
+    words = ("influence", "--checkpoint-dir", world.checkpoints, "--dataset-dir", world.tensors, "--device", "cpu",
+             "--draws", 4, "--adapter")
+    ended = run(*words, file, "--json")
+    assert ended.code == 0
+    assert sum(event["event"] == "progress" and event["stage"] == "estimate" for event in ended.events) == 3 * 4
+    (folder,) = (tmp_path / "a" / "runs").iterdir()
+    found = influence.read(folder / files.INFLUENCE)
+    assert found is not None
+    assert (found.step, len(found.songs)) == (2, 2)
+    assert [song["song"] for song in ended.events[-1]["songs"]] == [song.song for song in found.songs]
+    assert ended.events[-1]["songs"][0]["verdict"] in ("helps", "neutral", "harms")
+    elsewhere = shutil.copy(file, tmp_path / "alone.safetensors")
+    alone = run(*words, elsewhere)
+    assert alone.code == 0
+    assert "Give --run with its folder" in alone.text
+    assert found.songs[0].song in alone.text
+    assert run(*words, elsewhere, "--run", tmp_path).code == 1
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -231,7 +231,7 @@ def test_automatic_genre_ratio_identifies_run(checkpoint: Checkpoint, dataset: D
 def test_start_from_takes_every_kind(checkpoint: Checkpoint, tmp_path: Path, kind: str) -> None:
     taught_one, fresh_one = (make(checkpoint, KINDS[kind])[1] for make in (taught, attached))
     adapter_file.write(tmp_path / "a.safetensors", taught_one.state_dict(), {})
-    fresh_one.load_state_dict(resume._weights(tmp_path / "a.safetensors", fresh_one.state_dict()))
+    fresh_one.load_state_dict(resume.weights_of(tmp_path / "a.safetensors", fresh_one.state_dict()))
     for expected, found in zip(taught_one.deltas(), fresh_one.deltas(), strict=True):
         assert expected.delta.abs().max() > 0
         assert deviation(found.delta, expected.delta) < FP32
@@ -245,7 +245,7 @@ def test_start_from_rescales_alpha(checkpoint: Checkpoint, tmp_path: Path, alpha
         path = tmp_path / f"{kind}.safetensors"
         adapter_file.write(path, other.state_dict(), {})
         live = attached(checkpoint, config)[1]
-        live.load_state_dict(resume._weights(path, live.state_dict()))
+        live.load_state_dict(resume.weights_of(path, live.state_dict()))
         for expected, found in zip(other.deltas(), live.deltas(), strict=True):
             assert deviation(found.delta, expected.delta) < FP32
             assert deviation(found.delta, 2 * expected.delta) > PERTURBED
@@ -256,4 +256,4 @@ def test_unfit_start_file_is_named(checkpoint: Checkpoint, tmp_path: Path) -> No
     adapter_file.write(path, taught(checkpoint, KINDS["lora"])[1].state_dict(), {})
     live = attached(checkpoint, KINDS["lora-ranks"])[1]
     with pytest.raises(AdapterError, match=r"cannot start from a.safetensors: .*Use the kind, rank and modules"):
-        resume._weights(path, live.state_dict())
+        resume.weights_of(path, live.state_dict())

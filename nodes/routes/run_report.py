@@ -9,7 +9,7 @@ from typing import Any
 from ...sidestep_core.adapters.lora import LoraConfig
 from ...sidestep_core.adapters.registry import configs
 from ...sidestep_core.io import strict_json
-from ...sidestep_core.runs import curve, files, previews, report, songs
+from ...sidestep_core.runs import curve, files, influence, previews, report, songs
 from ...sidestep_core.runs.report import Preview, Report
 from ...sidestep_core.runs.summary import RunSummary
 from ...sidestep_core.training.config import TrainConfig
@@ -23,7 +23,8 @@ def report_of(run: str) -> tuple[str, str]:
     found = RunSummary.from_json(readable_json(run_files.read(run).to_json()))
     index = run_files.curve_of(run)
     rows = curve.thinned(folder / files.METRICS, index, after=-1, points=run_files.POINTS).rows
-    html = report.html(Report(run=found, rows=rows, songs=songs.read(folder), proof=_proof(folder),
+    html = report.html(Report(run=found, rows=rows, songs=songs.read(folder),
+                              influence=influence.read(folder / files.INFLUENCE), proof=_proof(folder),
                               previews=_previews(folder, found), defaults=_defaults(found)))
     return found.name, html
 

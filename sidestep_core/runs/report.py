@@ -12,6 +12,7 @@ from typing import Any
 
 from . import chart
 from .curve import Row
+from .influence import Influence, SongInfluence
 from .songs import Song
 from .summary import RunSummary
 
@@ -44,6 +45,7 @@ class Report:
     run: RunSummary
     rows: Sequence[Row]
     songs: Sequence[Song] = ()
+    influence: Influence | None = None
     previews: Sequence[Preview] = ()
     proof: Mapping[str, Any] = field(default_factory=dict)
     """matched, total, effect and error of the published adapter; empty if it is not proven."""
@@ -55,7 +57,7 @@ def html(report: Report) -> str:
     """Write the report; every text in it is escaped."""
     run = report.run
     body = [_head(run), _facts(run), _curve(report), _previews(report.previews), _proof(report.proof),
-            _songs(_marked(report)), _settings(report)]
+            _songs(_marked(report), report.influence), _settings(report)]
     page = (f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -154,20 +156,29 @@ def _marked(report: Report) -> list[Song]:
             for song in report.songs]
 
 
-def _songs(songs: Sequence[Song]) -> str:
+def _songs(songs: Sequence[Song], influence: Influence | None) -> str:
     if not songs:
         return ""
-    ordered = sorted(songs, key=lambda song: not song.problems)
-    lines = [_song(song) for song in ordered[:MAX_SONGS]]
+    known = {} if influence is None else {song.song: song for song in influence.songs}
+    harmful = () if influence is None else influence.named("harms")
+    ordered = sorted(songs, key=lambda song: (song.name not in harmful, not song.problems))
+    lines = [_song(song, known) for song in ordered[:MAX_SONGS]]
     rest = f"<p>And {len(songs) - MAX_SONGS:,} more.</p>" if len(songs) > MAX_SONGS else ""
-    return _section("Songs", "<table><thead><tr><th>Song</th><th>Length</th><th>Caption</th><th>Worth a look</th></tr>"
-                             f"</thead><tbody>{''.join(lines)}</tbody></table>{rest}")
+    measured = "" if influence is None else (
+        f"<p>Influence on the held-out loss, measured after {influence.step:,} steps: the score of each song and its "
+        "standard error.</p>")
+    column = "<th>Influence</th>" if known else ""
+    return _section("Songs", f"{measured}<table><thead><tr><th>Song</th><th>Length</th><th>Caption</th>{column}"
+                             f"<th>Worth a look</th></tr></thead><tbody>{''.join(lines)}</tbody></table>{rest}")
 
 
-def _song(song: Song) -> str:
+def _song(song: Song, known: Mapping[str, SongInfluence]) -> str:
     mark = ' class="problem"' if song.problems else ""
+    influence = known.get(song.name)
+    judged = "" if influence is None else f"{influence.verdict} ({influence.score:+.2f}, error {influence.error:.2f})"
+    column = f"<td>{judged}</td>" if known else ""
     return (f"<tr{mark}><td>{_text(song.name)}</td><td>{_clock(song.seconds)}</td><td>{_text(song.caption)}</td>"
-            f"<td>{_text(' '.join(song.problems))}</td></tr>")
+            f"{column}<td>{_text(' '.join(song.problems))}</td></tr>")
 
 
 def _settings(report: Report) -> str:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidestep_core.runs import chart, curve, report, summary
+from sidestep_core.runs.influence import Influence, SongInfluence
 from sidestep_core.runs.report import Preview, Report
 from sidestep_core.runs.songs import Song
 from sidestep_core.runs.summary import RunSummary
@@ -69,6 +70,16 @@ def test_songs_learned_by_heart_stand_out(content: Report) -> None:
     page = Page(report.html(replace(content, run=replace(content.run, by_heart=("a.wav",)))))
     assert page.text.count(report.BY_HEART) == 1
     assert page.text.index("a.wav") < page.text.index("b.wav")
+
+
+def test_harmful_songs_come_first(content: Report) -> None:
+    found = Influence(step=60, draws=16, songs=(SongInfluence(song="b.wav", score=0.4, error=0.02),
+                                                SongInfluence(song="a.wav", score=-0.3, error=0.05)))
+    page = Page(report.html(replace(content, influence=found)))
+    for text in ("Influence", "measured after 60 steps", "helps (+0.40, error 0.02)", "harms (-0.30, error 0.05)"):
+        assert text in page.text, text
+    assert page.text.index("a.wav") < page.text.index("b.wav")
+    assert "Influence" not in Page(report.html(content)).text
 
 
 def test_report_of_nothing_is_whole(content: Report) -> None:

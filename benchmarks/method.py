@@ -7,7 +7,8 @@ without.  `time_variance`: variance of a step's loss due to its draws, stratifie
 to recover what is planted, stratified and independent.  `passes`: forward passes per accumulation at batch size 4, with
 songs of different words.  `crop_words`: share of right words in the lyrics of crops of sung digits.  `best_regret`: see
 _heldout.py.  `memorised`: seeds in which just the song that is repeated 50 times is called learned by heart, and those
-of the same trainings without repeats in which any is.
+of the same trainings without repeats in which any is.  `influence_hits`: seeds in which a duplicate of the held-out
+song has the best influence on it, and a song that teaches the opposite the worst, below zero.
 
 Names of parts as arguments, such as `python -m benchmarks.method times best`, run these alone.
 """
@@ -24,12 +25,13 @@ from typing import Any
 import torch
 
 from benchmarks import _heldout, _method
-from benchmarks.parts import planted_times, single_songs
+from benchmarks.parts import influence, planted_times, single_songs
 from tests.distilled import Music, distil, write_songs
 from tests.tiny import tiny_checkpoint, write_dataset
 
 MOST_VARIANCE, MOST_PASSES = 0.7, 1.01
 LEAST_HIGH, LEAST_KEPT, LEAST_WORDS = 0.4, 90.0, 0.95
+LEAST_HITS = 19
 
 Row = tuple[str, Any, str, bool]
 """Name, figure, sentence, and True if the check holds."""
@@ -88,6 +90,11 @@ def memory(folder: Path) -> Iterator[Row]:
            learned == {"repeated": single_songs.MEMORY_SEEDS, "alarms": 0})
 
 
+def songs(folder: Path) -> Iterator[Row]:
+    hits = influence.influence_hits(folder)
+    yield "influence_hits", hits, f"of {influence.SEEDS} seeds", hits >= LEAST_HITS
+
+
 def best(folder: Path) -> Iterator[Row]:
     found = _heldout.best_regret(folder)
     sure, lowest, old = (found.of(rule) for rule in (_heldout.SURE, _heldout.LOWEST, _heldout.FIVE_TIMES))
@@ -99,7 +106,7 @@ def best(folder: Path) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    part.__name__: part for part in (turbo, guards, times, passes, words, memory, best)}
+    part.__name__: part for part in (turbo, guards, times, passes, words, memory, songs, best)}
 
 
 def main() -> int:

@@ -1,0 +1,30 @@
+"""Part of the method benchmark: songs that help or harm the held-out loss, found by their influence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sidestep_core.estimate.influence import judge, measure
+from sidestep_core.runs.influence import DRAWS
+from tests.poisoned import trained_with
+from tests.tiny import tiny_checkpoint, write_dataset
+
+SEEDS, SONGS, FRAMES = 20, 12, 40
+
+
+def influence_hits(folder: Path, seeds: int = SEEDS, draws: int = DRAWS) -> int:
+    """Count the seeds in which a duplicate of the held-out song ranks first, and a song that teaches the opposite last
+    and below zero."""
+    checkpoint = tiny_checkpoint(folder / "model")
+    dataset = write_dataset(folder / "songs", checkpoint, (FRAMES,) * SONGS)
+    hits = 0
+    for seed in range(seeds):
+        with trained_with(checkpoint, dataset, seed) as made:
+            products = measure(made.training, draws, folder / f"{seed}.part")
+        songs = judge([sample.name for sample in made.training.trained_on], products)
+        ranks = {song.song: rank for rank, song in enumerate(songs, start=1)}
+        hits += made.hit(songs)
+        print(f"seed {seed}: duplicate {ranks[made.duplicate]}, poisoned {ranks[made.poisoned]} of {len(songs)}; "
+              f"{songs[0].score:+.2f} ({songs[0].error:.2f}) to {songs[-1].score:+.2f} ({songs[-1].error:.2f})",
+              flush=True)
+    return hits

@@ -91,8 +91,9 @@ def memory(folder: Path) -> Iterator[Row]:
 
 
 def songs(folder: Path) -> Iterator[Row]:
-    hits = influence.influence_hits(folder)
-    yield "influence_hits", hits, f"of {influence.SEEDS} seeds", hits >= LEAST_HITS
+    found = influence.influence_hits(folder)
+    yield ("influence_hits", found.hits, f"of {influence.SEEDS} seeds; {found.harms} of the poisoned songs are said to "
+           f"harm, and {found.alarms} of the others", found.hits >= LEAST_HITS)
 
 
 def best(folder: Path) -> Iterator[Row]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from sidestep_core.errors import ConfigError
 from sidestep_core.io import atomic, locks
 from sidestep_core.presets import preset as presets
-from sidestep_core.runs import curve, files, summary
+from sidestep_core.runs import curve, files, influence, summary
+from sidestep_core.runs.influence import Influence
 from sidestep_core.runs.summary import RunSummary, UnderWay
 
 from . import settings
@@ -31,7 +32,8 @@ def run_runs(arguments: argparse.Namespace, output: Output) -> None:
         if arguments.json:
             output.result(summary.answer(run), run.name)
         else:
-            output.table(run.id, _rows(run))
+            measured = influence.read(folders[run.id] / files.INFLUENCE)
+            output.table(run.id, _rows(run, measured))
 
 
 def _summary(folder: Path) -> RunSummary:
@@ -39,7 +41,7 @@ def _summary(folder: Path) -> RunSummary:
     return summary.read(folder, curve.read(folder / files.METRICS), under_way)
 
 
-def _rows(run: RunSummary) -> list[tuple[str, str]]:
+def _rows(run: RunSummary, measured: Influence | None) -> list[tuple[str, str]]:
     loss = f"{run.loss:.4f} {drawn(run.sparkline)}" if run.loss is not None else "none yet"
     rows = [("Status", f"{run.status} at step {run.step:,} of {run.total:,}"),
             ("Songs", f"{run.songs}, {run.minutes:.1f} minutes"), ("Model", run.model), ("Loss", loss)]
@@ -47,6 +49,8 @@ def _rows(run: RunSummary) -> list[tuple[str, str]]:
         rows.append(("Measured", f"{run.heldout_first:.4f} before, {run.heldout_last:.4f} at last"))
     if run.by_heart:
         rows.append(("Learned by heart", ", ".join(run.by_heart)))
+    if measured is not None:
+        rows.append(("Harmful songs", ", ".join(measured.named("harms")) or "none"))
     return [*rows, *(("Adapter", name) for name in run.files), *([("Note", run.message)] if run.message else [])]
 
 

@@ -147,10 +147,10 @@ def measure(training: Training, draws: int, partial: Path, report: Report = igno
     saved = _saved(partial)
     first = len(saved.get("squares", ()))
     report = _counted(report, (len(heldout) + len(trained) - first) * draws)
-    against = [_gradient(training, heldout, _fold(fold, draws), report) for fold in range(FOLDS)]
+    against = [_gradient(training, heldout, "held out", _fold(fold, draws), report) for fold in range(FOLDS)]
     dots, squares = [*saved.get("dots", ())], [*saved.get("squares", ())]
     for sample in trained[first:]:
-        own = (_gradient(training, [sample], _fold(fold, draws), report) for fold in range(FOLDS))
+        own = (_gradient(training, [sample], "trained", _fold(fold, draws), report) for fold in range(FOLDS))
         dots_RFM, squares_RM = zip(*((torch.stack([_dots(gradient, other) for other in against]),
                                       _dots(gradient, gradient)) for gradient in own), strict=True)
         dots.append(torch.stack(dots_RFM))
@@ -195,12 +195,13 @@ def _counted(report: Report, total: int) -> Report:
     return counted
 
 
-def _gradient(training: Training, samples: Sequence[Sample], shares: Mapping[int, float], report: Report) -> Gradient:
-    """Gradient of the mean loss of these draws of the samples."""
+def _gradient(training: Training, samples: Sequence[Sample], noise: str, shares: Mapping[int, float],
+              report: Report) -> Gradient:
+    """Gradient of the mean loss of these draws of the samples, with the noise of this name."""
     parameters = training.adapter.parameters
     for sample in samples:
         for one in _passes(training, sample, shares):
-            (loss_1,) = pass_losses(training.objective, one, "influence", sample.name, one.noise)
+            (loss_1,) = pass_losses(training.objective, one, "influence", noise, sample.name, one.noise)
             (loss_1.sum() / (len(samples) * len(shares))).backward()
             report(Progress(stage="estimate", step=0, total=0, message=f"Measuring {sample.name}"))
     found = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]

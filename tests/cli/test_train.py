@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,8 @@ def test_influence_is_kept_beside_the_run(run: Run, world: World, tmp_path: Path
     assert (found.step, len(found.songs)) == (2, 2)
     assert [song["song"] for song in ended.events[-1]["songs"]] == [song.song for song in found.songs]
     assert ended.events[-1]["songs"][0]["verdict"] in ("helps", "neutral", "harms")
+    listed = run("runs", "--output-dir", tmp_path / "a")
+    assert f"Harmful songs  {', '.join(found.named('harms')) or 'none'}" in re.sub(" {3,}", "  ", listed.text)
     elsewhere = shutil.copy(file, tmp_path / "alone.safetensors")
     alone = run(*words, elsewhere)
     assert alone.code == 0

@@ -16,6 +16,8 @@ import pytest
 
 from demo.server import ComfyUI
 from sidestep_core.io import locks
+from sidestep_core.runs import files, influence
+from sidestep_core.runs.influence import Influence, SongInfluence
 from sidestep_core.runs.report import POLICY
 from tests.run_folders import write_metrics, write_run
 
@@ -263,3 +265,11 @@ def test_report_is_one_safe_file(server: ComfyUI, runs: Path) -> None:
     assert "data:audio/flac;base64,ZkxhQw==" in html
     assert ask(server, "/a/report?download=1")[1]["Content-Disposition"].startswith("attachment; filename*=UTF-8''%3C")
     assert ask(server, "/b/report")[0] == 404
+
+
+def test_report_shows_influence(server: ComfyUI, runs: Path) -> None:
+    folder = write_run(runs / "a", finished=True)
+    (folder / files.SONGS).write_text(json.dumps([{"name": "a.wav", "seconds": 2.0}]), encoding="utf-8")
+    influence.write(folder / files.INFLUENCE, Influence(step=60, draws=16, songs=(
+        SongInfluence(song="a.wav", score=-0.5, error=0.1),)))
+    assert "harms (-0.50, error 0.10)" in ask(server, "/a/report")[2].decode()

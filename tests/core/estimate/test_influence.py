@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from sidestep_core.estimate.influence import FOLDS, STRENGTH, Products, influenc
 from sidestep_core.model.checkpoint import Checkpoint
 from sidestep_core.progress import Cancelled, Progress, Report
 from sidestep_core.runs.influence import Influence
+from sidestep_core.training.heldout.passes import Pass
+from sidestep_core.training.loss import Objective, pass_losses
 from tests.adapters import KINDS, taught
 from tests.poisoned import trained_with
 from tests.tiny import TinySource, tiny_checkpoint, write_dataset
@@ -117,6 +120,23 @@ def test_adapter_itself_is_measured(world: World, adapter: Path, tmp_path: Path)
     one, two = (measured(world, path, tmp_path / path.parent.name) for path in (adapter, other))
     assert (one.step, two.step) == (2, 3)
     assert one.songs != two.songs
+
+
+def test_held_out_sections_have_noise_of_their_own(world: World, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a song has the song's name."""
+    checkpoint, seen = world[0], list[tuple[int | str, ...]]()
+
+    def losses(objective: Objective, one: Pass, *noise: int | str) -> Iterator[torch.Tensor]:
+        seen.append(noise)
+        return pass_losses(objective, one, *noise)
+
+    dataset = write_dataset(tmp_path / "songs", checkpoint, (520, 540), windows=(25,))
+    config = replace(CONFIG, max_steps=1, heldout_songs=None, chunk_duration=1.0)
+    path = trained(checkpoint, dataset, tmp_path, config=config).path
+    monkeypatch.setattr(measuring, "pass_losses", losses)
+    assert len(measured((checkpoint, dataset), path, tmp_path).songs) == 2
+    assert len(set(seen)) == len(seen) == 4 * FOLDS
 
 
 def test_other_dataset_is_refused(world: World, adapter: Path, tmp_path: Path) -> None:

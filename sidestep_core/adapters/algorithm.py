@@ -142,6 +142,10 @@ class Trainable(Algorithm):
     low_rank: ClassVar[bool] = False
     """True if the matrices are `down` and `up` of a low-rank product."""
 
+    def is_traceable(self, config: AdapterConfig) -> bool:
+        """Return True if its layers have a plain form for a compiler."""
+        return False
+
     def require(self, config: AdapterConfig) -> None:
         """Import whatever `attach` needs.  Raises MissingDependency."""
 

@@ -5,7 +5,9 @@ So it is the same in a batch of any size, and drawn again for the backward pass 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ _LEVELS = 1 << 16
 """The probability of dropout is a multiple of 1 / 2^16."""
 _AT_ONCE = 1 << 16
 """Elements that are drawn at once, so that their numbers stay in the processor's cache."""
+_KEY_BYTES = 64
+"""Length of every key, so that it is the same for a compiler."""
 
 
 @dataclass
@@ -30,6 +34,13 @@ class Switch:
     """Seed of each sample's masks; without any, every mask is drawn by torch's global generator."""
     tokens: tuple[int, ...] = ()
     """Condition tokens of each sample, which are concatenated."""
+    samples: Tensor = field(default_factory=lambda: torch.empty(2, 0, dtype=torch.int64))
+    """Seeds and tokens once more, for a compiled layer: it would be compiled again for each number in a tuple."""
+
+    def start(self, seeds: Sequence[int], tokens: Sequence[int]) -> None:
+        """Set the samples of the next pass."""
+        self.seeds, self.tokens = tuple(seeds), tuple(tokens)
+        self.samples = torch.tensor([self.seeds, self.tokens], dtype=torch.int64)
 
     def parts(self, x: Tensor) -> tuple[Part, ...]:
         """Return each sample's part of a module's input: a row of the batch, or a run of tokens."""
@@ -113,6 +124,61 @@ def draw_columns(x: Tensor, width: int, p: float, switch: Switch, module: str) -
     if parts[0].dimension == 1:
         kept = [own.expand(1, part.count, width) for own, part in zip(kept, parts, strict=True)]
     return torch.cat(kept, dim=parts[0].dimension).to(x.dtype)
+
+
+@torch.library.custom_op("sidestep::drop", mutates_args=(),
+                         schema="(Tensor x, Tensor samples, Tensor module, float p) -> Tensor")
+def drop(x: Tensor, samples: Tensor, module: Tensor, p: float) -> Tensor:
+    """Zero the elements of x that a module drops, in an operation that a compiler leaves whole; its gradient is the
+    same one, which draws again.
+    """
+    return apply_mask(x, draw_mask(x, p, _switch(samples), module_of(module)))
+
+
+@torch.library.custom_op("sidestep::columns", mutates_args=(),
+                         schema="(Tensor x, int width, Tensor samples, Tensor module, float p) -> Tensor")
+def columns(x: Tensor, width: int, samples: Tensor, module: Tensor, p: float) -> Tensor:
+    """Draw columns like `draw_columns`, in an operation that a compiler leaves whole."""
+    return draw_columns(x, width, p, _switch(samples), module_of(module))
+
+
+@drop.register_fake
+def _(x: Tensor, samples: Tensor, module: Tensor, p: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@columns.register_fake
+def _(x: Tensor, width: int, samples: Tensor, module: Tensor, p: float) -> Tensor:
+    by_row = x.shape[0] == samples.shape[1]
+    return x.new_empty(x.shape[0], *((1,) * (x.dim() - 2) if by_row else x.shape[1:-1]), width)
+
+
+def _keep_draws(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: Tensor) -> None:
+    _, samples, module, ctx.p = inputs
+    ctx.save_for_backward(samples, module)
+
+
+def _drop_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    samples, module = ctx.saved_tensors
+    return drop(gradient, samples, module, ctx.p), None, None, None
+
+
+drop.register_autograd(_drop_gradient, setup_context=_keep_draws)
+
+
+def _switch(samples: Tensor) -> Switch:
+    seeds, tokens = samples.tolist()
+    return Switch(seeds=tuple(seeds), tokens=tuple(tokens))
+
+
+def key_of(module: str) -> Tensor:
+    """Name of a module as bytes: a compiled layer computes all layers, so the name is an input of it."""
+    return torch.tensor(list(module.encode().ljust(_KEY_BYTES)), dtype=torch.uint8)
+
+
+def module_of(key: Tensor) -> str:
+    """Name of a module by its key."""
+    return bytes(key.tolist()).decode().rstrip()
 
 
 def mask_scale(p: float) -> float:

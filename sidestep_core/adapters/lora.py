@@ -97,6 +97,9 @@ class Lora(Trainable):
     scaled_names = ("lora_B.weight", "lora_up.weight")
     low_rank = True
 
+    def is_traceable(self, config: AdapterConfig) -> bool:
+        return not config.decomposed
+
     def matrices(self, config: AdapterConfig, rank: int, rows: int, columns: int) -> dict[str, Matrix]:
         return {"down": Matrix(rank, columns, uniform), "up": Matrix(rows, rank, zeros)}
 
@@ -132,6 +135,7 @@ class LoraLayer(nn.Module):
                  switch: Switch) -> None:
         super().__init__()
         self.name, self.switch = name, switch
+        self.key = dropout.key_of(name)
         self.base_layer = base
         weight = weight_of(base)
         rows, columns = weight.shape
@@ -193,11 +197,16 @@ def _together(x: Tensor, layers: Sequence[LoraLayer]) -> tuple[Tensor, ...]:
         return tuple(each.base_layer(x) for each in layers)
     p, of_ranks = (first.dropout, first.rank_dropout) if first.training else (0.0, 0.0)
     x = x.to(weight_of(first.base_layer).dtype)
+    kept = dropout.mask_scale(p) * dropout.mask_scale(of_ranks)
+    weights = [each.weights(kept) for each in layers]
+    if torch.compiler.is_compiling():
+        samples = first.switch.samples
+        dropped = dropout.drop(x, samples, first.key, p) if p else x
+        ranks = [dropout.columns(x.detach(), each.rank, samples, each.key, of_ranks) for each in layers if of_ranks]
+        return low_rank.linears_plainly(x, weights, dropped, torch.cat(ranks, dim=-1) if ranks else None)
     mask = dropout.draw_mask(x, p, first.switch, first.name) if p else None
     ranks = [dropout.draw_columns(x, each.rank, of_ranks, each.switch, each.name) for each in layers if of_ranks]
-    kept = dropout.mask_scale(p) * dropout.mask_scale(of_ranks)
-    return low_rank.linears(x, [each.weights(kept) for each in layers], mask,
-                            torch.cat(ranks, dim=-1) if ranks else None)
+    return low_rank.linears(x, weights, mask, torch.cat(ranks, dim=-1) if ranks else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,20 @@ def linears(x: Tensor, adapted: Sequence[LoraWeights], mask: Mask | None = None,
         return out
 
 
+def linears_plainly(x: Tensor, adapted: Sequence[LoraWeights], dropped: Tensor, ranks: Tensor | None,
+                    ) -> tuple[Tensor, ...]:
+    """Compute `linears` in plain operations, for a compiler; `dropped` is the masked input."""
+    with torch.autocast(x.device.type, enabled=False):
+        layers = [(each.weight, each.down, each.up) for each in adapted]
+        hidden = F.linear(dropped, _joined(layers, x.dtype))
+        parts = _parts(_rows(hidden if ranks is None else hidden * ranks), layers)
+        outs = []
+        for each, part in zip(adapted, parts, strict=True):
+            out = F.linear(x, read(each.weight))
+            outs.append(torch.addmm(_rows(out), part, each.up.to(x.dtype).T, alpha=each.scale).view(out.shape))
+        return tuple(outs)
+
+
 class _LowRankLinears(torch.autograd.Function):
     """The thin products that read the input, or make its gradient, are one product of all layers."""
 

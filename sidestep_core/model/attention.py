@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import optional, rng
 from ..errors import ConfigError, SideStepError
+from .fused import fused
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Packed:
 
 
 Mask = Tensor | BlockMask | Ragged | Packed
-"""Attention mask: additive [L, L], in blocks, or left to the kernel."""
+"""Attention mask: additive [L, L] or [B, 1, 1, N], in blocks, or left to the kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +84,17 @@ class Masks:
     cross: Mask | None
 
 
-def masks(x_BLD: Tensor, condition_BSD: Tensor, tokens: Sequence[int] | None, kernel: Kernel) -> Masks:
-    """Build the masks for an input and a condition; `tokens` of each sample where conditions are concatenated."""
+def masks(x_BLD: Tensor, condition_BSD: Tensor, tokens: Sequence[int] | None, kernel: Kernel, *,
+          compiled: bool = False) -> Masks:
+    """Build the masks for an input and a condition; `tokens` of each sample where conditions are concatenated.
+
+    For a compiled layer their numbers are in a tensor: it would be compiled again for each tuple of them.
+    """
     batch, length, _ = x_BLD.shape
     if kernel == "sdpa":
-        cross = Ragged(tuple(tokens)) if tokens and len(tokens) > 1 else None
+        cross: Mask | None = None
+        if tokens and len(tokens) > 1:
+            cross = own_tokens(tokens, x_BLD) if compiled else Ragged(tuple(tokens))
         return Masks(sliding=sliding_window(length, x_BLD), full=None, cross=cross)
     tokens = tokens or [condition_BSD.shape[1]] * batch
     positions, conditions = _ends([length] * batch, x_BLD.device), _ends(tokens, x_BLD.device)
@@ -113,6 +120,14 @@ def sliding_window(length: int, like: Tensor) -> Tensor | BlockMask:
     return BlockMask(additive_mask(((query - key).abs() <= WINDOW) & (key >= 0) & (key < length), like))
 
 
+def own_tokens(tokens: Sequence[int], like: Tensor) -> Tensor:
+    """Build the mask [B, 1, 1, N] of each sample's own tokens among those of all."""
+    samples = torch.arange(len(tokens))
+    owner_N = samples.repeat_interleave(torch.tensor(tokens), output_size=sum(tokens))
+    visible = (owner_N == samples[:, None])[:, None, None]
+    return additive_mask(visible.to(like.device, non_blocking=True), like)
+
+
 def additive_mask(visible: Tensor, like: Tensor) -> Tensor:
     """Build a mask of 0 at visible positions and minus infinity elsewhere, in the dtype of `like`."""
     return torch.zeros(visible.shape, dtype=like.dtype, device=like.device).masked_fill_(~visible, float("-inf"))
@@ -135,8 +150,10 @@ def attend(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, mask: Mask | None = N
     groups = heads // kv_heads
     q = q_BLHE.reshape(batch, length, kv_heads, groups, width).permute(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, groups * length, width)
-    repeated = None if mask is None else mask.repeat(groups, 1)
-    out = F.scaled_dot_product_attention(q, k_BLKE.transpose(1, 2), v_BLKE.transpose(1, 2), attn_mask=repeated)
+    if mask is not None and mask.dim() == 2:
+        mask = mask.repeat(groups, 1)
+    k, v = (each.transpose(1, 2).expand(batch, -1, -1, -1) for each in (k_BLKE, v_BLKE))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return out.view(batch, kv_heads, groups, length, width).permute(0, 3, 1, 2, 4).reshape(q_BLHE.shape)
 
 
@@ -175,7 +192,7 @@ def _attend_in_blocks(q_BLHE: Tensor, k_BLKE: Tensor, v_BLKE: Tensor, window: Bl
 
     def around(x_BLKE: Tensor) -> Tensor:
         padded = F.pad(x_BLKE, (0, 0, 0, 0, WINDOW, WINDOW + padding))
-        windows = cast("Tensor", _Windows.apply(padded))  # type: ignore[no-untyped-call]  # torch's annotation
+        windows = fused(_Windows, _windows_plainly, padded)
         return windows.permute(0, 1, 3, 2, 4).reshape(batch * blocks, kv_heads, 3 * WINDOW, width)
 
     mask = window.mask.repeat(batch, groups, 1)[:, None]
@@ -198,6 +215,11 @@ class _Windows(torch.autograd.Function):
         for number, part in enumerate(gradient.split(WINDOW, dim=2)):
             total[:, number:number + blocks] += part
         return total.flatten(1, 2)
+
+
+def _windows_plainly(padded_BLKE: Tensor) -> Tensor:
+    blocks = padded_BLKE.unflatten(1, (-1, WINDOW))
+    return torch.cat((blocks[:, :-2], blocks[:, 1:-1], blocks[:, 2:]), dim=2)
 
 
 def choose(choice: Choice, device: torch.device, dtype: torch.dtype) -> Kernel:

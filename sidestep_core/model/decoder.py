@@ -8,8 +8,9 @@ Shapes: B batch, T latent frame, C channel, L patch (two frames), S condition to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -120,6 +121,8 @@ class Decoder(nn.Module):
         self.attention: Kernel = "sdpa"
         self.holding: Holding | None = None
         """Form of the layers' weights; None where all are plain."""
+        self.compiled: Callable[..., Tensor] | None = None
+        """DecoderLayer.forward as a compiler makes it, for passes with gradients; see compilation.py."""
         patch = geometry.patch
         self.proj_in = nn.Sequential(
             nn.Identity(), nn.Conv1d(geometry.in_channels, geometry.width, patch, stride=patch)
@@ -147,14 +150,16 @@ class Decoder(nn.Module):
         condition_BSD = self.condition_embedder(condition_BSD)
         length = x_BLD.shape[1]
         rotation = RotaryEmbedding.of(length, self.geometry.head_width, x_BLD)
-        seen = masks(x_BLD, condition_BSD, tokens, self.attention)
+        compiled = self.compiled if torch.is_grad_enabled() else None
+        seen = masks(x_BLD, condition_BSD, tokens, self.attention, compiled=compiled is not None)
         for index, layer in enumerate(self.layers):
             mask = seen.sliding if index % 2 == 0 else seen.full
             inputs = (x_BLD, time_B6D, condition_BSD, rotation, mask, seen.cross)
+            compute = layer if compiled is None else partial(compiled, layer)
             if self._recomputes(index) and torch.is_grad_enabled():
-                x_BLD = checkpoint(layer, *inputs, use_reentrant=False)
+                x_BLD = checkpoint(compute, *inputs, use_reentrant=False)
             else:
-                x_BLD = layer(*inputs)
+                x_BLD = compute(*inputs)
         shift, scale = (self.scale_shift_table + time_BD[:, None]).chunk(2, dim=1)
         x_BLD = self.norm_out.modulated(x_BLD, shift, scale)
         velocity_BCT: Tensor = self.proj_out(x_BLD.transpose(1, 2))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .attention import Mask, attend
+from .fused import fused
 from .weights import Weights
 
 EPS = 1e-6
@@ -78,7 +79,11 @@ def residual(x: Tensor, out: Tensor, gate: Tensor | None = None) -> Tensor:
 
 
 def _is_composed(x: Tensor, *frozen: Tensor) -> bool:
-    """Return True where torch has no kernel of its own for the norm: a dozen operations, and twice that backward."""
+    """Return True where torch has no kernel of its own for the norm: a dozen operations, and twice that backward; a
+    compiler fuses them.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return x.device.type == "cpu" and x.dtype == torch.float32 and not any(each.requires_grad for each in frozen)
 
 
@@ -132,9 +137,7 @@ class RotaryEmbedding:
 
     def apply(self, x_BLHE: Tensor) -> Tensor:
         """Rotate the halves of each head by the angle of its position."""
-        out: Tensor = _Rotation.apply(  # type: ignore[no-untyped-call]  # torch's annotation
-            x_BLHE, self.cos[:, None], self.sin[:, None])
-        return out
+        return fused(_Rotation, _rotated_plainly, x_BLHE, self.cos[:, None], self.sin[:, None])
 
 
 class _Rotation(torch.autograd.Function):
@@ -157,6 +160,11 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     for half, own, other, sign in zip(out.chunk(2, dim=-1), (first, second), (second, first), (-1, 1), strict=True):
         torch.mul(own, cos, out=half).addcmul_(other, sin, value=sign)
     return out
+
+
+def _rotated_plainly(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 Project = Callable[[Tensor, Sequence[nn.Module]], tuple[Tensor, ...]]
@@ -221,6 +229,10 @@ class SwiGLU(torch.autograd.Function):
         return of_gate, F.silu(gate).mul_(gradient) if activated is None else activated * gradient
 
 
+def _swiglu_plainly(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate) * up
+
+
 class MLP(nn.Module):
     """down(silu(gate(x)) * up(x))."""
 
@@ -233,7 +245,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.project(x, (self.gate_proj, self.up_proj))
-        hidden = SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]  # torch's annotation
+        hidden = fused(SwiGLU, _swiglu_plainly, gate, up)
         out: Tensor = self.down_proj(hidden)
         return out
 

@@ -39,6 +39,8 @@ def hold(decoder: Decoder, weights: Weights, holding: Holding) -> None:
     """
     require(holding.precision)
     decoder.holding = holding
+    # Weights that are unpacked for each product are not compiled.
+    decoder.compiled = None
     ring, layers = LayerRing(holding.device), decoder.geometry.layers
     for index in range(layers):
         offloaded = is_chosen(index, holding.offloaded, layers)

@@ -146,4 +146,8 @@ TRAINING: Settings = {
     "devices": Setting(
         "all: every card of this computer computes some of a step's passes, so set gradient_accumulation to a multiple "
         "of their number. The adapter is that of one card. Previews and the loss are made on the first."),
+    "compile": Setting(
+        "Compile the layers of a LoRA with PyTorch's compiler before the first step, which then takes minutes. auto: "
+        "on NVIDIA cards, for 500 steps or more, if triton and a C++ compiler are there. on: also on a CPU. The result "
+        "differs by rounding only; if the compiler fails, the training goes on without it. No card was measured yet."),
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..config import BasePrecision, Config, Precision, require
 from ..model.attention import Choice
+from ..model.compilation import Choice as Compile
 from ..model.flow_matching import FRAMES_PER_SECOND
 
 Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "adamw_schedulefree"]
@@ -159,6 +160,9 @@ class TrainConfig(Config):
     same for both."""
     devices: Devices = "one"
     """all: also the machine's other devices of the same type, each in a process of its own; see parallel/launch.py."""
+    compile: Compile = "off"
+    """Compile the decoder layer: fewer kernels, the same numbers but for rounding.  auto: on CUDA, for long runs, where
+    a compiler is; see model.compilation."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,7 @@ from .controls import Controls, Request
 from .early_stopping import End
 from .footprint.memory_use import MemoryUse
 from .footprint.step_down import lowered, with_less_memory
+from .footprint.uncompiled import without_failing_compiler
 from .heldout import passes
 from .heldout.watch import judge
 from .interruption import PROOF_STRIDE, preserve
@@ -45,6 +47,7 @@ MEASURING: Mapping[MeasuredOn, Sentence] = {"held_out": Sentence("Measuring the 
                                             "trained": Sentence("Measuring the loss of the trained songs")}
 WATCHING = Sentence("Looking for songs that are learned by heart")
 
+Result = TypeVar("Result")
 MakePreview = Callable[[Path | None, int], None]
 """(adapter file, or None for the base model; step) -> makes and keeps a preview of what it sounds like."""
 
@@ -172,12 +175,15 @@ def _can_leave(training: Training, run: Run, state: RunState, metrics: Metrics, 
 
 
 def take_step(training: Training, state: RunState, report: Report) -> StepResult:
-    """Take one step, in less memory if that runs out."""
+    """Take one step, in less memory if that runs out, and uncompiled if the compiler fails."""
     by_layer = is_heavy(training.config, state.step + 1)
     step = partial(optimizer_step, training, state.step, report, scale=state.scale, by_layer=by_layer)
-    if training.ranks.count > 1:
-        return step(in_memory=lambda work: with_less_memory(work, training, state.step, report))
-    return with_less_memory(step, training, state.step, report)
+
+    def repeated(work: Callable[[], Result]) -> Result:
+        return with_less_memory(lambda: without_failing_compiler(work, training, state.step, report), training,
+                                state.step, report)
+
+    return step(in_memory=repeated) if training.ranks.count > 1 else repeated(step)
 
 
 def _report_end(end: End, state: RunState, total: int, report: Report) -> None:

@@ -14,9 +14,9 @@ from ..adapters.config import AdapterConfig
 from ..adapters.targets import target_modules
 from ..dataset.manifest import Dataset
 from ..errors import ConfigError
-from ..model import attention
+from ..model import attention, compilation
 from ..model.checkpoint import Checkpoint
-from ..model.decoder import DecoderGeometry
+from ..model.decoder import Decoder, DecoderGeometry
 from ..model.loading import load
 from . import data, memory
 from .config import ResolvedConfig
@@ -57,12 +57,24 @@ def prepare(checkpoint: Checkpoint, dataset: Dataset, adapter: AdapterConfig, se
     log.info("Training %d modules, %d parameters, on %d song(s), %d held out; %s on %s.", len(modules),
              sum(parameter.numel() for parameter in live.parameters), len(trained_on), len(held), settings.dtype,
              settings.device)
+    _compile(decoder, adapter, settings)
     optimizer = optimizers.build(config, live.parameters, live.undecayed, live.ups)
     objective = Objective.of(settings, decoder, weights, data.read_silence(dataset), live.switch)
     return Training(config=config, objective=objective, adapter=live, trained_on=trained_on, heldout=held,
                     optimizer=optimizer, average=_average(config, live, optimizer), need=need, ranks=ranks,
                     weights=own, watch=watch.choose(trained_on, held, config, objective.timesteps),
                     passes=passes.choose(held or trained_on, trained_on, config, objective.timesteps))
+
+
+def _compile(decoder: Decoder, adapter: AdapterConfig, settings: Resolved) -> None:
+    """Compile the layers if the settings ask for it."""
+    obstacle = ""
+    if not registry.trainable()[adapter.kind].is_traceable(adapter):
+        obstacle = "that is only for a LoRA without DoRA"
+    elif compilation.has_packed_weights(decoder):
+        obstacle = "the model is kept in fewer bits or in the computer's memory"
+    if compilation.choose(settings.config.compile, settings.device, settings.total_steps, obstacle):
+        compilation.compile_layers(decoder)
 
 
 def _average(config: ResolvedConfig, adapter: LiveAdapter, optimizer: torch.optim.Optimizer) -> Averaging | None:

@@ -242,10 +242,9 @@ def _pass(training: Training, step: int, count: int, scale: float, report: Repor
           group: Sequence[batches.Draw]) -> BatchLoss:
     """Add the gradients of one of the step's batches to the parameters; return its losses.  `count` is the number of
     the step's samples."""
-    switch = training.adapter.switch
     batch = training.prefetched.take(group, training.batch)
-    switch.seeds = tuple(rng.seed(training.config.seed, "dropout", draw) for draw in batch.draws)
-    switch.tokens = batch.tokens
+    training.adapter.switch.start([rng.seed(training.config.seed, "dropout", draw) for draw in batch.draws],
+                                  batch.tokens)
     loss = training_loss(training.objective, batch)
     (loss.weighted_B.sum() / count * scale).backward()
     report(Progress(stage="train", step=step, total=training.total_steps))

@@ -45,7 +45,7 @@ from .setup import prepare
 log = logging.getLogger(__name__)
 
 RESULT_INVARIANT_SETTINGS = (
-    "gradient_checkpointing", "attention", "offload", "allow_fewer_bits", "device", "devices", "save_every",
+    "gradient_checkpointing", "attention", "compile", "offload", "allow_fewer_bits", "device", "devices", "save_every",
     "save_minutes", "keep_checkpoints", "tensorboard", "log_every", "log_heavy_every", "preview_every",
     "preview_caption", "preview_lyrics", "preview_seconds", "shift", "inference_steps",
 )

@@ -154,6 +154,7 @@ def test_no_number_is_a_code(server: ComfyUI) -> None:
     ("gradient_checkpointing", ("auto", "memory")),
     ("base_precision", ("exactly as if unpacked", "change the result")),
     ("offload", ("more time", "same result")),
+    ("compile", ("rounding", "No card was measured")),
     ("allow_fewer_bits", ("changes the result",)),
     ("shift", ("metadata", "never")),
     ("inference_steps", ("metadata", "never")),

@@ -27,13 +27,14 @@ EVERY = 50
 
 def shape(device: str, size: str, adapter: AdapterConfig, config: TrainConfig, seconds: float) -> str:
     """Key of the steps that take equally long: device, model, adapter, crop (or the mean song), batch, recomputation,
-    form of the weights, number of devices.
+    form of the weights, number of devices, compilation.
     """
     crop = min(config.chunk_duration or seconds, seconds)
     samples = f"{config.batch_size} x {config.gradient_accumulation}"
     # Left out where they are the usual ones, so that times measured before count.
     usual = (config.base_precision, "as_file"), (config.offload, "auto"), (config.devices, "one")
-    others = [value for value, default in usual if value != default]
+    others = [str(value) for value, default in usual if value != default]
+    others += [] if config.compile == "off" else [f"compile {config.compile}"]
     return "/".join((device, size, adapter.kind, f"{crop:.0f} s", samples, config.precision,
                      config.gradient_checkpointing, *others))
 

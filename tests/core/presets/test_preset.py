@@ -100,7 +100,7 @@ def test_foreign_preset_has_notes(tmp_path: Path) -> None:
     path.write_text('{"lora_r": 8, "lora_alpha": 8, "torch_compile": false}', encoding="utf-8")
     found = read(path)
     assert found.preset == Preset(name="warm_tapes", adapter=LoraConfig(rank=8, alpha=8))
-    assert found.notes == ("torch_compile: not used, it is not offered.",)
+    assert found.notes == ("torch_compile: not used, it depends on the computer; compile is off until it is set.",)
 
 
 DEEP = "[" * 100_000

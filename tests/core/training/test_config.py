@@ -51,7 +51,7 @@ FIELDS = dict(
     crop_lyrics=one_of(train_config.CropLyrics), lyrics_dropout=share, caption_dropout=share,
     preserve=share, guidance=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
     lora_plus_ratio=st.just(0.0) | st.floats(min_value=1, allow_infinity=False),
-    devices=one_of(train_config.Devices),
+    devices=one_of(train_config.Devices), compile=one_of(train_config.Compile),
     base_precision=one_of(BasePrecision), offload=one_of(train_config.Offload), allow_fewer_bits=st.booleans(),
 )  # fmt: skip
 
@@ -85,7 +85,7 @@ WRONG: list[tuple[str, Any, str]] = [
     *((name, "often", "'often'") for name in (
         "optimizer", "schedule", "timestep_mode", "timestep_preset", "discrete_shift", "timestep_sampling",
         "loss_weighting", "crop_lyrics", "context_mode", "publish", "precision", "gradient_checkpointing", "attention",
-        "base_precision", "offload")),
+        "base_precision", "offload", "compile")),
     ("max_steps", "100", "'100'"),
     ("max_steps", None, "None"),
     ("timestep_mu", "0", "'0'"),

@@ -54,7 +54,7 @@ def test_shape_is_what_takes_time() -> None:
     assert key() == key(config=replace(CONFIG, learning_rate=1.0, max_steps=7), seconds=300.0)
     changes: list[dict[str, Any]] = [
         {"batch_size": 2}, {"gradient_accumulation": 1}, {"gradient_checkpointing": "off"}, {"precision": "fp32"},
-        {"chunk_duration": 0.0}, {"base_precision": "int8"}, {"offload": "on"}]
+        {"chunk_duration": 0.0}, {"base_precision": "int8"}, {"offload": "on"}, {"compile": "on"}]
     others = [key("cuda:1"), key(seconds=20.0), key(adapter=LokrConfig()),
               *(key(config=replace(CONFIG, **change)) for change in changes)]
     assert len({key(), *others}) == 1 + len(others)

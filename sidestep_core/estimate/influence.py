@@ -127,9 +127,10 @@ def _adapter(facts: Mapping[str, Any]) -> AdapterConfig:
 def _settings(facts: Mapping[str, Any], checkpoint: Checkpoint, dataset: Dataset, device: str) -> Resolved:
     """Settings of the adapter's training, without those that only change how it steps."""
     config = TrainConfig.from_json(facts["train"])
-    settings = resolve(replace(config, device=device, optimizer="adamw", ema_decay=0.0, lora_plus_ratio=0.0,
-                               preserve=0.0, precision="auto" if config.precision == "fp16" else config.precision),
-                       checkpoint, dataset)
+    # fp16 would need a scale against underflow, and compiling takes longer than measuring.
+    precision = "auto" if config.precision == "fp16" else config.precision
+    settings = resolve(replace(config, device=device, precision=precision, compile="off", optimizer="adamw",
+                               ema_decay=0.0, lora_plus_ratio=0.0, preserve=0.0), checkpoint, dataset)
     if not (settings.config.heldout_songs or settings.config.heldout_sections):
         raise ConfigError("This adapter was trained with nothing held out, so there is nothing that a song could help "
                           "or harm. Train with heldout_songs 1 or more, then measure again.")

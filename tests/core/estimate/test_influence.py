@@ -152,6 +152,16 @@ def test_something_must_be_held_out(world: World, tmp_path: Path) -> None:
         measured(world, path, tmp_path)
 
 
+def test_only_the_loss_of_the_training_counts(world: World) -> None:
+    """An optimizer of a package that is missing here, and a compiler, are not needed to measure."""
+    config = replace(CONFIG, optimizer="prodigy", ema_decay=0.9, preserve=0.5, compile="on", precision="fp16",
+                     loss_weighting="min_snr", chunk_duration=1.0, seed=7)
+    measured_with = measuring._settings({"train": config.to_json()}, *world, "cpu").config
+    changed = {name for name, value in config.to_json().items() if measured_with.to_json()[name] != value}
+    assert changed == {"optimizer", "ema_decay", "preserve", "compile", "precision", "schedule", "cfg_ratio",
+                       "genre_ratio", "shift", "inference_steps"}
+
+
 @pytest.mark.parametrize("draws", [0, 3, 6])
 def test_draws_fill_folds(world: World, adapter: Path, tmp_path: Path, draws: int) -> None:
     with pytest.raises(ConfigError, match="multiple of 4"):

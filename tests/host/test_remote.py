@@ -31,7 +31,7 @@ from tests.host.test_pipeline import upstream, with_inputs
 from tests.running import demo_comfyui, make_idle
 
 ROOT = Path(__file__).parents[2]
-STEPS = 5
+STEPS, LONG = 5, 30
 DATASET = "remote"
 """Of all trainings here: songs are encoded once."""
 SECRET = "open-sesame-31"
@@ -383,7 +383,7 @@ def test_restarted_server_goes_on(server: ComfyUI, written: Callable[..., Path],
     with gate(0) as door:
         with demo_comfyui(base) as first:
             door.target = first.port
-            client = Client(written("restarted", 60), "--host", f"http://127.0.0.1:{door.port}", "--songs", songs,
+            client = Client(written("restarted", LONG), "--host", f"http://127.0.0.1:{door.port}", "--songs", songs,
                             "--as", "restarted", "--output-dir", tmp_path / "out", "--set", "16.save_every=1")
             client.until(has_trained(3))
             door.shut = True
@@ -398,7 +398,7 @@ def test_restarted_server_goes_on(server: ComfyUI, written: Callable[..., Path],
             assert texts.count("has forgotten the workflow. It gets it again") == 1
             [run] = (base / "output" / "sidestep" / "runs").iterdir()
             rows = [row["step"] for row in metrics.read(run / files.METRICS) if "loss" in row]
-            assert rows == list(range(1, 61))
-            assert client.seen[-1]["steps"] == 60
+            assert rows == list(range(1, LONG + 1))
+            assert client.seen[-1]["steps"] == LONG
             assert digest(tmp_path / "out" / "restarted.safetensors") == client.seen[-1]["sha256"]
             make_idle(second)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sidestep_core import rng
-from sidestep_core.adapters.lokr import LokrConfig
+from sidestep_core.adapters.loha import LohaConfig
 from sidestep_core.adapters.lora import LoraConfig
 from sidestep_core.dataset.manifest import Dataset
 from sidestep_core.errors import ConfigError
@@ -37,7 +37,8 @@ from tests.training import CONFIG, prepared, same_tensors, stop_at, trained
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 LONG = 2 * DENSE_BELOW + 60
 FRAMES = (40, 52, 66, LONG, LONG + 77, LONG + 300)
-LORA = LoraConfig(rank=4, alpha=8.0, dropout=0.1, rank_dropout=0.2, target_mlp=True)
+SMALL = LoraConfig(rank=4, alpha=8.0, dropout=0.1, attention_type="self")
+LORA = replace(SMALL, attention_type="both", rank_dropout=0.2, target_mlp=True)
 PLAIN = replace(CONFIG, batch_size=1, gradient_accumulation=len(FRAMES), heldout_songs=0, max_steps=8)
 ON = replace(PLAIN, compile="on")
 SHORT = replace(ON, max_steps=2, gradient_accumulation=2, heldout_every=100, save_every=1)
@@ -86,9 +87,9 @@ def gradients(training: Training, step: int = 0) -> Tensor:
     return torch.cat(found)
 
 
-def compare(checkpoint: Checkpoint, dataset: Dataset, **changes: Any) -> None:
+def compare(checkpoint: Checkpoint, dataset: Dataset, adapter: LoraConfig = LORA, **changes: Any) -> None:
     """Compare the gradients of compiled layers with those of plain ones; the twin has other draws."""
-    plain, compiled, other = (changed(prepared(checkpoint, dataset, LORA, replace(config, **changes)))
+    plain, compiled, other = (changed(prepared(checkpoint, dataset, adapter, replace(config, **changes)))
                               for config in (PLAIN, ON, replace(PLAIN, seed=1)))
     expected = gradients(plain)
     assert deviation(gradients(compiled), expected) <= FP32
@@ -97,7 +98,7 @@ def compare(checkpoint: Checkpoint, dataset: Dataset, **changes: Any) -> None:
 
 def test_lengths_share_a_graph(checkpoint: Checkpoint, dataset: Dataset, graphs: list[Any]) -> None:
     """Three for any number of lengths: sliding attention with one mask and in blocks, and full attention."""
-    compare(checkpoint, dataset)
+    compare(checkpoint, dataset, SMALL)
     assert len(graphs) == 3
 
 
@@ -114,7 +115,7 @@ def test_differentiated_graph_is_right(checkpoint: Checkpoint, alike: Dataset) -
     from torch._dynamo.backends.debugging import aot_eager
 
     with mock.patch.object(compilation, "BACKEND", aot_eager), single_layer():
-        compare(checkpoint, alike, batch_size=3, gradient_accumulation=1)
+        compare(checkpoint, alike, replace(SMALL, rank_dropout=0.2), batch_size=3, gradient_accumulation=1)
 
 
 @contextmanager
@@ -143,12 +144,12 @@ def test_failing_compiler_ends_nothing(checkpoint: Checkpoint, dataset: Dataset,
     """The step is repeated with the same draws, so the file is that of a training without a compiler, bit for bit."""
     seen: list[Progress] = []
     with mock.patch.object(compilation, "BACKEND", failing):
-        found = trained(checkpoint, dataset, tmp_path / "failed", LORA, SHORT, report=seen.append)
+        found = trained(checkpoint, dataset, tmp_path / "failed", SMALL, SHORT, report=seen.append)
     [notice] = [progress.notice for progress in seen if "compiler" in progress.notice]
     assert notice.startswith("The compiler failed in step 1, so the training goes on without it, from the same step: ")
     assert "no room for the code" in notice
     assert "and more" not in notice
-    plain = trained(checkpoint, dataset, tmp_path / "plain", LORA, replace(SHORT, compile="off"))
+    plain = trained(checkpoint, dataset, tmp_path / "plain", SMALL, replace(SHORT, compile="off"))
     assert same_tensors(found.path, plain.path)
 
 
@@ -178,11 +179,11 @@ def raising(*errors: Exception) -> Callable[[], None]:
 
 def test_stopped_run_resumes(checkpoint: Checkpoint, dataset: Dataset, graphs: list[Any], tmp_path: Path) -> None:
     """Within rounding of the compiler, also without it; a run of other draws is not."""
-    whole = read_tensors(trained(checkpoint, dataset, tmp_path / "whole", LORA, SHORT).path)
+    whole = read_tensors(trained(checkpoint, dataset, tmp_path / "whole", SMALL, SHORT).path)
     with pytest.raises(Cancelled):
-        trained(checkpoint, dataset, tmp_path / "part", LORA, SHORT, report=stop_at(1, Cancelled("Stopped.")))
-    resumed = read_tensors(trained(checkpoint, dataset, tmp_path / "part", LORA, replace(SHORT, compile="off")).path)
-    other = read_tensors(trained(checkpoint, dataset, tmp_path / "other", LORA, replace(SHORT, seed=1)).path)
+        trained(checkpoint, dataset, tmp_path / "part", SMALL, SHORT, report=stop_at(1, Cancelled("Stopped.")))
+    resumed = read_tensors(trained(checkpoint, dataset, tmp_path / "part", SMALL, replace(SHORT, compile="off")).path)
+    other = read_tensors(trained(checkpoint, dataset, tmp_path / "other", SMALL, replace(SHORT, seed=1)).path)
     assert graphs
     assert all(deviation(resumed[name], whole[name]) <= FP32 for name in whole)
     assert any(deviation(other[name], whole[name]) > PERTURBED for name in whole)
@@ -193,7 +194,7 @@ def test_model_in_fewer_bits_is_refused(checkpoint: Checkpoint, dataset: Dataset
         prepared(checkpoint, dataset, LORA, replace(ON, base_precision="int8"))
 
 
-@pytest.mark.parametrize("adapter", [LokrConfig(), LoraConfig(dora=True)], ids=["lokr", "dora"])
+@pytest.mark.parametrize("adapter", [LohaConfig(), LoraConfig(dora=True)], ids=["loha", "dora"])
 def test_other_adapters_are_refused(checkpoint: Checkpoint, dataset: Dataset, adapter: Any) -> None:
     with pytest.raises(ConfigError, match="compile is on, but that is only for a LoRA without DoRA"):
         prepared(checkpoint, dataset, adapter, ON)

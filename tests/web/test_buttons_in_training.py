@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ STEPS = 24
 IN_BOTH_MODES = pytest.mark.parametrize("page", [False, True], ids=["classic", "nodes-2"], indirect=True)
 DRAWN = re.compile("^M")
 """Path of a curve with a point."""
+PACE = 0.5
+"""Seconds of each step while buttons are pressed: about those of a large model."""
 SECONDS = 4.0
 """Time of a workflow that does not train."""
 
@@ -45,6 +48,15 @@ def undisturbed(server: ComfyUI, prompt: Prompt) -> Path:
     """Adapter of the same training, left alone."""
     assert server.run(training(prompt, "undisturbed"), 580).status == "success"
     return lora(server, "undisturbed")
+
+
+@contextlib.contextmanager
+def slow_steps(server: ComfyUI) -> Iterator[None]:
+    server.post_json("/tests/pace", {"seconds": PACE})
+    try:
+        yield
+    finally:
+        server.post_json("/tests/pace", {"seconds": 0.0})
 
 
 def training(prompt: Prompt, name: str, **inputs: Any) -> dict[str, Any]:
@@ -102,11 +114,12 @@ def trained_steps(run: Path) -> list[float | str]:
 
 @IN_BOTH_MODES
 def test_only_time_is_changed(page: Page, server: ComfyUI, prompt: Prompt, name: str, undisturbed: Path) -> None:
-    panel = begin(page, training(prompt, name), name)
-    press(panel, "Save now")
-    press(panel, "Preview now")
-    press(panel, "Pause")
-    ends(panel, "paused")
+    with slow_steps(server):
+        panel = begin(page, training(prompt, name), name)
+        press(panel, "Save now")
+        press(panel, "Preview now")
+        press(panel, "Pause")
+        ends(panel, "paused")
     expect(panel.locator(".sidestep-note")).to_contain_text("The card is free.")
     screenshots.keep(page, f"training-{name}-paused")
     usable = panel.locator(".sidestep-controls > button:visible:enabled")
@@ -124,8 +137,9 @@ def test_only_time_is_changed(page: Page, server: ComfyUI, prompt: Prompt, name:
 
 
 def test_finished_early_goes_on(page: Page, server: ComfyUI, prompt: Prompt, name: str, undisturbed: Path) -> None:
-    panel = begin(page, training(prompt, name), name)
-    press(panel, "Finish now")
+    with slow_steps(server):
+        panel = begin(page, training(prompt, name), name)
+        press(panel, "Finish now")
     ends(panel, "finished")
     finished = run_checkpoint.finished(run_of(server, name))
     assert finished is not None
@@ -137,8 +151,9 @@ def test_finished_early_goes_on(page: Page, server: ComfyUI, prompt: Prompt, nam
 
 
 def test_stopped_run_goes_on(page: Page, server: ComfyUI, prompt: Prompt, name: str, undisturbed: Path) -> None:
-    panel = begin(page, training(prompt, name), name)
-    press(panel, "Stop")
+    with slow_steps(server):
+        panel = begin(page, training(prompt, name), name)
+        press(panel, "Stop")
     ends(panel, "cancelled")
     expect(panel.locator(".sidestep-title")).to_have_text("Stopped, resumable")
     assert not lora(server, name).exists()
@@ -150,10 +165,11 @@ def test_stopped_run_goes_on(page: Page, server: ComfyUI, prompt: Prompt, name: 
 
 def test_polite_training_waits(page: Page, server: ComfyUI, prompt: Prompt, name: str, undisturbed: Path,
                                tmp_path: Path) -> None:
-    panel = begin(page, training(prompt, name, polite=True), name)
     inputs = {"metrics_file": str(tmp_path / "m.jsonl"), "steps": 0, "step_seconds": 0.0, "pause_at_end": SECONDS}
-    server.submit({"1": {"class_type": "TestsDriveSteps", "inputs": inputs}})
-    ends(panel, "paused")
+    with slow_steps(server):
+        panel = begin(page, training(prompt, name, polite=True), name)
+        server.submit({"1": {"class_type": "TestsDriveSteps", "inputs": inputs}})
+        ends(panel, "paused")
     note, answer = panel.locator(".sidestep-note"), panel.locator(".sidestep-answer")
     expect(note).to_have_text("Waiting for your generation. The training goes on by itself.")
     press(panel, "Continue")

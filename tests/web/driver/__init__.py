@@ -1,4 +1,5 @@
-"""A pack of the tests: a node that reports as a training does, at any speed, through the real `run_stage`."""
+"""A pack of the tests: a node that reports as a training does, at any speed, through the real `run_stage`; and a least
+time for the steps of real trainings, as the buttons of a training that takes a second cannot be pressed."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy
+from aiohttp import web
 from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
 
 MICRO_STEPS = 4
 HOSTILE = "<img src=x onerror=alert(1)> \U0001f3b8 \ud800"
@@ -57,6 +60,28 @@ class DriveSteps(io.ComfyNode):
         with live.training(file.parent.name, cls.hidden.unique_id):
             host.run_stage(cls.hidden.unique_id, file.parent.name, stage, summary=lambda _: "Done.")
         return io.NodeOutput()
+
+
+class Pace:
+    """Time that each step of a training waits before it begins."""
+
+    seconds: float | None = None
+
+
+@PromptServer.instance.routes.post("/tests/pace")
+async def set_pace(request: web.Request) -> web.Response:
+    """Set the pace of all trainings; the pack has trained before."""
+    if Pace.seconds is None:
+        loop = part_of_pack("sidestep_core.training.loop")
+        take_step = loop.take_step
+
+        def waited(*arguments):  # type: ignore[no-untyped-def]
+            time.sleep(Pace.seconds)
+            return take_step(*arguments)
+
+        loop.take_step = waited
+    Pace.seconds = (await request.json())["seconds"]
+    return web.json_response({})
 
 
 class Driver(ComfyExtension):

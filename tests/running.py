@@ -20,6 +20,8 @@ SERVERS: list[ComfyUI] = []
 """Running servers of this process."""
 IDLE_SECONDS = 60.0
 """Longest time of a step, a song or a preview that a stop waits for."""
+PACE = 0.5
+"""Seconds of a slow step."""
 
 
 ENVIRONMENT = {
@@ -55,6 +57,16 @@ def make_idle(server: ComfyUI) -> None:
             server.process.kill()
             pytest.fail(f"A workflow does not stop.\n{server.tail()}")
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def slow_steps(server: ComfyUI) -> Iterator[None]:
+    """Give each step of a training the time of a large model's, for the block: the server has the tests' driver."""
+    server.post_json("/tests/pace", {"seconds": PACE})
+    try:
+        yield
+    finally:
+        server.post_json("/tests/pace", {"seconds": 0.0})
 
 
 def wait_until_idle(server: ComfyUI, seconds: float = 580.0) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from demo.browser import configure, open_page
 from demo.examples import SETTINGS, TRAINER
 from demo.server import ComfyUI, Prompt
 from sidestep_core.training import metrics, run_checkpoint
+from tests.running import slow_steps
 from tests.training import same_tensors
 from tests.web import screenshots
 from tests.web.test_training_page import PANEL, PATIENCE, open_workflow, training_part
@@ -23,8 +23,6 @@ STEPS = 24
 IN_BOTH_MODES = pytest.mark.parametrize("page", [False, True], ids=["classic", "nodes-2"], indirect=True)
 DRAWN = re.compile("^M")
 """Path of a curve with a point."""
-PACE = 0.5
-"""Seconds of each step while buttons are pressed: about those of a large model."""
 SECONDS = 4.0
 """Time of a workflow that does not train."""
 
@@ -48,15 +46,6 @@ def undisturbed(server: ComfyUI, prompt: Prompt) -> Path:
     """Adapter of the same training, left alone."""
     assert server.run(training(prompt, "undisturbed"), 580).status == "success"
     return lora(server, "undisturbed")
-
-
-@contextlib.contextmanager
-def slow_steps(server: ComfyUI) -> Iterator[None]:
-    server.post_json("/tests/pace", {"seconds": PACE})
-    try:
-        yield
-    finally:
-        server.post_json("/tests/pace", {"seconds": 0.0})
 
 
 def training(prompt: Prompt, name: str, **inputs: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 from demo.browser import configure, load, open_page
 from demo.examples import SETTINGS, TRAINER
 from demo.server import ComfyUI, Prompt
+from tests.running import slow_steps
 
 STEPS = 20
 HELDOUT_EVERY = 5
@@ -83,11 +84,12 @@ def test_training_is_live_and_restored(page: Page, server: ComfyUI, prompt: Prom
     asked = trainer_inputs(page)
 
     record_curve(page)
-    page.evaluate("() => void window.app.queuePrompt(0)")
-    expect(panel).to_contain_text(f" of {STEPS}", timeout=PATIENCE)
-    expect(page.locator(".sidestep-capacity", has_text=capacity)).to_have_count(1, timeout=PATIENCE)
-    page.wait_for_function("() => window.sidestepLengths.size > 1", timeout=PATIENCE)
-    grown = curve_length(page)
+    with slow_steps(server):
+        page.evaluate("() => void window.app.queuePrompt(0)")
+        expect(panel).to_contain_text(f" of {STEPS}", timeout=PATIENCE)
+        expect(page.locator(".sidestep-capacity", has_text=capacity)).to_have_count(1, timeout=PATIENCE)
+        page.wait_for_function("() => window.sidestepLengths.size > 1", timeout=PATIENCE)
+        grown = curve_length(page)
 
     load(page, server.address)
     wait_for_curve(page, grown)

@@ -3,6 +3,7 @@ time for the steps of real trainings, as the buttons of a training that takes a 
 
 from __future__ import annotations
 
+import importlib
 import math
 import sys
 import time
@@ -70,9 +71,11 @@ class Pace:
 
 @PromptServer.instance.routes.post("/tests/pace")
 async def set_pace(request: web.Request) -> web.Response:
-    """Set the pace of all trainings; the pack has trained before."""
+    """Set the pace of all trainings."""
     if Pace.seconds is None:
-        loop = part_of_pack("sidestep_core.training.loop")
+        worker = "nodes.host.worker"
+        pack = part_of_pack(worker).__name__.removesuffix(worker)
+        loop = importlib.import_module(f"{pack}sidestep_core.training.loop")
         take_step = loop.take_step
 
         def waited(*arguments):  # type: ignore[no-untyped-def]

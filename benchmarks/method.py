@@ -6,8 +6,8 @@ without.  `time_variance`: variance of a step's loss due to its draws, stratifie
 `planted_variance`: the same of a partly trained model on planted data, of loss and gradient; `recovery_steps`: steps
 to recover what is planted, stratified and independent.  `passes`: forward passes per accumulation at batch size 4, with
 songs of different words.  `crop_words`: share of right words in the lyrics of crops of sung digits.  `best_regret`: see
-_heldout.py.  `memorised`: seeds in which just the song that is repeated 50 times is called learned by heart, and those
-of the same trainings without repeats in which any is.  `influence_hits`: seeds in which a duplicate of the held-out
+_heldout.py.  `memorised`: true if just the song that is repeated 50 times is called learned by heart in every seed, and
+none of the same trainings without repeats.  `influence_hits`: seeds in which a duplicate of the held-out
 song has the best influence on it, and a song that teaches the opposite the worst, below zero.
 
 Names of parts as arguments, such as `python -m benchmarks.method times best`, run these alone.
@@ -84,10 +84,10 @@ def words(folder: Path) -> Iterator[Row]:
 
 
 def memory(folder: Path) -> Iterator[Row]:
-    learned = single_songs.memorised(folder / "learned")
-    yield ("memorised", [learned["repeated"], learned["alarms"]],
-           f"of {single_songs.MEMORY_SEEDS} seeds: alarms if one song is repeated, and without",
-           learned == {"repeated": single_songs.MEMORY_SEEDS, "alarms": 0})
+    learned, seeds = single_songs.memorised(folder / "learned"), single_songs.MEMORY_SEEDS
+    holds = learned == {"repeated": seeds, "alarms": 0}
+    yield ("memorised", holds, f"alarms in {learned['repeated']} of {seeds} seeds if one song is repeated, in "
+           f"{learned['alarms']} of {seeds} without", holds)
 
 
 def songs(folder: Path) -> Iterator[Row]:

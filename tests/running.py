@@ -22,8 +22,6 @@ IDLE_SECONDS = 60.0
 """Longest time of a step, a song or a preview that a stop waits for."""
 PACE = 0.5
 """Seconds of a slow step."""
-
-
 ENVIRONMENT = {"SIDESTEP_CPU_DEVICES": "2"}
 """Lets the CPU count as two devices, for trainings that ask for all."""
 

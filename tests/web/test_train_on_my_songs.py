@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from demo.browser import configure, open_page
 from demo.server import ComfyUI
@@ -131,13 +131,17 @@ def test_cancel_stops_upload(dialog: Locator, page: Page, server: ComfyUI, tmp_p
     held.mkdir()
     for number in range(3):
         write_song(held / f"{number}.wav")
-    page.route("**/upload/image", lambda route: None)  # never answered
+    unanswered: list[Route] = []
+    page.route("**/upload/image", unanswered.append)
     with page.expect_file_chooser() as chooser:
         dialog.get_by_text("Choose a folder").click()
-    chooser.value.set_files(held)
+    with page.expect_request("**/upload/image"):
+        chooser.value.set_files(held)
     zone = dialog.locator(".sidestep-drop")
     zone.get_by_text("Cancel", exact=True).click()
     expect(zone).to_contain_text("Cancelled. 0 of 3 files are in input/Held.")
+    [request] = unanswered
+    request.abort()  # else the browser may send on what the page has cancelled
     page.unroute("**/upload/image")
     assert not (server.base / "input" / "Held").exists()
 

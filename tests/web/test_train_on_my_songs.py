@@ -132,7 +132,7 @@ def test_cancel_stops_upload(dialog: Locator, page: Page, server: ComfyUI, tmp_p
     for number in range(3):
         write_song(held / f"{number}.wav")
     unanswered: list[Route] = []
-    page.route("**/upload/image", unanswered.append)
+    page.route("**/upload/image", lambda route: unanswered.append(route))  # Playwright takes no method of a list
     with page.expect_file_chooser() as chooser:
         dialog.get_by_text("Choose a folder").click()
     with page.expect_request("**/upload/image"):

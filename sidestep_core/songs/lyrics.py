@@ -19,6 +19,7 @@ _INTERLUDE_LINES = 2
 """Lines that a part without words, such as [Intro], counts as."""
 _TIME = r"(\d{1,3}):(\d{1,2}(?:[.:]\d{1,3})?)"
 _LINE = re.compile(rf"\s*\[{_TIME}\]")
+_STAMP = re.compile(rf"\[{_TIME}\]")
 _WORD = re.compile(rf"<{_TIME}>")
 _TAG = re.compile(r"\s*\[(?:ar|ti|al|au|by|length|re|ve|la|lr|tool|#|offset):(.*)\]\s*", re.IGNORECASE)
 _OFFSET = re.compile(r"\s*\[offset:\s*([+-]?\d+)\s*\]\s*", re.IGNORECASE)
@@ -37,7 +38,8 @@ class Unit:
 
 def is_timed(lyrics: str) -> bool:
     """Return True for lyrics with a time in front of a line."""
-    return any(_LINE.match(line) for line in lyrics.splitlines())
+    # Most lyrics have no time anywhere, which one search tells.
+    return _STAMP.search(lyrics) is not None and any(_LINE.match(line) for line in lyrics.splitlines())
 
 
 def plain(lyrics: str) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -61,7 +63,13 @@ def count_songs(samples: Sequence[Sample | SampleInfo]) -> int:
 def shuffled(count: int, seed: int, draw: int) -> int:
     """Position within the epoch's `count` draws that draw number `draw` takes; every epoch is its own permutation."""
     epoch, position = divmod(draw, count)
-    return int(torch.randperm(count, generator=rng.generator(seed, "order", epoch))[position])
+    return int(_order(count, seed, epoch)[position])
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, epoch: int) -> Tensor:
+    """Permutation of an epoch, which every draw of it reads."""
+    return torch.randperm(count, generator=rng.generator(seed, "order", epoch))
 
 
 def sample_index(samples: Sequence[Sample | SampleInfo], seed: int, draw: int) -> int:
@@ -71,7 +79,7 @@ def sample_index(samples: Sequence[Sample | SampleInfo], seed: int, draw: int) -
 
 def _ends(samples: Sequence[Sample | SampleInfo]) -> list[int]:
     """Cumulative repeats: the end of each sample's positions in an unshuffled epoch."""
-    return list(accumulate(sample.repeats for sample in samples))
+    return list(accumulate(map(attrgetter("repeats"), samples)))
 
 
 def _sample_and_repeat(ends: Sequence[int], seed: int, draw: int) -> tuple[int, int]:

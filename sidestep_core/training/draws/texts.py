@@ -77,11 +77,13 @@ class Texts:
 def texts_of(info: SampleInfo, config: ResolvedConfig, frames: int, grid: int, captions: Mapping[Caption, str],
              open_prompt: Callable[[Prompt], Rows]) -> Texts | None:
     """Texts for crops of `frames`, which begin at multiples of `grid`; None if every draw is told the same."""
-    prompt = info.prompt(frames)
-    lines = [] if config.crop_lyrics == "whole" else info.lines(estimated=config.crop_lyrics == "estimated")
-    passages = _passages(lines, info.frames, frames, grid) if frames < info.frames else ()
+    passages: tuple[Passage, ...] = ()
+    if frames < info.frames and config.crop_lyrics != "whole":
+        lines = info.lines(estimated=config.crop_lyrics == "estimated")
+        passages = _passages(lines, info.frames, frames, grid)
     if not (passages or config.caption_dropout or config.lyrics_dropout) or info.foreign_condition:
         return None
+    prompt = info.prompt(frames)
     everywhere = Passage(first=0, last=info.frames - frames, lyrics=prompt.lyrics)
     return Texts(prompt=prompt, captions=captions, variants=info.captions, passages=passages or (everywhere,),
                  open=open_prompt)

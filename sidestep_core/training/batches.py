@@ -74,10 +74,10 @@ def _order(count: int, seed: int, epoch: int) -> Tensor:
 
 def sample_index(samples: Sequence[Sample | SampleInfo], seed: int, draw: int) -> int:
     """Index of the sample that draw number `draw` trains on."""
-    return _sample_and_repeat(_ends(samples), seed, draw)[0]
+    return _sample_and_repeat(ends_of(samples), seed, draw)[0]
 
 
-def _ends(samples: Sequence[Sample | SampleInfo]) -> list[int]:
+def ends_of(samples: Sequence[Sample | SampleInfo]) -> list[int]:
     """Cumulative repeats: the end of each sample's positions in an unshuffled epoch."""
     return list(accumulate(map(attrgetter("repeats"), samples)))
 
@@ -126,9 +126,13 @@ def batches(samples: Sequence[Sample], silence_TC: Tensor, config: ResolvedConfi
         yield read(group, silence_TC, config)
 
 
-def groups(samples: Sequence[Sample], config: ResolvedConfig, step: int) -> list[tuple[Draw, ...]]:
-    """List the draws of each batch of one optimizer step: of equal length, at most batch_size; no file is read."""
-    ends = _ends(samples)
+def groups(samples: Sequence[Sample], config: ResolvedConfig, step: int,
+           ends: Sequence[int] | None = None) -> list[tuple[Draw, ...]]:
+    """List the draws of each batch of one optimizer step: of equal length, at most batch_size; no file is read.
+
+    `ends` are those of the samples, if they are known: they take a while for ten thousand songs.
+    """
+    ends = ends or ends_of(samples)
     numbers = draws_of_step(config, ends[-1], step)
     chosen = [_sample_and_number(samples, ends, config.seed, number) for number in numbers]
     shares: Sequence[float | None] = [None] * len(chosen)

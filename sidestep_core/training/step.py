@@ -79,9 +79,14 @@ class Training:
         return "held_out" if self.heldout else "trained"
 
     @cached_property
+    def ends(self) -> list[int]:
+        """End of each sample's positions in an unshuffled epoch."""
+        return batches.ends_of(self.trained_on)
+
+    @property
     def epoch(self) -> int:
         """Number of draws per epoch."""
-        return batches.draws_per_epoch(self.trained_on)
+        return self.ends[-1]
 
     @property
     def total_steps(self) -> int:
@@ -205,7 +210,7 @@ def _fetch(training: Training, step: int) -> None:
     Elsewhere host and device are one, and nothing would be gained.
     """
     if training.objective.device.type in PREFETCHES_ON and step < training.total_steps:
-        groups = enumerate(batches.groups(training.trained_on, training.config, step))
+        groups = enumerate(batches.groups(training.trained_on, training.config, step, training.ends))
         training.prefetched.fetch((group for number, group in groups if training.ranks.takes(number)), training.batch)
 
 
@@ -229,7 +234,7 @@ def _read(training: Training, losses: Sequence[BatchLoss], *, by_layer: bool) ->
 def _passes(training: Training, step: int, scale: float, report: Report, in_memory: InMemory) -> list[BatchLoss]:
     """Compute gradients of the step's mean loss times `scale`; return the losses of its batches without graphs."""
     ranks = training.ranks
-    groups = batches.groups(training.trained_on, training.config, step)
+    groups = batches.groups(training.trained_on, training.config, step, training.ends)
     training.objective.decoder.train()
     one_pass = partial(_pass, training, step, sum(map(len, groups)), scale, report)
     if ranks.count == 1:

@@ -82,7 +82,7 @@ def on_card(training: Training) -> Iterator[tuple[Training, Copies, list[Tensor]
             for step in groups for group in groups[step]}
     with card(), mock.patch.object(device, "pin", lambda tensor: tensor), \
             mock.patch.object(step_module, "receive", receive), \
-            mock.patch.object(batches, "groups", lambda *arguments: groups[arguments[-1]]), \
+            mock.patch.object(batches, "groups", lambda samples, config, step, ends: groups[step]), \
             mock.patch.object(batches, "read", lambda group, *_: held[tuple(draw.number for draw in group)]):
         decoder = adapted(objective.decoder.geometry, LORA)
         layers = {name: module for name, module in decoder.named_modules() if isinstance(module, LoraLayer)}

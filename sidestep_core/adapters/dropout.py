@@ -5,6 +5,7 @@ So it is the same in a batch of any size, and drawn again for the backward pass 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,9 @@ _LEVELS = 1 << 16
 """The probability of dropout is a multiple of 1 / 2^16."""
 _AT_ONCE = 1 << 16
 """Elements that are drawn at once, so that their numbers stay in the processor's cache."""
+_SPACE = f"sidestep_{zlib.crc32(__name__.encode()):08x}"
+"""Namespace of torch's operations, of this copy of the package: a second copy that registered the same names in one
+process took the first one's kernels away, and it crashed."""
 _KEY_BYTES = 64
 """Length of every key, so that it is the same for a compiler."""
 
@@ -126,7 +130,7 @@ def draw_columns(x: Tensor, width: int, p: float, switch: Switch, module: str) -
     return torch.cat(kept, dim=parts[0].dimension).to(x.dtype)
 
 
-@torch.library.custom_op("sidestep::drop", mutates_args=(),
+@torch.library.custom_op(f"{_SPACE}::drop", mutates_args=(),
                          schema="(Tensor x, Tensor samples, Tensor module, float p) -> Tensor")
 def drop(x: Tensor, samples: Tensor, module: Tensor, p: float) -> Tensor:
     """Zero the elements of x that a module drops, in an operation that a compiler leaves whole; its gradient is the
@@ -135,7 +139,7 @@ def drop(x: Tensor, samples: Tensor, module: Tensor, p: float) -> Tensor:
     return apply_mask(x, draw_mask(x, p, _switch(samples), module_of(module)))
 
 
-@torch.library.custom_op("sidestep::columns", mutates_args=(),
+@torch.library.custom_op(f"{_SPACE}::columns", mutates_args=(),
                          schema="(Tensor x, int width, Tensor samples, Tensor module, float p) -> Tensor")
 def columns(x: Tensor, width: int, samples: Tensor, module: Tensor, p: float) -> Tensor:
     """Draw columns like `draw_columns`, in an operation that a compiler leaves whole."""

@@ -16,6 +16,8 @@ from demo.workflow import DEMO
 
 NEAR = 2.0
 """Pixels by which a socket may miss the middle of its widget."""
+SETTLES = 30
+"""Tenths of a second in which the page may move sockets to their widgets."""
 VALUES = {"adapter_name": "kept", "max_steps": 321, "learning_rate": 0.0003, "chunk_duration": "45", "seed": 7,
           "preview_every": "20", "if_already_trained": "train again", "resume_from": "my_run, step 20",
           "auto_estimate": True, "top_k": 9, "polite": True}
@@ -77,7 +79,11 @@ def trainer(page: Page) -> Page:
 
 @pytest.mark.parametrize(("state", "height"), [(None, 60), (TRAINED, 230)], ids=["before", "trained"])
 def test_chart_precedes_widgets(trainer: Page, state: dict[str, Any] | None, height: int) -> None:
-    places = trainer.evaluate(PLACES, [TRAINER, state])
+    for _ in range(SETTLES):
+        places = trainer.evaluate(PLACES, [TRAINER, state])
+        if all(abs(places["sockets"][name] - top) <= NEAR for name, top in places["widgets"].items()):
+            break
+        trainer.wait_for_timeout(100)
     chart, widgets, sockets = places["chart"], places["widgets"], places["sockets"]
     assert sockets["start_from"] < chart["top"] < chart["bottom"] < widgets["adapter_name"]
     assert chart["bottom"] - chart["top"] >= height

@@ -22,8 +22,8 @@ _LEVELS = 1 << 16
 _AT_ONCE = 1 << 16
 """Elements that are drawn at once, so that their numbers stay in the processor's cache."""
 _SPACE = f"sidestep_{zlib.crc32(__name__.encode()):08x}"
-"""Namespace of torch's operations, of this copy of the package: a second copy that registered the same names in one
-process took the first one's kernels away, and it crashed."""
+"""Namespace of torch's operations, of this copy of the package: a second copy in one process that registered the same
+names would replace the kernels of the first."""
 _KEY_BYTES = 64
 """Length of every key, so that it is the same for a compiler."""
 

@@ -6,6 +6,7 @@ place, the field and the value, shortened.
 
 from __future__ import annotations
 
+import logging
 import math
 import types
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ from pathlib import Path
 from re import Pattern
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints, overload
 
-from .strict_json import MAX_SHOWN, BadJson, Json, as_object, shown
+from .strict_json import MAX_SHOWN, BadJson, Json, as_object, read, shown
+
+log = logging.getLogger(__name__)
 
 Parsed = TypeVar("Parsed")
 
@@ -55,6 +58,17 @@ class Record:
     def from_json(cls, values: Json, where: str = "", *, allow_unknown: bool = False) -> Self:
         """Build from a JSON object.  BadJson names a field that is missing, unknown, or of another type."""
         return _dataclass(cls, values, where, allow_unknown=allow_unknown)
+
+    @classmethod
+    def read_or_none(cls, path: Path, max_bytes: int) -> Self | None:
+        """Read a file that others can do without; None if there is none, or, with a warning, if it is damaged."""
+        if not path.is_file():
+            return None
+        try:
+            return cls.from_json(read(path, max_bytes=max_bytes), path.name)
+        except BadJson as error:
+            log.warning("%s is left out: %s", path, error)
+            return None
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict that json.dumps accepts and `from_json` turns back into an equal record."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import SideStepError
-from ..io import atomic, strict_json
+from ..io import atomic
 from ..io.record import Between, Record
 from ..sentence import Sentence
 from . import files
@@ -78,11 +78,4 @@ def forget_after(folder: Path, step: int) -> None:
 
 def read(folder: Path) -> Watched | None:
     """Read the watched songs of the run in the folder; None if none were watched, or the file is damaged."""
-    path = folder / files.BY_HEART
-    if not path.is_file():
-        return None
-    try:
-        return Watched.from_json(strict_json.read(path, max_bytes=MAX_BYTES), files.BY_HEART)
-    except strict_json.BadJson as error:
-        log.warning("The watched songs of %s are left out: %s", folder.name, error)
-        return None
+    return Watched.read_or_none(folder / files.BY_HEART, MAX_BYTES)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from ..io import atomic, strict_json
+from ..io import atomic
 from ..io.record import Between, Record
 from . import files
-
-log = logging.getLogger(__name__)
 
 MAX_BYTES = 16_000_000
 DRAWS = 16
@@ -70,10 +67,4 @@ def forget_after(folder: Path, step: int) -> None:
 
 def read(path: Path) -> Influence | None:
     """Read a file of influences; None if there is none, or if it is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        return Influence.from_json(strict_json.read(path, max_bytes=MAX_BYTES), path.name)
-    except strict_json.BadJson as error:
-        log.warning("%s is left out: %s", path, error)
-        return None
+    return Influence.read_or_none(path, MAX_BYTES)
